@@ -13,7 +13,13 @@ _PUBLIC = {
     "ConvBertForSequenceClassification": "model.heads",
 }
 
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "ConvBertConfig",
+    "ConvBertForMaskedLM",
+    "ConvBertForPreTraining",
+    "ConvBertForSequenceClassification",
+    "ConvBertModel",
+]  # noqa: F822 (found by __getattr__)
 
 
 def __getattr__(name):
