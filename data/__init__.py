@@ -7,7 +7,7 @@ import importlib
 
 _PUBLIC = {"ConvBertTokenizer": "data.tokenizer"}
 
-__all__ = ["ConvBertTokenizer"]  # noqa: F822 (found by __getattr__)
+__all__ = ["ConvBertTokenizer"]
 
 
 def __getattr__(name):

@@ -19,7 +19,7 @@ __all__ = [
     "ConvBertForPreTraining",
     "ConvBertForSequenceClassification",
     "ConvBertModel",
-]  # noqa: F822 (found by __getattr__)
+]
 
 
 def __getattr__(name):
