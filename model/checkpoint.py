@@ -1,0 +1,278 @@
+"""Saved models: a Hugging Face directory in, a Hugging Face directory out.
+
+One table states, for every weight, its variable here, its tensor in Hugging Face's ConvBERT, its
+variable in the original's TF 1 checkpoints, and how the layouts differ. The variables here have
+the original's layout.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+from absl import logging
+
+import files
+from errors import InputError
+from model.config import ConvBertConfig
+
+PREFIX = "convbert."  # before the encoder's tensors where the file has a head
+# Tensors of heads: a class without that head passes over them.
+HEADS = (
+    "discriminator_predictions.",
+    "generator_predictions.",
+    "generator_lm_head.",
+    "classifier.",
+    "qa_outputs.",
+    "sequence_summary.",
+)
+IGNORED = ("embeddings.position_ids", "generator_lm_head.weight")  # constants, and a tied table
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One weight and its names elsewhere.
+
+    Args:
+        variable: the Keras variable, in the original's layout.
+        hf_name: without the prefix of models that have a head.
+        tf1_name: in the original's checkpoints; None where it has no such weight.
+        axes: Hugging Face's layout as a transposition of ours; None where they agree.
+        column: Hugging Face keeps this vector as a column [A, 1].
+        head: belongs to a head, which a file may lack.
+    """
+
+    variable: Any
+    hf_name: str
+    tf1_name: str | None
+    axes: tuple[int, ...] | None = None
+    column: bool = False
+    head: bool = False
+
+    def to_hf(self) -> np.ndarray:
+        """The value in Hugging Face's layout."""
+        value = keras.ops.convert_to_numpy(self.variable.value)
+        if self.axes is not None:
+            value = value.transpose(self.axes)
+        return np.ascontiguousarray(value[:, None] if self.column else value)
+
+    def hf_shape(self) -> tuple[int, ...]:
+        """The shape in Hugging Face's layout."""
+        shape = tuple(self.variable.shape)
+        if self.axes is not None:
+            shape = tuple(shape[axis] for axis in self.axes)
+        return (*shape, 1) if self.column else shape
+
+    def assign_hf(self, value: np.ndarray) -> None:
+        """Sets the variable from Hugging Face's layout."""
+        value = value[:, 0] if self.column else value
+        if self.axes is not None:
+            value = value.transpose(np.argsort(self.axes))
+        self.variable.assign(value.astype("float32"))
+
+
+def _dense(layer, hf_name, tf1_name, head=False):
+    """Kernel (transposed in Hugging Face unless grouped) and bias of a dense layer."""
+    axes = (1, 0) if len(layer.kernel.shape) == 2 else None
+    tf1_kernel = tf1_bias = None
+    if tf1_name is not None:
+        tf1_kernel, tf1_bias = f"{tf1_name}/kernel", f"{tf1_name}/bias"
+    return [
+        Tensor(layer.kernel, f"{hf_name}.weight", tf1_kernel, axes, head=head),
+        Tensor(layer.bias, f"{hf_name}.bias", tf1_bias, head=head),
+    ]
+
+
+def _norm(layer, hf_name, tf1_name, head=False):
+    return [
+        Tensor(layer.gamma, f"{hf_name}.weight", f"{tf1_name}/gamma", head=head),
+        Tensor(layer.beta, f"{hf_name}.bias", f"{tf1_name}/beta", head=head),
+    ]
+
+
+def embedding_tensors(embeddings, scope: str = "electra") -> list[Tensor]:
+    """The three tables and their LayerNorm."""
+    rows = [
+        Tensor(getattr(embeddings, name), f"embeddings.{name}.weight", f"{scope}/embeddings/{name}")
+        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")
+    ]
+    return rows + _norm(embeddings.norm, "embeddings.LayerNorm", f"{scope}/embeddings/LayerNorm")
+
+
+def encoder_tensors(
+    encoder, scope: str = "electra", embedding_scope: str | None = None
+) -> list[Tensor]:
+    """Every weight of a `ConvBertModel`; `scope` is its name in the original's checkpoints."""
+    rows = embedding_tensors(encoder.embeddings, embedding_scope or scope)
+    if encoder.embeddings_project is not None:
+        rows += _dense(
+            encoder.embeddings_project, "embeddings_project", f"{scope}/embeddings_project"
+        )
+    grouped = "g_dense" if encoder.config.linear_groups > 1 else "dense"
+    for i, layer in enumerate(encoder.encoder_layers):
+        hf, tf1 = f"encoder.layer.{i}", f"{scope}/encoder/layer_{i}"
+        rows += _attention_tensors(layer.attention, f"{hf}.attention.self", f"{tf1}/attention/self")
+        output = (f"{hf}.attention.output", f"{tf1}/attention/output")
+        rows += _dense(layer.attention_output, f"{output[0]}.dense", f"{output[1]}/dense")
+        rows += _norm(layer.attention_norm, f"{output[0]}.LayerNorm", f"{output[1]}/LayerNorm")
+        rows += _dense(
+            layer.intermediate, f"{hf}.intermediate.dense", f"{tf1}/intermediate/{grouped}"
+        )
+        rows += _dense(layer.output_dense, f"{hf}.output.dense", f"{tf1}/output/{grouped}")
+        rows += _norm(layer.output_norm, f"{hf}.output.LayerNorm", f"{tf1}/output/LayerNorm")
+    return rows
+
+
+def _attention_tensors(attention, hf, tf1):
+    rows = []
+    for name in ("query", "key", "value"):
+        rows += _dense(getattr(attention, name), f"{hf}.{name}", f"{tf1}/{name}")
+    if attention.config.conv_type == "sdconv":
+        key, theirs = attention.conv_attn_key, f"{hf}.key_conv_attn_layer"
+        rows += [
+            Tensor(
+                key.depthwise_kernel,
+                f"{theirs}.depthwise.weight",
+                f"{tf1}/conv_attn_key/depthwise_kernel",
+                (1, 2, 0),
+            ),
+            Tensor(
+                key.pointwise_kernel,
+                f"{theirs}.pointwise.weight",
+                f"{tf1}/conv_attn_key/pointwise_kernel",
+                (2, 1, 0),
+            ),
+            Tensor(key.bias, f"{theirs}.bias", f"{tf1}/conv_attn_key/bias", column=True),
+        ]
+        rows += _dense(
+            attention.conv_attn_kernel, f"{hf}.conv_kernel_layer", f"{tf1}/conv_attn_kernel"
+        )
+        rows += _dense(attention.conv_attn_point, f"{hf}.conv_out_layer", f"{tf1}/conv_attn_point")
+    return rows
+
+
+def masked_lm_tensors(head) -> list[Tensor]:
+    """The generator's head, but for the tied word embeddings."""
+    name = "generator_predictions"
+    return [
+        *_dense(head.transform, f"{name}.dense", f"{name}/dense", head=True),
+        *_norm(head.norm, f"{name}.LayerNorm", f"{name}/LayerNorm", head=True),
+        Tensor(head.output_bias, "generator_lm_head.bias", f"{name}/output_bias", head=True),
+    ]
+
+
+def discriminator_tensors(head) -> list[Tensor]:
+    """The discriminator's head; Hugging Face has the names for ELECTRA only."""
+    name = "discriminator_predictions"
+    return [
+        *_dense(head.transform, f"{name}.dense", f"{name}/dense", head=True),
+        *_dense(head.prediction, f"{name}.dense_prediction", f"{name}/dense_1", head=True),
+    ]
+
+
+def classifier_tensors(head) -> list[Tensor]:
+    """A classification head: "linear" under names of our own, "mlp" under Hugging Face's."""
+    if head.kind == "linear":
+        return _dense(head.prediction, "classifier", None, head=True)
+    return [
+        *_dense(head.transform, "classifier.dense", None, head=True),
+        *_dense(head.prediction, "classifier.out_proj", None, head=True),
+    ]
+
+
+def save(
+    directory: str | os.PathLike,
+    config: ConvBertConfig,
+    tensors: Iterable[Tensor],
+    architecture: str,
+) -> None:
+    """Writes `model.safetensors` and `config.json`, each under its name only when complete."""
+    prefix = "" if architecture == "ConvBertModel" else PREFIX
+    arrays = {
+        row.hf_name if row.head else prefix + row.hf_name: row.to_hf().astype("float32")
+        for row in tensors
+    }
+    os.makedirs(directory, exist_ok=True)
+    with files.atomic_path(os.path.join(directory, "model.safetensors")) as temporary:
+        safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
+    fields = config.to_hf_dict(architecture) | {"dtype": "float32"}
+    files.write_text(
+        os.path.join(directory, "config.json"), json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A saved model as read: its configuration and its tensors by unprefixed name."""
+
+    path: str
+    config: ConvBertConfig
+    arrays: dict[str, np.ndarray]
+
+    def load_into(self, tensors: Iterable[Tensor]) -> None:
+        """Assigns every variable of `tensors`, or none.
+
+        Raises:
+            InputError: an encoder tensor is missing, mis-shaped or unknown.
+        """
+        rows = {row.hf_name: row for row in tensors}
+        problems, new = [], []
+        for name, row in rows.items():
+            if name not in self.arrays:
+                (new if row.head else problems).append(f"missing: {name} {row.hf_shape()}")
+            elif self.arrays[name].shape != row.hf_shape():
+                problems.append(
+                    f"shape of {name}: {self.arrays[name].shape} in the file, "
+                    f"{row.hf_shape()} in the model"
+                )
+        problems += [
+            f"unexpected: {name} {self.arrays[name].shape}"
+            for name in self.arrays
+            if name not in rows and name not in IGNORED and not name.startswith(HEADS)
+        ]
+        if problems:
+            listed = "\n  ".join(problems[:20] + ["…"] * (len(problems) > 20))
+            raise InputError(f"{self.path} does not fit the model:\n  {listed}")
+        if new:
+            logging.warning("%s has no such head; newly initialised: %s", self.path, "; ".join(new))
+        for name, row in rows.items():
+            if name in self.arrays:
+                row.assign_hf(self.arrays[name])
+
+
+def read(directory: str | os.PathLike) -> Source:
+    """Reads a directory that `save` or transformers wrote.
+
+    Raises:
+        InputError: a file is missing or damaged, or the configuration is not ConvBERT's.
+    """
+    directory = os.fspath(directory)
+    paths = {name: os.path.join(directory, name) for name in ("config.json", "model.safetensors")}
+    for path in paths.values():
+        if not os.path.isfile(path):
+            raise InputError(
+                f"no such file: {path}. A saved model is a directory with config.json and "
+                "model.safetensors"
+            )
+    try:
+        with open(paths["config.json"], encoding="utf-8") as file:
+            fields = json.load(file)
+    except ValueError as error:
+        raise InputError(f"{paths['config.json']}: not JSON: {error}") from None
+    config = ConvBertConfig.from_hf_dict(fields, paths["config.json"])
+    try:
+        arrays = safetensors.numpy.load_file(paths["model.safetensors"])
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{paths['model.safetensors']}: damaged: {error}") from None
+    arrays = {name.removeprefix(PREFIX): value for name, value in arrays.items()}
+    query = arrays.get("encoder.layer.0.attention.self.query.weight")
+    if query is not None:  # the one field that the original and Hugging Face derive differently
+        size = query.shape[0] // config.num_heads
+        if size != config.head_size:
+            config = dataclasses.replace(config, attention_head_size=size)
+    return Source(paths["model.safetensors"], config, arrays)

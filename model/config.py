@@ -1,0 +1,395 @@
+"""The network's configuration, the table of sizes, and checked overrides of any dataclass.
+
+Imports neither Keras nor NumPy: options can be checked before anything heavy is loaded.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import types
+import typing
+from typing import Any
+
+from errors import InputError
+
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
+CONV_TYPES = ("sdconv", "noconv")
+PROBLEM_TYPES = ("single_label_classification", "regression")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSize:
+    """One row of the table of sizes: an encoder, and its generator's share of the width."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    embedding_size: int
+    linear_groups: int
+    generator_hidden_size: float
+
+    def config_fields(self) -> dict[str, int]:
+        """The `ConvBertConfig` fields that this row sets; the feed-forward width is always 4 H."""
+        fields = dataclasses.asdict(self)
+        del fields["generator_hidden_size"]
+        return fields | {"intermediate_size": 4 * self.hidden_size}
+
+
+# ConvBERT, tables 1 and 6 of the paper and the release's configure_pretraining.py. `tiny` is this
+# project's own, for tests and the quickstart.
+MODEL_SIZES = {
+    "tiny": ModelSize(4, 128, 4, 128, 2, 1 / 2),
+    "small": ModelSize(12, 256, 4, 128, 1, 1 / 4),
+    "medium-small": ModelSize(12, 384, 8, 128, 2, 1 / 4),
+    "base": ModelSize(12, 768, 12, 768, 1, 1 / 3),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvBertConfig:
+    """Everything that decides the network's shape and arithmetic; the defaults are ConvBERT-base.
+
+    Field names are those of the original release; `config.json` uses Hugging Face's where the two
+    differ (`linear_groups` is their `num_groups`).
+
+    Args:
+        attention_head_size: width D of one head. None, the original's rule, is
+            `hidden_size // num_attention_heads`; Hugging Face's rule differs for odd head counts
+            and for a `head_ratio` other than 2, so a loaded model reads D from its tensors.
+        head_ratio: `num_attention_heads // head_ratio` heads attend, and as many convolve.
+        conv_type: "sdconv" (span-based dynamic convolution) or "noconv" (ELECTRA's attention).
+        linear_groups: groups of the feed-forward layers; 1 is a plain dense layer.
+        mask_padding: padded positions are zero for the convolutions, so that no output depends on
+            padding. False is what the original and Hugging Face compute.
+        problem_type: how a classification head is trained and read: see `PROBLEM_TYPES`.
+        id2label: the names of the labels, in order of their ids.
+
+    Raises:
+        InputError: a value that no such network has; the message names the field.
+    """
+
+    vocab_size: int = 30522
+    embedding_size: int = 768
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    attention_head_size: int | None = None
+    head_ratio: int = 2
+    conv_type: str = "sdconv"
+    conv_kernel_size: int = 9
+    linear_groups: int = 1
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    mask_padding: bool = True
+    num_labels: int = 2
+    problem_type: str | None = None
+    id2label: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        for name in (
+            "vocab_size",
+            "embedding_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "head_ratio",
+            "conv_kernel_size",
+            "linear_groups",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "num_labels",
+        ):
+            require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
+        for name in (
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "classifier_dropout",
+        ):
+            value = getattr(self, name)
+            require(value is None or 0 <= value < 1, name, "a number in [0, 1)", value)
+        require_one_of("hidden_act", self.hidden_act, ACTIVATIONS)
+        require_one_of("conv_type", self.conv_type, CONV_TYPES)
+        if self.problem_type is not None:
+            require_one_of("problem_type", self.problem_type, PROBLEM_TYPES)
+        require(self.conv_kernel_size % 2 == 1, "conv_kernel_size", "odd", self.conv_kernel_size)
+        if self.attention_head_size is None:
+            require(
+                self.hidden_size % self.num_attention_heads == 0,
+                "hidden_size",
+                f"a multiple of `num_attention_heads` ({self.num_attention_heads})",
+                self.hidden_size,
+            )
+        else:
+            require(self.attention_head_size >= 1, "attention_head_size", "a positive integer",
+                    self.attention_head_size)  # fmt: skip
+        # The original accepts this and silently halves the heads.
+        require(
+            self.conv_type == "sdconv" or self.head_ratio == 1,
+            "head_ratio",
+            '1 with conv_type "noconv", where nothing but attention uses the heads',
+            self.head_ratio,
+        )
+        for name in ("hidden_size", "intermediate_size"):
+            require(
+                getattr(self, name) % self.linear_groups == 0,
+                name,
+                f"a multiple of `linear_groups` ({self.linear_groups})",
+                getattr(self, name),
+            )
+        require(
+            self.id2label is None or len(self.id2label) == self.num_labels,
+            "id2label",
+            f"one name for each of the {self.num_labels} labels",
+            self.id2label,
+        )
+
+    @property
+    def num_heads(self) -> int:
+        """N: heads that attend, and as many that convolve; at least one of each."""
+        return max(1, self.num_attention_heads // self.head_ratio)
+
+    @property
+    def head_size(self) -> int:
+        """D: width of one head."""
+        return self.attention_head_size or self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_size(cls, size: str, **overrides: Any) -> "ConvBertConfig":
+        """The configuration of a row of `MODEL_SIZES`, with other fields overridden."""
+        require_one_of("model_size", size, MODEL_SIZES)
+        return override(cls(**MODEL_SIZES[size].config_fields()), overrides)
+
+    def generator(self, hidden_fraction: float, layer_fraction: float = 1.0) -> "ConvBertConfig":
+        """The generator's configuration: width, feed-forward width and heads scaled together.
+
+        Source: `get_generator_config` of the release's run_pretraining.py. Python's `round` and
+        the release's both round halves to even.
+        """
+        return dataclasses.replace(
+            self,
+            hidden_size=round(self.hidden_size * hidden_fraction),
+            intermediate_size=round(self.intermediate_size * hidden_fraction),
+            num_attention_heads=max(1, round(self.num_attention_heads * hidden_fraction)),
+            num_hidden_layers=max(1, round(self.num_hidden_layers * layer_fraction)),
+        )
+
+    def to_hf_dict(self, architecture: str) -> dict[str, Any]:
+        """`config.json` as transformers reads it; what only this project knows keeps our name."""
+        fields = dataclasses.asdict(self)
+        fields["num_groups"] = fields.pop("linear_groups")
+        fields["model_type"] = "convbert"
+        fields["architectures"] = [architecture]
+        fields["tie_word_embeddings"] = True
+        labels = self.id2label or tuple(f"LABEL_{i}" for i in range(self.num_labels))
+        fields["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        fields["label2id"] = {label: i for i, label in enumerate(labels)}
+        del fields["num_labels"]
+        if note := self.transformers_incompatibility():
+            fields["transformers_note"] = note
+        return fields
+
+    def transformers_incompatibility(self) -> str | None:
+        """Why Hugging Face's ConvBERT cannot hold these tensors; None where it can."""
+        if self.conv_type != "sdconv":
+            return f'Hugging Face\'s ConvBERT has no conv_type "{self.conv_type}"'
+        theirs = self.hidden_size // self.num_heads // 2
+        if self.head_size != theirs:
+            return (
+                f"Hugging Face's ConvBERT fixes the head size at hidden_size / (2 * heads) = "
+                f"{theirs}; these tensors have {self.head_size}, as in the original release"
+            )
+        return None
+
+    @classmethod
+    def from_hf_dict(cls, fields: dict[str, Any], source: str) -> "ConvBertConfig":
+        """The inverse of `to_hf_dict`, for any ConvBERT `config.json`; `source` is for errors.
+
+        Fields that do not concern the network (Hugging Face writes many) are ignored.
+        """
+        kind = fields.get("model_type", "convbert")
+        if kind != "convbert":
+            raise InputError(f'{source}: `model_type` is "{kind}", not "convbert"')
+        fields = dict(fields)
+        if "num_groups" in fields:
+            fields["linear_groups"] = fields.pop("num_groups")
+        if labels := fields.pop("id2label", None):
+            fields["id2label"] = tuple(labels[key] for key in sorted(labels, key=int))
+            fields["num_labels"] = len(labels)
+        known = {field.name for field in dataclasses.fields(cls)}
+        if fields.get("problem_type") not in (None, *PROBLEM_TYPES):
+            del fields["problem_type"]
+        try:
+            return override(cls(), {k: v for k, v in fields.items() if k in known})
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What pre-training optimises, and with which generator (ELECTRA, arXiv:2003.10555).
+
+    Args:
+        electra_objective: replaced-token detection beside the generator's masked language
+            modelling; False is masked language modelling with the full-size encoder alone.
+        gen_weight: of the generator's loss.
+        disc_weight: of the discriminator's loss.
+        mask_prob: share of a sequence's tokens that are masked.
+        uniform_generator: replacements are drawn uniformly from the vocabulary.
+        untied_generator: False makes the discriminator's encoder the generator's too.
+        untied_generator_embeddings: the generator has embeddings of its own, as wide as itself.
+        generator_hidden_size: the generator's width as a share of the discriminator's.
+        generator_layers: its number of layers, likewise.
+        disallow_correct: never draw the true token.
+        temperature: of the distribution that replacements are drawn from.
+    """
+
+    electra_objective: bool = True
+    gen_weight: float = 1.0
+    disc_weight: float = 50.0
+    mask_prob: float = 0.15
+    uniform_generator: bool = False
+    untied_generator: bool = True
+    untied_generator_embeddings: bool = False
+    generator_hidden_size: float = 0.25
+    generator_layers: float = 1.0
+    disallow_correct: bool = False
+    temperature: float = 1.0
+
+    def __post_init__(self):
+        for name in ("gen_weight", "disc_weight"):
+            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        require(0 < self.mask_prob < 1, "mask_prob", "between 0 and 1", self.mask_prob)
+        require(self.temperature > 0, "temperature", "above 0", self.temperature)
+        for name in ("generator_hidden_size", "generator_layers"):
+            value = getattr(self, name)
+            require(0 < value <= 1, name, "above 0 and at most 1", value)
+        require(
+            not (self.uniform_generator and self.untied_generator_embeddings),
+            "untied_generator_embeddings",
+            "false with uniform_generator, which has no embeddings",
+            True,
+        )
+        require(
+            self.untied_generator or not self.untied_generator_embeddings,
+            "untied_generator_embeddings",
+            "false with untied_generator false: then both are one encoder",
+            True,
+        )
+        require(
+            self.electra_objective or not self.uniform_generator,
+            "uniform_generator",
+            "false with electra_objective false: nothing would be trained",
+            True,
+        )
+
+    @property
+    def has_separate_generator(self) -> bool:
+        """A generator network of its own exists."""
+        return self.electra_objective and self.untied_generator and not self.uniform_generator
+
+
+def as_config(config: ConvBertConfig | dict[str, Any]) -> ConvBertConfig:
+    """A configuration, or the dict that a saved Keras model keeps of it."""
+    return config if isinstance(config, ConvBertConfig) else override(ConvBertConfig(), config)
+
+
+def require(condition: bool, name: str, expected: str, received: Any) -> None:
+    """Raises an `InputError` that names the field, unless `condition` holds."""
+    if not condition:
+        raise InputError(f"`{name}` must be {expected}. Received: {name}={received!r}")
+
+
+def require_one_of(name: str, value: str, allowed: typing.Iterable[str]) -> None:
+    """Raises an `InputError` that lists what is allowed, unless `value` is one of it."""
+    allowed = list(allowed)
+    require(value in allowed, name, "one of " + ", ".join(map(json.dumps, allowed)), value)
+
+
+def load_hparams(text_or_path: str) -> dict[str, Any]:
+    """`--hparams`: a JSON object, given as text (it starts with "{") or as the path of a file.
+
+    Raises:
+        InputError: no such file, not JSON (with line and column), or not an object.
+    """
+    text, source = text_or_path, "--hparams"
+    if not text_or_path.lstrip().startswith("{"):
+        source = text_or_path
+        if not os.path.isfile(source):
+            raise InputError(f"--hparams: no such file, and not a JSON object: {source}")
+        with open(source, encoding="utf-8") as file:
+            text = file.read()
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{source}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from None
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: expected a JSON object, received {type(values).__name__}")
+    return values
+
+
+def override(config: Any, overrides: dict[str, Any]) -> Any:
+    """A copy of the dataclass instance `config` with fields replaced, names and types checked.
+
+    Raises:
+        InputError: a name the dataclass has not (with the nearest it has), or a value of a type
+            other than the field's annotation.
+    """
+    annotations = typing.get_type_hints(type(config))
+    checked = {}
+    for name, value in overrides.items():
+        if name not in annotations:
+            near = difflib.get_close_matches(name, annotations, n=1, cutoff=0.5)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise InputError(
+                f"unknown hyper-parameter `{name}`{hint} Known are: {', '.join(annotations)}"
+            )
+        checked[name] = _check_type(name, value, annotations[name])
+    return dataclasses.replace(config, **checked)
+
+
+def _check_type(name, value, annotation):
+    """`value`, converted where JSON leaves no choice (1 for 1.0, a list for a tuple)."""
+    options = [annotation]
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        options = typing.get_args(annotation)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is int and isinstance(value, bool):
+            continue
+        if origin is tuple and isinstance(value, list | tuple):
+            item_type = typing.get_args(option)[0]
+            if all(isinstance(item, item_type) for item in value):
+                return tuple(value)
+            continue
+        if isinstance(value, origin):
+            return value
+    names = " or ".join(_type_name(option) for option in options)
+    raise InputError(f"`{name}` must be {names}. Received: {name}={value!r}")
+
+
+def _type_name(option):
+    if typing.get_origin(option) is tuple:
+        return "a list of " + _type_name(typing.get_args(option)[0]).split()[-1] + "s"
+    names = {
+        type(None): "null",
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        dict: "an object",
+    }
+    return names.get(option, getattr(option, "__name__", str(option)))

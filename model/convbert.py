@@ -1,0 +1,175 @@
+"""The encoder, and what every model of this package shares: inputs, loading, saving."""
+
+import dataclasses
+import os
+
+import keras
+from keras import ops
+
+from model import checkpoint
+from model.config import ConvBertConfig, as_config, override
+from model.layers import MASKED_SCORE, Embeddings, EncoderLayer
+
+INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
+
+
+class PretrainedModel(keras.Model):
+    """A model described by one `ConvBertConfig`, saved as a Hugging Face directory.
+
+    Its weights exist from construction on. They are drawn from Keras's random state: call
+    `keras.utils.set_random_seed` before for repeatable ones. `dtype` may be any Keras policy,
+    such as "mixed_bfloat16".
+    """
+
+    architecture = ""  # the class's name in `config.json`
+
+    def __init__(self, config: ConvBertConfig | dict, **kwargs):
+        super().__init__(**kwargs)
+        self.config = as_config(config)
+
+    def tensors(self) -> list[checkpoint.Tensor]:
+        """Every weight with its name in each of the exchange formats."""
+        raise TypeError(f"{type(self).__name__} has no exchange format")
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Writes `config.json` and `model.safetensors`, as transformers does, into `directory`."""
+        checkpoint.save(directory, self.config, self.tensors(), self.architecture)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike, dtype=None, **overrides):
+        """A model with the weights of a directory that `save_pretrained` or transformers wrote.
+
+        Args:
+            directory: holds `config.json` and `model.safetensors`.
+            dtype: a Keras dtype policy for the computation.
+            **overrides: fields of `ConvBertConfig` to set otherwise than the file does, and
+                further arguments of the class.
+
+        Raises:
+            InputError: a missing or unreadable file, or tensors that do not fit; names and shapes
+                are listed. Weights of the class's own head may be missing: they stay as drawn,
+                and a warning lists them.
+        """
+        names = {field.name for field in dataclasses.fields(ConvBertConfig)}
+        fields = {k: overrides.pop(k) for k in list(overrides) if k in names}
+        source = checkpoint.read(directory)
+        config = override(source.config, fields)
+        model = cls(config, dtype=dtype, **cls._options_from(source, overrides))
+        source.load_into(model.tensors())
+        return model
+
+    @classmethod
+    def _options_from(cls, source, options):
+        """Arguments of the class that the tensors decide where the caller does not."""
+        return options
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return super().get_config() | {"config": dataclasses.asdict(self.config)}
+
+
+def read_inputs(inputs: dict) -> tuple:
+    """`input_ids`, `input_mask` or None, `segment_ids` or None, int32 [B, T] each.
+
+    Raises:
+        ValueError: not a dict, no `input_ids`, or a name that no model reads.
+    """
+    if not isinstance(inputs, dict):
+        raise ValueError(
+            "Expected a dict with `input_ids` and optionally `input_mask` and `segment_ids`. "
+            f"Received: inputs of type {type(inputs).__name__}"
+        )
+    unknown = sorted(set(inputs) - set(INPUT_NAMES))
+    if unknown or "input_ids" not in inputs:
+        raise ValueError(
+            f"Expected `input_ids`, and only {', '.join(INPUT_NAMES)}. Received: {sorted(inputs)}"
+        )
+    return tuple(
+        ops.cast(inputs[name], "int32") if name in inputs else None for name in INPUT_NAMES
+    )
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class ConvBertModel(PretrainedModel):
+    """The ConvBERT encoder: token ids in, one vector a token out.
+
+    Args:
+        config: a `ConvBertConfig`.
+        embeddings: an `Embeddings` layer to share with another encoder; None makes one.
+
+    Call arguments:
+        inputs: a dict of `input_ids`, optional `input_mask` (1 = token; all ones if missing) and
+            optional `segment_ids` (zeros if missing), int32 [B, T] each.
+
+    Returns:
+        [B, T, H].
+    """
+
+    architecture = "ConvBertModel"
+
+    def __init__(self, config, embeddings: Embeddings | None = None, **kwargs):
+        super().__init__(config, **kwargs)
+        config, policy = self.config, self.dtype_policy
+        self.embeddings = embeddings or Embeddings(config, name="embeddings", dtype=policy)
+        self.embeddings_project = None
+        if config.embedding_size != config.hidden_size:
+            self.embeddings_project = keras.layers.Dense(
+                config.hidden_size, name="embeddings_project", dtype=policy
+            )
+        self.encoder_layers = [
+            EncoderLayer(config, name=f"layer_{i}", dtype=policy)
+            for i in range(config.num_hidden_layers)
+        ]
+        self.build()
+
+    def build(self, input_shape=None):
+        """Creates the variables; no shape is needed."""
+        if not self.embeddings.built:
+            self.embeddings.build()
+        if self.embeddings_project is not None:
+            self.embeddings_project.build((None, None, self.config.embedding_size))
+        for layer in self.encoder_layers:
+            layer.build()
+
+    def call(self, inputs, training=False):
+        """See the class."""
+        return self._encode(inputs, training)["layers"][-1]
+
+    def activations(self, inputs: dict) -> dict:
+        """What happens inside, for one forward pass without dropout.
+
+        Returns:
+            {"embeddings": [B, T, E], "projected": [B, T, H], "layers": [[B, T, H], …],
+            "attention": [[B, N, T, T], …], "conv_kernel": [[B, T, N, K], …],
+            "context": [[B, T, 2 N·D], …]}, the lists with one array a layer.
+        """
+        return self._encode(inputs, training=False, internals=True)
+
+    def _encode(self, inputs, training, internals=False):
+        """The forward pass; without `internals` only the last of the layers is kept."""
+        input_ids, input_mask, segment_ids = read_inputs(inputs)
+        embedded = self.embeddings(input_ids, segment_ids, training=training)
+        hidden = embedded
+        if self.embeddings_project is not None:
+            hidden = self.embeddings_project(embedded)
+        masks = {}
+        if input_mask is not None:
+            mask = ops.cast(input_mask, hidden.dtype)
+            masks["scores_mask"] = (1 - mask[:, None, None, :]) * MASKED_SCORE
+            if self.config.mask_padding:
+                masks["conv_mask"] = mask[:, :, None]
+        seen = {"embeddings": embedded, "projected": hidden, "layers": []}
+        for layer in self.encoder_layers:
+            if internals:
+                hidden, inside = layer(hidden, **masks, training=training, internals=True)
+                for name, value in inside.items():
+                    seen.setdefault(name, []).append(value)
+                seen["layers"].append(hidden)
+            else:
+                hidden = layer(hidden, **masks, training=training)
+                seen["layers"] = [hidden]
+        return seen
+
+    def tensors(self):
+        """See `PretrainedModel.tensors`."""
+        return checkpoint.encoder_tensors(self)

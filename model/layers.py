@@ -1,0 +1,396 @@
+"""The layers of ConvBERT (Jiang et al. 2020, arXiv:2008.02496): mixed attention and its parts.
+
+Axes: B batch, T tokens, H hidden size, N heads of each kind, D head size, A = N·D, K kernel size,
+E embedding size, V vocabulary. Variables have the shapes of the original release.
+"""
+
+import dataclasses
+import math
+
+import keras
+from keras import ops
+
+from model.config import ConvBertConfig, as_config
+
+MASKED_SCORE = -10000.0  # added to the score of a padded key, as BERT does
+
+
+def truncated_normal(stddev: float) -> keras.initializers.Initializer:
+    """BERT's initialiser for tables and for most kernels."""
+    return keras.initializers.TruncatedNormal(stddev=stddev)
+
+
+def layer_norm(config: ConvBertConfig, name: str, dtype=None) -> keras.layers.Layer:
+    """LayerNorm over the last axis with the configuration's epsilon."""
+    return keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name=name, dtype=dtype)
+
+
+def activation(name: str):
+    """A `hidden_act` as a function; "gelu" is the exact erf form, "gelu_new" the tanh one."""
+    if name in ("gelu", "gelu_new"):
+        return lambda x: keras.activations.gelu(x, approximate=name == "gelu_new")
+    return keras.activations.get(name)
+
+
+def dynamic_convolution(values, kernels):
+    """Weights each position's window of K values by that position's own kernel.
+
+    The kernels become a banded `[T, T + K - 1]` matrix per head, and the convolution one batched
+    matrix product, so that no unfolded `[B, T, N·D, K]` tensor is ever made. To shift row t by t
+    places, T zeros are put behind each row of K, the rows are laid end to end, and the line is
+    cut into rows that are one shorter than they were.
+
+    Args:
+        values: [B, T, N, D].
+        kernels: [B, T, N, K]; tap k of position t weighs position t + k - K // 2, and positions
+            outside the sequence count as zero.
+
+    Returns:
+        [B, N, T, D].
+    """
+    num_heads, kernel_size = kernels.shape[2:]
+    batch, length = ops.shape(values)[0], ops.shape(values)[1]
+    kernels = ops.transpose(kernels, (0, 2, 1, 3))  # [B, N, T, K]
+    zeros = ops.zeros((batch, num_heads, length, length), dtype=kernels.dtype)
+    line = ops.reshape(
+        ops.concatenate([kernels, zeros], axis=-1),
+        (batch, num_heads, length * (length + kernel_size)),
+    )
+    width = length + kernel_size - 1
+    banded = ops.reshape(line[:, :, : length * width], (batch, num_heads, length, width))
+    reach = kernel_size // 2
+    values = ops.transpose(values, (0, 2, 1, 3))  # [B, N, T, D]
+    padded = ops.pad(values, ((0, 0), (0, 0), (reach, reach), (0, 0)))
+    return ops.matmul(banded, padded)
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class GroupedDense(keras.layers.Layer):
+    """A dense layer in G contiguous channel groups (the paper's grouped linear, section 3.3).
+
+    Variables: kernel [G, in / G, out / G], bias [out].
+    """
+
+    def __init__(self, units: int, groups: int, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.groups = groups
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        """Creates the variables for inputs whose last axis is `input_shape[-1]` wide."""
+        shape = (self.groups, input_shape[-1] // self.groups, self.units // self.groups)
+        self.kernel = self.add_weight(
+            name="kernel", shape=shape, initializer=self.kernel_initializer
+        )
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+
+    def call(self, inputs):
+        """[B, T, in] → [B, T, out]."""
+        batch, length = ops.shape(inputs)[0], ops.shape(inputs)[1]
+        groups = ops.reshape(inputs, (batch * length, self.groups, -1))
+        outputs = ops.matmul(ops.transpose(groups, (1, 0, 2)), self.kernel)  # [G, B·T, out / G]
+        outputs = ops.transpose(outputs, (1, 0, 2))
+        return ops.reshape(outputs, (batch, length, self.units)) + self.bias
+
+    def compute_output_shape(self, input_shape):
+        """[B, T, out]."""
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return super().get_config() | {
+            "units": self.units,
+            "groups": self.groups,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+class ConfiguredLayer(keras.layers.Layer):
+    """A layer that one `ConvBertConfig` describes in full."""
+
+    def __init__(self, config: ConvBertConfig | dict, **kwargs):
+        super().__init__(**kwargs)
+        self.config = as_config(config)
+
+    def dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
+        """A dense layer with BERT's initialiser and this layer's precision."""
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=truncated_normal(self.config.initializer_range),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def feed_forward_dense(self, units: int, name: str) -> keras.layers.Layer:
+        """A dense layer of the feed-forward part: grouped where the configuration says so."""
+        if self.config.linear_groups == 1:
+            return self.dense(units, name)
+        return GroupedDense(
+            units,
+            self.config.linear_groups,
+            kernel_initializer=truncated_normal(self.config.initializer_range),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return super().get_config() | {"config": dataclasses.asdict(self.config)}
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class Embeddings(ConfiguredLayer):
+    """Word, position and token-type embeddings, summed, normalised, dropped out.
+
+    Variables: word_embeddings [V, E], position_embeddings [positions, E],
+    token_type_embeddings [types, E], LayerNorm.
+    """
+
+    def build(self, input_shape=None):
+        """Creates the variables; no shape is needed."""
+        config = self.config
+
+        def table(name, rows):
+            return self.add_weight(
+                name=name,
+                shape=(rows, config.embedding_size),
+                initializer=truncated_normal(config.initializer_range),
+            )
+
+        self.word_embeddings = table("word_embeddings", config.vocab_size)
+        self.position_embeddings = table("position_embeddings", config.max_position_embeddings)
+        self.token_type_embeddings = table("token_type_embeddings", config.type_vocab_size)
+        self.norm = layer_norm(config, "LayerNorm", self.dtype_policy)
+        self.norm.build((None, None, config.embedding_size))
+        self.dropout = keras.layers.Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
+
+    def call(self, input_ids, segment_ids=None, training=False):
+        """Int32 [B, T] twice → [B, T, E]; missing segment ids are zeros."""
+        length = input_ids.shape[1]
+        if length is not None and length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"`input_ids` has {length} tokens a row, but `max_position_embeddings` is "
+                f"{self.config.max_position_embeddings}: shorten the input"
+            )
+        positions = self.position_embeddings[: ops.shape(input_ids)[1]]
+        embedded = ops.take(self.word_embeddings, input_ids, axis=0) + positions
+        if segment_ids is None:
+            embedded += self.token_type_embeddings[0]
+        else:  # a product with so small a table has a far cheaper gradient than a gather
+            types = ops.one_hot(segment_ids, self.config.type_vocab_size, dtype=embedded.dtype)
+            embedded += ops.matmul(types, self.token_type_embeddings)
+        return self.dropout(self.norm(embedded), training=training)
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class MixedAttention(ConfiguredLayer):
+    """Self-attention heads beside span-based dynamic convolution heads (paper, section 3.2)."""
+
+    def build(self, input_shape=None):
+        """Creates the variables for inputs [B, T, H]."""
+        config = self.config
+        width = config.num_heads * config.head_size  # A
+        hidden, narrow = (None, None, config.hidden_size), (None, None, width)
+        for name in ("query", "key", "value"):
+            layer = self.dense(width, name)
+            layer.build(hidden)
+            setattr(self, name, layer)
+        if config.conv_type == "sdconv":
+            self.conv_attn_key = keras.layers.SeparableConv1D(
+                width,
+                config.conv_kernel_size,
+                padding="same",
+                depthwise_initializer=truncated_normal(1 / config.conv_kernel_size),
+                pointwise_initializer=truncated_normal(config.initializer_range),
+                name="conv_attn_key",
+                dtype=self.dtype_policy,
+            )
+            self.conv_attn_key.build(hidden)
+            self.conv_attn_kernel = self.dense(
+                config.num_heads * config.conv_kernel_size, "conv_attn_kernel"
+            )
+            self.conv_attn_kernel.build(narrow)
+            self.conv_attn_point = self.dense(width, "conv_attn_point")
+            self.conv_attn_point.build(hidden)
+        self.dropout = keras.layers.Dropout(
+            config.attention_probs_dropout_prob, dtype=self.dtype_policy
+        )
+
+    def call(self, hidden, scores_mask=None, conv_mask=None, training=False, internals=False):
+        """Mixes the positions of each row.
+
+        Args:
+            hidden: [B, T, H].
+            scores_mask: [B, 1, 1, T], added to the attention scores.
+            conv_mask: [B, T, 1], 0 where the convolutions must see nothing.
+            internals: also return what happened inside.
+
+        Returns:
+            [B, T, A] or [B, T, 2 A]: attention heads, then convolution heads; with `internals`
+            also {"attention": [B, N, T, T] after softmax, "conv_kernel": [B, T, N, K]}.
+        """
+        config = self.config
+        batch, length = ops.shape(hidden)[0], ops.shape(hidden)[1]
+        heads = (batch, length, config.num_heads, -1)
+        query = self.query(hidden)  # [B, T, A]
+        scaled = query * (1.0 / math.sqrt(config.head_size))
+        keys = ops.transpose(ops.reshape(self.key(hidden), heads), (0, 2, 3, 1))  # [B, N, D, T]
+        scores = ops.matmul(ops.transpose(ops.reshape(scaled, heads), (0, 2, 1, 3)), keys)
+        if scores_mask is not None:
+            scores += scores_mask
+        attention = ops.softmax(scores)  # [B, N, T, T]
+        values = ops.transpose(ops.reshape(self.value(hidden), heads), (0, 2, 1, 3))
+        contexts = [ops.matmul(self.dropout(attention, training=training), values)]
+        seen = {"attention": attention}
+        if config.conv_type == "sdconv":
+            conv_input, conv_values = hidden, self.conv_attn_point(hidden)
+            if conv_mask is not None:
+                conv_input, conv_values = hidden * conv_mask, conv_values * conv_mask
+            kernels = self.conv_attn_kernel(self.conv_attn_key(conv_input) * query)
+            kernels = ops.softmax(ops.reshape(kernels, heads))  # [B, T, N, K]
+            contexts.append(dynamic_convolution(ops.reshape(conv_values, heads), kernels))
+            seen["conv_kernel"] = kernels
+        context = ops.concatenate(contexts, axis=1)  # [B, N or 2 N, T, D]
+        width = len(contexts) * config.num_heads * config.head_size
+        context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch, length, width))
+        return (context, seen) if internals else context
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class EncoderLayer(ConfiguredLayer):
+    """Mixed attention and feed-forward part, each with dropout, residual and LayerNorm."""
+
+    def build(self, input_shape=None):
+        """Creates the variables for inputs [B, T, H]."""
+        config = self.config
+        branches = 2 if config.conv_type == "sdconv" else 1
+        widths = {
+            "hidden": (None, None, config.hidden_size),
+            "mixed": (None, None, branches * config.num_heads * config.head_size),
+            "intermediate": (None, None, config.intermediate_size),
+        }
+        self.attention = MixedAttention(config, name="attention", dtype=self.dtype_policy)
+        self.attention.build(widths["hidden"])
+        self.attention_output = self.dense(config.hidden_size, "attention_output")
+        self.attention_output.build(widths["mixed"])
+        self.attention_norm = layer_norm(config, "attention_norm", self.dtype_policy)
+        self.attention_norm.build(widths["hidden"])
+        self.intermediate = self.feed_forward_dense(config.intermediate_size, "intermediate")
+        self.intermediate.build(widths["hidden"])
+        self.activation = activation(config.hidden_act)
+        self.output_dense = self.feed_forward_dense(config.hidden_size, "output_dense")
+        self.output_dense.build(widths["intermediate"])
+        self.output_norm = layer_norm(config, "output_norm", self.dtype_policy)
+        self.output_norm.build(widths["hidden"])
+        self.dropouts = [
+            keras.layers.Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
+            for _ in range(2)
+        ]
+
+    def call(self, hidden, scores_mask=None, conv_mask=None, training=False, internals=False):
+        """[B, T, H] → [B, T, H]; the masks and `internals` are `MixedAttention`'s."""
+        context, seen = self.attention(
+            hidden,
+            scores_mask=scores_mask,
+            conv_mask=conv_mask,
+            training=training,
+            internals=True,
+        )
+        mixed = self.dropouts[0](self.attention_output(context), training=training)
+        hidden = self.attention_norm(hidden + mixed)
+        wide = self.activation(self.intermediate(hidden))
+        narrow = self.dropouts[1](self.output_dense(wide), training=training)
+        hidden = self.output_norm(hidden + narrow)
+        return (hidden, seen | {"context": context}) if internals else hidden
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class MaskedLMHead(ConfiguredLayer):
+    """ELECTRA's generator head: dense(E) + activation → LayerNorm → tied word embeddings.
+
+    The word embeddings are an argument of the call, so that they are nobody's but the encoder's.
+    """
+
+    def build(self, input_shape=None):
+        """Creates the variables for inputs [B, P, H]."""
+        config = self.config
+        self.transform = self.dense(config.embedding_size, "dense")
+        self.transform.build((None, None, config.hidden_size))
+        self.activation = activation(config.hidden_act)
+        self.norm = layer_norm(config, "LayerNorm", self.dtype_policy)
+        self.norm.build((None, None, config.embedding_size))
+        self.output_bias = self.add_weight(
+            name="output_bias", shape=(config.vocab_size,), initializer="zeros"
+        )
+
+    def call(self, hidden, word_embeddings):
+        """[B, P, H] and [V, E] → float32 logits [B, P, V]."""
+        transformed = self.norm(self.activation(self.transform(hidden)))
+        table = ops.cast(word_embeddings, transformed.dtype)
+        logits = ops.matmul(transformed, ops.transpose(table)) + self.output_bias
+        return ops.cast(logits, "float32")
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class DiscriminatorHead(ConfiguredLayer):
+    """ELECTRA's replaced-token head: dense(H) + activation → dense(1)."""
+
+    def build(self, input_shape=None):
+        """Creates the variables for inputs [B, T, H]."""
+        hidden = (None, None, self.config.hidden_size)
+        self.transform = self.dense(self.config.hidden_size, "dense")
+        self.transform.build(hidden)
+        self.activation = activation(self.config.hidden_act)
+        self.prediction = keras.layers.Dense(1, name="dense_prediction", dtype=self.dtype_policy)
+        self.prediction.build(hidden)
+
+    def call(self, hidden):
+        """[B, T, H] → float32 logits [B, T]; positive where a token looks replaced."""
+        logits = self.prediction(self.activation(self.transform(hidden)))
+        return ops.cast(ops.squeeze(logits, axis=-1), "float32")
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class ClassificationHead(ConfiguredLayer):
+    """A classifier on the vector of [CLS].
+
+    Args:
+        kind: "linear" is the original's (dropout → dense), "mlp" Hugging Face's (dropout →
+            dense(H) + activation → dropout → dense).
+    """
+
+    def __init__(self, config: ConvBertConfig, kind: str = "linear", **kwargs):
+        super().__init__(config, **kwargs)
+        self.kind = kind
+
+    def build(self, input_shape=None):
+        """Creates the variables for inputs [B, H]."""
+        config = self.config
+        rate = config.classifier_dropout
+        rate = config.hidden_dropout_prob if rate is None else rate
+        self.dropouts = [
+            keras.layers.Dropout(rate, dtype=self.dtype_policy)
+            for _ in range(2 if self.kind == "mlp" else 1)
+        ]
+        if self.kind == "mlp":
+            self.transform = self.dense(config.hidden_size, "dense")
+            self.transform.build((None, config.hidden_size))
+            self.activation = activation(config.hidden_act)
+        self.prediction = keras.layers.Dense(
+            config.num_labels, name="prediction", dtype=self.dtype_policy
+        )
+        self.prediction.build((None, config.hidden_size))
+
+    def call(self, vectors, training=False):
+        """[B, H] → float32 logits [B, labels]."""
+        vectors = self.dropouts[0](vectors, training=training)
+        if self.kind == "mlp":
+            vectors = self.activation(self.transform(vectors))
+            vectors = self.dropouts[1](vectors, training=training)
+        return ops.cast(self.prediction(vectors), "float32")
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return super().get_config() | {"kind": self.kind}

@@ -1,0 +1,211 @@
+"""The original's optimiser and schedule: Adam without bias correction, decoupled weight decay.
+
+Source: the release's model/optimization.py, and ELECTRA's layer-wise learning rates.
+"""
+
+import re
+
+import keras
+from keras import ops
+
+NO_DECAY = ("gamma", "beta", "bias", "output_bias")  # LayerNorm and biases, by variable name
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """`rate · (1 − step / steps)^power · min(1, step / warm-up)`: both factors act together.
+
+    Args:
+        learning_rate: the rate that both factors scale.
+        num_train_steps: the rate is 0 from this step on.
+        num_warmup_steps: 0 means no warm-up, and the first step has the full rate.
+        power: of the decay.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        num_train_steps: int,
+        num_warmup_steps: int = 0,
+        power: float = 1.0,
+    ):
+        self.learning_rate = learning_rate
+        self.num_train_steps = num_train_steps
+        self.num_warmup_steps = num_warmup_steps
+        self.power = power
+
+    def __call__(self, step):
+        """The rate of the update that follows `step` updates."""
+        step = ops.cast(step, "float32")
+        left = 1.0 - ops.minimum(step / self.num_train_steps, 1.0)
+        rate = self.learning_rate * left**self.power
+        if self.num_warmup_steps:
+            rate *= ops.minimum(step / self.num_warmup_steps, 1.0)
+        return rate
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        names = ("learning_rate", "num_train_steps", "num_warmup_steps", "power")
+        return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class AdamWeightDecay(keras.optimizers.Optimizer):
+    """Adam without bias correction, with decoupled weight decay and clipping by global norm.
+
+    The moments of all variables live in two flat vectors, and one update is computed for all:
+    hundreds of small operations become a few large ones, which matters to the time a step takes
+    to trace as well as to run.
+
+    Args:
+        learning_rate: a number or a schedule.
+        weight_decay_rate: times the rate, times the variable; not for LayerNorm and biases.
+        layerwise_lr_decay: None, or the factor from one layer to the one below it (see
+            `learning_rate_scale`).
+        num_hidden_layers: of the encoder; needed with `layerwise_lr_decay`.
+        clip_norm: the most that the gradients' global norm may be.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        *,
+        weight_decay_rate: float = 0.01,
+        layerwise_lr_decay: float | None = None,
+        num_hidden_layers: int | None = None,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        clip_norm: float = 1.0,
+        name: str = "adam_weight_decay",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.weight_decay_rate = weight_decay_rate
+        self.layerwise_lr_decay = layerwise_lr_decay
+        self.num_hidden_layers = num_hidden_layers
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.clip_norm = clip_norm
+
+    def build(self, variables):
+        """Creates the two moments, as long as all `variables` together."""
+        if self.built:
+            return
+        super().build(variables)
+        self.sizes = [_size(variable) for variable in variables]
+        self.first_moment, self.second_moment = (
+            self.add_variable(
+                shape=(sum(self.sizes),), initializer="zeros", dtype="float32", name=name
+            )
+            for name in ("first_moment", "second_moment")
+        )
+
+    def moments(self) -> list[tuple]:
+        """For every variable, in the order of `build`: (first, second), in its own shape."""
+        split = [
+            ops.split(moment.value, self._ends())
+            for moment in (self.first_moment, self.second_moment)
+        ]
+        return [
+            tuple(ops.reshape(part, variable.shape) for part in parts)
+            for variable, *parts in zip(self._trainable_variables, *split, strict=True)
+        ]
+
+    def _ends(self):
+        """Where each variable but the last ends in the flat vectors."""
+        ends, total = [], 0
+        for size in self.sizes[:-1]:
+            total += size
+            ends.append(total)
+        return ends
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """One update of every variable; Keras calls it with the gradients of a step."""
+        given = {
+            id(variable): gradient
+            for gradient, variable in zip(grads, trainable_variables, strict=True)
+        }
+        flat = []
+        for variable, size in zip(self._trainable_variables, self.sizes, strict=True):
+            gradient = given.get(id(variable))
+            if gradient is None:  # not part of this step's loss
+                gradient = ops.zeros((size,), dtype="float32")
+            flat.append(ops.reshape(ops.convert_to_tensor(gradient, dtype="float32"), (size,)))
+        gradient = ops.concatenate(flat)
+        norm = ops.sqrt(ops.sum(ops.square(gradient)))
+        gradient *= self.clip_norm / ops.maximum(norm, self.clip_norm)
+        first = self.beta_1 * self.first_moment + (1 - self.beta_1) * gradient
+        second = self.beta_2 * self.second_moment + (1 - self.beta_2) * ops.square(gradient)
+        self.first_moment.assign(first)
+        self.second_moment.assign(second)
+        updates = ops.split(first / (ops.sqrt(second) + self.epsilon), self._ends())
+        for variable, part in zip(self._trainable_variables, updates, strict=True):
+            update = ops.reshape(part, variable.shape)
+            if self.weight_decay_rate and variable.name not in NO_DECAY:
+                update = update + self.weight_decay_rate * variable
+            scale = self.learning_rate_scale(variable)
+            variable.assign(variable - learning_rate * scale * update)
+
+    def learning_rate_scale(self, variable) -> float:
+        """The variable's share of the learning rate: decay^(layers + 2 − depth).
+
+        The depth is 0 for the embeddings and their projection, i + 1 for layer i, and layers + 2
+        for what is above the encoder: the top layer has decay², as in the original.
+        """
+        if self.layerwise_lr_decay is None:
+            return 1.0
+        if self.num_hidden_layers is None:
+            raise ValueError("`layerwise_lr_decay` needs `num_hidden_layers`")
+        depth = self.num_hidden_layers + 2
+        if layer := re.search(r"(?:^|/)layer_(\d+)/", variable.path):
+            depth = int(layer[1]) + 1
+        elif re.search(r"(?:^|/)embeddings(_project)?/", variable.path):
+            depth = 0
+        return self.layerwise_lr_decay ** (self.num_hidden_layers + 2 - depth)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        config = super().get_config()
+        for name in (
+            "weight_decay_rate",
+            "layerwise_lr_decay",
+            "num_hidden_layers",
+            "beta_1",
+            "beta_2",
+            "epsilon",
+            "clip_norm",
+        ):
+            config[name] = getattr(self, name)
+        return config
+
+
+def _size(variable) -> int:
+    """Number of elements."""
+    size = 1
+    for width in variable.shape:
+        size *= width
+    return size
+
+
+def create_optimizer(
+    learning_rate: float,
+    num_train_steps: int,
+    num_warmup_steps: int = 0,
+    *,
+    weight_decay_rate: float = 0.01,
+    lr_decay_power: float = 1.0,
+    layerwise_lr_decay: float | None = None,
+    num_hidden_layers: int | None = None,
+) -> AdamWeightDecay:
+    """The optimiser of pre-training and, with `layerwise_lr_decay`, of fine-tuning."""
+    schedule = WarmupPolynomialDecay(
+        learning_rate, num_train_steps, num_warmup_steps, lr_decay_power
+    )
+    return AdamWeightDecay(
+        schedule,
+        weight_decay_rate=weight_decay_rate,
+        layerwise_lr_decay=layerwise_lr_decay,
+        num_hidden_layers=num_hidden_layers,
+    )
