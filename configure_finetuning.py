@@ -1,0 +1,116 @@
+"""Hyper-parameters of fine-tuning: defaults < the task's defaults < `--hparams`.
+
+The names are the original's (configure_finetuning.py of ConvBERT and ELECTRA). Checking them
+imports nothing heavy.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from model.config import MODEL_SIZES, override, require, require_one_of
+
+# Small training sets get more passes; only where a task is trained alone.
+TASK_EPOCHS = {"rte": 10.0, "sts": 10.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuningConfig:
+    """What one run of `finetune.py` does with one task.
+
+    Args:
+        task_names: the task to fine-tune on.
+        num_trials: runs with different seeds; trial i (from 1) has the seed `seed + i - 1`.
+        model_size: "tiny", "small", "medium-small" or "base". The pre-trained model's
+            `config.json` decides its shape: a size that contradicts it is an error. Without a
+            pre-trained model, this is the size of the network, "medium-small" by default.
+        model_hparam_overrides: `ConvBertConfig` fields to change, such as dropout rates.
+        classifier_head: "linear" (the original's) or "mlp" (Hugging Face's).
+        learning_rate: None is 1e-4 for a model as wide as the base size, else 3e-4.
+        layerwise_lr_decay: factor on the learning rate per layer towards the input; 1 is one
+            rate for all.
+        num_train_epochs: passes over the training set; a fraction stops within a pass.
+        warmup_proportion: share of the steps over which the learning rate rises.
+        double_unordered: train on both orders of a pair where the order has no meaning.
+        mask_padding: padding changes no result, and batches are as long as their longest
+            example. False is the original: every example padded to `max_seq_length`, and
+            outputs that depend on it.
+        write_test_outputs: write predictions for the test files, for the first `n_writes_test`
+            trials.
+        keep_all_models: False keeps only the last trial's fine-tuned model.
+        deterministic: repeat results bit for bit, at the price of speed.
+
+    Raises:
+        InputError: an impossible value; the message names the field and what it may be.
+    """
+
+    task_names: tuple[str, ...] = ("cola",)
+    do_train: bool = True
+    do_eval: bool = True
+    num_trials: int = 1
+    seed: int = 0
+    deterministic: bool = False
+    keep_all_models: bool = False
+    write_test_outputs: bool = True
+    n_writes_test: int = 5
+    model_size: str | None = None
+    model_hparam_overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
+    classifier_head: str = "linear"
+    mask_padding: bool = True
+    learning_rate: float | None = None
+    weight_decay_rate: float = 0.01
+    layerwise_lr_decay: float = 0.8
+    num_train_epochs: float = 3.0
+    warmup_proportion: float = 0.1
+    train_batch_size: int = 32
+    eval_batch_size: int = 32
+    predict_batch_size: int = 32
+    max_seq_length: int = 128
+    double_unordered: bool = True
+
+    def __post_init__(self):
+        require(len(self.task_names) > 0, "task_names", "a list of tasks", list(self.task_names))
+        require_one_of("classifier_head", self.classifier_head, ("linear", "mlp"))
+        if self.model_size is not None:
+            require_one_of("model_size", self.model_size, MODEL_SIZES)
+        for name in ("num_trials", "train_batch_size", "eval_batch_size", "predict_batch_size"):
+            require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
+        for name in ("seed", "n_writes_test"):
+            require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
+        for name in ("vocab_size", "mask_padding", "num_labels", "id2label", "problem_type"):
+            require(
+                name not in self.model_hparam_overrides,
+                "model_hparam_overrides",
+                f"without `{name}`, which has a place of its own",
+                self.model_hparam_overrides,
+            )
+        # [CLS], a token of each text, and two [SEP].
+        require(self.max_seq_length >= 5, "max_seq_length", "at least 5", self.max_seq_length)
+        for name in ("learning_rate", "num_train_epochs"):
+            value = getattr(self, name)
+            allowed = value is None or 0 < value < math.inf
+            require(allowed, name, "a finite number above 0", value)
+        require(
+            0 <= self.weight_decay_rate < math.inf,
+            "weight_decay_rate",
+            "a finite number, zero or more",
+            self.weight_decay_rate,
+        )
+        require(
+            0 < self.layerwise_lr_decay <= 1,
+            "layerwise_lr_decay",
+            "above 0 and at most 1 (1: one rate for all layers)",
+            self.layerwise_lr_decay,
+        )
+        require(
+            0 <= self.warmup_proportion < 1,
+            "warmup_proportion",
+            "a share in [0, 1)",
+            self.warmup_proportion,
+        )
+
+    @classmethod
+    def for_task(cls, task: str, hparams: dict[str, Any]) -> "FinetuningConfig":
+        """The configuration of one task trained alone, `hparams` being `--hparams` as read."""
+        defaults = cls(num_train_epochs=TASK_EPOCHS.get(task, cls.num_train_epochs))
+        return override(defaults, hparams | {"task_names": [task]})

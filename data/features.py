@@ -1,0 +1,152 @@
+"""Examples → token features → `tf.data` batches, for tasks on one text or a pair.
+
+A batch is as long as its longest example, rounded up to a multiple of `LENGTH_MULTIPLE` so that
+only a few shapes occur: that is exact, since padding changes no result of a model that masks it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from data.glue import MAX_SCORE, Examples
+
+LENGTH_MULTIPLE = 16
+_TOKENIZE_AT_ONCE = 16384  # bounds the padded arrays in memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Tokenised examples without padding, one after the other.
+
+    Args:
+        input_ids: int32 `[tokens]`, `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` of each example.
+        segment_ids: int32 `[tokens]`, 1 for the second text and its `[SEP]`.
+        starts: int64 `[N + 1]`; example i is `input_ids[starts[i]:starts[i + 1]]`.
+        targets: int32 `[N]` label ids or float32 `[N, 1]` scores over `MAX_SCORE`;
+            zeros for a file without labels.
+        max_seq_length: the longest an example may be.
+    """
+
+    input_ids: np.ndarray
+    segment_ids: np.ndarray
+    starts: np.ndarray
+    targets: np.ndarray
+    max_seq_length: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example, int64 `[N]`."""
+        return np.diff(self.starts)
+
+
+def make_features(tokenizer: Any, examples: Examples, max_seq_length: int) -> Features:
+    """Tokenises a whole file; an example is cut to `max_seq_length` as the original cuts it."""
+    ids, segments, lengths = [], [], []
+    for begin in range(0, len(examples), _TOKENIZE_AT_ONCE):
+        chunk = slice(begin, begin + _TOKENIZE_AT_ONCE)
+        pairs = None if examples.text_pairs is None else examples.text_pairs[chunk]
+        encoded = tokenizer(examples.texts[chunk], pairs, max_length=max_seq_length)
+        is_token = encoded["input_mask"].astype(bool)
+        ids.append(encoded["input_ids"][is_token])
+        segments.append(encoded["segment_ids"][is_token])
+        lengths.append(is_token.sum(axis=1))
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    targets = examples.labels
+    if targets is None:
+        targets = np.zeros(len(examples), np.int32)
+    elif np.issubdtype(targets.dtype, np.floating):
+        targets = targets[:, None] / np.float32(MAX_SCORE)
+    return Features(np.concatenate(ids), np.concatenate(segments), starts, targets, max_seq_length)
+
+
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of one pass over the training set: every index once, from (seed, epoch) alone."""
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def num_training_examples(num_examples: int, num_epochs: float) -> int:
+    """Examples seen in `num_epochs` passes, of which the last may be a fraction."""
+    return max(1, round(num_examples * num_epochs))
+
+
+def training_batches(
+    features: Features, batch_size: int, num_epochs: float, seed: int, pad_to_max: bool = False
+) -> tf.data.Dataset:
+    """Shuffled batches `(inputs, targets)` of all epochs.
+
+    The epochs follow one another without a gap, so that only the very last batch can be smaller.
+    (The original drops the end of the file and draws from a window of 100 examples.)
+    With `pad_to_max` every batch is `features.max_seq_length` long.
+    """
+    total = num_training_examples(len(features), num_epochs)
+
+    def index_batches() -> Iterator[np.ndarray]:
+        pending = np.empty(0, np.int64)
+        for epoch in range(math.ceil(total / len(features))):
+            order = epoch_order(len(features), seed, epoch)[: total - epoch * len(features)]
+            pending = np.concatenate([pending, order])
+            while len(pending) >= batch_size:
+                yield pending[:batch_size]
+                pending = pending[batch_size:]
+        if len(pending):
+            yield pending
+
+    return _dataset(features, index_batches, math.ceil(total / batch_size), pad_to_max)
+
+
+def evaluation_batches(
+    features: Features, batch_size: int, pad_to_max: bool = False
+) -> tuple[tf.data.Dataset, np.ndarray]:
+    """Batches of all examples, each once, sorted by length to save padding.
+
+    Returns:
+        The batches, and the order of the examples in them: int64 `[N]` indices.
+    """
+    order = np.argsort(features.lengths, kind="stable")
+    splits = range(0, len(order), batch_size)
+
+    def index_batches() -> Iterator[np.ndarray]:
+        return (order[begin : begin + batch_size] for begin in splits)
+
+    return _dataset(features, index_batches, len(splits), pad_to_max), order
+
+
+def _dataset(features, index_batches, num_batches, pad_to_max):
+    """A dataset of `(inputs, targets)` from an iterator over batches of indices."""
+    token_spec = tf.TensorSpec([None, None], tf.int32)
+    target_shape = [None, *features.targets.shape[1:]]
+    signature = (
+        {name: token_spec for name in ("input_ids", "input_mask", "segment_ids")},
+        tf.TensorSpec(target_shape, tf.as_dtype(features.targets.dtype)),
+    )
+    dataset = tf.data.Dataset.from_generator(
+        lambda: (_pad(features, indices, pad_to_max) for indices in index_batches()),
+        output_signature=signature,
+    )
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    return dataset.prefetch(2)
+
+
+def _pad(features, indices, pad_to_max):
+    """The examples `indices` as padded int32 arrays `[B, T]`, and their targets."""
+    length = features.max_seq_length
+    if not pad_to_max:
+        longest = int(features.lengths[indices].max())
+        length = min(length, math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
+    shape = (len(indices), length)
+    names = ("input_ids", "input_mask", "segment_ids")
+    batch = {name: np.zeros(shape, np.int32) for name in names}
+    for row, index in enumerate(indices):
+        tokens = slice(features.starts[index], features.starts[index + 1])
+        count = tokens.stop - tokens.start
+        batch["input_ids"][row, :count] = features.input_ids[tokens]
+        batch["segment_ids"][row, :count] = features.segment_ids[tokens]
+        batch["input_mask"][row, :count] = 1
+    return batch, features.targets[indices]

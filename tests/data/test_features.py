@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+
+from data.features import (
+    epoch_order,
+    evaluation_batches,
+    make_features,
+    num_training_examples,
+    training_batches,
+)
+from data.glue import Examples
+from data.tokenizer import ConvBertTokenizer
+
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "##x"]
+CLS, SEP, A, B, C, D = 2, 3, 5, 6, 7, 8
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("\n".join(VOCAB) + "\n")
+    return ConvBertTokenizer(path)
+
+
+def examples(texts, pairs=None, labels=None):
+    return Examples("made-up.tsv", "", list(texts), pairs and list(pairs), labels)
+
+
+def numbered(tokenizer, count, longest=40):
+    """Examples 0 … count-1 of many lengths, whose label is their number."""
+    texts = ["a " * (1 + (7 * i) % longest) for i in range(count)]
+    return make_features(tokenizer, examples(texts, labels=np.arange(count, dtype=np.int32)), 128)
+
+
+def rows(batch):
+    """The unpadded rows of a batch as (ids, segments)."""
+    inputs = {name: np.asarray(value) for name, value in batch[0].items()}
+    return [
+        (ids[mask == 1].tolist(), segments[mask == 1].tolist())
+        for ids, mask, segments in zip(
+            inputs["input_ids"], inputs["input_mask"], inputs["segment_ids"], strict=True
+        )
+    ]
+
+
+def test_single_texts(tokenizer):
+    features = make_features(tokenizer, examples(["A b", "c " * 9]), 6)
+    batches, order = evaluation_batches(features, 2)
+    (batch,) = batches
+    assert order.tolist() == [0, 1]
+    assert rows(batch) == [([CLS, A, B, SEP], [0] * 4), ([CLS, C, C, C, C, SEP], [0] * 6)]
+    assert batch[0]["input_ids"].shape == (2, 6)  # never longer than the model may take
+
+
+def test_pairs_are_cut_as_in_the_original(tokenizer):
+    texts = ["a a a a a", "a", "a a a"]
+    pairs = ["b", "b b b b b", "b b b"]
+    features = make_features(tokenizer, examples(texts, pairs), 8)
+    batch = next(iter(evaluation_batches(features, 3)[0]))
+    assert rows(batch) == [
+        ([CLS, A, A, A, A, SEP, B, SEP], [0] * 6 + [1] * 2),  # the longer side is cut
+        ([CLS, A, SEP, B, B, B, B, SEP], [0] * 3 + [1] * 5),
+        ([CLS, A, A, A, SEP, B, B, SEP], [0] * 5 + [1] * 3),  # a tie cuts the second
+    ]
+
+
+def test_targets(tokenizer):
+    classes = make_features(tokenizer, examples("ab", labels=np.array([1, 0], np.int32)), 8)
+    np.testing.assert_array_equal(classes.targets, [1, 0])
+    scores = make_features(tokenizer, examples("ab", labels=np.array([5, 3.8], np.float32)), 8)
+    np.testing.assert_allclose(scores.targets, [[1.0], [0.76]], rtol=1e-6)
+    assert scores.targets.dtype == np.float32
+    np.testing.assert_array_equal(make_features(tokenizer, examples("ab"), 8).targets, [0, 0])
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 10, 31, 64])
+def test_evaluation_has_every_example_once(tokenizer, batch_size):
+    features = numbered(tokenizer, 31)
+    batches, order = evaluation_batches(features, batch_size)
+    seen = np.concatenate([np.asarray(targets) for _, targets in batches])
+    assert sorted(seen.tolist()) == list(range(31))
+    np.testing.assert_array_equal(seen, order)
+    assert int(batches.cardinality()) == -(-31 // batch_size)
+
+
+def test_batches_are_as_long_as_their_longest_example_needs(tokenizer):
+    features = numbered(tokenizer, 40)
+    for inputs, targets in evaluation_batches(features, 4)[0]:
+        longest = features.lengths[np.asarray(targets)].max()
+        assert inputs["input_ids"].shape == (4, -(-longest // 16) * 16)
+    for inputs, _ in evaluation_batches(features, 4, pad_to_max=True)[0]:
+        assert inputs["input_ids"].shape == (4, 128)
+
+
+def test_padding_is_zero_and_masked(tokenizer):
+    inputs, _ = next(iter(evaluation_batches(numbered(tokenizer, 3), 3)[0]))
+    padding = np.asarray(inputs["input_mask"]) == 0
+    assert padding.any()
+    for value in inputs.values():
+        assert not np.asarray(value)[padding].any()
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_training_has_every_example_once_an_epoch(tokenizer, epochs):
+    features = numbered(tokenizer, 23)
+    batches = training_batches(features, 8, epochs, seed=3)
+    sizes = [len(targets) for _, targets in batches]
+    assert sizes == [8] * (23 * epochs // 8) + [23 * epochs % 8]
+    assert len(sizes) == int(batches.cardinality())
+    seen = np.concatenate([np.asarray(targets) for _, targets in batches])
+    for epoch in range(epochs):
+        passed = seen[23 * epoch : 23 * (epoch + 1)]
+        np.testing.assert_array_equal(passed, epoch_order(23, 3, epoch))
+        assert sorted(passed.tolist()) == list(range(23))
+
+
+def test_training_rows_belong_to_their_targets(tokenizer):
+    features = numbered(tokenizer, 23)
+    for batch in training_batches(features, 8, 1, seed=0):
+        for (ids, _), target in zip(rows(batch), np.asarray(batch[1]), strict=True):
+            assert len(ids) == 3 + (7 * target) % 40
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    first = epoch_order(100, 1, 0)
+    np.testing.assert_array_equal(first, epoch_order(100, 1, 0))
+    assert (first != epoch_order(100, 1, 1)).any()
+    assert (first != epoch_order(100, 2, 0)).any()
+    assert (epoch_order(100, 0, 1) != epoch_order(100, 1, 0)).any()
+
+
+def test_fractions_of_an_epoch(tokenizer):
+    assert [num_training_examples(20, epochs) for epochs in (0.001, 0.5, 1.25)] == [1, 10, 25]
+    batches = training_batches(numbered(tokenizer, 20), 8, 1.25, seed=0)
+    assert [len(targets) for _, targets in batches] == [8, 8, 8, 1]

@@ -1,0 +1,79 @@
+import pytest
+
+from configure_finetuning import FinetuningConfig
+from errors import InputError
+from model.config import load_hparams, override
+
+
+def test_defaults_are_the_originals():
+    config = FinetuningConfig.for_task("cola", {})
+    assert config.task_names == ("cola",)
+    assert (config.num_train_epochs, config.train_batch_size) == (3.0, 32)
+    assert (config.weight_decay_rate, config.layerwise_lr_decay) == (0.01, 0.8)
+    assert (config.warmup_proportion, config.max_seq_length) == (0.1, 128)
+    assert config.double_unordered and config.write_test_outputs and not config.keep_all_models
+    assert (config.num_trials, config.n_writes_test) == (1, 5)
+
+
+@pytest.mark.parametrize("task", ["rte", "sts"])
+def test_task_defaults_yield_to_hparams(task):
+    assert FinetuningConfig.for_task(task, {}).num_train_epochs == 10.0
+    assert FinetuningConfig.for_task(task, {"num_train_epochs": 2}).num_train_epochs == 2.0
+
+
+def test_hparams_as_text_and_as_file(tmp_path):
+    text = '{"learning_rate": 1e-4, "train_batch_size": 8, "task_names": ["sst"]}'
+    path = tmp_path / "hparams.json"
+    path.write_text(text)
+    for source in (text, str(path)):
+        config = FinetuningConfig.for_task("sst", load_hparams(source))
+        assert (config.learning_rate, config.train_batch_size) == (1e-4, 8)
+        assert config.task_names == ("sst",)
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(InputError, match=r"`learning_rat`.*`learning_rate`"):
+        FinetuningConfig.for_task("cola", {"learning_rat": 1e-4})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_trials", 0),
+        ("num_trials", 1.5),
+        ("num_trials", True),
+        ("train_batch_size", 0),
+        ("eval_batch_size", -1),
+        ("predict_batch_size", "32"),
+        ("max_seq_length", 4),
+        ("seed", -1),
+        ("n_writes_test", -1),
+        ("do_train", 1),
+        ("do_eval", "yes"),
+        ("learning_rate", 0),
+        ("learning_rate", "3e-4"),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("num_train_epochs", -3),
+        ("weight_decay_rate", -0.01),
+        ("layerwise_lr_decay", 0),
+        ("layerwise_lr_decay", 1.1),
+        ("warmup_proportion", 1),
+        ("warmup_proportion", -0.1),
+        ("model_size", "large"),
+        ("model_size", 3),
+        ("classifier_head", "deep"),
+        ("model_hparam_overrides", [1]),
+        ("model_hparam_overrides", {"num_labels": 3}),
+    ],
+)
+def test_impossible_value_names_the_field_and_the_value(name, value):
+    with pytest.raises(InputError, match=f"`{name}` must be") as error:
+        FinetuningConfig.for_task("cola", {name: value})
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["cola", [], [1]])
+def test_task_names_is_a_list_of_strings(value):
+    with pytest.raises(InputError, match="`task_names` must be a list"):
+        override(FinetuningConfig(), {"task_names": value})
