@@ -1,0 +1,323 @@
+"""The folder of pre-training records: its shards, its `metadata.json`, and what can be wrong.
+
+A shard is a TFRecord file of `tf.train.Example`s, in one of two layouts:
+- compact: `input_ids`, bytes, the ids without padding as little-endian uint16 (uint32 for a
+  vocabulary over 65,536 tokens); `first_length`, int64, how many of them are segment 0.
+- original: int64 lists `input_ids`, `input_mask`, `segment_ids`, each `max_seq_length` long, as
+  ELECTRA and the original ConvBERT write them.
+
+`metadata.json` is written last, so a folder that has it is complete.
+"""
+
+import dataclasses
+import json
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from errors import InputError
+
+RECORD_FORMATS = ("compact", "original")
+METADATA_FILE = "metadata.json"
+PROGRESS_FILE = "build_progress.jsonl"
+SHARD_PREFIX = "pretrain_data.tfrecord-"
+
+
+def shard_name(index: int, num_shards: int) -> str:
+    """Names a shard as the original does."""
+    return f"{SHARD_PREFIX}{index:05d}-of-{num_shards:05d}"
+
+
+def id_type(vocab_size: int) -> np.dtype:
+    """The integer type that holds the ids of a vocabulary in compact records."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a shard holds. The text's figures are 0 where they are not known."""
+
+    name: str
+    bytes: int
+    examples: int
+    tokens: int = 0
+    """Tokens of the examples, special tokens included."""
+    full_examples: int = 0
+    """Examples of exactly `max_seq_length` tokens."""
+    two_segment_examples: int = 0
+    documents: int = 0
+    text_bytes: int = 0
+    text_tokens: int = 0
+    unknown_tokens: int = 0
+    """How many of `text_tokens` are [UNK]."""
+
+
+@dataclass(frozen=True)
+class RecordsMetadata:
+    """A complete folder of records. Fields are None where the original wrote the folder."""
+
+    records_dir: Path
+    record_format: str
+    max_seq_length: int
+    shards: tuple[Shard, ...]
+    vocab_size: int | None = None
+    vocab_sha256: str | None = None
+    do_lower_case: bool | None = None
+    strip_accents: bool | None = None
+    options: dict = dataclasses.field(default_factory=dict)
+    """What the folder was built with, its seed and a hash of the corpus's file list included."""
+
+    def total(self, field: str) -> int:
+        """Sums a field of the shards."""
+        return sum(getattr(shard, field) for shard in self.shards)
+
+    @property
+    def num_examples(self) -> int:
+        """Examples in all shards."""
+        return self.total("examples")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all shards, special tokens included; 0 where the original wrote them."""
+        return self.total("tokens")
+
+    @property
+    def id_bytes(self) -> int:
+        """Bytes of an id in compact records."""
+        return id_type(self.vocab_size).itemsize
+
+    def path(self, shard: Shard) -> str:
+        """The file of a shard."""
+        return str(self.records_dir / shard.name)
+
+    def save(self) -> None:
+        """Writes `metadata.json`."""
+        content = dataclasses.asdict(self)
+        del content["records_dir"]
+        content["totals"] = {
+            field.name: self.total(field.name)
+            for field in dataclasses.fields(Shard)
+            if field.name != "name"
+        }
+        write_atomically(self.records_dir / METADATA_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that it is either complete or not there."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class ShardWriter:
+    """Writes a shard under a temporary name; leaving the `with` block well gives it its own.
+
+    Args:
+        path: the shard's file.
+        record_format: "compact" or "original".
+        max_seq_length: length that the original's layout is padded to.
+    """
+
+    def __init__(self, path: str | os.PathLike, record_format: str, max_seq_length: int):
+        import tensorflow as tf
+
+        self._path = Path(path)
+        self._temporary = self._path.with_name(f"{self._path.name}.tmp")
+        self._max_seq_length = max_seq_length
+        self._writer = tf.io.TFRecordWriter(str(self._temporary))
+        self._record = tf.train.Example()  # one message, filled anew for each example
+        feature = self._record.features.feature
+        self.write = self._write_compact if record_format == "compact" else self._write_original
+        if record_format == "compact":
+            self._ids = feature["input_ids"].bytes_list.value
+            self._ids.append(b"")
+            self._first_length = feature["first_length"].int64_list.value
+            self._first_length.append(0)
+        else:
+            self._lists = [
+                feature[name].int64_list.value
+                for name in ("input_ids", "input_mask", "segment_ids")
+            ]
+
+    def _write_compact(self, ids: np.ndarray, first_length: int) -> None:
+        """Writes an example: its ids [length], in the type of `id_type`."""
+        self._ids[0] = ids.tobytes()
+        self._first_length[0] = first_length
+        self._writer.write(self._record.SerializeToString(deterministic=True))
+
+    def _write_original(self, ids: np.ndarray, first_length: int) -> None:
+        padding = [0] * (self._max_seq_length - len(ids))
+        second_length = len(ids) - first_length
+        rows = (ids.tolist(), [1] * len(ids), [0] * first_length + [1] * second_length)
+        for values, row in zip(self._lists, rows, strict=True):
+            values[:] = row + padding
+        self._writer.write(self._record.SerializeToString(deterministic=True))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error_type, error, traceback) -> None:
+        self._writer.close()
+        if error_type is not None:
+            self._temporary.unlink(missing_ok=True)
+            return
+        with self._temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        self._temporary.replace(self._path)
+
+
+def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
+    """Reads what a folder of records holds, and checks that its shards are all there, complete.
+
+    A folder that the original wrote has no `metadata.json`: its records are counted.
+
+    Raises:
+        InputError: there are no records, the build did not end, or a shard is missing or was cut.
+    """
+    records_dir = Path(records_dir)
+    path = records_dir / METADATA_FILE
+    if path.exists():
+        try:
+            content = json.loads(path.read_text())
+            del content["totals"]
+            content["shards"] = tuple(Shard(**shard) for shard in content["shards"])
+            metadata = RecordsMetadata(records_dir=records_dir, **content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path} cannot be read ({error}). Build the records again, with --overwrite."
+            ) from error
+        _check_shards(metadata)
+    elif (records_dir / PROGRESS_FILE).exists():
+        raise InputError(
+            f"the records in {records_dir} are not complete: the build was stopped. "
+            "Run build_data.sh again with the same options; it goes on where it stopped."
+        )
+    else:
+        metadata = _scan_original(records_dir)
+    if not metadata.num_examples:
+        raise InputError(f"the records in {records_dir} hold no examples. Build them again.")
+    return metadata
+
+
+def _check_shards(metadata: RecordsMetadata) -> None:
+    for shard in metadata.shards:
+        path = Path(metadata.path(shard))
+        if not path.exists():
+            raise InputError(
+                f"the shard {path} is missing. Put it back, or build the records again with "
+                "--overwrite."
+            )
+        if path.stat().st_size != shard.bytes:
+            raise InputError(
+                f"the shard {path} is damaged: it has {path.stat().st_size:,} bytes, and "
+                f"{shard.bytes:,} by {METADATA_FILE}. Copy it again, or build the records again "
+                "with --overwrite."
+            )
+
+
+def _scan_original(records_dir: Path) -> RecordsMetadata:
+    """Makes the metadata of a folder that the original wrote, by reading it."""
+    import tensorflow as tf
+
+    paths = [path for path in sorted(records_dir.glob(f"{SHARD_PREFIX}*")) if path.suffix != ".tmp"]
+    shards = tuple(Shard(path.name, path.stat().st_size, _count_records(path)) for path in paths)
+    full = [path for path, shard in zip(paths, shards, strict=True) if shard.examples]
+    if not full:
+        raise InputError(
+            f"no records in {records_dir}: it has no {METADATA_FILE}, and no {SHARD_PREFIX}* files "
+            "with records in them. Run build_data.sh first."
+        )
+    try:
+        first = next(iter(tf.data.TFRecordDataset(str(full[0])).take(1))).numpy()
+        features = tf.train.Example.FromString(first).features.feature
+    except (tf.errors.DataLossError, ValueError) as error:
+        raise InputError(f"the shard {full[0]} is damaged: {error}") from error
+    lengths = {
+        len(features[name].int64_list.value) for name in ("input_ids", "input_mask", "segment_ids")
+    }
+    if len(lengths) != 1 or 0 in lengths:
+        raise InputError(
+            f"the first record of {full[0]} has no int64 lists `input_ids`, `input_mask` and "
+            f"`segment_ids` of one length, and {records_dir} has no {METADATA_FILE}. Build the "
+            "records again."
+        )
+    return RecordsMetadata(records_dir, "original", lengths.pop(), shards)
+
+
+def _count_records(path: Path) -> int:
+    """Counts the records of a TFRecord file, from the lengths before each (no checksums)."""
+    size = path.stat().st_size
+    if not size:
+        return 0
+    count = position = 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        while position + 12 <= size:
+            position += 16 + struct.unpack_from("<Q", content, position)[0]
+            count += 1
+    if position != size:
+        raise InputError(
+            f"the shard {path} is damaged: its {size:,} bytes end inside record {count:,}. "
+            "Copy or build it again."
+        )
+    return count
+
+
+def check_vocab(metadata: RecordsMetadata, tokenizer) -> None:
+    """Checks that records were made with this tokenizer (a `ConvBertTokenizer`).
+
+    Records that the original wrote do not say, and pass.
+
+    Raises:
+        InputError: another vocabulary, or other options.
+    """
+    if metadata.vocab_sha256 is None:
+        return
+    if metadata.vocab_sha256 != tokenizer.vocab_sha256:
+        raise InputError(
+            f"the vocabulary ({tokenizer.vocab_size:,} tokens) is not the one the records in "
+            f"{metadata.records_dir} were built with ({metadata.vocab_size:,} tokens, SHA-256 "
+            f"{metadata.vocab_sha256[:12]}…). Use that one, or build the records again."
+        )
+    for name in ("do_lower_case", "strip_accents"):
+        built, given = getattr(metadata, name), getattr(tokenizer, name)
+        if built != given:
+            raise InputError(
+                f"the records in {metadata.records_dir} were built with {name}={built}, and the "
+                f"tokenizer has {name}={given}. Use the same, or build the records again."
+            )
+
+
+def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputError:
+    """Turns TensorFlow's error over a damaged shard into one that names the shard.
+
+    Args:
+        error: what was raised while batches were read (`tf.errors.DataLossError`, usually).
+        metadata: of the records.
+
+    Returns:
+        The error to raise. All shards are read to find the damaged one.
+    """
+    import tensorflow as tf
+
+    for shard in metadata.shards:
+        path, count = metadata.path(shard), 0
+        try:
+            for batch in tf.data.TFRecordDataset(path).batch(1024):
+                count += len(batch)
+            reason = f"{count:,} records, where {shard.examples:,} were written"
+        except tf.errors.OpError as shard_error:
+            reason = shard_error.message.partition("{{")[0].partition(" [Op:")[0].strip(" ;")
+            count = -1
+        if count != shard.examples:
+            return InputError(
+                f"the shard {path} is damaged: {reason}. Copy it again, or build the records "
+                "again with --overwrite."
+            )
+    return InputError(f"reading the records in {metadata.records_dir} failed: {error}")
