@@ -285,9 +285,13 @@ class ConvBertTokenizer:
                 raise InputError(f"{path} is not JSON: {error}") from error
             if not isinstance(config, dict):
                 raise InputError(f"{path} must hold a JSON object, not a {type(config).__name__}")
+        for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+            if not isinstance(config.get(name), bool | None):
+                raise InputError(f"{path}: {name} must be true or false, not {config[name]!r}")
         lower = config.get("do_lower_case", True)
-        accents = config.get("strip_accents")  # None: as do_lower_case, in Hugging Face too
-        strip = lower if accents is None else accents
+        strip = config.get("strip_accents")
+        if strip is None:  # Hugging Face's default: as do_lower_case
+            strip = lower
         if strip and not lower:
             raise InputError(f"{path}: strip_accents without do_lower_case is not supported")
         if not config.get("tokenize_chinese_chars", True):

@@ -1,0 +1,383 @@
+import hashlib
+import json
+import logging
+import lzma
+import pathlib
+import unicodedata
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data.tokenizer import SPECIAL_TOKENS, ConvBertTokenizer, truncate_pair
+from errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[2]
+GOLDENS = ROOT / "tests/goldens/tokenizer"
+BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
+RELEASE_SHA256 = "ce0ab0a373c6ce1fe777eea87d927294379f2ce187e240f0a9e24d4e9ac22fa0"
+MODES = [(True, True), (True, False), (False, False)]
+CJK_RANGES = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+
+
+def reference_words(text, lower, strip):
+    """BERT's basic tokenizer in plain Python."""
+    cleaned = []
+    for char in text:
+        category = unicodedata.category(char)
+        if char in "\t\n\r" or category == "Zs":
+            cleaned.append(" ")
+        elif category[0] == "C" or char == "\ufffd":
+            continue
+        elif any(first <= ord(char) <= last for first, last in CJK_RANGES):
+            cleaned.append(f" {char} ")
+        else:
+            cleaned.append(char)
+    for original in "".join(cleaned).split():
+        word = original.lower() if lower else original
+        if lower and strip:
+            decomposed = unicodedata.normalize("NFD", word)
+            word = "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
+        yield from "".join(f" {char} " if is_punctuation(char) else char for char in word).split()
+
+
+def is_punctuation(char):
+    return char in "$+<=>^`|~" or unicodedata.category(char)[0] == "P"
+
+
+def reference_ids(text, vocab, lower=True, strip=True):
+    """Greedy longest match over `reference_words`; `vocab` maps tokens to ids."""
+    ids = []
+    for word in reference_words(text, lower, strip):
+        pieces, start = [], 0
+        while start < len(word) <= 200:
+            prefix = "##" if start else ""
+            ends = range(len(word), start, -1)
+            end = next((end for end in ends if prefix + word[start:end] in vocab), None)
+            if end is None:
+                break
+            pieces.append(vocab[prefix + word[start:end]])
+            start = end
+        ids += pieces if start == len(word) else [vocab["[UNK]"]]
+    return ids
+
+
+def write_vocab(path, tokens, end="\n"):
+    path.write_bytes("".join(token + end for token in tokens).encode())
+    return path
+
+
+def mapping(tokenizer):
+    return {token: index for index, token in enumerate(tokenizer.vocab)}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return json.loads(lzma.decompress((GOLDENS / "original.json.xz").read_bytes()))
+
+
+@pytest.fixture(scope="module")
+def vocab_files(golden, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocab")
+    release = BERT_VOCAB.read_text(encoding="utf-8").splitlines()
+    for index, token in golden["release_vocab_changes"].items():
+        release[int(index)] = token
+    return {
+        "release": write_vocab(folder / "release.txt", release, "\r\n"),
+        "multi": write_vocab(folder / "multi.txt", golden["multi_vocab"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return ConvBertTokenizer(BERT_VOCAB)
+
+
+@pytest.fixture(scope="module")
+def every_character(tmp_path_factory):
+    """All code points of Unicode 14, and a vocabulary that tells them all apart."""
+    points = []
+    for item in (GOLDENS / "unicode14_assigned.txt").read_text().split():
+        first, _, last = item.partition("-")
+        points += range(int(first, 16), int(last or first, 16) + 1)
+    tokens = [chr(point) for point in points if unicodedata.category(chr(point))[0] not in "CZ"]
+    tokens = [*SPECIAL_TOKENS, *tokens, *(f"##{token}" for token in tokens)]
+    return points, write_vocab(tmp_path_factory.mktemp("all") / "vocab.txt", tokens)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_ids_equal_the_originals(golden, vocab_files, index):
+    case = golden["sets"][index]
+    tokenizer = ConvBertTokenizer(
+        vocab_files[case["vocab"]], case["do_lower_case"], case["strip_accents"]
+    )
+    ids = tokenizer.tokenize(golden["strings"]).to_list()
+    assert len(ids) == 318
+    for string, got, wanted in zip(golden["strings"], ids, case["ids"], strict=True):
+        assert got == wanted, string
+
+
+@pytest.mark.parametrize(("lower", "strip"), MODES)
+def test_every_assigned_code_point_inside_a_word(every_character, lower, strip):
+    points, vocab_file = every_character
+    assert len(points) == 144_762
+    tokenizer = ConvBertTokenizer(vocab_file, lower, strip)
+    vocab = mapping(tokenizer)
+    texts = [f"aB{chr(point)}Cd" for point in points]
+    wrong = [
+        f"U+{point:04X}: {got}"
+        for point, text, got in zip(points, texts, tokenizer.tokenize(texts).to_list(), strict=True)
+        if got != reference_ids(text, vocab, lower, strip)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("lower", "strip"), MODES)
+def test_any_vocabulary(tmp_path, lower, strip):
+    """Random tokens, with punctuation, spaces, repeats and bare prefixes among them."""
+    rng = np.random.default_rng(3)
+    alphabet = [*"aabbcd'-.#[]中国é\u3000\u0301ΣσÅİ한\x01\ue000\u00ad\ufffd1 ", "##", "[UNK]"]
+    for trial in range(20):
+        tokens = [
+            rng.choice(["", "##"]) + "".join(rng.choice(alphabet, rng.integers(1, 5)))
+            for _ in range(rng.integers(0, 60))
+        ]
+        file = write_vocab(tmp_path / f"{trial}.txt", [*SPECIAL_TOKENS, *tokens])
+        tokenizer = ConvBertTokenizer(file, lower, strip)
+        vocab = mapping(tokenizer)
+        texts = ["".join(rng.choice(alphabet, rng.integers(0, 30))) for _ in range(40)]
+        for text, got in zip(texts, tokenizer.tokenize(texts).to_list(), strict=True):
+            assert got == reference_ids(text, vocab, lower, strip), (text, tokens)
+
+
+@pytest.mark.parametrize("char", "aéहก한\U0001f600字")
+def test_words_over_200_characters_are_unknown(every_character, char):
+    tokenizer = ConvBertTokenizer(every_character[1], do_lower_case=False)
+    vocab = mapping(tokenizer)
+    texts = [f"x {char * 200} y", f"x {char * 201} y", f"x-{char * 150}\u0301\x01{char * 50}、y"]
+    ids = tokenizer.tokenize(texts).to_list()
+    assert ids == [reference_ids(text, vocab, False) for text in texts]
+    if char != "字":
+        assert len(ids[0]) == 202 and ids[1] == [vocab["x"], vocab["[UNK]"], vocab["y"]]
+
+
+def test_ids_do_not_depend_on_the_batch(golden, bert):
+    texts = [*golden["strings"], "plain words", "", "𐕰 Ⱟ", "x" * 300, b"bad \xff byte", "Σ ΑΣ"]
+    together = bert.tokenize(texts).to_list()
+    assert together == [bert.tokenize([text]).to_list()[0] for text in texts]
+    assert bert.tokenize(texts[::-1]).to_list() == together[::-1]
+    assert bert.tokenize([]).to_list() == []
+
+
+def test_bytes_that_are_not_utf8_are_dropped(bert):
+    texts = [b"foo\xffbar", b"foo\xed\xa0\x80bar", b"foo\xe2\x82 bar", "na\u00efve".encode()]
+    assert (
+        bert.tokenize(texts).to_list()
+        == bert.tokenize(["foobar", "foobar", "foo bar", "naive"]).to_list()
+    )
+
+
+def test_works_in_tf_data_and_in_a_saved_function(bert, tmp_path):
+    texts = ["The [MASK] sat.", "", "Übergröße " + "x" * 250, "國 Ⱟ"]
+    wanted = bert.tokenize(texts).to_list()
+    dataset = tf.data.Dataset.from_tensor_slices(texts).batch(3).map(bert.tokenize)
+    assert [row for batch in dataset for row in batch.to_list()] == wanted
+
+    module = tf.Module()
+    module.tokenize = tf.function(
+        lambda texts: bert.tokenize(texts).to_tensor(-1),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    loaded = tf.saved_model.load(str(tmp_path / "saved")).tokenize(tf.constant(texts))
+    assert [[i for i in row if i >= 0] for row in loaded.numpy().tolist()] == wanted
+
+
+def test_the_releases_vocabulary_loads_with_a_warning(vocab_files, caplog):
+    file = vocab_files["release"]
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == RELEASE_SHA256
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        tokenizer = ConvBertTokenizer(file)
+    assert tokenizer.vocab_size == 30522
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert str(file) in message and "30522 of 30522" in message and "1008" in message
+
+
+def test_a_repeated_token_has_its_last_id(tmp_path):
+    file = write_vocab(
+        tmp_path / "v.txt", ["dog", *SPECIAL_TOKENS, "dog", "", "##s", "cat ", "##s"]
+    )
+    tokenizer = ConvBertTokenizer(file)
+    assert tokenizer.tokenize(["dogs cat"]).to_list() == [[6, 10, 9]]
+    assert tokenizer.convert_tokens_to_ids(["dog", "##s", "bird"]) == [6, 10, tokenizer.unk_id]
+    assert tokenizer.convert_ids_to_tokens([0, 6, 7]) == ["dog", "dog", ""]
+
+
+def test_line_ends_change_no_hash_and_a_clean_file_gives_no_warning(bert, tmp_path, caplog):
+    crlf = write_vocab(tmp_path / "v.txt", bert.vocab, "\r\n")
+    assert ConvBertTokenizer(crlf).vocab_sha256 == bert.vocab_sha256
+    other = write_vocab(tmp_path / "w.txt", [*bert.vocab[:-1], "[new]"])
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        caplog.clear()
+        assert ConvBertTokenizer(other).vocab_sha256 != bert.vocab_sha256
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("missing", [["[PAD]"], ["[UNK]"], ["[CLS]", "[SEP]", "[MASK]"]])
+def test_missing_special_tokens_are_named(tmp_path, missing):
+    tokens = [token for token in SPECIAL_TOKENS if token not in missing]
+    file = write_vocab(tmp_path / "v.txt", [*tokens, "a"])
+    with pytest.raises(InputError) as caught:
+        ConvBertTokenizer(file)
+    assert str(file) in str(caught.value) and f"no {', '.join(missing)} among" in str(caught.value)
+
+
+def test_unusable_vocabulary_files(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*none\.txt: No such file"):
+        ConvBertTokenizer(tmp_path / "none.txt")
+    with pytest.raises(InputError, match="Is a directory"):
+        ConvBertTokenizer(tmp_path)
+    (tmp_path / "binary").write_bytes(b"[PAD]\n\xff\xfe\n")
+    with pytest.raises(InputError, match="binary, line 2: not UTF-8"):
+        ConvBertTokenizer(tmp_path / "binary")
+    with pytest.raises(InputError, match="line 6: a token of over 256 bytes"):
+        ConvBertTokenizer(write_vocab(tmp_path / "long", [*SPECIAL_TOKENS, "x" * 257]))
+
+
+def test_batches_are_padded(bert):
+    batch = bert(["a dog", "the dog sat"], padding="longest")
+    cls, sep, pad = bert.cls_id, bert.sep_id, bert.pad_id
+    a, dog, the, sat = bert.convert_tokens_to_ids(["a", "dog", "the", "sat"])
+    assert batch["input_ids"].tolist() == [[cls, a, dog, sep, pad], [cls, the, dog, sat, sep]]
+    assert batch["input_mask"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    assert batch["segment_ids"].tolist() == [[0] * 5] * 2
+    assert {array.dtype for array in batch.values()} == {np.dtype("int32")}
+    longer = bert(["a dog"], ["the"], max_length=8, padding="max_length")
+    assert longer["input_ids"].tolist() == [[cls, a, dog, sep, the, sep, pad, pad]]
+    assert longer["segment_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0]]
+    assert longer["input_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0]]
+    assert bert(["the dog sat"], max_length=4)["input_ids"].tolist() == [[cls, the, dog, sep]]
+    assert bert([])["input_ids"].shape == (0, 0)
+
+
+def test_a_pairs_longer_side_is_cut_and_a_tie_cuts_the_second(bert):
+    for first in range(7):
+        for second in range(7):
+            for room in range(14):
+                kept = [first, second]
+                while sum(kept) > room:
+                    kept[0 if kept[0] > kept[1] else 1] -= 1
+                got = truncate_pair(range(first), range(second), room)
+                assert got == (range(kept[0]), range(kept[1]))
+    cls, sep = bert.cls_id, bert.sep_id
+    ids = bert.convert_tokens_to_ids("abcdef")
+    batch = bert(["a b c"], ["d e f"], max_length=8)
+    assert batch["input_ids"].tolist() == [[cls, *ids[:3], sep, *ids[3:5], sep]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": "one"}, r"write \[text\]"),
+        ({"texts": ["a", 3]}, "at index 1: int"),
+        ({"texts": ["a", None]}, "at index 1: NoneType"),
+        ({"texts": tf.constant([1.0])}, "float32"),
+        ({"texts": tf.constant([["a"]])}, r"shape \(1, 1\)"),
+        ({"texts": ["a"], "text_pairs": ["b", "c"]}, "1 `texts`, but 2 `text_pairs`"),
+        ({"texts": ["a"], "max_length": 1}, "max_length=1"),
+        ({"texts": ["a"], "text_pairs": ["b"], "max_length": 2}, "max_length=2"),
+        ({"texts": ["a"], "padding": "max_length"}, "needs a `max_length`"),
+        ({"texts": ["a"], "padding": True}, "Received: True"),
+    ],
+)
+def test_wrong_arguments_are_named(bert, arguments, message):
+    with pytest.raises(InputError, match=message):
+        bert(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded"),
+    [
+        ("The quick brown fox jumps over the lazy dog.", None),
+        ("don't, you've", "don ' t, you ' ve"),
+        ("3.14159265358979323846", "3. 14159265358979323846"),
+        ("Português: ação", "portugues : acao"),
+        ("'x' 10:30am (no!)", "' x ' 10 : 30am ( no! )"),
+        ("…", "…"),
+        ("", ""),
+    ],
+)
+def test_decode_spaces_as_hugging_face_does(bert, text, decoded):
+    ids = bert([text])["input_ids"][0]
+    assert bert.decode(ids) == (text.lower() if decoded is None else decoded)
+
+
+def test_decode_special_tokens(bert):
+    ids = [bert.cls_id, *bert.convert_tokens_to_ids(["the", "[MASK]", ".", "##s", "[SEP]"])]
+    assert bert.decode(ids) == "the.s"
+    assert bert.decode(ids, skip_special_tokens=False) == "[CLS] the [MASK].s [SEP]"
+    with pytest.raises(InputError, match="id 30522 is not in the vocabulary of 30522"):
+        bert.decode([30522])
+    with pytest.raises(InputError, match="id -1"):
+        bert.decode([-1])
+
+
+@pytest.mark.parametrize(("lower", "strip"), MODES)
+def test_save_and_load(bert, tmp_path, lower, strip):
+    saved = ConvBertTokenizer(BERT_VOCAB, lower, strip)
+    saved.save_pretrained(tmp_path / "model", model_max_length=128)
+    loaded = ConvBertTokenizer.from_pretrained(tmp_path / "model")
+    assert (loaded.do_lower_case, loaded.strip_accents) == (lower, strip)
+    assert loaded.vocab == bert.vocab and loaded.vocab_sha256 == bert.vocab_sha256
+    texts = ["Ünïcode CAFÉ"]
+    assert loaded.tokenize(texts).to_list() == saved.tokenize(texts).to_list()
+    files = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert files == ["tokenizer_config.json", "vocab.txt"]
+    assert json.loads((tmp_path / "model/tokenizer_config.json").read_text()) == {
+        "tokenizer_class": "ConvBertTokenizer",
+        "do_lower_case": lower,
+        "strip_accents": strip,
+        "tokenize_chinese_chars": True,
+        "model_max_length": 128,
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+
+
+def test_from_pretrained_reads_hugging_faces_configurations(bert, tmp_path):
+    write_vocab(tmp_path / "vocab.txt", bert.vocab)
+    tokenizer = ConvBertTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (True, True)
+
+    def load(text):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        return ConvBertTokenizer.from_pretrained(tmp_path)
+
+    tokenizer = load('{"do_lower_case": false, "strip_accents": null}')
+    assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (False, False)
+    for text, message in (
+        ("{", "tokenizer_config.json is not JSON"),
+        ("[1]", "must hold a JSON object, not a list"),
+        ('{"do_lower_case": false, "strip_accents": true}', "strip_accents without do_lower_case"),
+        ('{"tokenize_chinese_chars": false}', "tokenize_chinese_chars=false"),
+        ('{"do_lower_case": "no"}', "do_lower_case must be true or false"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load(text)
+    with pytest.raises(InputError, match="nowhere is not a directory"):
+        ConvBertTokenizer.from_pretrained(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty/vocab\.txt: No such file"):
+        ConvBertTokenizer.from_pretrained(tmp_path / "empty")
