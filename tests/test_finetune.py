@@ -1,0 +1,271 @@
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+
+import errors
+import finetune
+from data import ConvBertTokenizer, glue
+from data.features import make_features
+from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
+
+ROOT = pathlib.Path(__file__).parents[1]
+WORDS = ["good", "bad", "the", "dog", "cat", "ran", "sat", "on", "a", "mat"]
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+ENCODER = dict(
+    vocab_size=len(VOCAB), embedding_size=16, hidden_size=16, num_hidden_layers=1,
+    num_attention_heads=2, intermediate_size=32, max_position_embeddings=32,
+)  # fmt: skip
+HPARAMS = dict(
+    max_seq_length=16, learning_rate=0.01, layerwise_lr_decay=1.0, num_train_epochs=25.0,
+    train_batch_size=15,
+    model_hparam_overrides={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+)  # fmt: skip
+
+
+def sentence(i):
+    """Sentences that differ, of which every second one is "good"."""
+    return f"the {WORDS[3 + i % 2]} {WORDS[5 + i % 3 % 2]} {('bad', 'good')[i % 2]}" + " mat" * (
+        i % 4
+    )
+
+
+def write_tsv(folder, split, header, rows):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ([header] if header else []) + rows
+    (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+
+
+def write_data(data_dir):
+    """CoLA, MRPC and STS-B files in GLUE's format; the texts are made up."""
+    data = data_dir / "finetuning_data"
+    for split, count in (("train", 30), ("dev", 11)):
+        rows = range(count)
+        write_tsv(data / "cola", split, None, [f"x\t{i % 2}\t\t{sentence(i)}" for i in rows])
+        pairs = [f"{i % 2}\t1\t2\t{sentence(i)}\tgood good" for i in rows]
+        write_tsv(data / "MRPC", split, "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", pairs)
+        header = "index\tsentence1\tsentence2\tscore"
+        scores = [f"{i}\t{sentence(i)}\tgood good\t{1 + 3 * (i % 2)}.0" for i in rows]
+        write_tsv(data / "STS-B", split, header, scores)
+    write_tsv(data / "cola", "test", "index\tsentence", [f"{i}\t{sentence(i)}" for i in range(7)])
+    tests = [f"{i}\t{sentence(i)}\tgood" for i in range(5)]
+    write_tsv(data / "STS-B", "test", "index\tsentence1\tsentence2", tests)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """DATA_DIR with the data, a vocabulary and a pre-trained model "small_one"."""
+    directory = tmp_path_factory.mktemp("data")
+    write_data(directory)
+    (directory / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+    encoder = directory / "models" / "small_one" / "discriminator"
+    keras.utils.set_random_seed(0)
+    ConvBertModel(ConvBertConfig(**ENCODER)).save_pretrained(encoder)
+    ConvBertTokenizer(directory / "vocab.txt").save_pretrained(encoder)
+    return directory
+
+
+def arguments(data_dir, *tasks, model="small_one", **hparams):
+    text = json.dumps(HPARAMS | hparams)
+    return ["--data-dir", str(data_dir), "--model-name", model, "--hparams", text, *tasks]
+
+
+def read_results(model_dir, task):
+    return json.loads((model_dir / "results" / f"{task}_results.json").read_text())[task]
+
+
+def contents(directory):
+    return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+
+
+def test_trains_scores_predicts_and_repeats_nothing(data_dir, monkeypatch):
+    model_dir = data_dir / "models" / "small_one"
+    command = arguments(data_dir, "cola", num_trials=2, seed=5)
+    finetune.main(command)
+
+    entries = read_results(model_dir, "cola")
+    assert [(e["trial"], e["seed"], e["num_examples"]) for e in entries] == [(1, 5, 11), (2, 6, 11)]
+    assert [e["metrics"] for e in entries] == [{"mcc": 100.0}] * 2  # one word decides
+    assert all(e["seconds"] > 0 for e in entries)
+    text = (model_dir / "results" / "cola_results.txt").read_text()
+    assert "cola trial 2: mcc: 100.00 (11 dev examples, seed 6" in text
+    assert "cola mcc: mean 100.00, deviation 0.00" in text
+
+    rows = (model_dir / "test_predictions" / "cola_test_2.tsv").read_text().splitlines()
+    assert rows[0] == "index\tprediction\tlogits"
+    cells = [row.split("\t") for row in rows[1:]]
+    assert [int(index) for index, _, _ in cells] == list(range(7))
+    assert [label for _, label, _ in cells] == ["0", "1", "0", "1", "0", "1", "0"]
+    logits = np.array([[float(x) for x in numbers.split()] for _, _, numbers in cells])
+    assert logits.argmax(1).tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+    assert [path.name for path in (model_dir / "finetuning_models").iterdir()] == ["cola_2"]
+    saved = model_dir / "finetuning_models" / "cola_2"
+    assert json.loads((saved / "config.json").read_text())["id2label"] == {"0": "0", "1": "1"}
+    model = ConvBertForSequenceClassification.from_pretrained(saved)
+    batch = ConvBertTokenizer.from_pretrained(saved)([sentence(i) for i in range(7)])
+    np.testing.assert_allclose(np.asarray(model(batch)), logits, atol=1e-5)
+
+    before = contents(model_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "run_trial", lambda *_: pytest.fail("trained again"))
+        finetune.main(command)
+    assert contents(model_dir) == before
+
+    trials = []
+    with monkeypatch.context() as patch:
+
+        def run_trial(job, features, trial):
+            trials.append(trial)
+            return entries[0]
+
+        patch.setattr(finetune, "run_trial", run_trial)
+        patch.setattr(finetune, "write_results", lambda *_: None)
+        for change in ({"learning_rate": 0.03}, {"seed": 7}, {"num_trials": 3, "seed": 5}):
+            finetune.main(arguments(data_dir, "cola", **({"num_trials": 1, "seed": 5} | change)))
+            trials.append("|")
+    assert trials == [1, "|", 1, "|", 3, "|"]
+
+
+def test_evaluates_without_training(data_dir):
+    finetune.main(arguments(data_dir, "cola", model="small_one", seed=9))
+    model_dir = data_dir / "models" / "small_one"
+    trained = read_results(model_dir, "cola")[0]
+    weights = model_dir / "finetuning_models" / "cola_1" / "model.safetensors"
+    before = weights.read_bytes()
+    finetune.main(arguments(data_dir, "cola", seed=9, do_train=False))
+    assert read_results(model_dir, "cola")[0]["metrics"] == trained["metrics"]
+    assert weights.read_bytes() == before
+
+
+def test_regression_and_pairs(data_dir):
+    finetune.main(arguments(data_dir, "sts", "mrpc", classifier_head="mlp"))
+    model_dir = data_dir / "models" / "small_one"
+    (sts,), (mrpc,) = read_results(model_dir, "sts"), read_results(model_dir, "mrpc")
+    assert sts["num_examples"] == mrpc["num_examples"] == 11
+    assert set(sts["metrics"]) == {"pearson", "spearman"} and sts["metrics"]["pearson"] > 90
+    assert set(mrpc["metrics"]) == {"accuracy", "f1"} and mrpc["metrics"]["f1"] > 90
+    rows = (model_dir / "test_predictions" / "sts_test_1.tsv").read_text().splitlines()[1:]
+    cells = [row.split("\t") for row in rows]
+    assert len(cells) == 5
+    for _, prediction, logit in cells:
+        assert float(prediction) == pytest.approx(np.clip(5 * float(logit), 0, 5), abs=1e-4)
+    assert not (model_dir / "test_predictions" / "mrpc_test_1.tsv").exists()
+
+
+def test_loss_is_summed_over_the_batch(data_dir):
+    """Of classes the cross entropy, of scores the squared error on score / 5."""
+    tokenizer = ConvBertTokenizer(data_dir / "vocab.txt")
+    texts, rng = [sentence(i) for i in range(6)], np.random.default_rng(0)
+    for task, labels in (
+        (glue.TASKS["cola"], np.array([0, 1, 1, 0, 1, 1], np.int32)),
+        (glue.TASKS["sts"], rng.uniform(0, 5, 6).astype(np.float32)),
+    ):
+        config = finetune.FinetuningConfig(
+            learning_rate=1e-9, num_train_epochs=1.0, train_batch_size=6
+        )
+        fields = {"num_labels": task.num_labels}
+        model = ConvBertForSequenceClassification(ConvBertConfig(**ENCODER, **fields))
+        examples = glue.Examples("", "", texts, None, labels)
+        features = make_features(tokenizer, examples, 16)
+        job = finetune.Job(task, config, None, "", None, None, {})
+        finetune.train(model, features, job, seed=0, title="test")
+        inputs = tokenizer(texts)
+        logits = model.predict(inputs, verbose=0)
+        if task.is_regression:
+            expected = ((logits[:, 0] - labels / 5) ** 2).sum()
+        else:
+            exponentials = np.exp(logits)
+            shares = exponentials / exponentials.sum(1, keepdims=True)
+            expected = -np.log(shares[np.arange(6), labels]).sum()
+        loss = model.evaluate(inputs, features.targets, batch_size=6, verbose=0)
+        assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_from_scratch_needs_no_model(data_dir):
+    command = arguments(
+        data_dir,
+        model="none",
+        model_size="tiny",
+        model_hparam_overrides={"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64},
+        num_train_epochs=0.1,
+        write_test_outputs=False,
+    )
+    finetune.main([*command, "--from-scratch"])  # the default task is cola
+    model_dir = data_dir / "models" / "none"
+    assert read_results(model_dir, "cola")[0]["num_examples"] == 11
+    config = json.loads((model_dir / "finetuning_models" / "cola_1" / "config.json").read_text())
+    assert (config["hidden_size"], config["vocab_size"]) == (64, len(VOCAB))
+
+
+ERRORS = {
+    "no pre-trained model": (["cola"], {"model": "none_yet"}, "no pre-trained model.*from-scratch"),
+    "unknown hyper-parameter": (["cola"], {"learning_rat": 1}, "did you mean `learning_rate`"),
+    "impossible value": (["cola"], {"num_trials": 0}, "`num_trials` must be a positive integer"),
+    "task of another kind": (["squad"], {}, 'unknown task "squad". Available: cola, sst'),
+    "joint training": ([], {"task_names": ["cola", "rte"]}, "finetune.sh cola rte"),
+    "tasks named twice": (["cola"], {"task_names": ["rte"]}, "name them in one place"),
+    "missing file of the second task": (["cola", "rte"], {}, "task rte: no train file"),
+    "longer than the model": (["cola"], {"max_seq_length": 64}, "positions for 32 tokens"),
+    "another size": (["cola"], {"model_size": "small"}, '`model_size` is "small", with'),
+    "unknown override": (["cola"], {"model_hparam_overrides": {"x": 1}}, "hyper-parameter `x`"),
+    "nothing trained": (["mrpc"], {"do_train": False, "num_trials": 9}, "mrpc_.* is missing"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_wrong_input_is_one_message_and_changes_nothing(data_dir, capsys, case):
+    tasks, hparams, message = ERRORS[case]
+    before = contents(data_dir)
+    with pytest.raises(SystemExit) as exit_:
+        errors.run(lambda: finetune.main(arguments(data_dir, *tasks, **hparams)))
+    assert exit_.value.code == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ") and "Traceback" not in shown
+    assert re.search(message, shown)
+    assert contents(data_dir) == before
+
+
+def test_wrong_vocabulary(data_dir, tmp_path):
+    model = tmp_path / "models" / "m" / "discriminator"
+    ConvBertModel(ConvBertConfig(**ENCODER)).save_pretrained(model)
+    (model / "vocab.txt").write_text("\n".join([*VOCAB, "more"]) + "\n")
+    os.symlink(data_dir / "finetuning_data", tmp_path / "finetuning_data")
+    with pytest.raises(errors.InputError, match=r"vocab\.txt has 16 tokens.*`vocab_size` is 15"):
+        finetune.main(arguments(tmp_path, "cola", model="m"))
+
+
+def test_damaged_row_stops_before_training(data_dir, tmp_path):
+    os.symlink(data_dir / "models", tmp_path / "models")
+    write_data(tmp_path)
+    path = tmp_path / "finetuning_data" / "STS-B" / "dev.tsv"
+    path.write_text(path.read_text().replace("4.0", "6.0", 1))
+    before = contents(data_dir)
+    with pytest.raises(errors.InputError, match=r"dev\.tsv, line 3: expected a score from 0 to 5"):
+        finetune.main(arguments(tmp_path, "cola", "sts", seed=77))
+    assert contents(data_dir) == before
+
+
+def test_all_means_the_nine_tasks():
+    args = finetune.parse_arguments(["--data-dir", "d", "--model-name", "m", "all"])
+    configs = finetune.task_configs(args)
+    assert list(configs) == list(glue.TASKS)
+    assert [configs[name].num_train_epochs for name in ("mnli", "rte", "sts")] == [3.0, 10.0, 10.0]
+
+
+def run_script(*arguments, **environment):
+    environment = {"PATH": os.environ["PATH"], **environment}
+    command = ["bash", str(ROOT / "finetune.sh"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_script_asks_for_its_variables():
+    result = run_script("cola", DATA_DIR="/tmp")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: set MODEL_NAME")
+    assert result.stdout == ""
