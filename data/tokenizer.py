@@ -8,7 +8,6 @@ made of a few string kernels over whole batches, so that it is fast and runs in 
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 
 import numpy as np
@@ -16,6 +15,7 @@ import tensorflow as tf
 import tensorflow_text as tf_text
 from absl import logging
 
+import files
 from errors import InputError
 
 VOCAB_FILE = "vocab.txt"
@@ -315,8 +315,8 @@ class ConvBertTokenizer:
             "model_max_length": model_max_length,
             **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
         }
-        _write(directory / VOCAB_FILE, "".join(token + "\n" for token in self.vocab))
-        _write(directory / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+        files.write_text(directory / VOCAB_FILE, "".join(token + "\n" for token in self.vocab))
+        files.write_text(directory / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
     def _normalize(self, texts):
         """Cleans strings `[N]` so that splitting and looking up pieces is all that is left."""
@@ -420,12 +420,3 @@ def _rows(ragged):
     splits = ragged.row_splits.numpy()
     ids = ragged.values.numpy()
     return [ids[start:end] for start, end in itertools.pairwise(splits)]
-
-
-def _write(path, text):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

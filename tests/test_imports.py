@@ -1,0 +1,101 @@
+"""Who may import whom, read from the source; and that `--help` loads nothing heavy."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+ENTRY_SCRIPTS = ("build_data", "pretrain", "finetune")
+CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
+SHARED = ("errors", "files")
+PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, "data", "model", "scripts"}
+HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch"}
+
+
+def imported_names(source):
+    """Dotted names of all that a module imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports_of(path):
+    names = set(imported_names(path.read_text(encoding="utf-8")))
+    project = {name for name in names if name.split(".")[0] in PROJECT}
+    return project, {name.split(".")[0] for name in names - project}
+
+
+def outside(names, *allowed):
+    """The names that are neither one of `allowed` nor inside one."""
+    return {name for name in names if not any(f"{name}.".startswith(f"{a}.") for a in allowed)}
+
+
+def modules(*patterns):
+    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def test_imports_are_found():
+    source = (
+        "import data.x\nfrom model import config\ndef f():\n    from errors import InputError\n"
+    )
+    assert set(imported_names(source)) == {"data.x", "model.config", "errors.InputError"}
+    assert outside({"model.config.A", "model.configuration"}, "model.config") == {
+        "model.configuration"
+    }
+
+
+@modules("data/**/*.py")
+def test_data_imports_no_model(path):
+    project, _ = imports_of(path)
+    assert outside(project, "data", *SHARED) == set()
+
+
+@modules("model/**/*.py")
+def test_model_imports_no_data_and_no_tensorflow(path):
+    project, others = imports_of(path)
+    assert outside(project, "model", *SHARED) == set()
+    assert others & {"tensorflow", "tensorflow_text"} == set()
+
+
+@modules("configure_*.py")
+def test_configurations_import_the_models_configuration_alone(path):
+    project, others = imports_of(path)
+    assert outside(project, "model.config", *SHARED) == set()
+    assert others & HEAVY == set()
+
+
+@modules("*.py", "data/**/*.py", "model/**/*.py", "scripts/**/*.py")
+def test_nothing_imports_an_entry_script(path):
+    project, _ = imports_of(path)
+    assert {name for name in project if name.split(".")[0] in ENTRY_SCRIPTS} == set()
+
+
+@modules("errors.py", "files.py")
+def test_shared_modules_stand_alone(path):
+    project, others = imports_of(path)
+    assert outside(project, *SHARED) == set()
+    assert others & HEAVY == set()
+
+
+@pytest.mark.parametrize("script", ENTRY_SCRIPTS)
+def test_help_imports_nothing_heavy(script):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", f"{script}.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "--data-dir" in done.stdout
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert imported & HEAVY == set()
