@@ -8,7 +8,9 @@ made of a few string kernels over whole batches, so that it is fast and runs in 
 import hashlib
 import itertools
 import json
+import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -62,7 +64,7 @@ _LONG_WORD = "\ue000"
 _IMPOSSIBLE_TOKEN = "\ue001"
 
 
-def load_vocabulary(vocab_file):
+def load_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
     """Reads a vocabulary: one token a line, its id the line's number from 0.
 
     Lines are stripped, as the original does; blank ones keep their number. Where a token is
@@ -75,7 +77,8 @@ def load_vocabulary(vocab_file):
         list of the V tokens, in the order of their ids.
 
     Raises:
-        InputError: there is no such file, it is not UTF-8, or a special token is missing.
+        InputError: there is no such file, it is not UTF-8 text with a token a line, or a special
+            token is missing.
     """
     try:
         with open(vocab_file, "rb") as file:
@@ -123,7 +126,8 @@ class ConvBertTokenizer:
     Text is cleaned of control characters, lower-cased and freed of accents as asked, split at
     spaces, punctuation and CJK characters, and each word cut into the longest pieces that the
     vocabulary has. Special tokens written in a text ("[MASK]") are ordinary text. Code points
-    that Unicode 14 leaves unassigned follow TensorFlow's tables, not Python's.
+    that Unicode 14 leaves unassigned, and a capital sigma beside characters that came with
+    Unicode 14, follow TensorFlow's tables rather than Python's.
 
     Args:
         vocab_file: path of the vocabulary, one token a line.
@@ -139,7 +143,12 @@ class ConvBertTokenizer:
         InputError: the vocabulary cannot be used; see `load_vocabulary`.
     """
 
-    def __init__(self, vocab_file, do_lower_case: bool = True, strip_accents: bool = True):
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike,
+        do_lower_case: bool = True,
+        strip_accents: bool = True,
+    ):
         self.vocab = load_vocabulary(vocab_file)
         self.vocab_size = len(self.vocab)
         self.vocab_sha256 = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()
@@ -230,7 +239,7 @@ class ConvBertTokenizer:
             batch["segment_ids"][index, first_end : len(ids)] = 1
         return batch
 
-    def convert_ids_to_tokens(self, ids) -> list[str]:
+    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """Looks up the tokens of a sequence of ids.
 
         Raises:
@@ -242,14 +251,17 @@ class ConvBertTokenizer:
                 raise InputError(f"id {index} is not in the vocabulary of {self.vocab_size} tokens")
         return [self.vocab[index] for index in ids]
 
-    def convert_tokens_to_ids(self, tokens) -> list[int]:
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
         """Looks up the ids of a sequence of tokens; one that is not in the vocabulary is [UNK]."""
         return [self._ids.get(token, self.unk_id) for token in tokens]
 
-    def decode(self, ids, skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Writes one sequence of ids as text, spaced as Hugging Face's BERT tokenizer does.
 
         Pieces are joined to words, words by spaces; a `.`, `,`, `?` or `!` follows without one.
+
+        Raises:
+            InputError: an id is not in the vocabulary.
         """
         text = ""
         for token in self.convert_ids_to_tokens(ids):
@@ -264,7 +276,7 @@ class ConvBertTokenizer:
         return text
 
     @classmethod
-    def from_pretrained(cls, directory) -> "ConvBertTokenizer":
+    def from_pretrained(cls, directory: str | os.PathLike) -> "ConvBertTokenizer":
         """Loads the tokenizer of a model directory, this project's or Hugging Face's.
 
         Args:
@@ -298,7 +310,7 @@ class ConvBertTokenizer:
             raise InputError(f"{path}: tokenize_chinese_chars=false is not supported")
         return cls(directory / VOCAB_FILE, do_lower_case=lower, strip_accents=strip)
 
-    def save_pretrained(self, directory, model_max_length: int = 512) -> None:
+    def save_pretrained(self, directory: str | os.PathLike, model_max_length: int = 512) -> None:
         """Writes vocab.txt and tokenizer_config.json, as Hugging Face's BERT tokenizers read them.
 
         Args:
