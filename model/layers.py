@@ -88,7 +88,8 @@ class GroupedDense(keras.layers.Layer):
     def call(self, inputs):
         """[B, T, in] → [B, T, out]."""
         batch, length = ops.shape(inputs)[0], ops.shape(inputs)[1]
-        groups = ops.reshape(inputs, (batch * length, self.groups, -1))
+        group_width = self.kernel.shape[1]
+        groups = ops.reshape(inputs, (batch * length, self.groups, group_width))
         outputs = ops.matmul(ops.transpose(groups, (1, 0, 2)), self.kernel)  # [G, B·T, out / G]
         outputs = ops.transpose(outputs, (1, 0, 2))
         return ops.reshape(outputs, (batch, length, self.units)) + self.bias
@@ -233,7 +234,7 @@ class MixedAttention(ConfiguredLayer):
         """
         config = self.config
         batch, length = ops.shape(hidden)[0], ops.shape(hidden)[1]
-        heads = (batch, length, config.num_heads, -1)
+        heads = (batch, length, config.num_heads, config.head_size)
         query = self.query(hidden)  # [B, T, A]
         scaled = query * (1.0 / math.sqrt(config.head_size))
         keys = ops.transpose(ops.reshape(self.key(hidden), heads), (0, 2, 3, 1))  # [B, N, D, T]
@@ -249,7 +250,8 @@ class MixedAttention(ConfiguredLayer):
             if conv_mask is not None:
                 conv_input, conv_values = hidden * conv_mask, conv_values * conv_mask
             kernels = self.conv_attn_kernel(self.conv_attn_key(conv_input) * query)
-            kernels = ops.softmax(ops.reshape(kernels, heads))  # [B, T, N, K]
+            taps = (batch, length, config.num_heads, config.conv_kernel_size)
+            kernels = ops.softmax(ops.reshape(kernels, taps))  # [B, T, N, K]
             contexts.append(dynamic_convolution(ops.reshape(conv_values, heads), kernels))
             seen["conv_kernel"] = kernels
         context = ops.concatenate(contexts, axis=1)  # [B, N or 2 N, T, D]

@@ -148,6 +148,11 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             scale = self.learning_rate_scale(variable)
             variable.assign(variable - learning_rate * scale * update)
 
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of the update that follows `step` updates."""
+        rate = self._learning_rate
+        return float(rate(step) if callable(rate) else rate)
+
     def learning_rate_scale(self, variable) -> float:
         """The variable's share of the learning rate: decay^(layers + 2 − depth).
 

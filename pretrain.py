@@ -1,0 +1,250 @@
+"""Pre-trains a ConvBERT on TFRecords, ELECTRA-style; the same command resumes a stopped run.
+
+    python3 pretrain.py --data-dir DATA_DIR --model-name NAME --hparams '{"model_size": "small"}'
+
+Reads DATA_DIR/pretrain_tfrecords and DATA_DIR/vocab.txt, writes DATA_DIR/models/NAME.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+
+import errors
+import files
+from configure_pretraining import PretrainingConfig
+from errors import InputError
+from model.config import load_hparams
+
+# A resumed run may change these: they alter neither the data's order nor the state's shape.
+CHANGEABLE = {
+    "do_train",
+    "do_eval",
+    "num_train_steps",
+    "iterations_per_loop",
+    "save_checkpoints_steps",
+    "keep_checkpoints",
+    "eval_batch_size",
+    "eval_tfrecords",
+    "num_eval_steps",
+    "jit_compile",
+}
+
+
+def parse_arguments():
+    """The command line, and the hyper-parameters it describes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", required=True, help="holds the records and the models")
+    parser.add_argument("--model-name", required=True, help="of the directory below models/")
+    parser.add_argument(
+        "--hparams",
+        default="{}",
+        help="a JSON object, or a file with one: see configure_pretraining.py for the names",
+    )
+    arguments = parser.parse_args()
+    return arguments, PretrainingConfig.from_hparams(load_hparams(arguments.hparams))
+
+
+def main():
+    """Checks everything, then trains, then evaluates."""
+    arguments, config = parse_arguments()
+    records_dir = os.path.join(arguments.data_dir, "pretrain_tfrecords")
+    run_dir = os.path.join(arguments.data_dir, "models", arguments.model_name)
+
+    # ---- input -------------------------------------------------------------------------------
+    from data import batches, records
+
+    metadata = records.load_metadata(records_dir)
+    tokenizer = records_tokenizer(arguments.data_dir, metadata)
+    length = config.max_seq_length or metadata.max_seq_length
+
+    # ---- model -------------------------------------------------------------------------------
+    import keras
+    from absl import logging
+
+    from model.pretraining import ConvBertForPreTraining, SpecialTokens
+    from model.training import TrainingCheckpoints, default_jit_compile
+
+    logging.set_verbosity(logging.INFO)
+    keras.utils.set_random_seed(config.seed)
+    checkpoints = TrainingCheckpoints(
+        os.path.join(run_dir, "checkpoints"), keep=config.keep_checkpoints
+    )
+    check_same_run(config, checkpoints)
+    model = ConvBertForPreTraining(
+        config.model_config(tokenizer.vocab_size),
+        config.objective(),
+        SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id),
+        seed=config.seed,
+    )
+    jit_compile = default_jit_compile() if config.jit_compile is None else config.jit_compile
+    model.compile(optimizer=make_optimizer(config), jit_compile=jit_compile)
+    step = checkpoints.restore(model)
+    logging.info(
+        "%s on %s: %s parameters, %s at step %s of %s",
+        config.model_size,
+        keras.backend.backend(),
+        f"{model.count_params():,}",
+        "resuming" if step else "starting",
+        f"{step:,}",
+        f"{config.num_train_steps:,}",
+    )
+
+    # ---- training ----------------------------------------------------------------------------
+    if config.do_train and step < config.num_train_steps:
+        os.makedirs(run_dir, exist_ok=True)
+        save = saver(model, tokenizer, checkpoints, config, run_dir)
+        with explain_data_errors(metadata):
+            dataset = batches.training_batches(
+                records_dir, config.train_batch_size, config.seed, step, length
+            )
+            train(model, dataset, config, run_dir, step, length, save)
+    if config.do_train:
+        logging.info("step %s is done: %s", f"{config.num_train_steps:,}", run_dir)
+
+    # ---- evaluation --------------------------------------------------------------------------
+    if config.do_eval:
+        if not config.do_train and step == 0:
+            raise InputError(f"nothing to evaluate: no checkpoint in {checkpoints.directory}")
+        evaluate(model, config, config.eval_tfrecords or records_dir, run_dir, length)
+
+
+def records_tokenizer(data_dir, metadata):
+    """The tokenizer that the records were built with.
+
+    Raises:
+        InputError: DATA_DIR/vocab.txt is missing, or is not the records' vocabulary.
+    """
+    from data import ConvBertTokenizer, records
+
+    tokenizer = ConvBertTokenizer(
+        os.path.join(data_dir, "vocab.txt"),
+        do_lower_case=metadata.do_lower_case,
+        strip_accents=metadata.strip_accents,
+    )
+    records.check_vocab(metadata, tokenizer)
+    return tokenizer
+
+
+def check_same_run(config, checkpoints):
+    """Refuses to go on from a checkpoint with hyper-parameters that change what the run is."""
+    before, now = checkpoints.hparams(), dataclasses.asdict(config)
+    if before is None:
+        return
+    changed = [
+        f"{name} was {before.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if name not in CHANGEABLE and before.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{checkpoints.directory} holds a run with other hyper-parameters: "
+            f"{'; '.join(changed)}. Choose another --model-name, or the same values"
+        )
+
+
+def make_optimizer(config):
+    """The original's optimiser with the run's schedule."""
+    from model.optimizer import create_optimizer
+
+    return create_optimizer(
+        config.learning_rate,
+        config.num_train_steps,
+        config.num_warmup_steps,
+        weight_decay_rate=config.weight_decay_rate,
+        lr_decay_power=config.lr_decay_power,
+    )
+
+
+def saver(model, tokenizer, checkpoints, config, run_dir):
+    """A function that writes a checkpoint: training state, then the models anyone can open."""
+    hparams = dataclasses.asdict(config)
+
+    def save():
+        path = checkpoints.save(model, hparams)
+        for directory in model.save_pretrained(run_dir):
+            tokenizer.save_pretrained(directory)
+        return path
+
+    return save
+
+
+def train(model, dataset, config, run_dir, first_step, length, save):
+    """Runs the steps that are left, with log, progress and checkpoints."""
+    from model.training import SaveCheckpoints, TrainingLog
+
+    interval = {"first_step": first_step, "last_step": config.num_train_steps}
+    log = TrainingLog(
+        os.path.join(run_dir, "train_log.jsonl"),
+        tensorboard_writer(os.path.join(run_dir, "tensorboard")),
+        tokens_per_step=config.train_batch_size * length,
+        every=config.iterations_per_loop,
+        **interval,
+    )
+    model.fit(
+        dataset,
+        steps_per_epoch=config.num_train_steps - first_step,
+        shuffle=False,
+        verbose=0,
+        callbacks=[log, SaveCheckpoints(save, config.save_checkpoints_steps, **interval)],
+    )
+
+
+def tensorboard_writer(directory):
+    """A function (step, {name: value}) that writes TensorBoard event files."""
+    import tensorflow as tf
+
+    writer = tf.summary.create_file_writer(directory)
+
+    def write(step, scalars):
+        with writer.as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+        writer.flush()
+
+    return write
+
+
+def evaluate(model, config, records_dir, run_dir, length):
+    """Scores the model on `num_eval_steps` batches; writes and prints the result."""
+    from absl import logging
+
+    from data import batches, records
+
+    metadata = records.load_metadata(records_dir)
+    with explain_data_errors(metadata):
+        dataset = batches.evaluation_batches(
+            records_dir, config.eval_batch_size, config.num_eval_steps, length
+        )
+        scores = model.evaluate(dataset, verbose=0, return_dict=True)
+    scores = {f"eval_{name}": round(float(value), 6) for name, value in scores.items()}
+    line = {"step": int(model.optimizer.iterations)} | scores
+    path = os.path.join(run_dir, "results", "pretrain_results.json")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
+    with open(os.path.join(run_dir, "train_log.jsonl"), "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    logging.info("evaluation on %s: %s", records_dir, json.dumps(line))
+
+
+@contextlib.contextmanager
+def explain_data_errors(metadata):
+    """Turns TensorFlow's error about a damaged record into one that names shard and place."""
+    import tensorflow as tf
+
+    from data import records
+
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        explained = records.explain_data_error(error, metadata)
+        if explained is None:  # not about the records
+            raise
+        raise explained from error
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from errors import InputError
+from model.config import MODEL_SIZES, ConvBertConfig, Objective, load_hparams, override
+
+
+@pytest.mark.parametrize(
+    ("size", "heads", "head_size", "generator"),
+    [
+        ("tiny", 2, 32, (64, 2, 1, 32)),
+        ("small", 2, 64, (64, 1, 1, 64)),
+        ("medium-small", 4, 48, (96, 2, 1, 48)),
+        ("base", 6, 64, (256, 4, 2, 64)),
+    ],
+)
+def test_heads_of_each_size_and_its_generator(size, heads, head_size, generator):
+    config = ConvBertConfig.from_size(size)
+    assert (config.num_heads, config.head_size) == (heads, head_size)
+    smaller = config.generator(MODEL_SIZES[size].generator_hidden_size)
+    assert generator == (
+        smaller.hidden_size,
+        smaller.num_attention_heads,
+        smaller.num_heads,
+        smaller.head_size,
+    )
+    assert smaller.intermediate_size == 4 * smaller.hidden_size
+
+
+def test_only_the_small_generator_cannot_be_held_by_transformers():
+    refused = [
+        size
+        for size, row in MODEL_SIZES.items()
+        if ConvBertConfig.from_size(size)
+        .generator(row.generator_hidden_size)
+        .transformers_incompatibility()
+    ]
+    assert refused == ["small"]
+
+
+def test_hf_dict_round_trip():
+    config = ConvBertConfig.from_size(
+        "small", id2label=("no", "yes"), problem_type="regression", mask_padding=False
+    )
+    fields = json.loads(json.dumps(config.to_hf_dict("ConvBertModel")))
+    assert fields["num_groups"] == 1
+    assert fields["id2label"] == {"0": "no", "1": "yes"}
+    assert ConvBertConfig.from_hf_dict(fields, "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"hidden_sise": 1}, "unknown hyper-parameter `hidden_sise`; did you mean `hidden_size`"),
+        ({"hidden_size": "384"}, "`hidden_size` must be an integer. Received: hidden_size='384'"),
+        ({"vocab_size": True}, "`vocab_size` must be an integer"),
+        ({"mask_padding": 1}, "`mask_padding` must be true or false"),
+        ({"num_hidden_layers": 0}, "`num_hidden_layers` must be a positive integer"),
+        ({"conv_kernel_size": 8}, "`conv_kernel_size` must be odd"),
+        ({"hidden_act": "gleu"}, "`hidden_act` must be one of"),
+        ({"conv_type": "noconv"}, "`head_ratio` must be 1 with conv_type"),
+        ({"hidden_size": 100}, "`hidden_size` must be a multiple of `num_attention_heads`"),
+        ({"linear_groups": 5}, "`hidden_size` must be a multiple of `linear_groups`"),
+        ({"hidden_dropout_prob": 1.0}, "`hidden_dropout_prob` must be a number in"),
+        ({"id2label": ["a"]}, "`id2label` must be one name for each of the 2 labels"),
+    ],
+)
+def test_wrong_fields_are_named(overrides, message):
+    with pytest.raises(InputError, match=message):
+        override(ConvBertConfig(), overrides)
+
+
+def test_override_converts_what_json_leaves_open():
+    config = override(ConvBertConfig(), {"hidden_dropout_prob": 0, "id2label": ["a", "b"]})
+    assert config.hidden_dropout_prob == 0.0
+    assert config.id2label == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ({"mask_prob": 1.5}, "mask_prob"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"generator_layers": 0.0}, "generator_layers"),
+        ({"uniform_generator": True, "untied_generator_embeddings": True}, "untied_generator_emb"),
+        ({"untied_generator": False, "untied_generator_embeddings": True}, "untied_generator_emb"),
+        ({"electra_objective": False, "uniform_generator": True}, "uniform_generator"),
+    ],
+)
+def test_impossible_objectives_are_named(overrides, name):
+    with pytest.raises(InputError, match=f"`{name}"):
+        override(Objective(), overrides)
+
+
+def test_load_hparams(tmp_path):
+    path = tmp_path / "hparams.json"
+    path.write_text('{"seed": 3}')
+    assert load_hparams(str(path)) == load_hparams(' {"seed": 3}') == {"seed": 3}
+    with pytest.raises(InputError, match="no such file"):
+        load_hparams("nowhere.json")
+    with pytest.raises(InputError, match="not JSON at line 1, column 9"):
+        load_hparams('{"seed" 3}')
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="expected a JSON object, received list"):
+        load_hparams(str(path))

@@ -1,0 +1,240 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model import ConvBertConfig, ConvBertForPreTraining
+from model.config import Objective
+from model.optimizer import create_optimizer
+from model.pretraining import (
+    SpecialTokens,
+    mask_tokens,
+    max_predictions_per_seq,
+    replace_positions,
+    sample_tokens,
+)
+
+SPECIAL = SpecialTokens(cls_id=2, sep_id=3, mask_id=4)
+VOCAB = 60
+
+
+def batch(rows=4, length=32, lengths=None, seed=0):
+    """[CLS] tokens [SEP] tokens [SEP], padded."""
+    random = np.random.default_rng(seed)
+    lengths = np.full(rows, length) if lengths is None else np.asarray(lengths)
+    ids = random.integers(5, VOCAB, (rows, length))
+    mask = (np.arange(length) < lengths[:, None]).astype("int32")
+    ids[:, 0] = SPECIAL.cls_id
+    ids[:, 2] = SPECIAL.sep_id
+    ids[np.arange(rows), lengths - 1] = SPECIAL.sep_id
+    return {
+        "input_ids": (ids * mask).astype("int32"),
+        "input_mask": mask,
+        "segment_ids": ((np.arange(length) > 2) * mask).astype("int32"),
+    }
+
+
+def model_for(layers=1, **objective):
+    config = ConvBertConfig.from_size(
+        "tiny", vocab_size=VOCAB, max_position_embeddings=64, num_hidden_layers=layers
+    )
+    keras.utils.set_random_seed(3)
+    objective = {"generator_hidden_size": 0.5} | objective
+    return ConvBertForPreTraining(config, Objective(**objective), SPECIAL, seed=5)
+
+
+def as_numpy(outputs):
+    return {name: np.asarray(value) for name, value in outputs.items()}
+
+
+def masked(inputs, seed=0, mask_prob=0.15):
+    return as_numpy(mask_tokens(inputs, mask_prob, SPECIAL, keras.random.SeedGenerator(seed)))
+
+
+@pytest.mark.parametrize(("length", "expected"), [(128, 19), (512, 79), (32, 4), (5, 1)])
+def test_max_predictions(length, expected):
+    assert max_predictions_per_seq(length, 0.15) == expected
+
+
+def test_masking_rates_over_100_000_tokens():
+    rows = 800  # of 128 tokens
+    inputs = batch(rows, 128)
+    out = masked(inputs)
+    chosen = out["masked_lm_weights"].sum()
+    assert chosen == 19 * rows  # 19 of 128, every time
+    hidden = (out["masked_input_ids"] == SPECIAL.mask_id).sum()
+    assert abs(hidden / chosen - 0.85) < 0.01
+    assert abs(chosen / (rows * 128) - 19 / 128) < 0.01
+
+
+def test_masked_positions_are_distinct_and_never_special_or_padding():
+    lengths = np.random.default_rng(1).integers(4, 65, 300)
+    inputs = batch(300, 64, lengths)
+    out = masked(inputs)
+    for row in range(300):
+        count = int(out["masked_lm_weights"][row].sum())
+        wanted = min(max(1, round(float(np.float32(lengths[row]) * np.float32(0.15)))), 9)
+        assert count == min(wanted, lengths[row] - 3)
+        positions = out["masked_lm_positions"][row][:count]
+        assert len(set(positions)) == count
+        assert inputs["input_mask"][row][positions].all()
+        ids = inputs["input_ids"][row][positions]
+        assert not np.isin(ids, [SPECIAL.cls_id, SPECIAL.sep_id, SPECIAL.mask_id]).any()
+        assert (out["masked_lm_ids"][row][:count] == ids).all()
+        changed = np.flatnonzero(out["masked_input_ids"][row] != inputs["input_ids"][row])
+        assert set(changed) <= set(positions)
+        assert (out["masked_input_ids"][row][changed] == SPECIAL.mask_id).all()
+
+
+def test_every_candidate_is_drawn_equally_often():
+    inputs = {name: np.repeat(value, 2000, axis=0) for name, value in batch(1, 23).items()}
+    out = masked(inputs)  # 3 of the 20 candidates each time
+    drawn = out["masked_lm_positions"][out["masked_lm_weights"] > 0]
+    counts = np.bincount(drawn, minlength=23)
+    assert counts[[0, 2, 22]].sum() == 0
+    share = counts[counts > 0] / counts.sum()
+    assert len(share) == 20
+    assert np.abs(share - 1 / 20).max() < 0.01
+
+
+def test_a_row_without_candidates_masks_nothing():
+    inputs = {"input_ids": [[2, 3, 3, 0]], "input_mask": [[1, 1, 1, 0]], "segment_ids": [[0] * 4]}
+    inputs = {name: np.array(value, "int32") for name, value in inputs.items()}
+    out = masked(inputs)
+    assert out["masked_lm_weights"].sum() == 0
+    assert (out["masked_input_ids"] == inputs["input_ids"]).all()
+
+
+def test_the_same_seed_gives_the_same_batch():
+    inputs = batch(8, 64)
+    first, second, other = masked(inputs, 7), masked(inputs, 7), masked(inputs, 8)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    assert (first["masked_input_ids"] != other["masked_input_ids"]).any()
+
+
+def test_replace_positions():
+    out = replace_positions(
+        np.array([[10, 11, 12], [13, 14, 15]]),
+        np.array([[2, 0], [1, 0]]),
+        np.array([[1.0, 1.0], [1.0, 0.0]]),
+        np.array([[7, 8], [30521, 9]]),
+    )
+    np.testing.assert_array_equal(out, [[8, 11, 7], [13, 30521, 15]])
+
+
+def test_sampling_follows_the_tempered_softmax():
+    logits = np.tile(np.log([0.1, 0.2, 0.7]).astype("float32"), (1, 20_000, 1))
+    seed = keras.random.SeedGenerator(0)
+    for temperature in (1.0, 0.5):
+        expected = np.array([0.1, 0.2, 0.7]) ** (1 / temperature)
+        drawn = np.asarray(sample_tokens(logits, temperature, seed))
+        share = np.bincount(drawn[0], minlength=3) / drawn.size
+        np.testing.assert_allclose(share, expected / expected.sum(), atol=0.01)
+    disallowed = np.full((1, 20_000), 2)
+    drawn = np.asarray(sample_tokens(logits, 1.0, seed, disallowed))
+    np.testing.assert_allclose(np.bincount(drawn[0])[:2] / drawn.size, [1 / 3, 2 / 3], atol=0.01)
+
+
+def test_generator_learns_nothing_from_the_discriminator_but_through_the_embeddings():
+    model = model_for()
+    inputs = {name: tf.constant(value) for name, value in batch().items()}
+    with tf.GradientTape() as tape:
+        loss = model(inputs, training=True)["rtd_loss"]
+    shared = {id(v) for v in model.discriminator.embeddings.trainable_variables}
+    generator = model.generator.trainable_variables
+    gradients = tape.gradient(loss, [v.value for v in generator])
+    touched = {id(v) for v, g in zip(generator, gradients, strict=True) if g is not None}
+    assert touched == shared
+
+
+def test_sampled_tokens_reach_the_discriminator():
+    model = model_for()
+    out = as_numpy(model({k: tf.constant(v) for k, v in batch(8).items()}))
+    chosen = out["masked_lm_weights"] > 0
+    replaced = (out["sampled_ids"] != out["masked_lm_ids"]) & chosen
+    assert out["is_replaced"].sum() == replaced.sum() > 0
+
+
+OBJECTIVES = {
+    "electra": {},
+    "mlm": {"electra_objective": False},
+    "uniform": {"uniform_generator": True},
+    "tied": {"untied_generator": False},
+    "own_embeddings": {"untied_generator_embeddings": True},
+    "half_layers": {"generator_layers": 0.5, "layers": 2},
+    "disallow_correct": {"disallow_correct": True, "temperature": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_trains_with_fit(name):
+    model = model_for(**OBJECTIVES[name])
+    model.compile(optimizer=create_optimizer(5e-3, 40), jit_compile=False)
+    before = [np.asarray(v) for v in model.trainable_variables]
+    dataset = tf.data.Dataset.from_tensors(batch(8)).repeat()
+    history = model.fit(dataset, epochs=2, steps_per_epoch=8, shuffle=False, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+    after = [np.asarray(v) for v in model.trainable_variables]
+    unchanged = [
+        v.path
+        for v, a, b in zip(model.trainable_variables, before, after, strict=True)
+        if (a == b).all()
+    ]
+    assert unchanged == []
+    if name == "uniform":
+        assert history["mlm_loss"][1] == pytest.approx(np.log(VOCAB), abs=1e-4)
+    scores = [model.evaluate(dataset.take(2), verbose=0, return_dict=True) for _ in range(2)]
+    assert scores[0] == scores[1]  # the same masks and samples every time
+    assert 0 <= scores[0]["mlm_accuracy"] <= 1
+    assert ("rtd_auc" in scores[0]) == (name != "mlm")
+
+
+@pytest.mark.parametrize(
+    ("name", "networks"),
+    [("electra", 2), ("mlm", 1), ("uniform", 1), ("tied", 1), ("own_embeddings", 2)],
+)
+def test_variables_of_every_objective(name, networks):
+    model = model_for(**OBJECTIVES[name])
+    names = [row.tf1_name for row in model.tensors()]
+    assert len(names) == len(set(names)) == len(model.trainable_variables)
+    assert {id(row.variable) for row in model.tensors()} == {
+        id(v) for v in model.trainable_variables
+    }
+    assert len(model.saved_models()) == networks
+    own = "generator/embeddings/word_embeddings" in names
+    assert own == (name == "own_embeddings")
+    assert any(n.startswith("discriminator_predictions/") for n in names) == (name != "mlm")
+    assert any(n.startswith("generator_predictions/") for n in names) == (name != "uniform")
+
+
+def test_auc_ignores_padding():
+    model = model_for()
+    model.compile(optimizer=create_optimizer(1e-3, 10), jit_compile=False)
+    long = batch(8, 32, lengths=[20] * 8)
+    short = {name: value[:, :20] for name, value in long.items()}
+    model.train_random = model.eval_random  # one stream for both
+    out = model({k: tf.constant(v) for k, v in long.items()})
+    assert float(np.sum(out["rtd_weights"])) == 160
+    padded = {k: v for k, v in out.items() if k != "loss"}
+    model.compute_metrics(None, None, padded)
+    with_padding = model.get_metrics_result()["rtd_auc"]
+    model.reset_metrics()
+    cut = {
+        k: v[:, :20] if k in ("rtd_logits", "is_replaced", "rtd_weights") else v
+        for k, v in padded.items()
+    }
+    model.compute_metrics(None, None, cut)
+    assert float(with_padding) == pytest.approx(float(model.get_metrics_result()["rtd_auc"]))
+    assert short["input_ids"].shape == (8, 20)
+
+
+def test_config_round_trip():
+    model = model_for(temperature=2.0)
+    again = ConvBertForPreTraining.from_config(model.get_config())
+    assert (again.config, again.objective, again.special, again.seed) == (
+        model.config,
+        model.objective,
+        SPECIAL,
+        5,
+    )
