@@ -302,6 +302,7 @@ def run_trial(job: Job, features: dict[str, Any], trial: int) -> dict[str, Any]:
 def build_model(job: Job, trial: int):
     """The encoder with the task's head; without training, the model a training run left."""
     from model import ConvBertForSequenceClassification
+    from model.training import default_jit_compile
 
     task, config = job.task, job.config
     fields = {
@@ -312,7 +313,7 @@ def build_model(job: Job, trial: int):
     }
     if not config.do_train:
         model = ConvBertForSequenceClassification.from_pretrained(job.trained_model(trial))
-        model.compile(jit_compile=jit_compile())
+        model.compile(jit_compile=default_jit_compile())
         return model
     if job.encoder.directory is None:
         return ConvBertForSequenceClassification(
@@ -334,6 +335,7 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
 
     from data.features import training_batches
     from model.optimizer import create_optimizer
+    from model.training import default_jit_compile
 
     config = job.config
     batches = training_batches(
@@ -353,7 +355,7 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
         loss = keras.losses.MeanSquaredError(reduction="sum")
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
-    model.compile(optimizer, loss=loss, jit_compile=jit_compile())
+    model.compile(optimizer, loss=loss, jit_compile=default_jit_compile())
     with tqdm(total=steps, desc=title, unit="step", mininterval=1) as bar:
 
         def show(step, logs):
@@ -371,16 +373,6 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
         model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
 
 
-def jit_compile() -> bool | str:
-    """XLA pays on accelerators; TensorFlow on a CPU is several times slower with it."""
-    import keras
-    import tensorflow as tf
-
-    if keras.backend.backend() == "tensorflow" and not tf.config.list_physical_devices("GPU"):
-        return False
-    return "auto"
-
-
 def predict(model, features, batch_size: int) -> np.ndarray:
     """Logits of every example, in file order: float32 `[N, num_labels]`."""
     from data.features import evaluation_batches
@@ -388,6 +380,8 @@ def predict(model, features, batch_size: int) -> np.ndarray:
     batches, order = evaluation_batches(features, batch_size, not model.config.mask_padding)
     logits = np.empty((len(features), model.config.num_labels), np.float32)
     logits[order] = model.predict(batches, verbose=0)
+    if not np.isfinite(logits).all():
+        raise InputError("the model's outputs are not finite numbers. Try a lower `learning_rate`")
     return logits
 
 

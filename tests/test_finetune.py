@@ -22,7 +22,7 @@ ENCODER = dict(
     num_attention_heads=2, intermediate_size=32, max_position_embeddings=32,
 )  # fmt: skip
 HPARAMS = dict(
-    max_seq_length=16, learning_rate=0.01, layerwise_lr_decay=1.0, num_train_epochs=25.0,
+    max_seq_length=16, learning_rate=0.003, layerwise_lr_decay=1.0, num_train_epochs=25.0,
     train_batch_size=15,
     model_hparam_overrides={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
 )  # fmt: skip
@@ -47,13 +47,13 @@ def write_data(data_dir):
     for split, count in (("train", 30), ("dev", 11)):
         rows = range(count)
         write_tsv(data / "cola", split, None, [f"x\t{i % 2}\t\t{sentence(i)}" for i in rows])
-        pairs = [f"{i % 2}\t1\t2\t{sentence(i)}\tgood good" for i in rows]
+        pairs = [f"{i % 2}\t1\t2\t{sentence(i)}\tthe mat" for i in rows]
         write_tsv(data / "MRPC", split, "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", pairs)
         header = "index\tsentence1\tsentence2\tscore"
-        scores = [f"{i}\t{sentence(i)}\tgood good\t{1 + 3 * (i % 2)}.0" for i in rows]
+        scores = [f"{i}\t{sentence(i)}\tthe mat\t{1 + 3 * (i % 2)}.0" for i in rows]
         write_tsv(data / "STS-B", split, header, scores)
     write_tsv(data / "cola", "test", "index\tsentence", [f"{i}\t{sentence(i)}" for i in range(7)])
-    tests = [f"{i}\t{sentence(i)}\tgood" for i in range(5)]
+    tests = [f"{i}\t{sentence(i)}\tthe mat" for i in range(5)]
     write_tsv(data / "STS-B", "test", "index\tsentence1\tsentence2", tests)
 
 
@@ -194,6 +194,7 @@ def test_from_scratch_needs_no_model(data_dir):
         model_size="tiny",
         model_hparam_overrides={"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64},
         num_train_epochs=0.1,
+        mask_padding=False,
         write_test_outputs=False,
     )
     finetune.main([*command, "--from-scratch"])  # the default task is cola
@@ -201,6 +202,14 @@ def test_from_scratch_needs_no_model(data_dir):
     assert read_results(model_dir, "cola")[0]["num_examples"] == 11
     config = json.loads((model_dir / "finetuning_models" / "cola_1" / "config.json").read_text())
     assert (config["hidden_size"], config["vocab_size"]) == (64, len(VOCAB))
+    assert config["mask_padding"] is False
+
+
+def test_diverged_training_is_an_error(data_dir):
+    before = contents(data_dir)
+    with pytest.raises(errors.InputError, match=r"finite number.*lower `learning_rate`"):
+        finetune.main(arguments(data_dir, "cola", learning_rate=1e30, warmup_proportion=0, seed=3))
+    assert contents(data_dir) == before
 
 
 ERRORS = {
