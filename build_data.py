@@ -2,16 +2,19 @@
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 from absl import logging
 
 import errors
-from data.building import BuildOptions, build_records
+from data.building import build_records
 from data.corpus import find_corpus
 from data.examples import SEGMENT_RULES
-from data.records import RECORD_FORMATS, RecordsMetadata, write_atomically
+from data.records import RECORD_FORMATS, RecordsMetadata
+from data.shards import BuildOptions
 from errors import InputError
+from files import atomic_path
 
 BERT_VOCAB = Path(__file__).parent / "data" / "vocab" / "bert_uncased.txt"
 
@@ -63,22 +66,23 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data-dir", required=True, help="folder of corpus and vocabulary; records go there too"
     )
+    absent = argparse.SUPPRESS  # no "(default: None)" in the help
     parser.add_argument(
         "--corpus",
+        default=absent,
         help="OpenWebText's tar or tar.xz, a folder of its *.xz archives, or a .txt file or "
         "folder of them, where a blank line ends a document (default: openwebtext.tar, "
         "openwebtext.tar.xz or openwebtext/ in the data folder)",
-        default=argparse.SUPPRESS,
     )
     parser.add_argument(
         "--num-processes", type=int, default=os.cpu_count(), help="processes that build shards"
     )
     parser.add_argument(
-        "--max-seq-length", type=int, default=128, help="longest example, in tokens"
+        "--max-seq-length", type=int, default=128, help="most tokens an example has"
     )
     parser.add_argument(
         "--vocab-file",
-        default=argparse.SUPPRESS,
+        default=absent,
         help="WordPiece vocabulary, one token a line (default: vocab.txt in the data folder; "
         "where there is none, BERT's uncased one, which is copied there)",
     )
@@ -96,7 +100,7 @@ def parse_arguments() -> argparse.Namespace:
         "--no-strip-accents",
         dest="strip_accents",
         action="store_false",
-        default=argparse.SUPPRESS,
+        default=absent,
         help="keep accents when lower-casing",
     )
     parser.add_argument("--seed", type=int, default=42, help="of the examples' random choices")
@@ -104,8 +108,7 @@ def parse_arguments() -> argparse.Namespace:
         "--segment-rule",
         choices=SEGMENT_RULES,
         default="electra",
-        help="how lines are dealt to an example's two segments; convbert is the released "
-        "ConvBERT's rule, which leaves most examples with one",
+        help="how lines are dealt to two segments; convbert: as the released ConvBERT does",
     )
     parser.add_argument(
         "--no-carry-over",
@@ -119,13 +122,8 @@ def parse_arguments() -> argparse.Namespace:
         help="original: padded int64 lists, which the original ConvBERT and ELECTRA read",
     )
     parser.add_argument("--num-out-files", type=int, default=1000, help="most shards to write")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace the records that are there"
-    )
-    args = parser.parse_args()
-    args.corpus = getattr(args, "corpus", None)
-    args.vocab_file = getattr(args, "vocab_file", None)
-    return args
+    parser.add_argument("--overwrite", action="store_true", help="replace records that are there")
+    return parser.parse_args(namespace=argparse.Namespace(corpus=None, vocab_file=None))
 
 
 def find_vocab(data_dir: Path, vocab_file: str | None, cased: bool) -> Path:
@@ -148,7 +146,8 @@ def place_vocab(data_dir: Path, vocab_file: Path) -> None:
     """Copies the vocabulary to where pretrain.py and finetune.py look for it."""
     place = data_dir / "vocab.txt"
     if not place.exists():
-        write_atomically(place, vocab_file.read_bytes())
+        with atomic_path(place) as temporary:
+            shutil.copyfile(vocab_file, temporary)
     elif place.read_bytes() != vocab_file.read_bytes():
         logging.warning(
             "the records' vocabulary %s is not %s, which pre-training would use: set its "

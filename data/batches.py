@@ -33,7 +33,7 @@ def training_batches(
     Args:
         records: the folder of records, or what `load_metadata` said of it.
         batch_size: examples in a batch, B.
-        seed: of the order, 0 or more.
+        seed: of the order, from 0 to 2³² − 1.
         first_step: how many batches were consumed before; the stream begins after them.
         max_seq_length: T, at least the records' own length, which is the default.
 

@@ -1,206 +1,32 @@
-"""Building the records: a corpus is cut into shards, and processes turn each into a file.
-
-`build_shard` is the unit of work: what it writes depends on the shard's index, its part of the
-corpus and the options, so it makes no difference who runs it, when, or how many run at once.
-"""
+"""Building the records of a corpus: it is cut into shards, and processes turn each into a file."""
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
-import random
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from data.corpus import Corpus, Source, read_lines
-from data.examples import MIN_TARGET_LENGTH, SEGMENT_RULES, ExampleBuilder
+from data.corpus import Corpus
 from data.records import (
     METADATA_FILE,
     PROGRESS_FILE,
-    RECORD_FORMATS,
     SHARD_PREFIX,
     RecordsMetadata,
     Shard,
-    ShardWriter,
-    id_type,
+    load_metadata,
     shard_name,
-    write_atomically,
 )
+from data.shards import BuildOptions, LineTokenizer, ShardTask, build_shard
 from errors import InputError
-
-TOKENIZER_BATCH_BYTES = 1 << 19
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """All that decides, with the corpus, what the shards hold."""
-
-    vocab_file: str
-    max_seq_length: int = 128
-    do_lower_case: bool = True
-    strip_accents: bool = True
-    segment_rule: str = "electra"
-    carry_over: bool = True
-    record_format: str = "compact"
-    seed: int = 42
-    num_out_files: int = 1000
-    """At most so many shards: one holds at least an archive, or a range of a text file."""
-
-    def __post_init__(self):
-        for name, least in (
-            ("max_seq_length", MIN_TARGET_LENGTH),
-            ("num_out_files", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"`{name}` must be at least {least}. Received: {getattr(self, name)}"
-                )
-        for name, allowed in (("segment_rule", SEGMENT_RULES), ("record_format", RECORD_FORMATS)):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"`{name}` must be one of {', '.join(allowed)}. "
-                    f"Received: {getattr(self, name)!r}"
-                )
-
-    def identity(self, corpus: Corpus) -> dict:
-        """Returns what two builds must share to give the same shards."""
-        options = dataclasses.asdict(self)
-        try:
-            vocabulary = Path(options.pop("vocab_file")).read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"cannot read the vocabulary {self.vocab_file}: {error.strerror}."
-            ) from error
-        files = "".join(f"{source.name}\t{source.size}\n" for source in corpus.sources)
-        return options | {
-            "vocab_file_sha256": hashlib.sha256(vocabulary).hexdigest(),
-            "corpus": corpus.path.name,
-            "corpus_files_sha256": hashlib.sha256(files.encode()).hexdigest(),
-        }
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """A shard to build."""
-
-    index: int
-    path: str
-    """The file to write."""
-    sources: list[Source]
-    contents: list[bytes] | None = None
-    """The bytes of the sources, where the corpus is a compressed tar."""
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return Path(self.path).name
-
-
-class LineTokenizer:
-    """Tokenizes many lines in one call; made once in a process.
-
-    Attributes:
-        vocabulary: the fields of `RecordsMetadata` on the vocabulary.
-        id_type: NumPy type of the ids.
-        cls_id, sep_id, unk_id: special tokens.
-    """
-
-    def __init__(self, options: BuildOptions):
-        import tensorflow as tf
-
-        from data.tokenizer import ConvBertTokenizer
-
-        tokenizer = ConvBertTokenizer(
-            options.vocab_file, options.do_lower_case, options.strip_accents
-        )
-        self.vocabulary = {
-            name: getattr(tokenizer, name)
-            for name in ("vocab_size", "vocab_sha256", "do_lower_case", "strip_accents")
-        }
-        self.id_type = id_type(tokenizer.vocab_size)
-        self.cls_id, self.sep_id = tokenizer.cls_id, tokenizer.sep_id
-        self.unk_id = tokenizer.unk_id
-
-        @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
-        def tokenize(text):
-            ids = tokenizer.tokenize(tf.strings.split(text, "\n"))
-            return ids.flat_values, ids.row_splits
-
-        self._tokenize = tokenize
-
-    def __call__(self, lines: list[bytes]) -> tuple[np.ndarray, list[int]]:
-        """Returns the ids of all lines, one after the other, and where each begins and ends.
-
-        Args:
-            lines: n lines, without line ends and none of them empty.
-
-        Returns:
-            ids [tokens] and n + 1 offsets into them.
-        """
-        ids, offsets = self._tokenize(b"\n".join(lines))
-        return ids.numpy().astype(self.id_type), offsets.numpy().tolist()
-
-
-def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer) -> Shard:
-    """Writes a shard and returns what it holds."""
-    builder = ExampleBuilder(
-        options.max_seq_length,
-        tokenizer.cls_id,
-        tokenizer.sep_id,
-        random.Random(f"{options.seed} {task.index}"),
-        options.segment_rule,
-        options.carry_over,
-        tokenizer.id_type,
-    )
-    documents = text_bytes = text_tokens = unknown_tokens = 0
-    examples = tokens = full_examples = two_segment_examples = 0
-    with ShardWriter(task.path, options.record_format, options.max_seq_length) as writer:
-        for items in _batched_lines(task):
-            lines = [line for line in items if line is not None]
-            documents += len(items) - len(lines)
-            if not lines:
-                ids, offsets = np.empty(0, tokenizer.id_type), [0]
-            else:
-                ids, offsets = tokenizer(lines)
-            text_bytes += sum(map(len, lines))
-            text_tokens += len(ids)
-            unknown_tokens += int(np.count_nonzero(ids == tokenizer.unk_id))
-            row = 0
-            for line in items:
-                if line is None:
-                    finished = builder.end_document()
-                else:
-                    finished = builder.add_line(ids[offsets[row] : offsets[row + 1]])
-                    row += 1
-                for example in finished:
-                    writer.write(*example)
-                    examples += 1
-                    tokens += len(example.ids)
-                    full_examples += len(example.ids) == options.max_seq_length
-                    two_segment_examples += example.first_length < len(example.ids)
-    return Shard(
-        name=task.name,
-        bytes=os.path.getsize(task.path),
-        examples=examples,
-        tokens=tokens,
-        full_examples=full_examples,
-        two_segment_examples=two_segment_examples,
-        documents=documents,
-        text_bytes=text_bytes,
-        text_tokens=text_tokens,
-        unknown_tokens=unknown_tokens,
-    )
+from files import write_text
 
 
 def build_records(
@@ -321,24 +147,11 @@ def _with_contents(tasks: list[ShardTask], corpus: Corpus) -> Iterator[ShardTask
         yield dataclasses.replace(task, contents=found)
 
 
-def _batched_lines(task: ShardTask) -> Iterator[list[bytes | None]]:
-    """Gathers lines, and None for each document's end, to a size that keeps TensorFlow busy."""
-    batch, size = [], 0
-    for index, source in enumerate(task.sources):
-        for line in read_lines(source, task.contents[index] if task.contents else None):
-            batch.append(line)
-            size += len(line) if line is not None else 0
-            if size >= TOKENIZER_BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-    yield batch
-
-
 def _finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | None:
     """Returns the shards an earlier run finished, by name; None where all were.
 
     Raises:
-        InputError: the folder holds records of other options.
+        InputError: the folder holds records of other options, or damaged ones.
     """
     try:
         if (records_dir / METADATA_FILE).exists():
@@ -347,29 +160,30 @@ def _finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | No
         elif (records_dir / PROGRESS_FILE).exists():
             lines = (records_dir / PROGRESS_FILE).read_text().splitlines(keepends=True)
             found = json.loads(lines[0])
-            entries = [json.loads(line) for line in lines[1:] if line.endswith("\n")]
+            entries = [Shard(**json.loads(line)) for line in lines[1:] if line.endswith("\n")]
         elif any(records_dir.glob(f"{SHARD_PREFIX}*")):
             found, entries = {}, None
         else:
             return {}
-    except (ValueError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError, IndexError):
         found, entries = {}, None
-    different = [name for name, value in identity.items() if found.get(name, "unknown") != value]
+    different = [name for name, value in identity.items() if found.get(name) != value]
     if different:
         listing = ", ".join(
-            f"{name} {found.get(name, 'unknown')!r} there, {identity[name]!r} asked for"
-            for name in different
+            f"{name} {found.get(name)!r} there, {identity[name]!r} asked for" for name in different
         )
+        if not found:
+            listing = "it is not known of which options"
         raise InputError(
             f"{records_dir} already holds other records ({listing}). Use --overwrite to replace "
             "them, or another --data-dir."
         )
     if entries is None:
+        load_metadata(records_dir)  # complains of shards that are missing or were cut
         return None
-    shards = [Shard(**entry) for entry in entries]
     return {
         shard.name: shard
-        for shard in shards
+        for shard in entries
         if (records_dir / shard.name).exists()
         and (records_dir / shard.name).stat().st_size == shard.bytes
     }
@@ -381,7 +195,7 @@ def _start_folder(records_dir: Path, identity: dict, finished: dict[str, Shard])
     (records_dir / METADATA_FILE).unlink(missing_ok=True)
     entries = [identity, *map(dataclasses.asdict, finished.values())]
     lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-    write_atomically(records_dir / PROGRESS_FILE, lines)
+    write_text(records_dir / PROGRESS_FILE, lines)
     for path in records_dir.glob(f"{SHARD_PREFIX}*"):
         if path.name not in finished:
             path.unlink()

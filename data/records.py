@@ -9,17 +9,21 @@ A shard is a TFRecord file of `tf.train.Example`s, in one of two layouts:
 `metadata.json` is written last, so a folder that has it is complete.
 """
 
+import contextlib
 import dataclasses
 import json
 import mmap
 import os
+import re
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from errors import InputError
+from files import atomic_path, write_text
 
 RECORD_FORMATS = ("compact", "original")
 METADATA_FILE = "metadata.json"
@@ -103,74 +107,44 @@ class RecordsMetadata:
             for field in dataclasses.fields(Shard)
             if field.name != "name"
         }
-        write_atomically(self.records_dir / METADATA_FILE, json.dumps(content, indent=1) + "\n")
+        write_text(self.records_dir / METADATA_FILE, json.dumps(content, indent=1) + "\n")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that it is either complete or not there."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-class ShardWriter:
-    """Writes a shard under a temporary name; leaving the `with` block well gives it its own.
+@contextlib.contextmanager
+def open_shard(
+    path: str | os.PathLike, record_format: str, max_seq_length: int
+) -> Iterator[Callable[[np.ndarray, int], None]]:
+    """Writes a shard, which takes its name when the `with` block ends well.
 
     Args:
         path: the shard's file.
         record_format: "compact" or "original".
         max_seq_length: length that the original's layout is padded to.
+
+    Yields:
+        A function that writes an example: ids [length], in the type of `id_type`, and how many of
+        them are segment 0.
     """
+    import tensorflow as tf
 
-    def __init__(self, path: str | os.PathLike, record_format: str, max_seq_length: int):
-        import tensorflow as tf
+    record = tf.train.Example()  # one message, filled anew for each example
+    feature = record.features.feature
 
-        self._path = Path(path)
-        self._temporary = self._path.with_name(f"{self._path.name}.tmp")
-        self._max_seq_length = max_seq_length
-        self._writer = tf.io.TFRecordWriter(str(self._temporary))
-        self._record = tf.train.Example()  # one message, filled anew for each example
-        feature = self._record.features.feature
-        self.write = self._write_compact if record_format == "compact" else self._write_original
-        if record_format == "compact":
-            self._ids = feature["input_ids"].bytes_list.value
-            self._ids.append(b"")
-            self._first_length = feature["first_length"].int64_list.value
-            self._first_length.append(0)
-        else:
-            self._lists = [
-                feature[name].int64_list.value
-                for name in ("input_ids", "input_mask", "segment_ids")
-            ]
+    def write_compact(ids, first_length):
+        feature["input_ids"].bytes_list.value[:] = [ids.tobytes()]
+        feature["first_length"].int64_list.value[:] = [first_length]
+        writer.write(record.SerializeToString(deterministic=True))
 
-    def _write_compact(self, ids: np.ndarray, first_length: int) -> None:
-        """Writes an example: its ids [length], in the type of `id_type`."""
-        self._ids[0] = ids.tobytes()
-        self._first_length[0] = first_length
-        self._writer.write(self._record.SerializeToString(deterministic=True))
+    def write_original(ids, first_length):
+        padding = [0] * (max_seq_length - len(ids))
+        segment_ids = [0] * first_length + [1] * (len(ids) - first_length)
+        feature["input_ids"].int64_list.value[:] = ids.tolist() + padding
+        feature["input_mask"].int64_list.value[:] = [1] * len(ids) + padding
+        feature["segment_ids"].int64_list.value[:] = segment_ids + padding
+        writer.write(record.SerializeToString(deterministic=True))
 
-    def _write_original(self, ids: np.ndarray, first_length: int) -> None:
-        padding = [0] * (self._max_seq_length - len(ids))
-        second_length = len(ids) - first_length
-        rows = (ids.tolist(), [1] * len(ids), [0] * first_length + [1] * second_length)
-        for values, row in zip(self._lists, rows, strict=True):
-            values[:] = row + padding
-        self._writer.write(self._record.SerializeToString(deterministic=True))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, error_type, error, traceback) -> None:
-        self._writer.close()
-        if error_type is not None:
-            self._temporary.unlink(missing_ok=True)
-            return
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        self._temporary.replace(self._path)
+    with atomic_path(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
+        yield write_compact if record_format == "compact" else write_original
 
 
 def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
@@ -313,7 +287,7 @@ def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputErro
                 count += len(batch)
             reason = f"{count:,} records, where {shard.examples:,} were written"
         except tf.errors.OpError as shard_error:
-            reason = shard_error.message.partition("{{")[0].partition(" [Op:")[0].strip(" ;")
+            reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", shard_error.message).strip()
             count = -1
         if count != shard.examples:
             return InputError(
