@@ -99,7 +99,7 @@ def main():
         save = saver(model, tokenizer, checkpoints, config, run_dir)
         with explain_data_errors(metadata):
             dataset = batches.training_batches(
-                records_dir, config.train_batch_size, config.seed, step, length
+                metadata, config.train_batch_size, config.seed, step, length
             )
             train(model, dataset, config, run_dir, step, length, save)
     if config.do_train:
@@ -122,8 +122,9 @@ def records_tokenizer(data_dir, metadata):
 
     tokenizer = ConvBertTokenizer(
         os.path.join(data_dir, "vocab.txt"),
-        do_lower_case=metadata.do_lower_case,
-        strip_accents=metadata.strip_accents,
+        # None where the original wrote the records, which do not say: its defaults
+        do_lower_case=metadata.do_lower_case is not False,
+        strip_accents=metadata.strip_accents is not False,
     )
     records.check_vocab(metadata, tokenizer)
     return tokenizer
@@ -217,7 +218,7 @@ def evaluate(model, config, records_dir, run_dir, length):
     metadata = records.load_metadata(records_dir)
     with explain_data_errors(metadata):
         dataset = batches.evaluation_batches(
-            records_dir, config.eval_batch_size, config.num_eval_steps, length
+            metadata, config.eval_batch_size, config.num_eval_steps, length
         )
         scores = model.evaluate(dataset, verbose=0, return_dict=True)
     scores = {f"eval_{name}": round(float(value), 6) for name, value in scores.items()}
@@ -239,11 +240,8 @@ def explain_data_errors(metadata):
 
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        explained = records.explain_data_error(error, metadata)
-        if explained is None:  # not about the records
-            raise
-        raise explained from error
+    except tf.errors.DataLossError as error:
+        raise records.explain_data_error(error, metadata) from error
 
 
 if __name__ == "__main__":

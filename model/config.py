@@ -223,8 +223,10 @@ class ConvBertConfig:
         if "num_groups" in fields:
             fields["linear_groups"] = fields.pop("num_groups")
         if labels := fields.pop("id2label", None):
-            fields["id2label"] = tuple(labels[key] for key in sorted(labels, key=int))
-            fields["num_labels"] = len(labels)
+            names = tuple(labels[key] for key in sorted(labels, key=int))
+            fields["num_labels"] = len(names)
+            if names != tuple(f"LABEL_{i}" for i in range(len(names))):  # those are no names
+                fields["id2label"] = names
         known = {field.name for field in dataclasses.fields(cls)}
         if fields.get("problem_type") not in (None, *PROBLEM_TYPES):
             del fields["problem_type"]

@@ -13,7 +13,20 @@ from model.layers import MASKED_SCORE, Embeddings, EncoderLayer
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 
 
-class PretrainedModel(keras.Model):
+class TrainableModel(keras.Model):
+    """A `keras.Model` whose optimiser has its variables before the first step.
+
+    Keras would create them inside that step, and TensorFlow then traces the step twice.
+    """
+
+    def compile(self, *args, **kwargs):
+        """Keras's `compile`."""
+        super().compile(*args, **kwargs)
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+
+class PretrainedModel(TrainableModel):
     """A model described by one `ConvBertConfig`, saved as a Hugging Face directory.
 
     Its weights exist from construction on. They are drawn from Keras's random state: call

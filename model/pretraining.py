@@ -8,7 +8,7 @@ from keras import ops
 
 from model import checkpoint
 from model.config import ConvBertConfig, Objective, as_config, override
-from model.convbert import ConvBertModel, read_inputs
+from model.convbert import ConvBertModel, TrainableModel, read_inputs
 from model.heads import ConvBertForMaskedLM
 from model.layers import DiscriminatorHead, MaskedLMHead
 
@@ -121,7 +121,7 @@ def _from_dict(kind, value):
 
 
 @keras.saving.register_keras_serializable(package="convbert")
-class ConvBertForPreTraining(keras.Model):
+class ConvBertForPreTraining(TrainableModel):
     """Generator and discriminator with their losses; `fit` on batches of records trains both.
 
     Compile it with an optimiser and nothing else: the objective is part of the model.

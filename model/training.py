@@ -67,7 +67,7 @@ class TrainingCheckpoints:
         shutil.rmtree(temporary, ignore_errors=True)
         os.makedirs(temporary)
         arrays = {
-            name: np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))
+            name: np.array(keras.ops.convert_to_numpy(variable.value), order="C")
             for name, variable in _state(model).items()
         }
         safetensors.numpy.save_file(arrays, os.path.join(temporary, "state.safetensors"))
@@ -132,14 +132,14 @@ class TrainingCheckpoints:
 
 def _state(model: keras.Model) -> dict:
     """Every variable that the next step depends on, by a name that is stable and unique."""
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
     parts = {"model": model.variables, "optimizer": model.optimizer.variables}
-    return {
-        f"{part}/{i:04d}/{variable.path}": variable
-        for part, variables in parts.items()
-        for i, variable in enumerate(variables)
-    }
+    state = {}
+    for part, variables in parts.items():
+        for i, variable in enumerate(variables):
+            # Keras numbers a process's random states, which says nothing about this model.
+            path = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
+            state[f"{part}/{i:04d}/{path}"] = variable
+    return state
 
 
 class SaveCheckpoints(keras.callbacks.Callback):

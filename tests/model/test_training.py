@@ -1,0 +1,116 @@
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from errors import InputError
+from model import ConvBertConfig, ConvBertForPreTraining
+from model.config import Objective
+from model.optimizer import create_optimizer
+from model.pretraining import SpecialTokens
+from model.training import SaveCheckpoints, TrainingCheckpoints, TrainingLog, drop_lines_after
+
+BATCH = {
+    "input_ids": np.random.default_rng(0).integers(5, 60, (4, 16)).astype("int32"),
+    "input_mask": np.ones((4, 16), "int32"),
+    "segment_ids": np.zeros((4, 16), "int32"),
+}
+
+
+def compiled(seed=1, **overrides):
+    config = ConvBertConfig.from_size(
+        "tiny", vocab_size=60, max_position_embeddings=16, num_hidden_layers=1, **overrides
+    )
+    keras.utils.set_random_seed(seed)
+    objective, special = Objective(generator_hidden_size=0.5), SpecialTokens(2, 3, 4)
+    model = ConvBertForPreTraining(config, objective, special, seed=seed)
+    model.compile(optimizer=create_optimizer(1e-3, 20, 4), jit_compile=False)
+    return model
+
+
+def fit(model, steps, callbacks=()):
+    dataset = tf.data.Dataset.from_tensors(BATCH).repeat()
+    model.fit(dataset, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=list(callbacks))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Seven steps with a log every 3 and a checkpoint every 2, of which 3 are kept."""
+    directory = tmp_path_factory.mktemp("run")
+    model = compiled()
+    checkpoints = TrainingCheckpoints(str(directory / "checkpoints"), keep=3)
+    scalars = {}
+    interval = {"first_step": 0, "last_step": 7}
+    log = TrainingLog(
+        str(directory / "train_log.jsonl"),
+        lambda step, values: scalars.update({step: values}),
+        tokens_per_step=64,
+        every=3,
+        **interval,
+    )
+    save = SaveCheckpoints(lambda: checkpoints.save(model, {"seed": 1}), every=2, **interval)
+    fit(model, 7, [log, save])
+    return directory, model, checkpoints, scalars
+
+
+def test_log_lines(run):
+    directory, model, _, scalars = run
+    lines = [json.loads(line) for line in (directory / "train_log.jsonl").open()]
+    assert [line["step"] for line in lines] == [1, 3, 6, 7] == list(scalars)
+    rates = [model.optimizer.learning_rate_at(line["step"] - 1) for line in lines]
+    assert [line["learning_rate"] for line in lines] == rates
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["mlm_loss"] + 50 * line["rtd_loss"], abs=1e-3)
+        for name in ("mlm_accuracy", "rtd_auc", "rtd_recall", "tokens_per_second", "seconds"):
+            assert math.isfinite(line[name])
+        assert scalars[line["step"]] == {k: v for k, v in line.items() if k != "step"}
+
+
+def test_the_last_checkpoints_are_kept(run):
+    assert run[2].steps() == [4, 6, 7]
+    assert run[2].hparams() == {"seed": 1}
+
+
+def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(run, tmp_path):
+    _, model, checkpoints, _ = run
+    early = TrainingCheckpoints(str(tmp_path / "checkpoints"))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_4").symlink_to(checkpoints.path(4))
+    resumed = compiled(seed=99)  # everything comes from the checkpoint
+    assert early.restore(resumed) == 4 == int(resumed.optimizer.iterations)
+    fit(resumed, 3)
+    for ours, theirs in zip(resumed.variables, model.variables, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=ours.path)
+
+
+def test_restoring_without_a_checkpoint_is_a_fresh_start(tmp_path):
+    checkpoints = TrainingCheckpoints(str(tmp_path))
+    assert checkpoints.restore(None) == 0
+    assert checkpoints.hparams() is None
+
+
+def test_another_model_is_refused(run):
+    with pytest.raises(InputError, match=r"is of another model: .* differences\)"):
+        run[2].restore(compiled(linear_groups=1))
+
+
+def test_a_damaged_checkpoint_is_named(run, tmp_path):
+    directory = tmp_path / "checkpoints" / "step_7"
+    directory.mkdir(parents=True)
+    content = (run[0] / "checkpoints" / "step_7" / "state.safetensors").read_bytes()
+    (directory / "state.safetensors").write_bytes(content[:5000])
+    checkpoints = TrainingCheckpoints(str(tmp_path / "checkpoints"))
+    with pytest.raises(InputError, match=r"step_7/state\.safetensors: damaged"):
+        checkpoints.restore(run[1])
+    with pytest.raises(InputError, match=r"state\.json: not a checkpoint's description"):
+        checkpoints.hparams()
+
+
+def test_lines_of_steps_that_come_again_are_dropped(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n{"step": 100}\n{"step": 200}\n{"step": 3')
+    drop_lines_after(str(path), 100)
+    assert path.read_text() == '{"step": 1}\n{"step": 100}\n'
