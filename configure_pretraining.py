@@ -36,6 +36,8 @@ class PretrainingConfig(Objective):
         model_size: a row of `MODEL_SIZES`.
         model_hparam_overrides: further fields of `ConvBertConfig`, such as `num_hidden_layers`.
         mask_padding: False reproduces the original on padded input.
+        pretrain_tfrecords: the folder of records; None is DATA_DIR/pretrain_tfrecords.
+        vocab_file: None is DATA_DIR/vocab.txt.
         max_seq_length: tokens a row; None is what the records hold.
         iterations_per_loop: steps between two lines of the log.
         save_checkpoints_steps: steps between two checkpoints.
@@ -63,6 +65,8 @@ class PretrainingConfig(Objective):
     num_warmup_steps: int = 10_000
     num_train_steps: int = 1_000_000
     train_batch_size: int | None = None
+    pretrain_tfrecords: str | None = None
+    vocab_file: str | None = None
     max_seq_length: int | None = None
     iterations_per_loop: int = 100
     save_checkpoints_steps: int = 10_000

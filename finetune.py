@@ -98,7 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
     first = next(iter(configs.values()))
     # Everything is read and checked before anything is written.
     jobs = [load_job(name, config, args) for name, config in configs.items()]
-    start_backend(first.deterministic)
+    import keras
+
+    from data.devices import prepare_tensorflow
+
+    prepare_tensorflow(keras.backend.backend() == "tensorflow", first.deterministic)
     encoder = find_encoder(args, first)
     for job in jobs:
         finetune(dataclasses.replace(job, encoder=encoder))
@@ -220,22 +224,6 @@ def hash_files(directory: str, names: tuple[str, ...]):
         with open(os.path.join(directory, name), "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest
-
-
-def start_backend(deterministic: bool) -> None:
-    """Settings that must precede the first computation."""
-    import keras
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if keras.backend.backend() != "tensorflow":
-        if gpus:
-            tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds the other backend
-    elif deterministic:
-        tf.config.experimental.enable_op_determinism()
-        if not gpus:  # sums on several CPU threads differ in the last bits from run to run
-            tf.config.threading.set_intra_op_parallelism_threads(1)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def finetune(job: Job) -> None:

@@ -15,9 +15,10 @@ import errors
 import files
 from configure_pretraining import PretrainingConfig
 from errors import InputError
-from model.config import load_hparams
+from model.config import load_hparams, require
 
-# A resumed run may change these: they alter neither the data's order nor the state's shape.
+# A resumed run may change these: they alter neither the data's order nor the state's shape. (More
+# steps stretch the schedule from here on.)
 CHANGEABLE = {
     "do_train",
     "do_eval",
@@ -28,11 +29,13 @@ CHANGEABLE = {
     "eval_batch_size",
     "eval_tfrecords",
     "num_eval_steps",
+    "pretrain_tfrecords",
+    "vocab_file",
     "jit_compile",
 }
 
 
-def parse_arguments():
+def parse_arguments(arguments=None):
     """The command line, and the hyper-parameters it describes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -44,25 +47,36 @@ def parse_arguments():
         default="{}",
         help="a JSON object, or a file with one: see configure_pretraining.py for the names",
     )
-    arguments = parser.parse_args()
-    return arguments, PretrainingConfig.from_hparams(load_hparams(arguments.hparams))
+    parsed = parser.parse_args(arguments)
+    return parsed, PretrainingConfig.from_hparams(load_hparams(parsed.hparams))
 
 
-def main():
+def main(arguments=None):
     """Checks everything, then trains, then evaluates."""
-    arguments, config = parse_arguments()
-    records_dir = os.path.join(arguments.data_dir, "pretrain_tfrecords")
-    run_dir = os.path.join(arguments.data_dir, "models", arguments.model_name)
+    args, config = parse_arguments(arguments)
+    records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
+    run_dir = os.path.join(args.data_dir, "models", args.model_name)
 
     # ---- input -------------------------------------------------------------------------------
-    from data import batches, records
+    import keras
 
+    from data import batches, records
+    from data.devices import prepare_tensorflow
+
+    prepare_tensorflow(keras.backend.backend() == "tensorflow")
     metadata = records.load_metadata(records_dir)
-    tokenizer = records_tokenizer(arguments.data_dir, metadata)
+    vocab_file = config.vocab_file or os.path.join(args.data_dir, "vocab.txt")
+    tokenizer = records_tokenizer(vocab_file, metadata)
     length = config.max_seq_length or metadata.max_seq_length
+    network = config.model_config(tokenizer.vocab_size)
+    require(
+        length <= network.max_position_embeddings,
+        "max_seq_length",
+        f"at most max_position_embeddings, {network.max_position_embeddings}",
+        length,
+    )
 
     # ---- model -------------------------------------------------------------------------------
-    import keras
     from absl import logging
 
     from model.pretraining import ConvBertForPreTraining, SpecialTokens
@@ -75,7 +89,7 @@ def main():
     )
     check_same_run(config, checkpoints)
     model = ConvBertForPreTraining(
-        config.model_config(tokenizer.vocab_size),
+        network,
         config.objective(),
         SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id),
         seed=config.seed,
@@ -112,16 +126,16 @@ def main():
         evaluate(model, config, config.eval_tfrecords or records_dir, run_dir, length)
 
 
-def records_tokenizer(data_dir, metadata):
+def records_tokenizer(vocab_file, metadata):
     """The tokenizer that the records were built with.
 
     Raises:
-        InputError: DATA_DIR/vocab.txt is missing, or is not the records' vocabulary.
+        InputError: the vocabulary is missing, or is not the records' one.
     """
     from data import ConvBertTokenizer, records
 
     tokenizer = ConvBertTokenizer(
-        os.path.join(data_dir, "vocab.txt"),
+        vocab_file,
         # None where the original wrote the records, which do not say: its defaults
         do_lower_case=metadata.do_lower_case is not False,
         strip_accents=metadata.strip_accents is not False,

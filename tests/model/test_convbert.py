@@ -2,13 +2,13 @@ import json
 
 import keras
 import numpy as np
-import original
 import pytest
 import tensorflow as tf
 
 from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel
 from model.config import MODEL_SIZES, Objective
 from model.layers import dynamic_convolution
+from tests.model import original
 
 SIZES = ("small", "medium-small", "base")
 COUNTS = json.loads((original.GOLDENS / "param_counts.json").read_text())

@@ -2,13 +2,13 @@ import json
 
 import keras
 import numpy as np
-import original
 import pytest
 import tensorflow as tf
 
 from model import ConvBertForSequenceClassification
 from model.config import override
 from model.optimizer import AdamWeightDecay, WarmupPolynomialDecay, create_optimizer
+from tests.model import original
 
 
 @pytest.mark.parametrize("name", ["pretrain_demo", "finetune_10pct"])
