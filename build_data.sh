@@ -3,4 +3,4 @@
 #     DATA_DIR=~/convbert bash build_data.sh --num-processes 8
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
-exec "$python" "$root/build_data.py" --data-dir "$DATA_DIR" "$@"
+run_job build_data.py "$@"

@@ -3,4 +3,4 @@
 #     DATA_DIR=~/convbert MODEL_NAME=my_model bash finetune.sh cola rte --hparams '{"num_trials": 5}'
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
-exec "$python" "$root/finetune.py" --data-dir "$DATA_DIR" --model-name "$MODEL_NAME" "$@"
+run_job finetune.py --model-name "$MODEL_NAME" "$@"

@@ -109,12 +109,12 @@ def main(arguments=None):
 
     # ---- training ----------------------------------------------------------------------------
     if config.do_train and step < config.num_train_steps:
+        dataset = batches.training_batches(
+            metadata, config.train_batch_size, config.seed, step, length
+        )
         os.makedirs(run_dir, exist_ok=True)
         save = saver(model, tokenizer, checkpoints, config, run_dir)
         with explain_data_errors(metadata):
-            dataset = batches.training_batches(
-                metadata, config.train_batch_size, config.seed, step, length
-            )
             train(model, dataset, config, run_dir, step, length, save)
     if config.do_train:
         logging.info("step %s is done: %s", f"{config.num_train_steps:,}", run_dir)

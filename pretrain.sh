@@ -4,4 +4,4 @@
 #     DATA_DIR=~/convbert MODEL_NAME=my_model bash pretrain.sh --hparams '{"model_size": "small"}'
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/environment.sh"
-exec "$python" "$root/pretrain.py" --data-dir "$DATA_DIR" --model-name "$MODEL_NAME" "$@"
+run_job pretrain.py --model-name "$MODEL_NAME" "$@"

@@ -7,6 +7,15 @@ python="$root/.venv/bin/python"
 [ -x "$python" ] || python=python3
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # TensorFlow's warnings are not ours
 
+# Runs a Python file of the project with further arguments.
+run_job() {
+  if ! "$python" -c 'import absl' 2>/dev/null; then
+    echo "error: $python has not what requirements.txt lists; bash quickstart.sh makes .venv" >&2
+    exit 1
+  fi
+  exec "$python" "$root/$1" --data-dir "$DATA_DIR" "${@:2}"
+}
+
 # Makes .venv with what requirements.txt pins, unless it is there and up to date.
 make_venv() {
   local stamp="$root/.venv/requirements.installed" candidate

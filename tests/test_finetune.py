@@ -2,7 +2,9 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -267,14 +269,30 @@ def test_all_means_the_nine_tasks():
     assert [configs[name].num_train_epochs for name in ("mnli", "rte", "sts")] == [3.0, 10.0, 10.0]
 
 
-def run_script(*arguments, **environment):
-    environment = {"PATH": os.environ["PATH"], **environment}
-    command = ["bash", str(ROOT / "finetune.sh"), *arguments]
+def run_script(script, path, **environment):
+    environment = {"PATH": path, **environment}
+    command = ["bash", str(script), "qnli"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_script_asks_for_its_variables():
-    result = run_script("cola", DATA_DIR="/tmp")
+def test_script_passes_on_what_the_environment_says(tmp_path):
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = run_script(ROOT / "finetune.sh", path, DATA_DIR=str(tmp_path), MODEL_NAME="mine")
     assert result.returncode == 1
-    assert result.stderr.startswith("error: set MODEL_NAME")
     assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert str(tmp_path / "finetuning_data") in result.stderr
+
+
+def test_script_without_the_packages_says_so(tmp_path):
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")  # beside no .venv
+    shutil.copy(ROOT / "finetune.sh", tmp_path)
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    result = run_script(tmp_path / "finetune.sh", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: python3 has not what requirements.txt lists; bash quickstart.sh makes .venv\n"
+    )
