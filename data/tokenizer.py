@@ -181,7 +181,8 @@ class ConvBertTokenizer:
         Raises:
             InputError: `texts` is anything else.
         """
-        return self._wordpiece.tokenize(self._normalize(_as_string_tensor(texts)))
+        texts = _normalize(_as_string_tensor(texts), self.do_lower_case, self.strip_accents)
+        return self._wordpiece.tokenize(texts)
 
     def __call__(
         self, texts, text_pairs=None, max_length: int | None = None, padding: str = "longest"
@@ -330,27 +331,6 @@ class ConvBertTokenizer:
         files.write_text(directory / VOCAB_FILE, "".join(token + "\n" for token in self.vocab))
         files.write_text(directory / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
-    def _normalize(self, texts):
-        """Cleans strings `[N]` so that splitting and looking up pieces is all that is left."""
-        # The order is the original's. A lower-case sigma depends on its neighbours, so control
-        # characters must be gone before; accents come off only once NFD has taken them apart.
-        texts = tf.cond(
-            tf.reduce_all(tf.strings.regex_full_match(texts, _ORDINARY)),
-            lambda: texts,
-            lambda: _repair(texts, self.do_lower_case),
-        )
-        texts = tf.strings.regex_replace(texts, _CONTROLS, "")
-        if self.do_lower_case:
-            texts = tf.strings.lower(texts, encoding="utf-8")
-        if self.strip_accents:
-            texts = tf_text.normalize_utf8(texts, "NFD")
-            texts = tf.strings.regex_replace(texts, _ACCENTS, "")
-        return tf.cond(
-            tf.reduce_any(tf.strings.regex_full_match(texts, _MAYBE_LONG_WORD)),
-            lambda: _replace_long_words(texts),
-            lambda: texts,
-        )
-
 
 def truncate_pair(first, second, max_tokens: int | None):
     """Cuts a pair as the original does: the longer loses its last token until both fit.
@@ -371,6 +351,50 @@ def truncate_pair(first, second, max_tokens: int | None):
         first = first[: max(max_tokens - len(second), (max_tokens + 1) // 2)]
         second = second[: max_tokens - len(first)]
     return first, second
+
+
+def separate_words(texts, do_lower_case: bool = True, strip_accents: bool = True) -> tf.Tensor:
+    """Makes of texts the words that `ConvBertTokenizer` would cut into pieces.
+
+    Args:
+        texts: strings `[N]`, as `ConvBertTokenizer.tokenize` takes them.
+        do_lower_case: as in `ConvBertTokenizer`.
+        strip_accents: as in `ConvBertTokenizer`; ignored unless `do_lower_case`.
+
+    Returns:
+        strings `[N]`: the words with one or more spaces between them. In place of a word over the
+        length limit stands a private-use character, which is in no vocabulary.
+    """
+    texts = _normalize(_as_string_tensor(texts), do_lower_case, do_lower_case and strip_accents)
+    texts = tf.strings.regex_replace(texts, r"[\p{Z}\t\n\r]", " ")
+    return tf.strings.regex_replace(texts, f"[{_SINGLES}]", r" \0 ")
+
+
+def possible_tokens(tokens) -> np.ndarray:
+    """Says which tokens a text can match: bool `[N]`. "don't" is none: it is split before."""
+    return tf.strings.regex_full_match(tokens, _POSSIBLE_TOKEN).numpy()
+
+
+def _normalize(texts, do_lower_case, strip_accents):
+    """Cleans strings `[N]` so that splitting and looking up pieces is all that is left."""
+    # The order is the original's. A lower-case sigma depends on its neighbours, so control
+    # characters must be gone before; accents come off only once NFD has taken them apart.
+    texts = tf.cond(
+        tf.reduce_all(tf.strings.regex_full_match(texts, _ORDINARY)),
+        lambda: texts,
+        lambda: _repair(texts, do_lower_case),
+    )
+    texts = tf.strings.regex_replace(texts, _CONTROLS, "")
+    if do_lower_case:
+        texts = tf.strings.lower(texts, encoding="utf-8")
+    if strip_accents:
+        texts = tf_text.normalize_utf8(texts, "NFD")
+        texts = tf.strings.regex_replace(texts, _ACCENTS, "")
+    return tf.cond(
+        tf.reduce_any(tf.strings.regex_full_match(texts, _MAYBE_LONG_WORD)),
+        lambda: _replace_long_words(texts),
+        lambda: texts,
+    )
 
 
 def _repair(texts, do_lower_case):
@@ -399,7 +423,7 @@ def _usable_tokens(vocab, ids):
     The others are repeated tokens but for their last line, and such as splitting would have cut
     ("don't"). With them, tensorflow-text finds other pieces than the original, or refuses.
     """
-    possible = tf.strings.regex_full_match(vocab, _POSSIBLE_TOKEN).numpy()
+    possible = possible_tokens(vocab)
     usable = []
     for index, token in enumerate(vocab):
         keep = ids[token] == index and (possible[index] or token == "[UNK]")
