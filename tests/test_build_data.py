@@ -10,6 +10,7 @@ import time
 import pytest
 
 import build_data
+from data import command_line
 from data.building import build_records
 from data.corpus import find_corpus
 from data.shards import BuildOptions
@@ -128,9 +129,9 @@ def test_the_vocabulary_is_placed_once(tmp_path, monkeypatch, caplog):
 
     data_dir = tmp_path / "fresh"
     data_dir.mkdir()
-    assert build_data.find_vocab(data_dir, None, cased=False) == build_data.BERT_VOCAB
-    build_data.place_vocab(data_dir, build_data.BERT_VOCAB)
+    assert command_line.find_vocab(data_dir, None, cased=False) == command_line.BERT_VOCAB
+    command_line.place_vocab(data_dir, command_line.BERT_VOCAB)
     assert len((data_dir / "vocab.txt").read_text().splitlines()) == 30_522
-    build_data.place_vocab(data_dir, named)
+    command_line.place_vocab(data_dir, named)
     assert len((data_dir / "vocab.txt").read_text().splitlines()) == 30_522
     assert "set its `vocab_file`" in caplog.text
