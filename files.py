@@ -13,7 +13,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     If the block raises, the temporary file is removed and `path` stays as it was.
     """
     path = os.fspath(path)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    # Containers of one cluster often have the same process ids.
+    temporary = f"{path}.{os.uname().nodename}-{os.getpid()}.tmp"
     try:
         yield temporary
         with open(temporary, "rb") as file:

@@ -8,7 +8,7 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import logging
@@ -35,6 +35,7 @@ def build_records(
     records_dir: str | os.PathLike,
     num_processes: int = 1,
     overwrite: bool = False,
+    make_workers: Callable[[BuildOptions], "_ThisProcess"] | None = None,
 ) -> RecordsMetadata | None:
     """Builds the records of a corpus, or what is missing of them.
 
@@ -47,6 +48,7 @@ def build_records(
         records_dir: the folder; made if need be.
         num_processes: 1 builds in this process.
         overwrite: remove records of other options that are there.
+        make_workers: what builds the shards in place of processes of this machine.
 
     Returns:
         What was built; None where it was already there.
@@ -66,7 +68,11 @@ def build_records(
     tasks = _plan(corpus, options, records_dir)
     remaining = [task for task in tasks if task.name not in finished]
     start = time.monotonic()
-    with _workers(options, min(num_processes, max(1, len(remaining)))) as workers:
+    if make_workers is None:
+        starting = _workers(options, min(num_processes, max(1, len(remaining))))
+    else:
+        starting = contextlib.nullcontext(make_workers(options))
+    with starting as workers:
         # Only now is the vocabulary known to be usable; nothing was changed before.
         _start_folder(records_dir, identity, finished)
         logging.info("%d of %d shards to build", len(remaining), len(tasks))

@@ -80,8 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace records that are there")
 
 
-def build(args: argparse.Namespace, num_processes: int = 1) -> None:
-    """Finds corpus and vocabulary, builds the records, and says what came of it."""
+def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -> None:
+    """Finds corpus and vocabulary, builds the records, and says what came of it.
+
+    Args:
+        args: the options of `add_arguments`.
+        num_processes, make_workers: who builds the shards; see `build_records`.
+    """
     logging.set_verbosity(logging.INFO)
     # Inherited by the worker processes: tokenizing needs no GPU, and no news from TensorFlow.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -103,14 +108,15 @@ def build(args: argparse.Namespace, num_processes: int = 1) -> None:
     corpus = find_corpus(data_dir, args.corpus)
     records_dir = data_dir / "pretrain_tfrecords"
     logging.info(
-        "corpus %s (%.1f MB, %d sources), vocabulary %s, %d processes",
+        "corpus %s (%.1f MB, %d sources), vocabulary %s",
         corpus.path,
         corpus.size / 1e6,
         len(corpus.sources),
         vocab_file,
-        num_processes,
     )
-    metadata = build_records(corpus, options, records_dir, num_processes, args.overwrite)
+    metadata = build_records(
+        corpus, options, records_dir, num_processes, args.overwrite, make_workers
+    )
     place_vocab(data_dir, vocab_file)
     if metadata is None:
         print(f"{records_dir}: already built with these options")
