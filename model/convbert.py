@@ -25,6 +25,10 @@ class TrainableModel(keras.Model):
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
+    def compile_from_config(self, config):
+        """Compiles a model that Keras loads as the saved one was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
 
 class PretrainedModel(TrainableModel):
     """A model described by one `ConvBertConfig`, saved as a Hugging Face directory.

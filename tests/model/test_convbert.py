@@ -8,6 +8,7 @@ import tensorflow as tf
 from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel
 from model.config import MODEL_SIZES, Objective
 from model.layers import dynamic_convolution
+from model.optimizer import create_optimizer
 from tests.model import original
 
 SIZES = ("small", "medium-small", "base")
@@ -205,9 +206,11 @@ def test_mixed_precision_stays_near_float32():
 
 def test_keras_saves_and_loads_it(tmp_path):
     model = ConvBertModel(tiny())
+    model.compile(create_optimizer(1e-3, 10), "mse", jit_compile=False)
     inputs = {"input_ids": np.arange(5, 15)[None]}
     expected = np.asarray(model(inputs))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.config == model.config
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
     np.testing.assert_array_equal(loaded(inputs), expected)
