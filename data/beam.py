@@ -39,14 +39,21 @@ class BeamWorkers:
         """Runs the pipeline, then yields the shards.
 
         Raises:
-            InputError: a part of the corpus is damaged (after all other shards were yielded), or
-                the shards are not to be seen from here.
+            InputError: a part of the corpus is damaged (after all other shards were yielded), the
+                shards are not to be seen from here, or the corpus is a compressed tar.
         """
-        tasks = list(tasks)
-        if tasks:
-            self._run_pipeline(tasks)
-        failures = []
+        planned = []
         for task in tasks:
+            if task.contents is not None:
+                raise InputError(
+                    "the corpus is a compressed tar, which only one process can read, in its "
+                    "order. Decompress it first (xz -d), or build it with build_data.py."
+                )
+            planned.append(task)
+        if planned:
+            self._run_pipeline(planned)
+        failures = []
+        for task in planned:
             note = Path(task.path + NOTE_SUFFIX)
             try:
                 content = json.loads(note.read_text())
