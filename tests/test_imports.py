@@ -9,6 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_SCRIPTS = ("build_data", "pretrain", "finetune")
+TOOLS = ("scripts/train_vocab", "scripts/inspect_data")
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
 SHARED = ("errors", "files")
 PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, "data", "model", "scripts"}
@@ -84,11 +85,11 @@ def test_shared_modules_stand_alone(path):
     assert others & HEAVY == set()
 
 
-@pytest.mark.parametrize("script", ENTRY_SCRIPTS)
-def test_help_imports_nothing_heavy(script):
+@pytest.mark.parametrize("script", (*ENTRY_SCRIPTS, *TOOLS))
+def test_help_imports_nothing_heavy(script, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", f"{script}.py", "--help"],
-        cwd=ROOT,
+        [sys.executable, "-X", "importtime", str(ROOT / f"{script}.py"), "--help"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,

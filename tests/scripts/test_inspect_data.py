@@ -1,0 +1,186 @@
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from data import ConvBertTokenizer
+from data.building import build_records
+from data.corpus import find_corpus
+from data.records import load_metadata
+from data.shards import BuildOptions
+from errors import InputError
+from scripts import inspect_data
+from tests.corpora import openwebtext_of, random_archives, write_vocab
+
+ESCAPE = "\033["
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Records of three shards, in both formats, and an empty fourth shard in one."""
+    folder = tmp_path_factory.mktemp("data")
+    vocab = str(write_vocab(folder / "vocab.txt"))
+    archives = random_archives(3, 20, lines_each=8)
+    (folder / "openwebtext.tar").write_bytes(openwebtext_of([*archives, []]))
+    for record_format, name in (("compact", "pretrain_tfrecords"), ("original", "original")):
+        options = BuildOptions(vocab, max_seq_length=40, record_format=record_format)
+        build_records(find_corpus(folder), options, folder / name)
+    return folder
+
+
+@pytest.fixture
+def run(data_dir, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # as the script sets it; undone afterwards
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def run(*arguments, folder=data_dir):
+        inspect_data.main(["--data-dir", str(folder), *arguments])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_examples_with_segments_and_masks(run, data_dir):
+    output = run("--num-examples", "5", "--shard", "1")
+    blocks = output.split("\n\n")
+    assert len(blocks) == 6 and ESCAPE not in output
+    for number, block in enumerate(blocks[:5], start=1):
+        header, *lines = block.splitlines()
+        length, second, predicted = map(
+            int,
+            re.fullmatch(
+                rf"--- pretrain_data\.tfrecord-00001-of-00004, example {number} of 5: (\d+) tokens,"
+                r" (\d+) of them in the second segment, (\d+) to predict",
+                header,
+            ).groups(),
+        )
+        assert 5 <= length <= 40 and predicted == max(1, round(0.15 * length))
+        assert len(re.findall(r"\{=?(?:\w+|\.|\[UNK\])\}", block)) == predicted
+        assert lines[0].startswith("[CLS] ") and all(line.endswith(" [SEP]") for line in lines)
+        assert len(lines) == (2 if second else 1)
+    assert blocks[5].startswith("to predict: {hidden behind [MASK]} {=kept}\n")
+    shard = load_metadata(data_dir / "pretrain_tfrecords").shards[1]
+    assert f"\n{shard.examples} examples: {shard.tokens / shard.examples:.1f} tokens" in output
+
+
+def test_both_formats_print_the_same(run, data_dir):
+    output = run("--shard", "2")
+    assert run("--shard", "2", "--records", str(data_dir / "original")) == output
+
+
+def test_the_seed_chooses_examples_and_masks(run):
+    outputs = [run("--seed", seed, "--num-examples", "1") for seed in ("1", "1", "2")]
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_all_examples_of_a_shard_can_be_asked_for(run, data_dir):
+    count = load_metadata(data_dir / "pretrain_tfrecords").shards[0].examples
+    output = run("--shard", "0", "--num-examples", str(count + 50))
+    assert output.count("[CLS]") == count
+
+
+def test_colours_on_a_terminal_alone_and_never_against_the_users_will(run, monkeypatch):
+    plain = run("--num-examples", "1")
+    # Another object at each call: pytest's capture.
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True)
+    colored = run("--num-examples", "1")
+    assert "\033[2m[CLS]\033[0m" in colored and "\033[1;97;41m" in colored and "{" not in colored
+    assert re.sub(r"\033\[[0-9;]*m", "", colored) == re.sub(r"\{=?|\}", "", plain)
+    assert run("--num-examples", "1", "--no-color") == plain
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run("--num-examples", "1") == plain
+
+
+def test_masks_are_drawn_as_in_training(data_dir):
+    tokenizer = ConvBertTokenizer(data_dir / "vocab.txt")
+    batch = tokenizer(["ba bing de"] * 300, ["da dun"] * 300, 10, padding="max_length")
+    masked = inspect_data.draw_masks(batch, tokenizer, seed=3)
+    kinds = []
+    for index in range(300):
+        row = {name: array[index] for name, array in masked.items()}
+        kinds += inspect_data.token_kinds(row, tokenizer)
+    # One of 8 tokens is chosen (15 %), and 85 % of the chosen are hidden.
+    assert kinds.count("special") == 900 and kinds.count("hidden") + kinds.count("kept") == 300
+    assert 235 <= kinds.count("hidden") <= 275
+    assert kinds.count("first") + kinds.count("second") == 1200
+
+
+def test_kinds_and_text_of_one_example(data_dir):
+    tokenizer = ConvBertTokenizer(data_dir / "vocab.txt")
+    tokens = ["[CLS]", "ba", "da", "[SEP]", "fo", "gun", "[SEP]"]
+    ids = np.array([*tokenizer.convert_tokens_to_ids(tokens), 0])
+    masked_ids = ids.copy()
+    masked_ids[2] = tokenizer.mask_id
+    row = {
+        "input_ids": ids,
+        "input_mask": np.array([1] * 7 + [0]),
+        "segment_ids": np.array([0] * 4 + [1] * 3 + [0]),
+        "masked_input_ids": masked_ids,
+        "masked_lm_positions": np.array([5, 2, 0]),
+        "masked_lm_weights": np.array([1.0, 1.0, 0.0]),
+    }
+    kinds = inspect_data.token_kinds(row, tokenizer)
+    assert kinds == ["special", "first", "hidden", "special", "second", "kept", "special"]
+    assert inspect_data.as_text(tokens, kinds, colored=False) == (
+        "[CLS] ba {da} [SEP]\nfo {=gun} [SEP]"
+    )
+    assert inspect_data.as_text(
+        ["blå", "##bær", ".", "##ø"], ["first", "hidden", "kept", "second"], True
+    ) == ("blå\033[1;97;41mbær\033[0m\033[1;30;43m.\033[0m\033[34mø\033[0m")
+
+
+def test_the_table_of_lengths():
+    lengths = np.array([5, 16, 17, 39, 40, 40, 40, 40])
+    has_second = np.array([False, True] * 4)
+    assert inspect_data.length_table(lengths, has_second, 40).splitlines() == [
+        "8 examples: 29.6 tokens on average, 50.0% with two segments",
+        "    tokens    examples   share",
+        "       1-5           1   12.5% #####",
+        "      6-10           0    0.0%",
+        "     11-15           0    0.0%",
+        "     16-20           2   25.0% ##########",
+        "     21-25           0    0.0%",
+        "     26-30           0    0.0%",
+        "     31-35           0    0.0%",
+        "     36-39           1   12.5% #####",
+        "        40           4   50.0% ####################",
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--shard", "4"], r"--shard must be from 0 to 3, as the shards in .* Received: 4"),
+        (["--shard", "3"], r"the shard .*-00003-of-00004 has no examples"),
+        (["--records", "nowhere"], r"no records in nowhere"),
+        (["--vocab-file", "nowhere.txt"], r"cannot read the vocabulary nowhere\.txt"),
+    ],
+)
+def test_wrong_input_is_named(run, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run(*arguments)
+
+
+def test_another_vocabulary_is_refused(run, tmp_path):
+    path = write_vocab(tmp_path / "vocab.txt")
+    path.write_text(path.read_text() + "more\n")
+    with pytest.raises(InputError, match=r"is not the one the records in .* were built with"):
+        run("--vocab-file", str(path))
+
+
+def test_a_damaged_shard_is_named(run, data_dir, tmp_path):
+    metadata = load_metadata(data_dir / "pretrain_tfrecords")
+    for path in metadata.records_dir.iterdir():
+        content = bytearray(path.read_bytes())
+        if path.name == metadata.shards[0].name:
+            content[20] ^= 255
+        (tmp_path / path.name).write_bytes(content)
+    with pytest.raises(InputError, match=r"the shard .*-00000-of-00004 is damaged"):
+        run("--shard", "0", "--records", str(tmp_path))
+
+
+def test_a_number_below_one_is_a_mistake_of_usage(run):
+    with pytest.raises(SystemExit):
+        run("--num-examples", "0")
