@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from data.records import (
     Shard,
     load_metadata,
     shard_name,
+    write_errors_named,
 )
 from data.shards import BuildOptions, LineTokenizer, ShardTask, build_shard
 from errors import InputError
@@ -74,7 +76,8 @@ def build_records(
         starting = contextlib.nullcontext(make_workers(options))
     with starting as workers:
         # Only now is the vocabulary known to be usable; nothing was changed before.
-        _start_folder(records_dir, identity, finished)
+        with write_errors_named(records_dir):
+            _start_folder(records_dir, identity, finished)
         logging.info("%d of %d shards to build", len(remaining), len(tasks))
         shards = workers.run(_with_contents(remaining, corpus))
         finished |= _note_shards(shards, tasks, finished, records_dir)
@@ -88,7 +91,10 @@ def build_records(
         **vocabulary,
     )
     if not metadata.num_examples:
-        raise InputError(f"no text: the corpus {corpus.path} gave no examples.")
+        skipped = ", ".join(f"{count} {reason}" for reason, count in metadata.skipped.items())
+        raise InputError(
+            f"no text: the corpus {corpus.path} gave no examples. Skipped: {skipped or 'nothing'}."
+        )
     metadata.save()
     (records_dir / PROGRESS_FILE).unlink()
     seconds = time.monotonic() - start
@@ -108,13 +114,11 @@ def _note_shards(
     sizes = {task.name: sum(source.size for source in task.sources) for task in tasks}
     kept = sum(sizes[name] for name in finished)
     built, text_bytes, start = {}, 0, time.monotonic()
-    with (
-        (records_dir / PROGRESS_FILE).open("a") as file,
-        tqdm(total=sum(sizes.values()), initial=kept, unit="B", unit_scale=True) as bar,
-    ):
+    progress = records_dir / PROGRESS_FILE
+    with tqdm(total=sum(sizes.values()), initial=kept, unit="B", unit_scale=True) as bar:
         for shard in shards:
-            file.write(json.dumps(dataclasses.asdict(shard)) + "\n")
-            file.flush()
+            with write_errors_named(progress), progress.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(shard)) + "\n")
             built[shard.name] = shard
             text_bytes += shard.text_bytes
             rate = text_bytes / 1e6 / (time.monotonic() - start)
@@ -306,6 +310,7 @@ def _worker_main(
     if quiet:  # one process's warnings about the vocabulary are enough
         logging.set_verbosity(logging.ERROR)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import tensorflow as tf
 
     # The processes are the parallelism.
@@ -320,3 +325,9 @@ def _worker_main(
         connection.send(error)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone
+
+
+def _end_with_parent() -> None:
+    """Ends this process once its parent was killed: its shard might come in the next run's way."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

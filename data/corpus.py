@@ -1,50 +1,50 @@
-"""Finding a corpus and streaming its documents. Nothing is ever unpacked to disk.
+"""Finding a corpus and listing its sources. Nothing is ever unpacked to disk.
 
-Three layouts are read:
-- OpenWebText as downloaded: a tar (or tar.xz) of archives `*.xz`, each a tar.xz with one .txt file
-  a document. Blank lines do not separate documents.
-- a folder of those archives.
-- a .txt file, or a folder of them (searched with its sub-folders). A blank line ends a document,
-  and so does the end of a file.
+A corpus is a file, a folder (searched with its sub-folders) or a glob pattern. What a file holds
+is known by its name:
+- `*.tar`: archives `*.xz`, as OpenWebText's one tar, or the many of its public copy, have them.
+  Alone, a `*.tar.xz` may hold them too.
+- any other `*.xz`: one of those archives, a tar.xz with one .txt file a document.
+- `*.txt`: a blank line ends a document, unless that is switched off, and the file's end always.
+- `*.jsonl`: a document a line, in a field of the JSON object.
+- `*.parquet`: a document a row, in a column.
+.txt and .jsonl may be compressed, with a further `.gz`, `.xz` or `.zst`.
 """
 
-import contextlib
+import glob
+import importlib.util
 import io
+import itertools
 import lzma
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from absl import logging
 
+from data.documents import (
+    MAX_LINE_BYTES,
+    DamagedError,
+    Reading,
+    Source,
+    StrictTarInfo,
+    damage_named,
+    is_blank,
+)
 from errors import InputError
 
-_XZ_MAGIC = b"\xfd7zXZ\x00"
-_XZ_END = b"YZ"
-_DAMAGE = (tarfile.TarError, lzma.LZMAError, EOFError)
+DEFAULT_NAMES = ("openwebtext.tar", "openwebtext.tar.xz", "openwebtext", "subsets")
 
 # Large text files are cut into ranges of about this size, at the ends of documents, so that one
 # file can fill several shards and processes.
 TEXT_RANGE_BYTES = 8 << 20
-# A line longer than this (a book without line ends) is cut at spaces: memory stays bounded.
-MAX_LINE_BYTES = 1 << 20
 
-
-@dataclass(frozen=True)
-class Source:
-    """A piece of the corpus that can be read on its own: an archive, or a range of a text file."""
-
-    path: str
-    """The file that holds it."""
-    name: str
-    """What messages call it, the same on every machine."""
-    is_archive: bool
-    offset: int
-    """First byte in `path`; without meaning for a member of a compressed tar."""
-    size: int
-    """Bytes, as stored."""
+_XZ_MAGIC = b"\xfd7zXZ\x00"
+_XZ_END = b"YZ"
+_COMPRESSIONS = (".gz", ".xz", ".zst")
+_ENDINGS = "*.tar, *.xz, *.txt, *.jsonl (both also .gz, .xz or .zst) or *.parquet"
 
 
 @dataclass(frozen=True)
@@ -55,145 +55,182 @@ class Corpus:
     sources: list[Source]
     is_stream: bool
     """A compressed tar: its members can only be read one after the other, by `stream`."""
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def size(self) -> int:
         """Bytes, as stored."""
         return sum(source.size for source in self.sources)
 
+    @property
+    def options(self) -> dict:
+        """Those of the options of `Reading` that decide what is read of these sources."""
+        names = {
+            "text": "blanks_separate_docs",
+            "jsonl": "text_field",
+            "parquet": "text_column",
+        }
+        kinds = {source.kind for source in self.sources}
+        return {name: getattr(self.reading, name) for kind, name in names.items() if kind in kinds}
+
     def stream(self) -> Iterator[bytes]:
-        """Yields the contents of each source in order; for a compressed tar."""
-        with _damage_named(self.path), lzma.open(self.path) as file:
-            yield from (tar.extractfile(member).read() for tar, member in _archives_in(file))
+        """Yields the contents of each source in order; for a compressed tar.
+
+        Raises:
+            DamagedError: the tar is damaged. Skipping damage, what follows it is empty.
+        """
+        count = 0
+        try:
+            with damage_named(self.path), lzma.open(self.path) as file:
+                for tar, member in _archives_in(file):
+                    content = tar.extractfile(member).read()
+                    count += 1
+                    yield content
+        except DamagedError:
+            if not self.reading.skip_damaged:
+                raise
+        yield from itertools.repeat(b"", len(self.sources) - count)
 
 
-def find_corpus(data_dir: str | os.PathLike, path: str | os.PathLike | None = None) -> Corpus:
+def find_corpus(
+    data_dir: str | os.PathLike,
+    path: str | os.PathLike | None = None,
+    reading: Reading | None = None,
+) -> Corpus:
     """Finds and lists the corpus at `path`, by default OpenWebText in the data directory.
 
     Archives are checked for being complete (start and end marks), not for every byte.
 
+    Args:
+        data_dir: where OpenWebText is sought.
+        path: a file, a folder, or a pattern such as `crawl/**/*.jsonl.gz`.
+        reading: how files are read.
+
     Raises:
-        InputError: there is no corpus, or it holds no text, or an archive is damaged.
+        InputError: there is no corpus, or it holds no text, or an archive is damaged (unless
+            damage is skipped), or a package is missing that reads such files.
     """
+    reading = reading or Reading()
     if path is None:
-        names = ("openwebtext.tar", "openwebtext.tar.xz", "openwebtext")
-        candidates = [Path(data_dir, name) for name in names]
+        candidates = [Path(data_dir, name) for name in DEFAULT_NAMES]
         found = [candidate for candidate in candidates if candidate.exists()]
         if not found:
             raise InputError(
-                f"no corpus: none of {', '.join(map(str, candidates))} exists. Put OpenWebText's "
-                "archive there, or name a corpus with --corpus."
+                f"no corpus: none of {', '.join(map(str, candidates))} exists. Put OpenWebText "
+                "there, or name a corpus with --corpus."
             )
         path = found[0]
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no corpus: {path} does not exist.")
-    if path.is_dir():
-        corpus = Corpus(path, _list_folder(path), False)
-    elif path.suffix == ".txt":
-        corpus = Corpus(path, list(_text_ranges(path, path.name)), False)
+    if path.is_file() and _kind(path.name)[0] in (None, "tar", "archive"):
+        sources, is_stream = _list_archive(path, reading)
     else:
-        with path.open("rb") as file:
-            is_stream = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
-        corpus = Corpus(path, _list_tar(path, is_stream), is_stream)
+        is_stream = False
+        sources = [
+            source for file, name in _find_files(path) for source in _list_file(file, name, reading)
+        ]
+    corpus = Corpus(path, sources, is_stream, reading)
     if not corpus.size:
         raise InputError(f"no text: every file of the corpus {path} is empty.")
+    _check_packages(corpus)
     return corpus
 
 
-def read_lines(source: Source, content: bytes | None = None) -> Iterator[bytes | None]:
-    """Yields the lines of a source, stripped and never empty, and None after each document.
-
-    Args:
-        source: what to read.
-        content: its bytes, where they come from `Corpus.stream`.
-
-    Raises:
-        InputError: the source is damaged.
-    """
-    if not source.is_archive:
-        yield from _read_text_range(source)
-        return
-    if content is None:
-        with open(source.path, "rb") as file:
-            file.seek(source.offset)
-            content = file.read(source.size)
-    with _damage_named(source.name):
-        archive = io.BytesIO(lzma.decompress(content))
-        with tarfile.open(fileobj=archive, mode="r:", tarinfo=_StrictTarInfo) as tar:
-            for member in tar:
-                if member.isfile() and member.name.endswith(".txt"):
-                    lines = tar.extractfile(member).read().split(b"\n")
-                    yield from _split_long(line for line in map(bytes.strip, lines) if line)
-                    yield None
+def _find_files(path: Path) -> list[tuple[Path, str]]:
+    """Returns the files of a corpus with the names that messages call them by, in order."""
+    if path.is_dir():
+        base, found = path, [path]
+    elif path.exists():
+        return [(path, path.name)]
+    else:
+        # The pattern's part before the first special character is the folder that names begin at.
+        base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        found = map(Path, glob.glob(str(path), recursive=True))
+    files = set()
+    for match in found:
+        inside = match.rglob("*") if match.is_dir() else [match]
+        # A link to nothing is not left out here: it is reported as a file that cannot be read.
+        files.update(file for file in inside if not file.is_dir() and _kind(file.name)[0])
+    if not files:
+        if path.is_dir():
+            raise InputError(f"the folder {path} holds no text: no {_ENDINGS}.")
+        raise InputError(f"no corpus: {path} does not exist, or matches no {_ENDINGS}.")
+    return [(file, str(file.relative_to(base))) for file in sorted(files)]
 
 
-class _StrictTarInfo(tarfile.TarInfo):
-    """Makes a damaged header an error; tarfile takes it for the end of the archive."""
+def _kind(name: str) -> tuple[str | None, str]:
+    """Returns a file's kind, as in `Source` or "tar", and compression; None for other files."""
+    stem, compression = os.path.splitext(name)
+    if compression not in _COMPRESSIONS:
+        stem, compression = name, ""
+    kinds = {".txt": "text", ".jsonl": "jsonl"}
+    kind = kinds.get(os.path.splitext(stem)[1])
+    if kind:
+        return kind, compression
+    return {".tar": "tar", ".xz": "archive", ".parquet": "parquet"}.get(Path(name).suffix), ""
 
-    @classmethod
-    def fromtarfile(cls, tar):
-        try:
-            return super().fromtarfile(tar)
-        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
-            raise  # the two ways in which an archive ends
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"bad header at byte {tar.offset}: {error}") from error
 
-
-@contextlib.contextmanager
-def _damage_named(name: str | os.PathLike) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        raise InputError(
-            f"the archive {name} is damaged or is no tar of the expected kind: {error}. "
-            "Download it again."
-        ) from error
+def _list_archive(path: Path, reading: Reading) -> tuple[list[Source], bool]:
+    """Lists a tar of archives, compressed or not, or a single archive."""
+    with damage_named(path), path.open("rb") as file:
+        is_stream = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
+    if is_stream:
+        logging.info("listing the compressed archive %s: it must be read once for that", path)
+    sources = _list_tar(path, path.name, is_stream, reading)
+    if not sources and is_stream:
+        source = Source(str(path), path.name, "archive", 0, path.stat().st_size, reading=reading)
+        return [source], False
+    if not sources:
+        raise InputError(f"the archive {path} holds no *.xz archives, as OpenWebText's does.")
+    return sources, is_stream
 
 
 def _archives_in(file: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    with tarfile.open(fileobj=file, mode="r:", tarinfo=_StrictTarInfo) as tar:
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=StrictTarInfo) as tar:
         for member in tar:
             if member.isfile() and member.name.endswith(".xz"):
                 yield tar, member
 
 
-def _list_tar(path: Path, is_stream: bool) -> list[Source]:
-    if is_stream:
-        logging.info("listing the compressed archive %s: it must be read once for that", path)
-    with _damage_named(path), (lzma.open if is_stream else open)(path, "rb") as file:
-        sources = [
-            Source(str(path), f"{path.name}/{member.name}", True, member.offset_data, member.size)
-            for _, member in _archives_in(file)
-        ]
-        if not is_stream:
-            for source in sources:
-                _check_xz_ends(source, file)
-    if not sources:
-        raise InputError(f"the archive {path} holds no *.xz archives, as OpenWebText's does.")
-    return sources
-
-
-def _list_folder(folder: Path) -> list[Source]:
-    archives = sorted(folder.rglob("*.xz"))
-    texts = sorted(folder.rglob("*.txt"))
-    if archives and texts:
-        raise InputError(
-            f"the folder {folder} holds both archives ({archives[0].name}) and plain text "
-            f"({texts[0].name}). Keep them in two folders."
-        )
-    if not archives and not texts:
-        raise InputError(f"the folder {folder} holds neither *.xz archives nor *.txt files.")
+def _list_tar(path: Path, name: str, is_compressed: bool, reading: Reading) -> list[Source]:
     sources = []
-    for path in archives:
-        name = str(path.relative_to(folder))
-        sources.append(Source(str(path), name, True, 0, path.stat().st_size))
-        with path.open("rb") as file:
-            _check_xz_ends(sources[-1], file)
-    for path in texts:
-        sources.extend(_text_ranges(path, str(path.relative_to(folder))))
+    try:
+        with damage_named(path), (lzma.open if is_compressed else open)(path, "rb") as file:
+            for _, member in _archives_in(file):
+                place = (member.offset_data, member.size)
+                member_name = f"{name}/{member.name}"
+                sources.append(Source(str(path), member_name, "archive", *place, reading=reading))
+            if not is_compressed and not reading.skip_damaged:
+                for source in sources:
+                    _check_xz_ends(source, file)
+    except DamagedError as error:
+        if not reading.skip_damaged:
+            raise
+        logging.warning("%s", error)
+        if sources:
+            # It stands for what cannot be listed: reading nothing of it will be noted as damage.
+            rest = f"{name}, after {len(sources)} archives"
+            sources.append(Source(str(path), rest, "archive", 0, 0, reading=reading))
     return sources
+
+
+def _list_file(path: Path, name: str, reading: Reading) -> list[Source]:
+    kind, compression = _kind(path.name)
+    if kind == "tar":
+        return _list_tar(path, name, False, reading)
+    try:
+        size = path.stat().st_size
+        is_divisible = not compression and (
+            kind == "jsonl" or (kind == "text" and reading.blanks_separate_docs)
+        )
+        if is_divisible and size:
+            return list(_ranges(path, name, kind, size, reading))
+        source = Source(str(path), name, kind, 0, size, compression, reading)
+        if kind == "archive" and not reading.skip_damaged:
+            with path.open("rb") as file:
+                _check_xz_ends(source, file)
+    except OSError:  # reading will find out too, and note it
+        source = Source(str(path), name, kind, 0, 0, compression, reading)
+    return [source]
 
 
 def _check_xz_ends(source: Source, file: io.BufferedIOBase) -> None:
@@ -203,60 +240,42 @@ def _check_xz_ends(source: Source, file: io.BufferedIOBase) -> None:
     file.seek(source.offset + max(0, source.size - 32))
     end = file.read(min(32, source.size)).rstrip(b"\0")  # a stream may be padded with zeros
     if start != _XZ_MAGIC or not end.endswith(_XZ_END):
-        raise InputError(
+        raise DamagedError(
             f"the archive {source.name} (in {source.path}) is damaged: it does not "
-            f"{'end' if start == _XZ_MAGIC else 'begin'} as an .xz file does. Download it again."
+            f"{'end' if start == _XZ_MAGIC else 'begin'} as an .xz file does. Download it again, "
+            "or leave what cannot be read of it out with --skip-damaged."
         )
 
 
-def _text_ranges(path: Path, name: str) -> Iterator[Source]:
-    """Cuts a text file into ranges that begin where a document begins."""
-    size = path.stat().st_size
+def _ranges(path: Path, name: str, kind: str, size: int, reading: Reading) -> Iterator[Source]:
+    """Cuts a file into ranges that begin where a document begins."""
     start = 0
     with path.open("rb") as file:
         while start < size:
             file.seek(start + TEXT_RANGE_BYTES)
-            file.readline()  # a line's tail is no blank line
-            while not _is_blank(file.readline()) and file.tell() < size:
+            _read_line(file)  # a line's tail is no blank line
+            while kind == "text" and not is_blank(_read_line(file)) and file.tell() < size:
                 pass
             end = min(file.tell(), size)
-            yield Source(str(path), f"{name}:{start}", False, start, end - start)
+            yield Source(str(path), f"{name}:{start}", kind, start, end - start, reading=reading)
             start = end
 
 
-def _read_text_range(source: Source) -> Iterator[bytes | None]:
-    has_text = False
-    with open(source.path, "rb") as file:
-        file.seek(source.offset)
-        remaining = source.size
-        while remaining > 0:
-            line = file.readline(remaining)
-            if not line:
-                raise InputError(f"{source.path} became shorter while it was read.")
-            remaining -= len(line)
-            if not _is_blank(line):
-                has_text = True
-                yield from _split_long([line.strip()])
-            elif has_text:
-                has_text = False
-                yield None
-    if has_text:
-        yield None
+def _read_line(file: io.BufferedIOBase) -> bytes:
+    """Reads a line; of one over `MAX_LINE_BYTES`, returns only that much."""
+    line = rest = file.readline(MAX_LINE_BYTES)
+    while len(rest) == MAX_LINE_BYTES and not rest.endswith(b"\n"):
+        rest = file.readline(MAX_LINE_BYTES)
+    return line
 
 
-def _is_blank(line: bytes) -> bool:
-    """Whether a line holds white space only, Unicode's included."""
-    line = line.strip()
-    return not line or (line[0] >= 0x80 and not line.decode("utf-8", "ignore").strip())
-
-
-def _split_long(lines: Iterable[bytes]) -> Iterator[bytes]:
-    for line in lines:
-        start = 0
-        while len(line) - start > MAX_LINE_BYTES:
-            space = line.rfind(b" ", start + 1, start + MAX_LINE_BYTES)
-            if space < 0:  # Chinese, say: keep the rest whole rather than cut a word
-                break
-            yield line[start:space]
-            start = space + 1
-        yield line[start:] if start else line
+def _check_packages(corpus: Corpus) -> None:
+    for source in corpus.sources:
+        needed = {"parquet": "pyarrow"}.get(source.kind)
+        if source.compression == ".zst":
+            needed = "zstandard"
+        if needed and importlib.util.find_spec(needed) is None:
+            raise InputError(
+                f"{source.name} can only be read with the package {needed}: install it with "
+                f"pip install {needed}."
+            )

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.documents import MAX_LISTED
 from errors import InputError
 from files import atomic_path, write_text
 
@@ -58,6 +59,10 @@ class Shard:
     text_tokens: int = 0
     unknown_tokens: int = 0
     """How many of `text_tokens` are [UNK]."""
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Documents and files that were left out, counted by reason."""
+    skipped_listed: list[list[str]] = dataclasses.field(default_factory=list, compare=False)
+    """The first of them: file, place in it, reason. `metadata.json` lists some for all shards."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,15 @@ class RecordsMetadata:
     def total(self, field: str) -> int:
         """Sums a field of the shards."""
         return sum(getattr(shard, field) for shard in self.shards)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Documents and files that were left out, counted by reason."""
+        counts = {}
+        for shard in self.shards:
+            for reason, count in shard.skipped.items():
+                counts[reason] = counts.get(reason, 0) + count
+        return counts
 
     @property
     def num_examples(self) -> int:
@@ -105,9 +119,34 @@ class RecordsMetadata:
         content["totals"] = {
             field.name: self.total(field.name)
             for field in dataclasses.fields(Shard)
-            if field.name != "name"
+            if field.type is int
         }
-        write_text(self.records_dir / METADATA_FILE, json.dumps(content, indent=1) + "\n")
+        listed = [entry for shard in content["shards"] for entry in shard.pop("skipped_listed")]
+        content["skipped"] = {
+            "counts": self.skipped,
+            "listed": [
+                dict(zip(("file", "place", "reason"), entry, strict=True))
+                for entry in listed[:MAX_LISTED]
+            ],
+        }
+        with write_errors_named(self.records_dir / METADATA_FILE):
+            write_text(self.records_dir / METADATA_FILE, json.dumps(content, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def write_errors_named(path: str | os.PathLike) -> Iterator[None]:
+    """Turns the error of a full disk, or of another that cannot be written, into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise _write_error(path, error.strerror) from error
+
+
+def _write_error(path: str | os.PathLike, reason: str) -> InputError:
+    return InputError(
+        f"cannot write {path}: {reason}. Finished shards are kept: make room, or whatever else it "
+        "needs, and run the same command again."
+    )
 
 
 @contextlib.contextmanager
@@ -127,13 +166,19 @@ def open_shard(
     """
     import tensorflow as tf
 
+    def checked(operation, *arguments):
+        try:
+            operation(*arguments)
+        except tf.errors.OpError as error:
+            raise OSError(error.code, error.message) from error
+
     record = tf.train.Example()  # one message, filled anew for each example
     feature = record.features.feature
 
     def write_compact(ids, first_length):
         feature["input_ids"].bytes_list.value[:] = [ids.tobytes()]
         feature["first_length"].int64_list.value[:] = [first_length]
-        writer.write(record.SerializeToString(deterministic=True))
+        checked(writer.write, record.SerializeToString(deterministic=True))
 
     def write_original(ids, first_length):
         padding = [0] * (max_seq_length - len(ids))
@@ -141,10 +186,12 @@ def open_shard(
         feature["input_ids"].int64_list.value[:] = ids.tolist() + padding
         feature["input_mask"].int64_list.value[:] = [1] * len(ids) + padding
         feature["segment_ids"].int64_list.value[:] = segment_ids + padding
-        writer.write(record.SerializeToString(deterministic=True))
+        checked(writer.write, record.SerializeToString(deterministic=True))
 
-    with atomic_path(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
+    with write_errors_named(path), atomic_path(path) as temporary:
+        writer = tf.io.TFRecordWriter(temporary)
         yield write_compact if record_format == "compact" else write_original
+        checked(writer.close)
 
 
 def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
@@ -161,6 +208,7 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
         try:
             content = json.loads(path.read_text())
             del content["totals"]
+            content.pop("skipped", None)
             content["shards"] = tuple(Shard(**shard) for shard in content["shards"])
             metadata = RecordsMetadata(records_dir=records_dir, **content)
         except (ValueError, TypeError, KeyError) as error:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.corpus import Corpus, Source, read_lines
+from data.corpus import Corpus
+from data.documents import Skipped, Source, read_documents
 from data.examples import MIN_TARGET_LENGTH, SEGMENT_RULES, ExampleBuilder
 from data.records import RECORD_FORMATS, Shard, id_type, open_shard
 from errors import InputError
@@ -64,11 +65,15 @@ class BuildOptions:
                 f"cannot read the vocabulary {self.vocab_file}: {error.strerror}."
             ) from error
         files = "".join(f"{source.name}\t{source.size}\n" for source in corpus.sources)
-        return options | {
-            "vocab_file_sha256": hashlib.sha256(vocabulary).hexdigest(),
-            "corpus": corpus.path.name,
-            "corpus_files_sha256": hashlib.sha256(files.encode()).hexdigest(),
-        }
+        return (
+            options
+            | corpus.options
+            | {
+                "vocab_file_sha256": hashlib.sha256(vocabulary).hexdigest(),
+                "corpus": corpus.path.name,
+                "corpus_files_sha256": hashlib.sha256(files.encode()).hexdigest(),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -144,10 +149,11 @@ def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer
         options.carry_over,
         tokenizer.id_type,
     )
+    skipped = Skipped()
     documents = text_bytes = text_tokens = unknown_tokens = 0
     examples = tokens = full_examples = two_segment_examples = 0
     with open_shard(task.path, options.record_format, options.max_seq_length) as write:
-        for items in _batched_lines(task):
+        for items in _batched_lines(task, skipped):
             lines = [line for line in items if line is not None]
             documents += len(items) - len(lines)
             if not lines:
@@ -181,17 +187,21 @@ def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer
         text_bytes=text_bytes,
         text_tokens=text_tokens,
         unknown_tokens=unknown_tokens,
+        skipped=skipped.counts,
+        skipped_listed=skipped.listed,
     )
 
 
-def _batched_lines(task: ShardTask) -> Iterator[list[bytes | None]]:
+def _batched_lines(task: ShardTask, skipped: Skipped) -> Iterator[list[bytes | None]]:
     """Gathers lines, and None for each document's end, to a size that keeps TensorFlow busy."""
     batch, size = [], 0
     for index, source in enumerate(task.sources):
-        for line in read_lines(source, task.contents[index] if task.contents else None):
-            batch.append(line)
-            size += len(line) if line is not None else 0
-            if size >= TOKENIZER_BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
+        content = task.contents[index] if task.contents else None
+        for lines in read_documents(source, content, skipped):
+            for line in lines:
+                batch.append(line)
+                size += len(line) if line is not None else 0
+                if size >= TOKENIZER_BATCH_BYTES:
+                    yield batch
+                    batch, size = [], 0
     yield batch

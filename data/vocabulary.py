@@ -15,7 +15,8 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from data.corpus import Corpus, read_lines
+from data.corpus import Corpus
+from data.documents import read_lines
 from data.tokenizer import (
     MAX_TOKEN_BYTES,
     SPECIAL_TOKENS,

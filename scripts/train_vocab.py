@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import errors
 import files
+from data.command_line import add_corpus_arguments, reading
 from errors import InputError
 
 # More words than these in a thousand as [UNK], and the alphabet is too small for the text.
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         limit_alphabet=args.limit_alphabet,
         max_megabytes=args.max_megabytes,
     )
-    counts = vocabulary.count_words(find_corpus(args.data_dir, args.corpus), options)
+    counts = vocabulary.count_words(find_corpus(args.data_dir, args.corpus, reading(args)), options)
     tokens = vocabulary.train_vocabulary(counts, options)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "vocab.txt")
@@ -66,10 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", required=True, help="folder of the corpus")
-    parser.add_argument(
-        "--corpus",
-        help="as in build_data.py (default: OpenWebText's archive or folder in the data folder)",
-    )
+    add_corpus_arguments(parser)
     parser.add_argument(
         "--output",
         help="folder for vocab.txt and tokenizer_config.json (default: the data folder)",

@@ -190,7 +190,7 @@ def test_damage_stops_the_build_and_keeps_finished_shards(tmp_path, options):
     names = [f"{index}.xz" for index in range(4)]
     files = dict(zip(names, archives, strict=True))
     (tmp_path / "t.tar").write_bytes(tar_of(files | {"2.xz": bytes(damaged)}))
-    with pytest.raises(InputError, match=r"archive t\.tar/2\.xz is damaged"):
+    with pytest.raises(InputError, match=r"file t\.tar/2\.xz is damaged"):
         build_records(find_corpus(tmp_path, tmp_path / "t.tar"), options, tmp_path / "r")
     assert len(contents(tmp_path / "r")) == 3  # two shards and the note of them
     (tmp_path / "t.tar").write_bytes(tar_of(files))  # downloaded again

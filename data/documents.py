@@ -1,0 +1,514 @@
+"""Reading documents: from the files of a corpus to lines, a part at a time.
+
+Memory stays bounded whatever a file, a document or a line measures. A document that cannot be
+used is skipped and noted; damage to a file is an error, or is noted too (`Reading.skip_damaged`).
+"""
+
+import codecs
+import contextlib
+import gzip
+import io
+import itertools
+import json
+import lzma
+import os
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from errors import InputError
+
+# A line longer than this (a book without line ends) is cut at spaces.
+MAX_LINE_BYTES = 1 << 20
+# A longer document is checked, and if need be skipped, in parts of this size.
+MAX_PART_BYTES = 8 << 20
+# A line of JSON must be parsed in one piece, which takes about ten times its size.
+MAX_JSON_BYTES = 32 << 20
+# How many skipped documents are listed; all are counted.
+MAX_LISTED = 100
+
+NOT_UTF8 = "not UTF-8"
+EMPTY = "empty"
+NOT_JSON = "not JSON"
+NO_TEXT = "no such field, or no text in it"
+TOO_LONG = f"a line of JSON over {MAX_JSON_BYTES >> 20} MiB"
+UNREADABLE = "unreadable file"
+DAMAGED = "damaged file (what follows the damage)"
+
+_CHUNK_BYTES = 1 << 18
+# zstandard gives all that its input expands to at once, 128 KiB for three bytes at worst.
+_ZSTD_CHUNK_BYTES = 1 << 9
+_CUTTING_MARKS = (b" ", "。".encode(), "，".encode())
+
+
+class DamagedError(InputError):
+    """A file of the corpus is damaged."""
+
+
+class _DamagedContent(Exception):
+    """Damage that a library reports by an error of its own."""
+
+
+_DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, _DamagedContent)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a corpus are read."""
+
+    text_field: str = "text"
+    """The field of a line of JSON that holds the text."""
+    text_column: str = "text"
+    """The column of a parquet file that holds the text."""
+    blanks_separate_docs: bool = True
+    """Whether a blank line ends a document of plain text."""
+    skip_damaged: bool = False
+    """Whether damage is noted, and what follows it in its file left out, where it else stops."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A piece of the corpus that can be read on its own: a file, or a range of one."""
+
+    path: str
+    """The file that holds it."""
+    name: str
+    """What messages call it, the same on every machine."""
+    kind: str
+    """archive (a tar.xz of one .txt a document), text, jsonl or parquet."""
+    offset: int
+    """First byte in `path`; without meaning for a member of a compressed tar."""
+    size: int
+    """Bytes, as stored."""
+    compression: str = ""
+    """Of text and jsonl: .gz, .xz or .zst."""
+    reading: Reading = field(default_factory=Reading)
+
+
+class Skipped:
+    """What was left out, counted by reason; the first of it is listed.
+
+    Attributes:
+        counts: dict from reason to number.
+        listed: [file, place in it, reason] of the first ones.
+    """
+
+    def __init__(self):
+        self.counts: dict[str, int] = {}
+        self.listed: list[list[str]] = []
+
+    def add(self, source: Source, place: str, reason: str, detail: str = "") -> None:
+        """Notes one document, or the rest of a file."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(self.listed) < MAX_LISTED:
+            file = source.name.removesuffix(f":{source.offset}")  # places are counted in the file
+            self.listed.append([file, place, f"{reason}: {detail}" if detail else reason])
+
+
+def read_documents(
+    source: Source, content: bytes | None = None, skipped: Skipped | None = None
+) -> Iterator[list[bytes | None]]:
+    """Yields the lines of a source in lists, with None after the last line of each document.
+
+    A list holds a document, or a part of one: about `MAX_PART_BYTES` at most. Lines are stripped
+    and never empty.
+
+    Args:
+        source: what to read.
+        content: its bytes, where they come from `Corpus.stream`.
+        skipped: takes note of what is skipped.
+
+    Raises:
+        DamagedError: the file is damaged, and `Reading.skip_damaged` is not set.
+        InputError: a parquet file has no such column of text.
+    """
+    skipped = Skipped() if skipped is None else skipped
+    try:
+        file = _open(source, content)
+    except OSError as error:
+        skipped.add(source, "", UNREADABLE, error.strerror)
+        return
+    with file:
+        is_open = False
+        try:
+            with damage_named(source.name):
+                start = source.offset if content is None else 0
+                for lines in _READERS[source.kind](
+                    source, _Range(file, start, source.size), skipped
+                ):
+                    yield lines
+                    is_open = lines[-1] is not None
+        except DamagedError as error:
+            if not source.reading.skip_damaged:
+                raise
+            skipped.add(source, "", DAMAGED, str(error.__cause__).strip())
+            if is_open:
+                yield [None]
+
+
+def _open(source: Source, content: bytes | None) -> io.BufferedIOBase:
+    if content is not None:
+        return io.BytesIO(content)
+    return open(source.path, "rb")
+
+
+def read_lines(source: Source, content: bytes | None = None) -> Iterator[bytes | None]:
+    """Yields the same as `read_documents`, line by line."""
+    return itertools.chain.from_iterable(read_documents(source, content))
+
+
+@contextlib.contextmanager
+def damage_named(name: str | os.PathLike) -> Iterator[None]:
+    """Makes damage found in the `with` block a `DamagedError` that names the file."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise DamagedError(
+            f"the file {name} is damaged or is not what its name says: {str(error).strip()}. "
+            "Download it again, or leave what cannot be read of it out with --skip-damaged."
+        ) from error
+
+
+class StrictTarInfo(tarfile.TarInfo):
+    """Makes a damaged header an error; tarfile takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar):
+        """Reads the next header."""
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
+            raise  # the two ways in which an archive ends
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"bad header at byte {tar.offset}: {error}") from error
+
+
+class _Range(io.RawIOBase):
+    """A range of a file, as a file."""
+
+    def __init__(self, file: io.BufferedIOBase, start: int, size: int):
+        self._file, self._start, self._size, self._position = file, start, size, 0
+        self._file.seek(start)
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self._position = offset + (0, self._position, self._size)[whence]
+        self._file.seek(self._start + self._position)
+        return self._position
+
+    def readinto(self, buffer):
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        chunk = self._file.read(wanted)
+        if wanted and not chunk:
+            raise EOFError("it became shorter while it was read")
+        buffer[: len(chunk)] = chunk
+        self._position += len(chunk)
+        return len(chunk)
+
+
+def _read_archive(source, file, skipped):
+    with (
+        lzma.open(file) as content,
+        tarfile.open(fileobj=content, mode="r:", tarinfo=StrictTarInfo) as tar,
+    ):
+        endings = set()
+        for member in iter(tar.next, None):
+            tar.members.clear()  # they would grow with the archive
+            if not member.isfile():
+                continue
+            ending = os.path.splitext(member.name)[1]
+            endings.add(ending)
+            if ending != ".txt":
+                continue
+            text = tar.extractfile(member)
+            if member.size > MAX_LINE_BYTES:
+                parts = _parts(line for _, line in _lines(_read_chunks(text)))
+            else:
+                parts = _short_parts(text.read())
+            yield from _document(parts, member.name, source, skipped)
+        for _ in _read_chunks(content):
+            pass  # the checksums are at the end
+    if endings and ".txt" not in endings:
+        raise _DamagedContent(f"it holds no .txt files, but {', '.join(sorted(endings))}")
+
+
+def _read_text(source, file, skipped):
+    lines = _lines(_decompressed(source, file))
+    if source.reading.blanks_separate_docs:
+        documents = itertools.groupby(lines, key=lambda item: is_blank(item[1]))
+    else:
+        documents = [(False, lines)]
+    is_empty = source.offset == 0
+    for blank, document in documents:
+        if not blank:
+            is_empty = False
+            offset, first = next(document, (0, b""))
+            rest = (line for _, line in document)
+            parts = _parts(itertools.chain([first], rest))
+            place = f"byte {source.offset + offset}"
+            yield from _document(parts, place, source, skipped)
+    if is_empty:
+        skipped.add(source, "", EMPTY)
+
+
+def _read_jsonl(source, file, skipped):
+    offset = source.offset
+    for size, line in _json_lines(_decompressed(source, file)):
+        place = f"byte {offset}"
+        offset += size + 1
+        if line is None:
+            skipped.add(source, place, TOO_LONG)
+            continue
+        if is_blank(line):
+            continue
+        try:
+            record = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
+        except UnicodeDecodeError:
+            skipped.add(source, place, NOT_UTF8)
+            continue
+        except (ValueError, RecursionError) as error:
+            skipped.add(source, place, NOT_JSON, str(error))
+            continue
+        text = record.get(source.reading.text_field) if isinstance(record, dict) else None
+        if not isinstance(text, str):
+            skipped.add(source, place, NO_TEXT)
+            continue
+        # JSON can name half a surrogate pair, which is no UTF-8: the check will find it.
+        yield from _text_document(text.encode(errors="surrogatepass"), place, source, skipped)
+
+
+def _read_parquet(source, file, skipped):
+    import pyarrow
+    import pyarrow.parquet
+
+    column, row = source.reading.text_column, 0
+    try:
+        # Pages are read as they are needed, not a whole column of a row group at once.
+        with pyarrow.parquet.ParquetFile(
+            source.path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        ) as parquet:
+            if column not in parquet.schema_arrow.names:
+                raise InputError(
+                    f"{source.name} has no column {column!r}; it has "
+                    f"{', '.join(parquet.schema_arrow.names)}. Name one with --text-column."
+                )
+            if not _is_text(parquet.schema_arrow.field(column).type):
+                raise InputError(
+                    f"the column {column!r} of {source.name} holds no text. Name another with "
+                    "--text-column."
+                )
+            for text in _parquet_values(parquet, column):
+                place = f"row {row}"
+                row += 1
+                if text is None:
+                    skipped.add(source, place, NO_TEXT)
+                else:
+                    yield from _text_document(text, place, source, skipped)
+    except pyarrow.ArrowException as error:
+        raise _DamagedContent(str(error)) from error
+
+
+_READERS = {
+    "archive": _read_archive,
+    "text": _read_text,
+    "jsonl": _read_jsonl,
+    "parquet": _read_parquet,
+}
+
+
+def _is_text(arrow_type) -> bool:
+    from pyarrow import types
+
+    if types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    return (
+        types.is_string(arrow_type)
+        or types.is_large_string(arrow_type)
+        or types.is_binary(arrow_type)
+        or types.is_large_binary(arrow_type)
+    )
+
+
+def _parquet_values(parquet, column: str) -> Iterator[bytes | None]:
+    """Yields a column's values, as many rows at a time as make up about `MAX_PART_BYTES`."""
+    import pyarrow
+
+    for group in range(parquet.num_row_groups):
+        rows = parquet.metadata.row_group(group)
+        size = sum(
+            rows.column(index).total_uncompressed_size
+            for index in range(rows.num_columns)
+            if rows.column(index).path_in_schema == column
+        )
+        batch_size = max(1, min(1024, MAX_PART_BYTES * rows.num_rows // max(1, size)))
+        for batch in parquet.iter_batches(batch_size, row_groups=[group], columns=[column]):
+            values = batch.column(0)
+            if pyarrow.types.is_dictionary(values.type):
+                values = values.dictionary_decode()
+            # Bytes, since a value need not be UTF-8, whatever the column's type says.
+            for value in values.cast(pyarrow.large_binary()):
+                yield value.as_py()
+
+
+def _document(
+    parts: Iterable[list[bytes]], place: str, source: Source, skipped: Skipped
+) -> Iterator[list[bytes | None]]:
+    """Yields the usable parts of a document, None after the last, and notes the others."""
+    usable = noted = False
+    for part in parts:
+        if _is_utf8(b"\n".join(part)):
+            usable = True
+            yield part
+        else:
+            noted = True
+            skipped.add(source, place, NOT_UTF8)
+    if usable:
+        yield [None]
+    elif not noted:
+        skipped.add(source, place, EMPTY)
+
+
+def _text_document(text: bytes, place: str, source: Source, skipped: Skipped):
+    if len(text) > MAX_LINE_BYTES:
+        parts = _parts(line for _, line in _lines(_read_chunks(io.BytesIO(text))))
+    else:
+        parts = _short_parts(text)
+    return _document(parts, place, source, skipped)
+
+
+def _is_utf8(text: bytes) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether a line holds white space only, Unicode's included."""
+    line = line.strip()
+    return not line or (line[0] >= 0x80 and not line.decode("utf-8", "ignore").strip())
+
+
+def _short_parts(text: bytes) -> list[list[bytes]]:
+    """Cuts a text of at most `MAX_LINE_BYTES` into lines: one part, or none."""
+    lines = [line for line in map(bytes.strip, text.split(b"\n")) if line]
+    return [lines] if lines else []
+
+
+def _parts(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Gathers lines, but for empty ones, to parts of `MAX_PART_BYTES`."""
+    part, size = [], 0
+    for line in lines:
+        if not line:
+            continue
+        part.append(line)
+        size += len(line)
+        if size >= MAX_PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Cuts chunks into stripped lines, each with its offset in bytes; blank ones are empty.
+
+    A line over `MAX_LINE_BYTES` comes in pieces, none of which is empty.
+    """
+    offset, tail, is_rest = 0, b"", False
+    for chunk in itertools.chain(chunks, [b"\n"]):
+        *lines, tail = (tail + chunk).split(b"\n")
+        for line in lines:
+            rest = line
+            while len(rest) > MAX_LINE_BYTES:
+                piece, rest = _cut(rest)
+                if not is_blank(piece):
+                    yield offset, piece.strip()
+                offset, is_rest = offset + len(piece), True
+            stripped = rest.strip()
+            if stripped or not is_rest:
+                yield offset, stripped
+            offset, is_rest = offset + len(rest) + 1, False
+        while len(tail) > MAX_LINE_BYTES:
+            piece, tail = _cut(tail)
+            if not is_blank(piece):
+                yield offset, piece.strip()
+            offset, is_rest = offset + len(piece), True
+
+
+def _cut(line: bytes) -> tuple[bytes, bytes]:
+    """Cuts the first piece off a line that is too long: at a space, or between characters."""
+    for mark in _CUTTING_MARKS:
+        position = line.rfind(mark, 1, MAX_LINE_BYTES)
+        if position > 0:
+            end = position + len(mark)
+            break
+    else:
+        end = MAX_LINE_BYTES
+        while end > MAX_LINE_BYTES - 4 and line[end] & 0xC0 == 0x80:
+            end -= 1
+    return line[:end], line[end:]
+
+
+def _json_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Cuts chunks into lines, each after its size; None stands for one too long to be parsed."""
+    pending, size = [], 0
+    for chunk in itertools.chain(chunks, [b"\n"]):
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            size += end - start
+            pending.append(chunk[start:end])
+            yield size, b"".join(pending) if size <= MAX_JSON_BYTES else None
+            pending, size, start = [], 0, end + 1
+        size += len(chunk) - start
+        pending.append(chunk[start:])
+        if size > MAX_JSON_BYTES:
+            pending.clear()
+
+
+def _decompressed(source: Source, file: io.RawIOBase) -> Iterator[bytes]:
+    if source.compression == ".zst":
+        return _zstd_chunks(file)
+    openers = {"": io.BufferedReader, ".gz": gzip.open, ".xz": lzma.open}
+    return _read_chunks(openers[source.compression](file))
+
+
+def _read_chunks(file: io.BufferedIOBase) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
+
+
+def _zstd_chunks(file: io.RawIOBase) -> Iterator[bytes]:
+    """Decompresses the frames of a file; unlike the package's reader, it sees a truncated one."""
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor().decompressobj()
+    started, pending, size = False, [], 0
+    try:
+        for compressed in _read_chunks(io.BufferedReader(file, 1 << 20)):
+            for start in range(0, len(compressed), _ZSTD_CHUNK_BYTES):
+                data = compressed[start : start + _ZSTD_CHUNK_BYTES]
+                while data:
+                    if decompressor.eof:
+                        decompressor = zstandard.ZstdDecompressor().decompressobj()
+                    pending.append(decompressor.decompress(data))
+                    size += len(pending[-1])
+                    data = decompressor.unused_data if decompressor.eof else b""
+                    started = True
+                if size >= _CHUNK_BYTES:
+                    yield b"".join(pending)
+                    pending, size = [], 0
+    except zstandard.ZstdError as error:
+        raise _DamagedContent(str(error)) from error
+    yield b"".join(pending)
+    if started and not decompressor.eof:
+        raise EOFError("it ends inside a compressed frame")
