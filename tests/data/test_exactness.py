@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 
+import numpy as np
 import pytest
 
 from data.corpus import find_corpus
@@ -41,7 +42,7 @@ def slow_tokenizer(options):
 
     def tokenize(line):
         words = re.split("[ \t]+", line.decode("utf-8", "ignore"))
-        return list(itertools.chain.from_iterable(map(ids_of, words)))
+        return np.array(list(itertools.chain.from_iterable(map(ids_of, words))), np.int32)
 
     return tokenize
 
