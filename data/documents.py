@@ -22,9 +22,9 @@ from errors import InputError
 # A line longer than this (a book without line ends) is cut at spaces.
 MAX_LINE_BYTES = 1 << 20
 # A longer document is checked, and if need be skipped, in parts of this size.
-MAX_PART_BYTES = 8 << 20
-# A line of JSON must be parsed in one piece, which takes about ten times its size.
-MAX_JSON_BYTES = 32 << 20
+MAX_PART_BYTES = 4 << 20
+# A line of JSON must be parsed in one piece, which takes up to ten times its size.
+MAX_JSON_BYTES = 16 << 20
 # How many skipped documents are listed; all are counted.
 MAX_LISTED = 100
 
@@ -335,7 +335,7 @@ def _is_text(arrow_type) -> bool:
     )
 
 
-def _parquet_values(parquet, column: str) -> Iterator[bytes | None]:
+def _parquet_values(parquet, column: str) -> Iterator[memoryview | None]:
     """Yields a column's values, as many rows at a time as make up about `MAX_PART_BYTES`."""
     import pyarrow
 
@@ -353,7 +353,7 @@ def _parquet_values(parquet, column: str) -> Iterator[bytes | None]:
                 values = values.dictionary_decode()
             # Bytes, since a value need not be UTF-8, whatever the column's type says.
             for value in values.cast(pyarrow.large_binary()):
-                yield value.as_py()
+                yield memoryview(value.as_buffer()) if value.is_valid else None
 
 
 def _document(
@@ -374,11 +374,15 @@ def _document(
         skipped.add(source, place, EMPTY)
 
 
-def _text_document(text: bytes, place: str, source: Source, skipped: Skipped):
+def _text_document(
+    text: bytes | memoryview, place: str, source: Source, skipped: Skipped
+) -> Iterator[list[bytes | None]]:
     if len(text) > MAX_LINE_BYTES:
-        parts = _parts(line for _, line in _lines(_read_chunks(io.BytesIO(text))))
+        starts = range(0, len(text), _CHUNK_BYTES)
+        chunks = (bytes(text[start : start + _CHUNK_BYTES]) for start in starts)
+        parts = _parts(line for _, line in _lines(chunks))
     else:
-        parts = _short_parts(text)
+        parts = _short_parts(bytes(text))
     return _document(parts, place, source, skipped)
 
 
@@ -395,7 +399,7 @@ def _is_utf8(text: bytes) -> bool:
 def is_blank(line: bytes) -> bool:
     """Whether a line holds white space only, Unicode's included."""
     line = line.strip()
-    return not line or (line[0] >= 0x80 and not line.decode("utf-8", "ignore").strip())
+    return not line or (line[0] >= 0x80 and not line.decode(errors="replace").strip())
 
 
 def _short_parts(text: bytes) -> list[list[bytes]]:

@@ -170,7 +170,8 @@ def open_shard(
         try:
             operation(*arguments)
         except tf.errors.OpError as error:
-            raise OSError(error.code, error.message) from error
+            reason = error.message.rpartition("; ")[2]  # after the temporary file's name
+            raise _write_error(path, reason) from error
 
     record = tf.train.Example()  # one message, filled anew for each example
     feature = record.features.feature

@@ -1,6 +1,7 @@
 """Shards are a function of corpus, options and seed; a stopped build goes on; refusals."""
 
 import dataclasses
+import errno
 import json
 import lzma
 import os
@@ -8,11 +9,13 @@ import signal
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from data import building
+from data import building, records
 from data.batches import evaluation_batches
 from data.building import build_records
 from data.corpus import find_corpus
+from data.documents import DAMAGED, NOT_UTF8, Reading
 from data.records import PROGRESS_FILE, load_metadata
 from data.shards import BuildOptions, LineTokenizer, ShardTask, build_shard
 from errors import InputError
@@ -198,9 +201,107 @@ def test_damage_stops_the_build_and_keeps_finished_shards(tmp_path, options):
     assert load_metadata(tmp_path / "r").total("documents") == 32
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_skipped_damage_gives_the_same_bytes_however_it_is_built(tmp_path, options, compressed):
+    """In one go, or stopped by the damage and then told to skip it."""
+    archives = [archive_of(documents) for documents in random_archives(5, 300)]
+    archives[2] = archives[2][: len(archives[2]) // 2] + archives[2][-40:]
+    content = tar_of({f"{index}.xz": archive for index, archive in enumerate(archives)})
+    (tmp_path / "t.tar").write_bytes(lzma.compress(content) if compressed else content)
+    strict = find_corpus(tmp_path, tmp_path / "t.tar")
+    skipping = find_corpus(tmp_path, tmp_path / "t.tar", Reading(skip_damaged=True))
+    with pytest.raises(InputError, match=r"t\.tar/2\.xz is damaged"):
+        build_records(strict, options, tmp_path / "a")
+    kept = set(contents(tmp_path / "a"))
+    assert "metadata.json" not in kept and len(kept) == 3
+    metadata = build_records(skipping, options, tmp_path / "a")
+    build_records(skipping, options, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert metadata.skipped == {DAMAGED: 1}
+    assert 1200 < metadata.total("documents") < 1500
+    saved = json.loads((tmp_path / "a" / "metadata.json").read_text())["skipped"]
+    assert saved["counts"] == {DAMAGED: 1}
+    assert saved["listed"][0]["file"] == "t.tar/2.xz"
+
+
+def test_skipped_documents_change_nothing_else(tmp_path, options):
+    good = [b"ba da fa " * 9, b"ga ka la " * 7]
+    (tmp_path / "good.txt").write_bytes(b"\n\n".join(good))
+    (tmp_path / "bad.txt").write_bytes(b"\n\n".join([good[0], b"\xff", good[1], b"\xe6"]))
+    builds = [
+        build_records(find_corpus(tmp_path, tmp_path / f"{name}.txt"), options, tmp_path / name)
+        for name in ("good", "bad")
+    ]
+    shards = [contents(tmp_path / name)[builds[0].shards[0].name] for name in ("good", "bad")]
+    assert shards[0] == shards[1]
+    assert [build.skipped for build in builds] == [{}, {NOT_UTF8: 2}]
+    assert load_metadata(tmp_path / "bad") == builds[1]
+    entries = json.loads((tmp_path / "bad" / "metadata.json").read_text())["skipped"]["listed"]
+    assert entries[0] == {"file": "bad.txt", "place": "byte 83", "reason": NOT_UTF8}
+
+
+def test_options_on_reading_are_part_of_the_build(tmp_path, options):
+    (tmp_path / "t.txt").write_text("ba da\n\nfa\n")
+    build_records(find_corpus(tmp_path, tmp_path / "t.txt"), options, tmp_path / "r")
+    other = find_corpus(tmp_path, tmp_path / "t.txt", Reading(blanks_separate_docs=False))
+    with pytest.raises(InputError, match="blanks_separate_docs True there, False asked for"):
+        build_records(other, options, tmp_path / "r")
+    assert build_records(other, options, tmp_path / "o").total("documents") == 1
+    irrelevant = find_corpus(tmp_path, tmp_path / "t.txt", Reading(text_field="body"))
+    assert build_records(irrelevant, options, tmp_path / "r") is None
+
+
+@pytest.mark.parametrize("full", ["shard", "progress", "metadata"])
+def test_a_full_disk_loses_nothing_that_is_finished(tmp_path, corpus, options, monkeypatch, full):
+    """The disk fills up while the second shard, its note or the metadata is written."""
+    build_records(corpus, options, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        limit_writing(patch, full)
+        with pytest.raises(InputError, match=r"cannot write .*: No space left.*same command"):
+            build_records(corpus, options, tmp_path / "r")
+    left = contents(tmp_path / "r")
+    assert len(left) == {"shard": 2, "progress": 3, "metadata": 5}[full]
+    assert "metadata.json" not in left and not any(name.endswith(".tmp") for name in left)
+    begun = stop_after(monkeypatch, 99)
+    build_records(corpus, options, tmp_path / "r")
+    assert len(begun) == {"shard": 3, "progress": 3, "metadata": 0}[full]
+    assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+
+
+def limit_writing(monkeypatch, full):
+    """Makes the disk full for what `full` says."""
+    error = OSError(errno.ENOSPC, "No space left on device")
+    if full == "metadata":
+
+        def write_text(path, text):
+            raise error
+
+        monkeypatch.setattr(records, "write_text", write_text)
+        return
+    if full == "progress":
+        dumps, notes = json.dumps, []
+
+        def full_dumps(value, **options):
+            notes.append(value)
+            if len(notes) == 3:  # the identity, the first shard, the second
+                raise error
+            return dumps(value, **options)
+
+        monkeypatch.setattr(building.json, "dumps", full_dumps)
+        return
+    builds = []
+
+    class Writer(tf.io.TFRecordWriter):
+        def __init__(self, path):
+            builds.append(path)
+            super().__init__("/dev/full" if len(builds) == 2 else path)
+
+    monkeypatch.setattr(tf.io, "TFRecordWriter", Writer)
+
+
 def test_text_without_a_word(tmp_path, options):
     (tmp_path / "t.txt").write_text(" \n \n")
-    with pytest.raises(InputError, match="gave no examples"):
+    with pytest.raises(InputError, match=r"gave no examples. Skipped: 1 empty"):
         build_records(find_corpus(tmp_path, tmp_path / "t.txt"), options, tmp_path / "r")
 
 
