@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -46,32 +47,27 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_killed_and_run_again_with_two_processes(tmp_path):
-    """The second run keeps finished shards; the bytes are those of one undisturbed process."""
+def test_killed_and_run_again_gives_the_same_bytes(tmp_path, monkeypatch, caplog, capsys):
+    """All processes, then one of two, killed at random moments; the bytes are those of one run."""
     write_vocab(tmp_path / "vocab.txt")
     archives = random_archives(60, 50, lines_each=40)
     (tmp_path / "openwebtext.tar").write_bytes(openwebtext_of(archives))
-    options = ("--num-processes", "2", "--max-seq-length", "64")
     records = tmp_path / "pretrain_tfrecords"
-    progress = records / "build_progress.jsonl"
-    alone = ("--num-processes", "1", "--max-seq-length", "64")
-    with subprocess.Popen(
-        **command(tmp_path, *alone), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as first:
-        while first.poll() is None and not (
-            progress.exists() and progress.read_bytes().count(b"\n") > 2
-        ):
-            time.sleep(0.002)
-        first.send_signal(signal.SIGKILL)
-        first.communicate()
-    assert not (records / "metadata.json").exists()
-    kept = {path: path.stat().st_mtime_ns for path in finished_shards(progress)}
-    assert len(kept) >= 2
+    options = ("--num-processes", "2", "--max-seq-length", "64")
+    kept = {}
+    for victim in ("all", "a worker"):
+        printed = run_and_kill(tmp_path, victim, len(kept) + random.randint(1, 9), *options)
+        assert not (records / "metadata.json").exists()
+        assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
+        assert victim == "all" or f"{60 - len(kept)} of 60 shards to build" in printed
+        assert victim == "all" or "a process ended with exit code -9" in printed
+        kept = {path: path.stat().st_mtime_ns for path in finished_shards(records)}
+        assert kept
 
-    second = run(tmp_path, *options)
-    assert second.returncode == 0, second.stderr
-    assert f"{60 - len(kept)} of 60 shards to build" in second.stderr
-    assert "3,000 documents" in second.stdout and "0.0% thrown away" in second.stdout
+    run_main(monkeypatch, tmp_path, "--max-seq-length", "64")  # one process, and this one
+    printed = capsys.readouterr()
+    assert f"{60 - len(kept)} of 60 shards to build" in caplog.text
+    assert "3,000 documents" in printed.out and "0.0% thrown away" in printed.out
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
     same = BuildOptions(str(tmp_path / "vocab.txt"), max_seq_length=64)
@@ -79,17 +75,48 @@ def test_killed_and_run_again_with_two_processes(tmp_path):
     assert contents(tmp_path / "alone") == contents(records)
 
     before = contents(records)
-    third = run(tmp_path, *options)
-    assert third.returncode == 0 and "already built with these options" in third.stdout
+    again = run(tmp_path, *options)
+    assert again.returncode == 0 and "already built with these options" in again.stdout
     refused = run(tmp_path, "--max-seq-length", "32")
     assert refused.returncode == 1 and "Use --overwrite" in refused.stderr
     assert "Traceback" not in refused.stderr and contents(records) == before
 
 
-def finished_shards(progress):
-    lines = progress.read_text().splitlines(keepends=True)[1:]
+def run_and_kill(data_dir, victim, num_finished, *options):
+    """Kills the build once so many shards are finished; returns what it had to say."""
+    progress = data_dir / "pretrain_tfrecords" / "build_progress.jsonl"
+    with subprocess.Popen(
+        **command(data_dir, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and not (
+            progress.exists() and progress.read_bytes().count(b"\n") > num_finished
+        ):
+            time.sleep(0.002)
+        workers = workers_of(process.pid)
+        assert len(workers) == 2
+        os.kill(process.pid if victim == "all" else workers[0], signal.SIGKILL)
+        _, printed = process.communicate(timeout=60)
+        deadline = time.monotonic() + 10  # the workers see it, and end by themselves
+        while any(pathlib.Path(f"/proc/{worker}").exists() for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    return printed
+
+
+def workers_of(pid):
+    """The processes that a process of ours started to build shards (Linux)."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child)
+        for child in children
+        if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def finished_shards(records):
+    lines = (records / "build_progress.jsonl").read_text().splitlines(keepends=True)[1:]
     names = [line.split('"')[3] for line in lines if line.endswith("\n")]
-    return [progress.parent / name for name in names]
+    return [records / name for name in names]
 
 
 @pytest.mark.parametrize(
@@ -135,3 +162,39 @@ def test_the_vocabulary_is_placed_once(tmp_path, monkeypatch, caplog):
     command_line.place_vocab(data_dir, named)
     assert len((data_dir / "vocab.txt").read_text().splitlines()) == 30_522
     assert "set its `vocab_file`" in caplog.text
+
+
+def test_the_summary_counts_what_was_skipped_and_warns_of_unknown_words(
+    tmp_path, monkeypatch, caplog, capsys
+):
+    vocab = ("--vocab-file", str(write_vocab(tmp_path / "words.txt")))
+    texts = [b"ba da fa " * 9, b"\xff", b"ga ka " * 30, b"ba xyzzy " * 20]
+    (tmp_path / "t.txt").write_bytes(b"\n\n".join(texts))
+    corpus = ("--corpus", str(tmp_path / "t.txt"), "--max-seq-length", "32")
+    run_main(monkeypatch, tmp_path, *vocab, *corpus)
+    # 27 + 60 + 40 tokens, 20 of them unknown, in examples of 30 and 2 or 3 special ones.
+    printed = capsys.readouterr().out
+    assert "3 documents" in printed and "127 tokens, 15.748% of them [UNK]" in printed
+    assert "bytes a token" in printed and "a single one" in printed
+    assert "skipped   1 not UTF-8 (see metadata.json)" in printed
+    assert "15.7 % of the tokens are [UNK]" in caplog.text and "train_vocab.py" in caplog.text
+
+    caplog.clear()
+    (tmp_path / "t.txt").write_bytes(b"ba da " * 60 + b"xyzzy")  # 1 of 121
+    run_main(monkeypatch, tmp_path, *vocab, *corpus, "--overwrite")
+    assert "0.826% of them [UNK]" in capsys.readouterr().out and "[UNK]" not in caplog.text
+
+
+def test_options_on_reading_reach_the_build(tmp_path, monkeypatch, capsys):
+    vocab = ("--vocab-file", str(write_vocab(tmp_path / "words.txt")))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text('{"body": "ba\\n\\nda"}\n{"text": "fa"}\n')
+    (tmp_path / "texts" / "b.txt").write_text("ba\n\nda")
+    (tmp_path / "texts" / "c.xz").write_bytes(b"damaged")
+    options = ("--corpus", str(tmp_path / "texts"), *vocab, "--text-field", "body")
+    with pytest.raises(InputError, match=r"archive c\.xz .* is damaged.*--skip-damaged"):
+        run_main(monkeypatch, tmp_path, *options)
+    run_main(monkeypatch, tmp_path, *options, "--skip-damaged", "--no-blanks-separate-docs")
+    printed = capsys.readouterr().out
+    assert "2 documents" in printed and "4 tokens" in printed
+    assert "1 no such field, or no text in it; 1 damaged file" in printed
