@@ -7,6 +7,7 @@ note beside each shard it finishes, so that nothing is lost with the pipeline.
 import dataclasses
 import functools
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,13 @@ def build_with_note(task: ShardTask, options: BuildOptions, vocabulary: bytes) -
     runners try again what was raised, and give up the whole pipeline in the end.
     """
     try:
+        # The builder skips a file that cannot be read; here, that may be this worker's fault.
+        for source in task.sources:
+            if not os.path.exists(source.path):
+                raise InputError(
+                    f"the worker {os.uname().nodename} sees no {source.path}. The corpus must be "
+                    "in a shared folder, with the same path on all machines."
+                )
         content = dataclasses.asdict(build_shard(task, options, _tokenizer(options, vocabulary)))
     except InputError as error:
         content = {"error": str(error)}

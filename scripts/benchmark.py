@@ -49,8 +49,10 @@ def parse_arguments() -> argparse.Namespace:
     data.set_defaults(benchmark=benchmark_data)
     data.add_argument("--corpus", required=True, help="what build_data.py takes")
     data.add_argument("--vocab-file", help="uncased vocabulary (default: BERT's)")
-    data.add_argument("--num-processes", type=int, default=os.cpu_count(), help="and cores used")
-    data.add_argument("--repeats", type=int, default=3)
+    data.add_argument(
+        "--num-processes", type=int, default=os.cpu_count(), help="and cores used (default: all)"
+    )
+    data.add_argument("--repeats", type=int, default=3, help="of each run (default: 3)")
     data.add_argument(
         "--peers",
         nargs="*",

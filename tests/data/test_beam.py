@@ -3,6 +3,7 @@
 import functools
 import json
 import lzma
+import os
 import pathlib
 
 import pytest
@@ -108,6 +109,14 @@ def test_damage_is_named_and_the_other_shards_are_kept(tmp_path, options, pipeli
     names = sorted(contents(tmp_path / "r"))
     assert [name.split("-", 1)[-1] for name in names[1:]] == ["00000-of-00003", "00002-of-00003"]
     assert (tmp_path / "r" / PROGRESS_FILE).read_text().count("\n") == 3
+
+
+def test_a_worker_that_does_not_see_the_corpus_is_named(tmp_path, corpus, options, pipeline):
+    path = corpus.path.rename(tmp_path / "elsewhere.tar")
+    with pytest.raises(InputError, match=rf"{os.uname().nodename} sees no .*openwebtext\.tar"):
+        build(corpus, options, tmp_path / "r")
+    path.rename(corpus.path)
+    assert len(build(corpus, options, tmp_path / "r").shards) == 5
 
 
 def test_a_compressed_tar_is_refused(tmp_path, options, pipeline):
