@@ -1,7 +1,9 @@
 """Reading documents: from the files of a corpus to lines, a part at a time.
 
-Memory stays bounded whatever a file, a document or a line measures. A document that cannot be
-used is skipped and noted; damage to a file is an error, or is noted too (`Reading.skip_damaged`).
+Memory stays bounded whatever a file, a document or a line measures. Two things must be held whole:
+a line of JSON, which has a limit, and a value of a parquet file, which has none. A document that
+cannot be used is skipped and noted; damage to a file is an error, or is noted too
+(`Reading.skip_damaged`).
 """
 
 import codecs
@@ -471,8 +473,10 @@ def _json_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
         while (end := chunk.find(b"\n", start)) >= 0:
             size += end - start
             pending.append(chunk[start:end])
-            yield size, b"".join(pending) if size <= MAX_JSON_BYTES else None
-            pending, size, start = [], 0, end + 1
+            line = b"".join(pending) if size <= MAX_JSON_BYTES else None
+            pending.clear()  # now: what the line is parsed to takes room enough
+            yield size, line
+            size, start = 0, end + 1
         size += len(chunk) - start
         pending.append(chunk[start:])
         if size > MAX_JSON_BYTES:
