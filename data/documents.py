@@ -25,8 +25,8 @@ from errors import InputError
 MAX_LINE_BYTES = 1 << 20
 # A longer document is checked, and if need be skipped, in parts of this size.
 MAX_PART_BYTES = 4 << 20
-# A line of JSON must be parsed in one piece, which takes up to ten times its size.
-MAX_JSON_BYTES = 16 << 20
+# A line of JSON must be parsed in one piece, which takes up to twelve times its size.
+MAX_JSON_BYTES = 12 << 20
 # How many skipped documents are listed; all are counted.
 MAX_LISTED = 100
 
