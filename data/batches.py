@@ -132,23 +132,17 @@ def _batch(
 def _parse_compact(
     records: tf.Tensor, metadata: RecordsMetadata, length: int
 ) -> dict[str, tf.Tensor]:
-    features = tf.io.parse_example(
-        records,
-        {
-            "input_ids": tf.io.FixedLenFeature([], tf.string),
-            "first_length": tf.io.FixedLenFeature([], tf.int64),
-        },
-    )
     id_type = tf.uint16 if metadata.id_bytes == 2 else tf.int32
-    ids = tf.io.decode_raw(
-        features["input_ids"], id_type, fixed_length=length * metadata.id_bytes
-    )  # [B, T]; shorter examples are padded with zeros
-    lengths = tf.strings.length(features["input_ids"])[:, None] // metadata.id_bytes
-    first_lengths = tf.cast(features["first_length"], tf.int32)[:, None]
+    numbers = tf.io.decode_raw(
+        records, id_type, fixed_length=(1 + length) * metadata.id_bytes
+    )  # [B, 1 + T]; shorter examples are padded with zeros
+    numbers = tf.cast(numbers, tf.int32)
+    first_lengths, ids = numbers[:, :1], numbers[:, 1:]
+    lengths = tf.strings.length(records)[:, None] // metadata.id_bytes - 1
     positions = tf.range(length)[None]
     is_token = positions < lengths  # [B, T]
     return {
-        "input_ids": tf.cast(ids, tf.int32),
+        "input_ids": ids,
         "input_mask": tf.cast(is_token, tf.int32),
         "segment_ids": tf.cast(is_token & (positions >= first_lengths), tf.int32),
     }

@@ -1,14 +1,15 @@
 """The folder of pre-training records: its shards, its `metadata.json`, and what can be wrong.
 
-A shard is a TFRecord file of `tf.train.Example`s, in one of two layouts:
-- compact: `input_ids`, bytes, the ids without padding as little-endian uint16 (uint32 for a
-  vocabulary over 65,536 tokens); `first_length`, int64, how many of them are segment 0.
-- original: int64 lists `input_ids`, `input_mask`, `segment_ids`, each `max_seq_length` long, as
-  ELECTRA and the original ConvBERT write them.
+A shard is a TFRecord file; a record is an example, in one of two layouts:
+- compact: little-endian uint16 (uint32 for a vocabulary over 65,536 tokens): how many of the ids
+  are segment 0, then the ids, without padding.
+- original: a `tf.train.Example` of int64 lists `input_ids`, `input_mask`, `segment_ids`, each
+  `max_seq_length` long, as ELECTRA and the original ConvBERT write them.
 
 `metadata.json` is written last, so a folder that has it is complete.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -177,9 +178,8 @@ def open_shard(
     feature = record.features.feature
 
     def write_compact(ids, first_length):
-        feature["input_ids"].bytes_list.value[:] = [ids.tobytes()]
-        feature["first_length"].int64_list.value[:] = [first_length]
-        checked(writer.write, record.SerializeToString(deterministic=True))
+        header = first_length.to_bytes(ids.itemsize, "little")
+        checked(writer.write, header + ids.tobytes())
 
     def write_original(ids, first_length):
         padding = [0] * (max_seq_length - len(ids))
@@ -248,6 +248,7 @@ def _check_shards(metadata: RecordsMetadata) -> None:
 def _scan_original(records_dir: Path) -> RecordsMetadata:
     """Makes the metadata of a folder that the original wrote, by reading it."""
     import tensorflow as tf
+    from google.protobuf.message import DecodeError
 
     paths = [path for path in sorted(records_dir.glob(f"{SHARD_PREFIX}*")) if path.suffix != ".tmp"]
     shards = tuple(Shard(path.name, path.stat().st_size, _count_records(path)) for path in paths)
@@ -259,9 +260,12 @@ def _scan_original(records_dir: Path) -> RecordsMetadata:
         )
     try:
         first = next(iter(tf.data.TFRecordDataset(str(full[0])).take(1))).numpy()
-        features = tf.train.Example.FromString(first).features.feature
-    except (tf.errors.DataLossError, ValueError) as error:
+    except tf.errors.DataLossError as error:
         raise InputError(f"the shard {full[0]} is damaged: {error}") from error
+    try:
+        features = tf.train.Example.FromString(first).features.feature
+    except DecodeError:  # a compact record, most likely
+        features = collections.defaultdict(tf.train.Feature)
     lengths = {
         len(features[name].int64_list.value) for name in ("input_ids", "input_mask", "segment_ids")
     }
