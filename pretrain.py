@@ -66,7 +66,7 @@ def main(arguments=None):
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
     metadata = records.load_metadata(records_dir)
     vocab_file = config.vocab_file or os.path.join(args.data_dir, "vocab.txt")
-    tokenizer = records_tokenizer(vocab_file, metadata)
+    tokenizer = records.load_tokenizer(metadata, vocab_file)
     length = config.max_seq_length or metadata.max_seq_length
     network = config.model_config(tokenizer.vocab_size)
     require(
@@ -124,24 +124,6 @@ def main(arguments=None):
         if not config.do_train and step == 0:
             raise InputError(f"nothing to evaluate: no checkpoint in {checkpoints.directory}")
         evaluate(model, config, config.eval_tfrecords or records_dir, run_dir, length)
-
-
-def records_tokenizer(vocab_file, metadata):
-    """The tokenizer that the records were built with.
-
-    Raises:
-        InputError: the vocabulary is missing, or is not the records' one.
-    """
-    from data import ConvBertTokenizer, records
-
-    tokenizer = ConvBertTokenizer(
-        vocab_file,
-        # None where the original wrote the records, which do not say: its defaults
-        do_lower_case=metadata.do_lower_case is not False,
-        strip_accents=metadata.strip_accents is not False,
-    )
-    records.check_vocab(metadata, tokenizer)
-    return tokenizer
 
 
 def check_same_run(config, checkpoints):

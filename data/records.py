@@ -321,6 +321,24 @@ def check_vocab(metadata: RecordsMetadata, tokenizer) -> None:
             )
 
 
+def load_tokenizer(metadata: RecordsMetadata, vocab_file: str | os.PathLike):
+    """Loads the `ConvBertTokenizer` that records were made with.
+
+    Raises:
+        InputError: the vocabulary is missing or unusable, or is not the records' one.
+    """
+    from data.tokenizer import ConvBertTokenizer
+
+    tokenizer = ConvBertTokenizer(
+        vocab_file,
+        # None where the original wrote the records, which do not say: its defaults
+        do_lower_case=metadata.do_lower_case is not False,
+        strip_accents=metadata.strip_accents is not False,
+    )
+    check_vocab(metadata, tokenizer)
+    return tokenizer
+
+
 def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputError:
     """Turns TensorFlow's error over a damaged shard into one that names the shard.
 

@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     records_dir = Path(args.records or Path(args.data_dir, "pretrain_tfrecords"))
     metadata = records.load_metadata(records_dir)
-    tokenizer = records_tokenizer(args, metadata)
+    vocab_file = args.vocab_file or os.path.join(args.data_dir, "vocab.txt")
+    tokenizer = records.load_tokenizer(metadata, vocab_file)
     metadata = one_shard(metadata, args.shard, args.seed)
     (shard,) = metadata.shards
     count = min(args.num_examples, shard.examples, MOST_EXAMPLES)
@@ -81,19 +82,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if args.num_examples < 1:
         parser.error("--num-examples must be at least 1")
     return args
-
-
-def records_tokenizer(args: argparse.Namespace, metadata):
-    """The tokenizer that the records were built with; records of the original do not say."""
-    from data import ConvBertTokenizer, records
-
-    tokenizer = ConvBertTokenizer(
-        args.vocab_file or os.path.join(args.data_dir, "vocab.txt"),
-        do_lower_case=metadata.do_lower_case is not False,
-        strip_accents=metadata.strip_accents is not False,
-    )
-    records.check_vocab(metadata, tokenizer)
-    return tokenizer
 
 
 def one_shard(metadata, number: int | None, seed: int):
