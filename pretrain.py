@@ -79,23 +79,14 @@ def main(arguments=None):
     # ---- model -------------------------------------------------------------------------------
     from absl import logging
 
-    from model.pretraining import ConvBertForPreTraining, SpecialTokens
-    from model.training import TrainingCheckpoints, default_jit_compile
+    from model.training import TrainingCheckpoints
 
     logging.set_verbosity(logging.INFO)
-    keras.utils.set_random_seed(config.seed)
     checkpoints = TrainingCheckpoints(
         os.path.join(run_dir, "checkpoints"), keep=config.keep_checkpoints
     )
     check_same_run(config, checkpoints)
-    model = ConvBertForPreTraining(
-        network,
-        config.objective(),
-        SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id),
-        seed=config.seed,
-    )
-    jit_compile = default_jit_compile() if config.jit_compile is None else config.jit_compile
-    model.compile(optimizer=make_optimizer(config), jit_compile=jit_compile)
+    model = make_model(config, network, tokenizer)
     step = checkpoints.restore(model)
     logging.info(
         "%s on %s: %s parameters, %s at step %s of %s",
@@ -126,6 +117,29 @@ def main(arguments=None):
         evaluate(model, config, config.eval_tfrecords or records_dir, run_dir, length)
 
 
+def make_model(config, network, tokenizer):
+    """The compiled pre-training model, drawn from the run's seed."""
+    import keras
+
+    from model.optimizer import create_optimizer
+    from model.pretraining import ConvBertForPreTraining, SpecialTokens
+    from model.training import default_jit_compile
+
+    keras.utils.set_random_seed(config.seed)
+    special = SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
+    model = ConvBertForPreTraining(network, config.objective(), special, seed=config.seed)
+    optimizer = create_optimizer(
+        config.learning_rate,
+        config.num_train_steps,
+        config.num_warmup_steps,
+        weight_decay_rate=config.weight_decay_rate,
+        lr_decay_power=config.lr_decay_power,
+    )
+    jit_compile = default_jit_compile() if config.jit_compile is None else config.jit_compile
+    model.compile(optimizer=optimizer, jit_compile=jit_compile)
+    return model
+
+
 def check_same_run(config, checkpoints):
     """Refuses to go on from a checkpoint with hyper-parameters that change what the run is."""
     before, now = checkpoints.hparams(), dataclasses.asdict(config)
@@ -143,28 +157,15 @@ def check_same_run(config, checkpoints):
         )
 
 
-def make_optimizer(config):
-    """The original's optimiser with the run's schedule."""
-    from model.optimizer import create_optimizer
-
-    return create_optimizer(
-        config.learning_rate,
-        config.num_train_steps,
-        config.num_warmup_steps,
-        weight_decay_rate=config.weight_decay_rate,
-        lr_decay_power=config.lr_decay_power,
-    )
-
-
 def saver(model, tokenizer, checkpoints, config, run_dir):
-    """A function that writes a checkpoint: training state, then the models anyone can open."""
+    """A function that writes a checkpoint: the models anyone can open, then the training state."""
     hparams = dataclasses.asdict(config)
 
     def save():
-        path = checkpoints.save(model, hparams)
+        # The state comes last: killed before it, the run does this step, and all of this, again.
         for directory in model.save_pretrained(run_dir):
             tokenizer.save_pretrained(directory)
-        return path
+        return checkpoints.save(model, hparams)
 
     return save
 
