@@ -8,7 +8,7 @@ from keras import ops
 
 from model import checkpoint
 from model.config import ConvBertConfig, Objective, as_config, override
-from model.convbert import ConvBertModel, TrainableModel, read_inputs
+from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
 from model.heads import ConvBertForMaskedLM
 from model.layers import DiscriminatorHead, MaskedLMHead
 
@@ -203,11 +203,10 @@ class ConvBertForPreTraining(TrainableModel):
     def call(self, inputs, training=False):
         """See the class."""
         random = self.train_random if training else self.eval_random
-        names = ("input_ids", "input_mask", "segment_ids")
         ids, mask, segments = read_inputs(inputs)
         mask = ops.ones_like(ids) if mask is None else mask
         segments = ops.zeros_like(ids) if segments is None else segments
-        inputs = dict(zip(names, (ids, mask, segments), strict=True))
+        inputs = dict(zip(INPUT_NAMES, (ids, mask, segments), strict=True))
         masked = mask_tokens(inputs, self.objective.mask_prob, self.special, random)
         outputs = self.generate(masked, training)
         if self.objective.electra_objective:
@@ -246,10 +245,8 @@ class ConvBertForPreTraining(TrainableModel):
         positions = masked["masked_lm_positions"]
         if self.objective.uniform_generator:
             return ops.zeros((*ops.shape(positions), self.config.vocab_size), dtype="float32")
-        inputs = {
-            "input_ids": masked["masked_input_ids"],
-            "input_mask": masked["input_mask"],
-            "segment_ids": masked["segment_ids"],
+        inputs = {name: masked[name] for name in INPUT_NAMES} | {
+            "input_ids": masked["masked_input_ids"]
         }
         if self.generator is None:  # one encoder is both
             hidden = gather_positions(self.discriminator(inputs, training=training), positions)
@@ -266,11 +263,7 @@ class ConvBertForPreTraining(TrainableModel):
             sampled_ids,
         )
         is_replaced = ops.cast(corrupted != masked["input_ids"], "float32")
-        inputs = {
-            "input_ids": corrupted,
-            "input_mask": masked["input_mask"],
-            "segment_ids": masked["segment_ids"],
-        }
+        inputs = {name: masked[name] for name in INPUT_NAMES} | {"input_ids": corrupted}
         logits = self.discriminator_head(self.discriminator(inputs, training=training))
         weights = ops.cast(masked["input_mask"], "float32")
         # log(1 + exp(logits)) - logits * labels, in the form that cannot overflow
