@@ -1,0 +1,150 @@
+import json
+import struct
+
+import pytest
+
+import errors
+from scripts import plot_run
+
+
+def write_log(directory, lines, end=""):
+    directory.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (directory / "train_log.jsonl").write_text(text + end)
+    return str(directory)
+
+
+def training_line(step, loss):
+    return {
+        "step": step,
+        "loss": loss,
+        "mlm_loss": 7.0,
+        "mlm_accuracy": step / 1000,
+        "rtd_auc": 0.5 + step / 10_000,
+        "learning_rate": step * 1e-6,
+        "tokens_per_second": 900.0 + step,
+    }
+
+
+@pytest.fixture
+def short(tmp_path):
+    """Five lines, of which the third is followed by an evaluation."""
+    lines = [training_line(step, 40.0 - step) for step in (1, 2, 4, 6, 8)]
+    evaluation = {"step": 4, "eval_loss": 37.5, "eval_mlm_accuracy": 0.25, "eval_rtd_auc": 0.75}
+    return write_log(tmp_path / "short", [*lines[:3], evaluation, *lines[3:]])
+
+
+def drawn(*directories):
+    runs = zip(directories, plot_run.names(list(directories)), strict=True)
+    figure = plot_run.draw([plot_run.read_run(path, name) for path, name in runs])
+    *panels, legend = figure.axes
+    return dict(zip(plot_run.PANELS, panels, strict=True)), legend
+
+
+def points(line):
+    return list(line.get_xdata()), list(line.get_ydata())
+
+
+def labels(legend):
+    return [text.get_text() for text in legend.get_legend().get_texts()]
+
+
+def test_every_panel_shows_its_curve_and_the_evaluations(short):
+    panels, legend = drawn(short)
+    steps = [1, 2, 4, 6, 8]
+    expected = {
+        "loss": [39.0, 38.0, 36.0, 34.0, 32.0],
+        "mlm_accuracy": [0.001, 0.002, 0.004, 0.006, 0.008],
+        "rtd_auc": [0.5001, 0.5002, 0.5004, 0.5006, 0.5008],
+        "learning_rate": [1e-6, 2e-6, 4e-6, 6e-6, 8e-6],
+        "tokens_per_second": [901.0, 902.0, 904.0, 906.0, 908.0],
+    }
+    evaluations = {"loss": 37.5, "mlm_accuracy": 0.25, "rtd_auc": 0.75}
+    for metric, axes in panels.items():
+        assert axes.get_title() == plot_run.PANELS[metric] and axes.get_xlabel() == "step"
+        curve, *marked = axes.lines
+        assert points(curve) == (steps, pytest.approx(expected[metric]))
+        assert curve.get_color() == plot_run.COLORS[0]
+        if metric in evaluations:
+            assert [points(line) for line in marked] == [([4], [evaluations[metric]])]
+            assert marked[0].get_marker() == "o" and marked[0].get_linestyle() == "None"
+        else:
+            assert marked == []
+    assert panels["tokens_per_second"].get_ylim()[0] == 0
+    assert labels(legend) == ["short", "evaluation, held-out text"]
+
+
+def test_long_noisy_curves_are_smoothed_over_the_faint_ones(tmp_path):
+    losses = [30.0 + (-1) ** i for i in range(300)]
+    path = write_log(tmp_path / "long", [training_line(i + 1, v) for i, v in enumerate(losses)])
+    panels, legend = drawn(path)
+    raw, smooth = panels["loss"].lines
+    assert list(raw.get_ydata()) == losses and raw.get_alpha() == 0.25
+    values = smooth.get_ydata()
+    assert smooth.get_alpha() is None and list(smooth.get_xdata()) == list(range(1, 301))
+    assert values[0] == losses[0] and values[-1] == losses[-1]
+    assert all(abs(value - 30.0) == pytest.approx(1 / 7) for value in values[3:-3])
+    assert len(panels["learning_rate"].lines) == 1
+    assert labels(legend) == ["long"]
+
+
+def test_runs_lie_over_one_another(tmp_path, short):
+    other = write_log(
+        tmp_path / "masked",  # masked language modelling has no AUC
+        [{"step": 3, "loss": 9.0, "mlm_accuracy": 0.5, "learning_rate": 0.1}],
+    )
+    panels, legend = drawn(short, other)
+    alone = panels["loss"].lines[-1]
+    assert points(alone) == ([3], [9.0]) and alone.get_marker() == "."
+    assert alone.get_color() == plot_run.COLORS[1]
+    assert {line.get_color() for line in panels["rtd_auc"].lines} == {plot_run.COLORS[0]}
+    assert labels(legend)[:2] == ["short", "masked"]
+    panels, _ = drawn(other)
+    assert [text.get_text() for text in panels["rtd_auc"].texts] == ["not logged"]
+
+
+def test_more_runs_than_colours_are_told_apart(short):
+    panels, legend = drawn(*[short] * 8)
+    curves = [line for line in panels["learning_rate"].lines]
+    styles = {(line.get_color(), line.get_linestyle()) for line in curves}
+    assert len(curves) == len(styles) == 8
+    assert labels(legend)[:8] == [short] * 8  # the paths, where names are the same
+
+
+def test_the_picture(tmp_path, short, capsys):
+    output = tmp_path / "curves.png"
+    plot_run.main([short, "--output", str(output)])
+    content = output.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", content[16:24]) == (13 * 130, 7 * 130)
+    assert capsys.readouterr().out == f"{output}\n"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["curves.png"]
+
+
+def test_a_log_that_is_being_written(tmp_path):
+    path = write_log(tmp_path / "run", [training_line(1, 40.0)], end='{"step": 2, "lo')
+    assert [line["step"] for line in plot_run.read_run(path, "run").lines] == [1]
+
+
+def fails(capsys, message, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        errors.run(lambda: plot_run.main(list(arguments)))
+    assert stopped.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_what_cannot_be_drawn(tmp_path, short, capsys):
+    missing = str(tmp_path / "missing")
+    fails(capsys, f"no such folder: {missing}", short, missing)
+    fails(capsys, f"no train_log.jsonl in {tmp_path}", str(tmp_path))
+    empty = write_log(tmp_path / "empty", [])
+    fails(capsys, f"{empty}/train_log.jsonl has no line of training yet", empty)
+    scored = write_log(tmp_path / "scored", [{"step": 3, "eval_loss": 1.0}])
+    fails(capsys, "has no line of training yet", scored)
+    broken = write_log(tmp_path / "broken", [training_line(1, 2.0)], end="not\n")
+    fails(capsys, f"{broken}/train_log.jsonl, line 2: not JSON", broken)
+    listed = write_log(tmp_path / "listed", [[1]])
+    fails(capsys, "line 1: expected an object with a whole number as `step`", listed)
+    fails(capsys, "--output must end in .png", short, "--output", str(tmp_path / "run.pdf"))
+    fails(capsys, "no/such does not exist", short, "--output", str(tmp_path / "no/such/run.png"))
+    assert not list(tmp_path.glob("*.png"))
