@@ -10,12 +10,15 @@ import contextlib
 import dataclasses
 import json
 import os
+from typing import Any
+
+from absl import logging
 
 import errors
 import files
 from configure_pretraining import PretrainingConfig
 from errors import InputError
-from model.config import load_hparams, require
+from model.config import ConvBertConfig, load_hparams, require
 
 # A resumed run may change these: they alter neither the data's order nor the state's shape. (More
 # steps stretch the schedule from here on.)
@@ -51,19 +54,66 @@ def parse_arguments(arguments=None):
     return parsed, PretrainingConfig.from_hparams(load_hparams(parsed.hparams))
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run and all it needs, checked before anything is computed.
+
+    Args:
+        config: its `PretrainingConfig`.
+        directory: DATA_DIR/models/NAME.
+        metadata: of the records it trains on.
+        tokenizer: of the vocabulary those were built with.
+        network: the discriminator's `ConvBertConfig`.
+        length: tokens a row, T.
+        checkpoints: its `TrainingCheckpoints`.
+    """
+
+    config: PretrainingConfig
+    directory: str
+    metadata: Any
+    tokenizer: Any
+    network: ConvBertConfig
+    length: int
+    checkpoints: Any
+
+
 def main(arguments=None):
     """Checks everything, then trains, then evaluates."""
     args, config = parse_arguments(arguments)
-    records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
-    run_dir = os.path.join(args.data_dir, "models", args.model_name)
 
     # ---- input -------------------------------------------------------------------------------
+    prepare_backend(config)
+    run = open_run(args, config)
+
+    # ---- model -------------------------------------------------------------------------------
+    model, step = start_model(run)
+
+    # ---- training ----------------------------------------------------------------------------
+    if config.do_train and step < config.num_train_steps:
+        train(run, model, step)
+    if config.do_train:
+        logging.info("step %s is done: %s", f"{config.num_train_steps:,}", run.directory)
+
+    # ---- evaluation --------------------------------------------------------------------------
+    if config.do_eval:
+        evaluate(run, model)
+
+
+def prepare_backend(config):
+    """Tells Keras's backend what it must know before it computes anything."""
     import keras
 
-    from data import batches, records
     from data.devices import prepare_tensorflow
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
+
+
+def open_run(args, config):
+    """Reads and checks everything the run needs but its state."""
+    from data import records
+    from model.training import TrainingCheckpoints
+
+    records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
     metadata = records.load_metadata(records_dir)
     vocab_file = config.vocab_file or os.path.join(args.data_dir, "vocab.txt")
     tokenizer = records.load_tokenizer(metadata, vocab_file)
@@ -75,19 +125,28 @@ def main(arguments=None):
         f"at most max_position_embeddings, {network.max_position_embeddings}",
         length,
     )
+    directory = os.path.join(args.data_dir, "models", args.model_name)
+    checkpoints = TrainingCheckpoints(
+        os.path.join(directory, "checkpoints"), keep=config.keep_checkpoints
+    )
+    return Run(config, directory, metadata, tokenizer, network, length, checkpoints)
 
-    # ---- model -------------------------------------------------------------------------------
-    from absl import logging
 
-    from model.training import TrainingCheckpoints
+def start_model(run):
+    """The compiled model in the state of the newest checkpoint, and that checkpoint's step."""
+    import keras
+
+    from model.pretraining import SpecialTokens
+    from model.training import make_model
 
     logging.set_verbosity(logging.INFO)
-    checkpoints = TrainingCheckpoints(
-        os.path.join(run_dir, "checkpoints"), keep=config.keep_checkpoints
-    )
-    check_same_run(config, checkpoints)
-    model = make_model(config, network, tokenizer)
-    step = checkpoints.restore(model)
+    config, tokenizer = run.config, run.tokenizer
+    check_same_run(config, run.checkpoints)
+    special = SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
+    model = make_model(config, run.network, special)
+    step = run.checkpoints.restore(model)
+    if not config.do_train and step == 0:
+        raise InputError(f"nothing to evaluate: no checkpoint in {run.checkpoints.directory}")
     logging.info(
         "%s on %s: %s parameters, %s at step %s of %s",
         config.model_size,
@@ -97,47 +156,7 @@ def main(arguments=None):
         f"{step:,}",
         f"{config.num_train_steps:,}",
     )
-
-    # ---- training ----------------------------------------------------------------------------
-    if config.do_train and step < config.num_train_steps:
-        dataset = batches.training_batches(
-            metadata, config.train_batch_size, config.seed, step, length
-        )
-        os.makedirs(run_dir, exist_ok=True)
-        save = saver(model, tokenizer, checkpoints, config, run_dir)
-        with explain_data_errors(metadata):
-            train(model, dataset, config, run_dir, step, length, save)
-    if config.do_train:
-        logging.info("step %s is done: %s", f"{config.num_train_steps:,}", run_dir)
-
-    # ---- evaluation --------------------------------------------------------------------------
-    if config.do_eval:
-        if not config.do_train and step == 0:
-            raise InputError(f"nothing to evaluate: no checkpoint in {checkpoints.directory}")
-        evaluate(model, config, config.eval_tfrecords or records_dir, run_dir, length)
-
-
-def make_model(config, network, tokenizer):
-    """The compiled pre-training model, drawn from the run's seed."""
-    import keras
-
-    from model.optimizer import create_optimizer
-    from model.pretraining import ConvBertForPreTraining, SpecialTokens
-    from model.training import default_jit_compile
-
-    keras.utils.set_random_seed(config.seed)
-    special = SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
-    model = ConvBertForPreTraining(network, config.objective(), special, seed=config.seed)
-    optimizer = create_optimizer(
-        config.learning_rate,
-        config.num_train_steps,
-        config.num_warmup_steps,
-        weight_decay_rate=config.weight_decay_rate,
-        lr_decay_power=config.lr_decay_power,
-    )
-    jit_compile = default_jit_compile() if config.jit_compile is None else config.jit_compile
-    model.compile(optimizer=optimizer, jit_compile=jit_compile)
-    return model
+    return model, step
 
 
 def check_same_run(config, checkpoints):
@@ -157,38 +176,52 @@ def check_same_run(config, checkpoints):
         )
 
 
-def saver(model, tokenizer, checkpoints, config, run_dir):
-    """A function that writes a checkpoint: the models anyone can open, then the training state."""
-    hparams = dataclasses.asdict(config)
-
-    def save():
-        # The state comes last: killed before it, the run does this step, and all of this, again.
-        for directory in model.save_pretrained(run_dir):
-            tokenizer.save_pretrained(directory)
-        return checkpoints.save(model, hparams)
-
-    return save
-
-
-def train(model, dataset, config, run_dir, first_step, length, save):
+def train(run, model, first_step):
     """Runs the steps that are left, with log, progress and checkpoints."""
+    from data import batches
+
+    config = run.config
+    dataset = batches.training_batches(
+        run.metadata, config.train_batch_size, config.seed, first_step, run.length
+    )
+    os.makedirs(run.directory, exist_ok=True)
+    with explain_data_errors(run.metadata):
+        model.fit(
+            dataset,
+            steps_per_epoch=config.num_train_steps - first_step,
+            shuffle=False,
+            verbose=0,
+            callbacks=training_callbacks(run, model, first_step),
+        )
+
+
+def training_callbacks(run, model, first_step):
+    """What happens between the steps, in this order."""
     from model.training import SaveCheckpoints, TrainingLog
 
+    config = run.config
     interval = {"first_step": first_step, "last_step": config.num_train_steps}
     log = TrainingLog(
-        os.path.join(run_dir, "train_log.jsonl"),
-        tensorboard_writer(os.path.join(run_dir, "tensorboard")),
-        tokens_per_step=config.train_batch_size * length,
+        os.path.join(run.directory, "train_log.jsonl"),
+        tensorboard_writer(os.path.join(run.directory, "tensorboard")),
+        tokens_per_step=config.train_batch_size * run.length,
         every=config.iterations_per_loop,
         **interval,
     )
-    model.fit(
-        dataset,
-        steps_per_epoch=config.num_train_steps - first_step,
-        shuffle=False,
-        verbose=0,
-        callbacks=[log, SaveCheckpoints(save, config.save_checkpoints_steps, **interval)],
-    )
+    return [log, SaveCheckpoints(saver(run, model), config.save_checkpoints_steps, **interval)]
+
+
+def saver(run, model):
+    """A function that writes a checkpoint: the models anyone can open, then the training state."""
+    hparams = dataclasses.asdict(run.config)
+
+    def save():
+        # The state comes last: killed before it, the run does this step, and all of this, again.
+        for directory in model.save_pretrained(run.directory):
+            run.tokenizer.save_pretrained(directory)
+        return run.checkpoints.save(model, hparams)
+
+    return save
 
 
 def tensorboard_writer(directory):
@@ -206,24 +239,24 @@ def tensorboard_writer(directory):
     return write
 
 
-def evaluate(model, config, records_dir, run_dir, length):
+def evaluate(run, model):
     """Scores the model on `num_eval_steps` batches; writes and prints the result."""
-    from absl import logging
-
     from data import batches, records
 
+    config = run.config
+    records_dir = config.eval_tfrecords or str(run.metadata.records_dir)
     metadata = records.load_metadata(records_dir)
     with explain_data_errors(metadata):
         dataset = batches.evaluation_batches(
-            metadata, config.eval_batch_size, config.num_eval_steps, length
+            metadata, config.eval_batch_size, config.num_eval_steps, run.length
         )
         scores = model.evaluate(dataset, verbose=0, return_dict=True)
     scores = {f"eval_{name}": round(float(value), 6) for name, value in scores.items()}
     line = {"step": int(model.optimizer.iterations)} | scores
-    path = os.path.join(run_dir, "results", "pretrain_results.json")
+    path = os.path.join(run.directory, "results", "pretrain_results.json")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
-    with open(os.path.join(run_dir, "train_log.jsonl"), "a", encoding="utf-8") as file:
+    with open(os.path.join(run.directory, "train_log.jsonl"), "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     logging.info("evaluation on %s: %s", records_dir, json.dumps(line))
 

@@ -1,4 +1,4 @@
-"""What a pre-training run leaves behind while it runs: its log and its checkpoints."""
+"""The compiled model of a pre-training run, and what the run leaves behind: log, checkpoints."""
 
 import dataclasses
 import json
@@ -18,6 +18,31 @@ from absl import logging
 from tqdm import tqdm
 
 from errors import InputError
+from model.config import ConvBertConfig
+from model.optimizer import create_optimizer
+from model.pretraining import ConvBertForPreTraining, SpecialTokens
+
+
+def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvBertForPreTraining:
+    """The compiled pre-training model, drawn from the run's seed.
+
+    Args:
+        config: the run's `PretrainingConfig`.
+        network: of the discriminator.
+        special: ids of the vocabulary.
+    """
+    keras.utils.set_random_seed(config.seed)
+    model = ConvBertForPreTraining(network, config.objective(), special, seed=config.seed)
+    optimizer = create_optimizer(
+        config.learning_rate,
+        config.num_train_steps,
+        config.num_warmup_steps,
+        weight_decay_rate=config.weight_decay_rate,
+        lr_decay_power=config.lr_decay_power,
+    )
+    jit_compile = default_jit_compile() if config.jit_compile is None else config.jit_compile
+    model.compile(optimizer=optimizer, jit_compile=jit_compile)
+    return model
 
 
 def default_jit_compile() -> bool:
