@@ -38,11 +38,15 @@ class PretrainingConfig(Objective):
         mask_padding: False reproduces the original on padded input.
         pretrain_tfrecords: the folder of records; None is DATA_DIR/pretrain_tfrecords.
         vocab_file: None is DATA_DIR/vocab.txt.
+        init_checkpoint: a run's directory, or a Hugging Face one, that gives the first weights.
         max_seq_length: tokens a row; None is what the records hold.
         iterations_per_loop: steps between two lines of the log.
         save_checkpoints_steps: steps between two checkpoints.
         keep_checkpoints: how many of them stay on the disk.
-        eval_tfrecords: records to evaluate on; None is the training records, as in the original.
+        eval_every: steps between two evaluations during training; None is never.
+        eval_tfrecords: records to evaluate on; None is those that `eval_holdout_shards` keeps
+            aside, and without any the training records, as in the original.
+        eval_holdout_shards: so many of the last shards are never trained on.
         num_eval_steps: batches of an evaluation.
         jit_compile: compile the step with XLA; None does where it pays, on GPUs and TPUs.
         seed: of the initialisation, the data order, masks, samples and dropout.
@@ -67,12 +71,15 @@ class PretrainingConfig(Objective):
     train_batch_size: int | None = None
     pretrain_tfrecords: str | None = None
     vocab_file: str | None = None
+    init_checkpoint: str | None = None
     max_seq_length: int | None = None
     iterations_per_loop: int = 100
     save_checkpoints_steps: int = 10_000
     keep_checkpoints: int = 3
     eval_batch_size: int = 128
+    eval_every: int | None = None
     eval_tfrecords: str | None = None
+    eval_holdout_shards: int = 0
     num_eval_steps: int = 100
     jit_compile: bool | None = None
     seed: int = 42
@@ -95,11 +102,26 @@ class PretrainingConfig(Objective):
             "keep_checkpoints",
         ):
             require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
-        for name in ("num_warmup_steps", "weight_decay_rate", "lr_decay_power", "seed"):
+        for name in (
+            "num_warmup_steps",
+            "weight_decay_rate",
+            "lr_decay_power",
+            "eval_holdout_shards",
+            "seed",
+        ):
             require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
         if self.max_seq_length is not None:
             require(self.max_seq_length >= 8, "max_seq_length", "at least 8", self.max_seq_length)
+        if self.eval_every is not None:
+            require(self.eval_every >= 1, "eval_every", "a positive integer", self.eval_every)
+            require(
+                self.eval_tfrecords is not None or self.eval_holdout_shards > 0,
+                "eval_every",
+                "null unless `eval_tfrecords` names records to score, or `eval_holdout_shards` "
+                "keeps some of the training records aside",
+                self.eval_every,
+            )
         require(
             self.do_train or self.do_eval, "do_train", "true, unless do_eval is: one must be", False
         )

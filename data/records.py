@@ -296,6 +296,26 @@ def _count_records(path: Path) -> int:
     return count
 
 
+def hold_out(metadata: RecordsMetadata, count: int) -> tuple[RecordsMetadata, RecordsMetadata]:
+    """Splits records into those to train on, and the last `count` shards, to evaluate on.
+
+    Empty shards do not count.
+
+    Raises:
+        InputError: that would leave nothing to train on.
+    """
+    shards = tuple(shard for shard in metadata.shards if shard.examples)
+    if not 0 < count < len(shards):
+        raise InputError(
+            f"`eval_holdout_shards` is {count}, but the records in {metadata.records_dir} have "
+            f"{len(shards)} shards with examples, of which one at least must be left to train on. "
+            "Keep fewer aside, or build the records again with a larger --num-out-files."
+        )
+    return tuple(
+        dataclasses.replace(metadata, shards=part) for part in (shards[:-count], shards[-count:])
+    )
+
+
 def check_vocab(metadata: RecordsMetadata, tokenizer) -> None:
     """Checks that records were made with this tokenizer (a `ConvBertTokenizer`).
 
