@@ -1,6 +1,7 @@
 """The command line of building records, which build_data.py shares with its cluster version."""
 
 import argparse
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from data.documents import Reading
 from data.examples import SEGMENT_RULES
 from data.records import METADATA_FILE, RECORD_FORMATS, RecordsMetadata
 from data.shards import BuildOptions
+from data.tokenizer_config import CONFIG_FILE, stated_options
 from errors import InputError
 from files import atomic_path
 
@@ -40,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where there is none, BERT's uncased one, which is copied there)",
     )
     parser.add_argument(
-        "--cased", action="store_true", help="keep case and accents; needs a cased vocabulary"
+        "--cased",
+        action="store_true",
+        help="keep case and accents (also where tokenizer_config.json beside vocab.txt says so)",
     )
     parser.add_argument(
         "--do-strip-accents",
@@ -134,8 +138,7 @@ def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -
     options = BuildOptions(
         vocab_file=str(vocab_file),
         max_seq_length=args.max_seq_length,
-        do_lower_case=not args.cased,
-        strip_accents=args.strip_accents and not args.cased,
+        **tokenizer_options(vocab_file, args.cased, args.strip_accents),
         segment_rule=args.segment_rule,
         carry_over=not args.no_carry_over,
         record_format=args.record_format,
@@ -162,6 +165,33 @@ def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -
         warn_of_unknown(metadata)
 
 
+def tokenizer_options(vocab_file: Path, cased: bool, strip_accents: bool) -> dict[str, bool]:
+    """Returns do_lower_case and strip_accents as asked for, else as stated beside vocab.txt.
+
+    Raises:
+        InputError: what is asked for is not what is stated.
+    """
+    stated = {}
+    config = vocab_file.with_name(CONFIG_FILE)
+    if vocab_file.name == "vocab.txt":
+        stated = stated_options(config)
+    asked = {}
+    if cased:
+        asked = {"--cased": ("do_lower_case", False)}
+    elif not strip_accents:
+        asked = {"--no-strip-accents": ("strip_accents", False)}
+    for option, (name, value) in asked.items():
+        if stated.get(name, value) != value:
+            raise InputError(
+                f"{option} does not fit the vocabulary {vocab_file}: {config} says that "
+                f"{name} is {json.dumps(stated[name])}. Leave the option out, or name another "
+                "vocabulary."
+            )
+    options = stated | dict(asked.values())
+    lower = options.get("do_lower_case", True)
+    return {"do_lower_case": lower, "strip_accents": options.get("strip_accents", True) and lower}
+
+
 def find_vocab(data_dir: Path, vocab_file: str | None, cased: bool) -> Path:
     """Chooses the vocabulary: the one named, else the data folder's, else BERT's uncased."""
     if not data_dir.is_dir():
@@ -182,8 +212,12 @@ def place_vocab(data_dir: Path, vocab_file: Path) -> None:
     """Copies the vocabulary to where pretrain.py and finetune.py look for it."""
     place = data_dir / "vocab.txt"
     if not place.exists():
-        with atomic_path(place) as temporary:
-            shutil.copyfile(vocab_file, temporary)
+        copies = {place: vocab_file}
+        if vocab_file.name == place.name and vocab_file.with_name(CONFIG_FILE).exists():
+            copies[data_dir / CONFIG_FILE] = vocab_file.with_name(CONFIG_FILE)
+        for copy, original in reversed(copies.items()):
+            with atomic_path(copy) as temporary:
+                shutil.copyfile(original, temporary)
     elif place.read_bytes() != vocab_file.read_bytes():
         logging.warning(
             "the records' vocabulary %s is not %s, which pre-training would use: set its "

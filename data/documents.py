@@ -1,9 +1,8 @@
 """Reading documents: from the files of a corpus to lines, a part at a time.
 
-Memory stays bounded whatever a file, a document or a line measures. Two things must be held whole:
-a line of JSON, which has a limit, and a value of a parquet file, which has none. A document that
-cannot be used is skipped and noted; damage to a file is an error, or is noted too
-(`Reading.skip_damaged`).
+Memory stays bounded whatever a file, a document or a line measures, but for a value of a parquet
+file, which must be held whole. A document that cannot be used is skipped and noted; damage to a
+file is an error, or is noted too (`Reading.skip_damaged`).
 """
 
 import codecs
@@ -19,13 +18,15 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from data.long_json import long_text
 from errors import InputError
 
 # A line longer than this (a book without line ends) is cut at spaces.
 MAX_LINE_BYTES = 1 << 20
 # A longer document is checked, and if need be skipped, in parts of this size.
 MAX_PART_BYTES = 4 << 20
-# A line of JSON must be parsed in one piece, which takes up to twelve times its size.
+# A line of JSON parsed in one piece takes up to twelve times its size. A longer one is read in
+# parts, and what is not its text may not be more than this.
 MAX_JSON_BYTES = 12 << 20
 # How many skipped documents are listed; all are counted.
 MAX_LISTED = 100
@@ -34,7 +35,7 @@ NOT_UTF8 = "not UTF-8"
 EMPTY = "empty"
 NOT_JSON = "not JSON"
 NO_TEXT = "no such field, or no text in it"
-TOO_LONG = f"a line of JSON over {MAX_JSON_BYTES >> 20} MiB"
+TOO_LONG = f"a line of JSON with over {MAX_JSON_BYTES >> 20} MiB apart from its text"
 UNREADABLE = "unreadable file"
 DAMAGED = "damaged file (what follows the damage)"
 
@@ -260,22 +261,26 @@ def _read_text(source, file, skipped):
 
 
 def _read_jsonl(source, file, skipped):
-    offset = source.offset
-    for size, line in _json_lines(_decompressed(source, file)):
-        place = f"byte {offset}"
-        offset += size + 1
-        if line is None:
-            skipped.add(source, place, TOO_LONG)
+    for offset, chunks in _line_chunks(_decompressed(source, file)):
+        place = f"byte {source.offset + offset}"
+        beginning, size = [], 0
+        for chunk in chunks:
+            beginning.append(chunk)
+            size += len(chunk)
+            if size > MAX_JSON_BYTES:
+                break
+        if size > MAX_JSON_BYTES:
+            yield from _long_json_document(
+                itertools.chain(beginning, chunks), place, source, skipped
+            )
             continue
+        line = b"".join(beginning)
         if is_blank(line):
             continue
         try:
             record = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
-        except UnicodeDecodeError:
-            skipped.add(source, place, NOT_UTF8)
-            continue
         except (ValueError, RecursionError) as error:
-            skipped.add(source, place, NOT_JSON, str(error))
+            _note_bad_json(error, place, source, skipped)
             continue
         text = record.get(source.reading.text_field) if isinstance(record, dict) else None
         if not isinstance(text, str):
@@ -283,6 +288,35 @@ def _read_jsonl(source, file, skipped):
             continue
         # JSON can name half a surrogate pair, which is no UTF-8: the check will find it.
         yield from _text_document(text.encode(errors="surrogatepass"), place, source, skipped)
+
+
+def _long_json_document(chunks, place, source, skipped):
+    pieces = long_text(chunks, source.reading.text_field, MAX_JSON_BYTES)
+
+    def noted():
+        try:
+            yield from pieces
+        except (ValueError, RecursionError, LookupError, OverflowError) as error:
+            _note_bad_json(error, place, source, skipped)
+
+    text = noted()
+    first = next(text, None)
+    if first is not None:
+        parts = _parts(line for _, line in _lines(itertools.chain([first], text)))
+        yield from _document(parts, place, source, skipped)
+    for _ in chunks:
+        pass  # of what is no JSON, to the line's end
+
+
+def _note_bad_json(error, place, source, skipped):
+    if isinstance(error, UnicodeDecodeError):
+        skipped.add(source, place, NOT_UTF8)
+    elif isinstance(error, LookupError):
+        skipped.add(source, place, NO_TEXT)
+    elif isinstance(error, OverflowError):
+        skipped.add(source, place, TOO_LONG)
+    else:
+        skipped.add(source, place, NOT_JSON, str(error))
 
 
 def _read_parquet(source, file, skipped):
@@ -465,22 +499,25 @@ def _cut(line: bytes) -> tuple[bytes, bytes]:
     return line[:end], line[end:]
 
 
-def _json_lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes | None]]:
-    """Cuts chunks into lines, each after its size; None stands for one too long to be parsed."""
-    pending, size = [], 0
-    for chunk in itertools.chain(chunks, [b"\n"]):
-        start = 0
-        while (end := chunk.find(b"\n", start)) >= 0:
-            size += end - start
-            pending.append(chunk[start:end])
-            line = b"".join(pending) if size <= MAX_JSON_BYTES else None
-            pending.clear()  # now: what the line is parsed to takes room enough
-            yield size, line
-            size, start = 0, end + 1
-        size += len(chunk) - start
-        pending.append(chunk[start:])
-        if size > MAX_JSON_BYTES:
-            pending.clear()
+def _line_chunks(chunks: Iterable[bytes]) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Yields each line's offset and its chunks, which must be exhausted before the next line."""
+    chunks = iter(chunks)
+    chunk, start, before = next(chunks, None), 0, 0
+
+    def line():
+        nonlocal chunk, start, before
+        end = -1
+        while end < 0 and chunk is not None:
+            end = chunk.find(b"\n", start)
+            if end >= 0:
+                yield chunk[start:end]
+                start = end + 1
+            else:
+                yield chunk[start:]
+                chunk, start, before = next(chunks, None), 0, before + len(chunk)
+
+    while chunk is not None:
+        yield before + start, line()
 
 
 def _decompressed(source: Source, file: io.RawIOBase) -> Iterator[bytes]:

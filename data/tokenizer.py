@@ -18,10 +18,10 @@ import tensorflow_text as tf_text
 from absl import logging
 
 import files
+from data.tokenizer_config import CONFIG_FILE, stated_options
 from errors import InputError
 
 VOCAB_FILE = "vocab.txt"
-CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_LENGTH = 200  # characters; a longer word is [UNK]
 MAX_TOKEN_BYTES = 256  # tensorflow-text's limit
@@ -289,26 +289,9 @@ class ConvBertTokenizer:
         directory = pathlib.Path(directory)
         if not directory.is_dir():
             raise InputError(f"{directory} is not a directory with a {VOCAB_FILE}")
-        path = directory / CONFIG_FILE
-        config = {}
-        if path.exists():
-            try:
-                config = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise InputError(f"{path} is not JSON: {error}") from error
-            if not isinstance(config, dict):
-                raise InputError(f"{path} must hold a JSON object, not a {type(config).__name__}")
-        for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
-            if not isinstance(config.get(name), bool | None):
-                raise InputError(f"{path}: {name} must be true or false, not {config[name]!r}")
-        lower = config.get("do_lower_case", True)
-        strip = config.get("strip_accents")
-        if strip is None:  # Hugging Face's default: as do_lower_case
-            strip = lower
-        if strip and not lower:
-            raise InputError(f"{path}: strip_accents without do_lower_case is not supported")
-        if not config.get("tokenize_chinese_chars", True):
-            raise InputError(f"{path}: tokenize_chinese_chars=false is not supported")
+        stated = stated_options(directory / CONFIG_FILE)
+        lower = stated.get("do_lower_case", True)
+        strip = stated.get("strip_accents", lower)  # as Hugging Face's tokenizers
         return cls(directory / VOCAB_FILE, do_lower_case=lower, strip_accents=strip)
 
     def save_pretrained(self, directory: str | os.PathLike, model_max_length: int = 512) -> None:

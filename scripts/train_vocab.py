@@ -110,13 +110,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def summary(output: Path, tokenizer, fit) -> str:
-    """Says in a few lines what was made, and with which option it is used."""
-    if not tokenizer.do_lower_case:
-        option = " with --cased"
-    else:
-        option = "" if tokenizer.strip_accents else " with --no-strip-accents"
+    """Says in a few lines what was made."""
     return (
-        f"{output / 'vocab.txt'}: {tokenizer.vocab_size:,} tokens; build records{option}\n"
+        f"{output / 'vocab.txt'}: {tokenizer.vocab_size:,} tokens\n"
         f"text      {fit.words:,} words, {fit.tokens / fit.words:.3f} tokens a word, "
         f"{fit.unknown_words / fit.words:.3%} of the words [UNK]"
     )

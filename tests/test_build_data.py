@@ -1,5 +1,6 @@
 """build_data.sh and build_data.py as a user runs them."""
 
+import json
 import os
 import pathlib
 import random
@@ -14,6 +15,7 @@ import build_data
 from data import command_line
 from data.building import build_records
 from data.corpus import find_corpus
+from data.records import load_metadata
 from data.shards import BuildOptions
 from errors import InputError
 from tests.corpora import openwebtext_of, random_archives, write_vocab
@@ -162,6 +164,57 @@ def test_the_vocabulary_is_placed_once(tmp_path, monkeypatch, caplog):
     command_line.place_vocab(data_dir, named)
     assert len((data_dir / "vocab.txt").read_text().splitlines()) == 30_522
     assert "set its `vocab_file`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "config, options, lower, strip",
+    [
+        (None, [], True, True),
+        (None, ["--cased"], False, False),
+        ({}, ["--no-strip-accents"], True, False),
+        ({"do_lower_case": False}, [], False, False),
+        ({"do_lower_case": False, "strip_accents": None}, ["--cased"], False, False),
+        ({"do_lower_case": True, "strip_accents": False}, [], True, False),
+    ],
+)
+def test_the_tokenizer_config_beside_a_vocabulary_counts(
+    tmp_path, monkeypatch, config, options, lower, strip
+):
+    (tmp_path / "t.txt").write_text("Ba da.\n")
+    folder, data_dir = tmp_path / "vocabulary", tmp_path / "data"
+    folder.mkdir()
+    data_dir.mkdir()
+    vocab = write_vocab(folder / "vocab.txt")
+    if config is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    corpus = ("--corpus", str(tmp_path / "t.txt"))
+    run_main(monkeypatch, data_dir, *corpus, "--vocab-file", str(vocab), *options)
+    records_dir = data_dir / "pretrain_tfrecords"
+    metadata = load_metadata(records_dir)
+    assert (metadata.do_lower_case, metadata.strip_accents) == (lower, strip)
+    # The file is placed with the vocabulary: the next build is the same without options.
+    built = (records_dir / "metadata.json").read_bytes()
+    run_main(monkeypatch, data_dir, *corpus, *options)
+    assert (records_dir / "metadata.json").read_bytes() == built
+
+
+@pytest.mark.parametrize(
+    "config, option, message",
+    [
+        ({"do_lower_case": True}, "--cased", "--cased does not fit .* do_lower_case is true"),
+        ({"strip_accents": True}, "--no-strip-accents", "strip_accents is true. Leave"),
+        ({"do_lower_case": 1}, "--cased", "config.json: do_lower_case must be true or false"),
+    ],
+)
+def test_an_option_against_the_tokenizer_config_is_an_error(
+    tmp_path, monkeypatch, config, option, message
+):
+    (tmp_path / "t.txt").write_text("Ba da.\n")
+    write_vocab(tmp_path / "vocab.txt")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=message):
+        run_main(monkeypatch, tmp_path, "--corpus", str(tmp_path / "t.txt"), option)
+    assert not (tmp_path / "pretrain_tfrecords").exists()
 
 
 def test_the_summary_counts_what_was_skipped_and_warns_of_unknown_words(
