@@ -40,6 +40,8 @@ class PretrainingConfig(Objective):
         vocab_file: None is DATA_DIR/vocab.txt.
         init_checkpoint: a run's directory, or a Hugging Face one, that gives the first weights.
         max_seq_length: tokens a row; None is what the records hold.
+        steps_per_execution: steps that are computed in one call of the backend, without a look at
+            what happens in them: logs, checkpoints and signals wait for the call's end.
         iterations_per_loop: steps between two lines of the log.
         save_checkpoints_steps: steps between two checkpoints.
         keep_checkpoints: how many of them stay on the disk.
@@ -49,6 +51,7 @@ class PretrainingConfig(Objective):
         eval_holdout_shards: so many of the last shards are never trained on.
         num_eval_steps: batches of an evaluation.
         jit_compile: compile the step with XLA; None does where it pays, on GPUs and TPUs.
+        deterministic: repeat results bit for bit, at the price of speed: one thread on a CPU.
         seed: of the initialisation, the data order, masks, samples and dropout.
     """
 
@@ -73,6 +76,7 @@ class PretrainingConfig(Objective):
     vocab_file: str | None = None
     init_checkpoint: str | None = None
     max_seq_length: int | None = None
+    steps_per_execution: int = 1
     iterations_per_loop: int = 100
     save_checkpoints_steps: int = 10_000
     keep_checkpoints: int = 3
@@ -82,6 +86,7 @@ class PretrainingConfig(Objective):
     eval_holdout_shards: int = 0
     num_eval_steps: int = 100
     jit_compile: bool | None = None
+    deterministic: bool = False
     seed: int = 42
 
     def __post_init__(self):
@@ -97,6 +102,7 @@ class PretrainingConfig(Objective):
             "train_batch_size",
             "eval_batch_size",
             "num_eval_steps",
+            "steps_per_execution",
             "iterations_per_loop",
             "save_checkpoints_steps",
             "keep_checkpoints",

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files and directories that appear whole or not at all."""
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 
 
@@ -17,9 +18,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     temporary = f"{path}.{os.uname().nodename}-{os.getpid()}.tmp"
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, path)
+        sync(os.path.dirname(os.path.abspath(path)))
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -29,3 +30,30 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` (UTF-8) to `path` at once."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def replace_directory(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Gives the directory `temporary` (files only), beside `path`, that name.
+
+    Its content reaches the disk first. A directory that has the name already is deleted; between
+    the two there is a moment without either, and never one with a part of one.
+    """
+    path, old = os.fspath(path), f"{os.fspath(path)}.old"
+    for name in os.listdir(temporary):
+        sync(os.path.join(temporary, name))
+    sync(temporary)
+    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, old)
+    os.rename(temporary, path)
+    sync(os.path.dirname(os.path.abspath(path)))
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Waits until a file's content, or a directory's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,15 +10,18 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 from typing import Any
 
 from absl import logging
 
 import errors
 import files
+import run_record
 from configure_pretraining import PretrainingConfig
 from errors import InputError
 from model.config import ConvBertConfig, load_hparams, require
+from stopping import StopSignals
 
 # A resumed run may change these: they alter neither the data's order nor the state's shape. (More
 # steps stretch the schedule from here on.)
@@ -26,6 +29,7 @@ CHANGEABLE = {
     "do_train",
     "do_eval",
     "num_train_steps",
+    "steps_per_execution",
     "iterations_per_loop",
     "save_checkpoints_steps",
     "keep_checkpoints",
@@ -35,6 +39,7 @@ CHANGEABLE = {
     "pretrain_tfrecords",
     "vocab_file",
     "jit_compile",
+    "deterministic",
 }
 
 
@@ -80,38 +85,41 @@ class Run:
 def main(arguments=None):
     """Checks everything, then trains, then evaluates."""
     args, config = parse_arguments(arguments)
+    with StopSignals() as stop:
+        # ---- input ---------------------------------------------------------------------------
+        prepare_backend(config)
+        run = open_run(args, config)
 
-    # ---- input -------------------------------------------------------------------------------
-    prepare_backend(config)
-    run = open_run(args, config)
+        # ---- model ---------------------------------------------------------------------------
+        model, step = start_model(run)
 
-    # ---- model -------------------------------------------------------------------------------
-    model, step = start_model(run)
+        # ---- training ------------------------------------------------------------------------
+        if config.do_train and step < config.num_train_steps:
+            train(run, model, step, stop)
+        if config.do_train:
+            logging.info("step %s is done: %s", f"{config.num_train_steps:,}", run.directory)
 
-    # ---- training ----------------------------------------------------------------------------
-    if config.do_train and step < config.num_train_steps:
-        train(run, model, step)
-    if config.do_train:
-        logging.info("step %s is done: %s", f"{config.num_train_steps:,}", run.directory)
-
-    # ---- evaluation --------------------------------------------------------------------------
-    if config.do_eval:
-        evaluate(run, model)
+        # ---- evaluation ----------------------------------------------------------------------
+        if config.do_eval:
+            evaluate(run, model)
 
 
 def prepare_backend(config):
     """Tells Keras's backend what it must know before it computes anything."""
+    if config.deterministic:
+        flags = [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"]
+        os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     import keras
 
     from data.devices import prepare_tensorflow
 
-    prepare_tensorflow(keras.backend.backend() == "tensorflow")
+    prepare_tensorflow(keras.backend.backend() == "tensorflow", config.deterministic)
 
 
 def open_run(args, config):
     """Reads and checks everything the run needs but its state."""
     from data import records
-    from model.training import TrainingCheckpoints
+    from model.training_state import TrainingCheckpoints
 
     records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
     metadata = records.load_metadata(records_dir)
@@ -141,12 +149,17 @@ def start_model(run):
 
     logging.set_verbosity(logging.INFO)
     config, tokenizer = run.config, run.tokenizer
-    check_same_run(config, run.checkpoints)
+    saved = run.checkpoints.newest()
+    if saved:
+        check_same_run(config, saved)
+    elif not config.do_train:
+        raise InputError(f"nothing to evaluate: no checkpoint in {run.checkpoints.directory}")
     special = SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     model = make_model(config, run.network, special)
-    step = run.checkpoints.restore(model)
-    if not config.do_train and step == 0:
-        raise InputError(f"nothing to evaluate: no checkpoint in {run.checkpoints.directory}")
+    step = 0
+    if saved:
+        saved.restore(model)
+        step = saved.step
     logging.info(
         "%s on %s: %s parameters, %s at step %s of %s",
         config.model_size,
@@ -159,45 +172,63 @@ def start_model(run):
     return model, step
 
 
-def check_same_run(config, checkpoints):
-    """Refuses to go on from a checkpoint with hyper-parameters that change what the run is."""
-    before, now = checkpoints.hparams(), dataclasses.asdict(config)
-    if before is None:
-        return
+def check_same_run(config, saved):
+    """Refuses to go on from a state with hyper-parameters that change what the run is."""
     changed = [
-        f"{name} was {before.get(name)!r}, is {value!r}"
-        for name, value in now.items()
-        if name not in CHANGEABLE and before.get(name) != value
+        f"{name} was {saved.hparams.get(name)!r}, is {value!r}"
+        for name, value in dataclasses.asdict(config).items()
+        if name not in CHANGEABLE and saved.hparams.get(name) != value
     ]
     if changed:
         raise InputError(
-            f"{checkpoints.directory} holds a run with other hyper-parameters: "
-            f"{'; '.join(changed)}. Choose another --model-name, or the same values"
+            f"{saved.path} is of a run with other hyper-parameters: {'; '.join(changed)}. Choose "
+            "another --model-name, or the same values"
         )
 
 
-def train(run, model, first_step):
+def train(run, model, first_step, stop):
     """Runs the steps that are left, with log, progress and checkpoints."""
     from data import batches
 
     config = run.config
+    steps = config.num_train_steps - first_step
     dataset = batches.training_batches(
         run.metadata, config.train_batch_size, config.seed, first_step, run.length
-    )
-    os.makedirs(run.directory, exist_ok=True)
-    with explain_data_errors(run.metadata):
+    ).take(steps)  # the last call of the backend may have fewer than steps_per_execution
+    with explain_errors(run, run.metadata), stop.deferred():
+        record_start(run, first_step)
         model.fit(
             dataset,
-            steps_per_epoch=config.num_train_steps - first_step,
+            steps_per_epoch=steps,
             shuffle=False,
             verbose=0,
-            callbacks=training_callbacks(run, model, first_step),
+            callbacks=training_callbacks(run, model, first_step, stop),
         )
+    if stop.received:
+        stop.leave(f"saved {run.checkpoints.last_good}. The same command goes on from there")
 
 
-def training_callbacks(run, model, first_step):
+def record_start(run, first_step):
+    """Notes in the run's directory what is started, and with what."""
+    import keras
+
+    from data.records import METADATA_FILE
+    from model.training_state import write_errors_named
+
+    entry = run_record.describe_start(
+        first_step,
+        dataclasses.asdict(run.config),
+        os.path.join(run.metadata.records_dir, METADATA_FILE),
+        keras.backend.backend(),
+    )
+    with write_errors_named(os.path.join(run.directory, run_record.FILE)):
+        os.makedirs(run.directory, exist_ok=True)
+        run_record.append_start(run.directory, entry)
+
+
+def training_callbacks(run, model, first_step, stop):
     """What happens between the steps, in this order."""
-    from model.training import SaveCheckpoints, TrainingLog
+    from model.training import CheckFinite, SaveCheckpoints, TrainingLog
 
     config = run.config
     interval = {"first_step": first_step, "last_step": config.num_train_steps}
@@ -208,33 +239,85 @@ def training_callbacks(run, model, first_step):
         every=config.iterations_per_loop,
         **interval,
     )
-    return [log, SaveCheckpoints(saver(run, model), config.save_checkpoints_steps, **interval)]
+    save = SaveCheckpoints(
+        saver(run, model),
+        config.save_checkpoints_steps,
+        stop_requested=lambda: stop.received is not None,
+        **interval,
+    )
+    return [
+        CheckFinite(lambda *steps: not_finite_error(run, "the loss", *steps), **interval),
+        log,
+        save,
+    ]
 
 
 def saver(run, model):
     """A function that writes a checkpoint: the models anyone can open, then the training state."""
+    from model.training_state import not_finite, write_errors_named
+
     hparams = dataclasses.asdict(run.config)
+    temporary = os.path.join(run.directory, ".saving.tmp")
 
     def save():
+        step = int(model.optimizer.iterations)
+        if weight := not_finite(model):  # after a gradient that was not, from a loss that was
+            raise not_finite_error(run, weight, step, step)
         # The state comes last: killed before it, the run does this step, and all of this, again.
-        for directory in model.save_pretrained(run.directory):
-            run.tokenizer.save_pretrained(directory)
+        with write_errors_named(run.directory):
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                for directory in model.save_pretrained(temporary):
+                    run.tokenizer.save_pretrained(directory)
+                    name = os.path.basename(directory)
+                    files.replace_directory(directory, os.path.join(run.directory, name))
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
         return run.checkpoints.save(model, hparams)
 
     return save
+
+
+def not_finite_error(run, what, first, last):
+    """The error for a loss or a weight that is not finite after the steps `first` to `last`."""
+    from data import batches
+
+    config = run.config
+    lines = []
+    for step in range(first, last + 1):
+        sources = batches.batch_sources(
+            run.metadata, config.train_batch_size, config.seed, step - 1
+        )
+        lines += [
+            f"\n  step {step:,}: {path}, record{'s' * (len(records) > 1)} "
+            f"{', '.join(map(str, records[:8]))}{', …' * (len(records) > 8)}"
+            for path, records in sources.items()
+        ]
+    steps = f"step {last:,}" if first == last else f"one of the steps {first:,} to {last:,}"
+    return InputError(
+        f"{what} is no longer finite after {steps}. {run.checkpoints.last_good_sentence()}; "
+        "nothing was saved after it. A lower learning_rate or more num_warmup_steps may help, in "
+        f"a run of another name. The batch came from{''.join(lines)}"
+    )
 
 
 def tensorboard_writer(directory):
     """A function (step, {name: value}) that writes TensorBoard event files."""
     import tensorflow as tf
 
-    writer = tf.summary.create_file_writer(directory)
+    from model.training_state import write_errors_named
+
+    def write_errors():
+        return write_errors_named(directory, tf.errors.OpError)
+
+    with write_errors():
+        writer = tf.summary.create_file_writer(directory)
 
     def write(step, scalars):
-        with writer.as_default(step=step):
+        with write_errors(), writer.as_default(step=step):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
-        writer.flush()
+            writer.flush()
 
     return write
 
@@ -242,11 +325,13 @@ def tensorboard_writer(directory):
 def evaluate(run, model):
     """Scores the model on `num_eval_steps` batches; writes and prints the result."""
     from data import batches, records
+    from model.training import append_line
+    from model.training_state import write_errors_named
 
     config = run.config
     records_dir = config.eval_tfrecords or str(run.metadata.records_dir)
     metadata = records.load_metadata(records_dir)
-    with explain_data_errors(metadata):
+    with explain_errors(run, metadata):
         dataset = batches.evaluation_batches(
             metadata, config.eval_batch_size, config.num_eval_steps, run.length
         )
@@ -254,24 +339,30 @@ def evaluate(run, model):
     scores = {f"eval_{name}": round(float(value), 6) for name, value in scores.items()}
     line = {"step": int(model.optimizer.iterations)} | scores
     path = os.path.join(run.directory, "results", "pretrain_results.json")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
-    with open(os.path.join(run.directory, "train_log.jsonl"), "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    with explain_errors(run, metadata), write_errors_named(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
+        append_line(os.path.join(run.directory, "train_log.jsonl"), line)
     logging.info("evaluation on %s: %s", records_dir, json.dumps(line))
 
 
 @contextlib.contextmanager
-def explain_data_errors(metadata):
-    """Turns TensorFlow's error about a damaged record into one that names shard and place."""
+def explain_errors(run, metadata):
+    """Says what a damaged record or a full disk means for the run."""
     import tensorflow as tf
 
     from data import records
+    from model.training_state import WriteError
 
     try:
         yield
     except tf.errors.DataLossError as error:
         raise records.explain_data_error(error, metadata) from error
+    except WriteError as error:
+        raise InputError(
+            f"{error}. {run.checkpoints.last_good_sentence()}. Make room, or whatever else it "
+            "needs, and run the same command again"
+        ) from error
 
 
 if __name__ == "__main__":

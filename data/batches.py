@@ -5,6 +5,7 @@ block is some shards in a row, few enough to fit in memory; its examples are shu
 by (seed, epoch, block). So a stream can begin anywhere: what came before needs no reading.
 """
 
+import collections
 import os
 from collections.abc import Iterator
 
@@ -72,6 +73,35 @@ def evaluation_batches(
     )
     dataset = dataset.repeat().take(num_batches * batch_size)
     return _batch(dataset, metadata, batch_size, max_seq_length)
+
+
+def batch_sources(
+    metadata: RecordsMetadata, batch_size: int, seed: int, step: int
+) -> dict[str, list[int]]:
+    """Where the examples of a batch of `training_batches` are, without reading any.
+
+    Args:
+        metadata: of the records.
+        batch_size: see `training_batches`.
+        seed: see there.
+        step: how many batches come before it.
+
+    Returns:
+        Shard → the indices of its records that are in the batch, ascending.
+    """
+    counts = {metadata.path(shard): shard.examples for shard in metadata.shards}
+    sources = collections.defaultdict(list)
+    left = batch_size
+    for paths, order in _blocks(metadata, seed, step * batch_size):
+        ends = np.cumsum([counts[path] for path in paths])
+        for index in order[:left]:
+            place = int(np.searchsorted(ends, index, side="right"))
+            path = paths[place]
+            sources[path].append(int(index - ends[place] + counts[path]))
+        left -= min(left, len(order))
+        if not left:
+            break
+    return {path: sorted(indices) for path, indices in sorted(sources.items())}
 
 
 def _blocks(

@@ -360,7 +360,7 @@ def load_tokenizer(metadata: RecordsMetadata, vocab_file: str | os.PathLike):
 
 
 def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputError:
-    """Turns TensorFlow's error over a damaged shard into one that names the shard.
+    """Turns TensorFlow's error over a damaged shard into one that names shard, record and byte.
 
     Args:
         error: what was raised while batches were read (`tf.errors.DataLossError`, usually).
@@ -369,20 +369,48 @@ def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputErro
     Returns:
         The error to raise. All shards are read to find the damaged one.
     """
+    for shard in metadata.shards:
+        path = metadata.path(shard)
+        count, reason = _readable_records(path)
+        if reason is None and count == shard.examples:
+            continue
+        place = f"{count:,} records, where {shard.examples:,} were written"
+        if reason is not None:
+            position = record_position(path, count)
+            place = f"record {count:,} (from 0), which begins at byte {position:,}: {reason}"
+        return InputError(
+            f"the shard {path} is damaged: {place}. Copy it again, or build the records again "
+            "with --overwrite."
+        )
+    return InputError(f"reading the records in {metadata.records_dir} failed: {error}")
+
+
+def _readable_records(path: str) -> tuple[int, str | None]:
+    """How many records come before the first whose checksum fails, and what is said of that one.
+
+    The second is None where all records are sound.
+    """
     import tensorflow as tf
 
-    for shard in metadata.shards:
-        path, count = metadata.path(shard), 0
+    dataset, count = tf.data.TFRecordDataset(path), 0
+    try:
+        for batch in dataset.batch(1024):
+            count += len(batch)
+    except tf.errors.OpError:
         try:
-            for batch in tf.data.TFRecordDataset(path).batch(1024):
-                count += len(batch)
-            reason = f"{count:,} records, where {shard.examples:,} were written"
-        except tf.errors.OpError as shard_error:
-            reason = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", shard_error.message).strip()
-            count = -1
-        if count != shard.examples:
-            return InputError(
-                f"the shard {path} is damaged: {reason}. Copy it again, or build the records "
-                "again with --overwrite."
-            )
-    return InputError(f"reading the records in {metadata.records_dir} failed: {error}")
+            for _ in dataset.skip(count):  # it is one of the next 1,024
+                count += 1
+        except tf.errors.OpError as error:
+            return count, re.sub(r"\{\{.*?\}\}|\[Op:.*", "", error.message).strip()
+    return count, None
+
+
+def record_position(path: str | os.PathLike, index: int) -> int:
+    """The byte of a TFRecord file where record `index` begins; those before it must be sound."""
+    position = 0
+    with open(path, "rb") as file:
+        for _ in range(index):
+            file.seek(position)
+            # Length (8 bytes), the length's checksum (4), data, the data's checksum (4).
+            position += 16 + struct.unpack("<Q", file.read(8))[0]
+    return position

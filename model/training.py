@@ -1,26 +1,22 @@
-"""The compiled model of a pre-training run, and what the run leaves behind: log, checkpoints."""
+"""The compiled model of a pre-training run, and what happens between its steps."""
 
-import dataclasses
 import json
+import math
 import os
-import re
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable
 
 import keras
-import numpy as np
-import safetensors
-import safetensors.numpy
 from absl import logging
 from tqdm import tqdm
 
-from errors import InputError
+import files
 from model.config import ConvBertConfig
 from model.optimizer import create_optimizer
 from model.pretraining import ConvBertForPreTraining, SpecialTokens
+from model.training_state import write_errors_named
 
 
 def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvBertForPreTraining:
@@ -41,7 +37,11 @@ def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvB
         lr_decay_power=config.lr_decay_power,
     )
     jit_compile = default_jit_compile() if config.jit_compile is None else config.jit_compile
-    model.compile(optimizer=optimizer, jit_compile=jit_compile)
+    model.compile(
+        optimizer=optimizer,
+        jit_compile=jit_compile,
+        steps_per_execution=config.steps_per_execution,
+    )
     return model
 
 
@@ -55,148 +55,93 @@ def default_jit_compile() -> bool:
     return True
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainingCheckpoints:
-    """A run's training states: parameters, optimiser, step and random states, by step.
+class StepsCallback(keras.callbacks.Callback):
+    """Counts steps over a whole run, whatever `steps_per_execution` is.
 
-    Each is a directory `step_N` with `state.safetensors` and `state.json`; it is written under
-    another name and renamed when it is complete.
+    Subclasses define `on_steps`.
 
     Args:
-        directory: of the run's checkpoints.
-        keep: how many to keep; older ones are deleted.
+        first_step: updates done before this `fit`.
+        last_step: updates done when the run is finished.
     """
 
-    directory: str
-    keep: int = 3
+    def __init__(self, first_step: int, last_step: int):
+        super().__init__()
+        self.first_step = self.step = first_step
+        self.last_step = last_step
 
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, ascending."""
-        if not os.path.isdir(self.directory):
-            return []
-        matches = (re.fullmatch(r"step_(\d+)", name) for name in os.listdir(self.directory))
-        return sorted(int(match[1]) for match in matches if match)
+    def on_train_batch_end(self, batch, logs=None):
+        """One more execution is done; `batch` is the last step that it could have had."""
+        before, self.step = self.step, min(self.first_step + batch + 1, self.last_step)
+        self.on_steps(before, logs)
 
-    def path(self, step: int) -> str:
-        """The directory of the checkpoint of `step`."""
-        return os.path.join(self.directory, f"step_{step}")
+    def on_steps(self, before: int, logs: dict[str, float]) -> None:
+        """The steps `before + 1` to `self.step` are done; `logs` are means since the last reset."""
 
-    def save(self, model: keras.Model, hparams: dict) -> str:
-        """Writes the state of a compiled model, and deletes what is older than the last `keep`.
-
-        Returns:
-            The checkpoint's path.
-        """
-        step = int(model.optimizer.iterations)
-        path, temporary = self.path(step), f"{self.path(step)}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.makedirs(temporary)
-        arrays = {
-            name: np.array(keras.ops.convert_to_numpy(variable.value), order="C")
-            for name, variable in _state(model).items()
-        }
-        safetensors.numpy.save_file(arrays, os.path.join(temporary, "state.safetensors"))
-        with open(os.path.join(temporary, "state.json"), "w", encoding="utf-8") as file:
-            json.dump({"step": step, "hparams": hparams}, file, indent=2)
-        for name in os.listdir(temporary):
-            with open(os.path.join(temporary, name), "rb") as file:
-                os.fsync(file.fileno())
-        shutil.rmtree(path, ignore_errors=True)
-        os.rename(temporary, path)
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old))
-        return path
-
-    def hparams(self) -> dict | None:
-        """The hyper-parameters of the newest checkpoint; None where there is none."""
-        if not self.steps():
-            return None
-        path = os.path.join(self.path(self.steps()[-1]), "state.json")
-        try:
-            with open(path, encoding="utf-8") as file:
-                return json.load(file)["hparams"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: not a checkpoint's description: {error}") from None
-
-    def restore(self, model: keras.Model) -> int:
-        """Sets a compiled model to the newest checkpoint.
-
-        Returns:
-            Its step; 0 where there is no checkpoint.
-
-        Raises:
-            InputError: the checkpoint is damaged, or of another model.
-        """
-        if not self.steps():
-            return 0
-        step = self.steps()[-1]
-        path = os.path.join(self.path(step), "state.safetensors")
-        try:
-            arrays = safetensors.numpy.load_file(path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise InputError(
-                f"{path}: damaged ({error}). Delete {self.path(step)} to go on from the "
-                "checkpoint before it"
-            ) from None
-        state = _state(model)
-        expected = {name: tuple(variable.shape) for name, variable in state.items()}
-        found = {name: array.shape for name, array in arrays.items()}
-        if expected != found:
-            differing = sorted(
-                name for name in expected | found if expected.get(name) != found.get(name)
-            )
-            name = differing[0]
-            raise InputError(
-                f"{path} is of another model: {name} is {found.get(name, 'missing')} there and "
-                f"{expected.get(name, 'missing')} here ({len(differing)} such differences)"
-            )
-        for name, variable in state.items():
-            variable.assign(arrays[name])
-        return step
+    def is_due(self, before: int, every: int) -> bool:
+        """Whether what happens every so many steps, and at the last one, is to happen now."""
+        return self.step // every > before // every or self.step == self.last_step
 
 
-def _state(model: keras.Model) -> dict:
-    """Every variable that the next step depends on, by a name that is stable and unique."""
-    parts = {"model": model.variables, "optimizer": model.optimizer.variables}
-    state = {}
-    for part, variables in parts.items():
-        for i, variable in enumerate(variables):
-            # Keras numbers a process's random states, which says nothing about this model.
-            path = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
-            state[f"{part}/{i:04d}/{path}"] = variable
-    return state
+class CheckFinite(StepsCallback):
+    """Ends the run when the loss is no longer finite.
+
+    Args:
+        error: makes what is raised, from the first and the last step that can be the cause.
+        first_step: updates done before this `fit`.
+        last_step: updates done when the run is finished.
+    """
+
+    def __init__(self, error: Callable[[int, int], Exception], first_step: int, last_step: int):
+        super().__init__(first_step, last_step)
+        self.error = error
+
+    def on_steps(self, before, logs):
+        """A mean since the last reset is not finite from the first such loss on."""
+        if not math.isfinite(logs["loss"]):
+            raise self.error(before + 1, self.step)
 
 
-class SaveCheckpoints(keras.callbacks.Callback):
-    """Calls `save()` every `every` steps, and at the last step.
+class SaveCheckpoints(StepsCallback):
+    """Calls `save()` every `every` steps, at the last step, and when the run is to stop.
 
     Args:
         save: writes whatever a checkpoint consists of, and returns where.
         every: steps between two calls.
         first_step: updates done before this `fit`.
         last_step: updates done when the run is finished.
+        stop_requested: asked after each step; once it says so, the state is saved and `fit` ends.
     """
 
-    def __init__(self, save: Callable[[], str], every: int, first_step: int, last_step: int):
-        super().__init__()
+    def __init__(
+        self,
+        save: Callable[[], str],
+        every: int,
+        first_step: int,
+        last_step: int,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ):
+        super().__init__(first_step, last_step)
         self.save = save
         self.every = every
-        self.step = first_step
-        self.last_step = last_step
+        self.stop_requested = stop_requested
 
-    def on_train_batch_end(self, batch, logs=None):
-        """One more step is done."""
-        self.step += 1
-        if self.step % self.every == 0 or self.step == self.last_step:
+    def on_steps(self, before, logs):
+        """Saves where it is due."""
+        stop = self.stop_requested()
+        if stop or self.is_due(before, self.every):
             _ = self.model  # on JAX, this brings the variables up to date
             tqdm.write(f"step {self.step}: saved {self.save()}", file=sys.stderr)
+        if stop:
+            self.model.stop_training = True
 
 
-class TrainingLog(keras.callbacks.Callback):
+class TrainingLog(StepsCallback):
     """A progress bar, a JSON line every `every` steps, and the same numbers to `write_scalars`.
 
-    A line has the means since the line before it; the first one is step 1's alone. Tokens per
-    second count every place of a batch, padding included.
+    A line has the means since the line before it; the first one is of the first step alone (of
+    the first execution, if that is several). Tokens per second count every place of a batch,
+    padding included.
 
     Args:
         path: of the JSONL file, appended to. Lines from `first_step` on are dropped first: a
@@ -218,13 +163,12 @@ class TrainingLog(keras.callbacks.Callback):
         first_step: int,
         last_step: int,
     ):
-        super().__init__()
+        super().__init__(first_step, last_step)
         self.path = path
         self.write_scalars = write_scalars
         self.tokens_per_step = tokens_per_step
         self.every = every
-        self.step = self.logged_step = first_step
-        self.last_step = last_step
+        self.logged_step = first_step
         self.started = time.monotonic()
         drop_lines_after(path, first_step)
 
@@ -240,12 +184,11 @@ class TrainingLog(keras.callbacks.Callback):
         )
         self.logged_time = time.monotonic()
 
-    def on_train_batch_end(self, batch, logs=None):
-        """One more step is done."""
-        self.step += 1
-        self.bar.update(1)
-        first = batch == 0
-        if first or self.step % self.every == 0 or self.step == self.last_step:
+    def on_steps(self, before, logs):
+        """Writes a line where one is due."""
+        self.bar.update(self.step - before)
+        first = before == self.first_step
+        if first or self.is_due(before, self.every):
             self._write_line(logs)
         if first:
             seconds = time.monotonic() - self.started
@@ -259,8 +202,7 @@ class TrainingLog(keras.callbacks.Callback):
         line["tokens_per_second"] = round(tokens / (now - self.logged_time), 1)
         line["seconds"] = round(now - self.started, 1)
         line["peak_memory_mb"] = peak_memory_mb()
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path, line)
         names = ("loss", "mlm_accuracy", "rtd_auc", "rtd_recall", "tokens_per_second")
         self.bar.set_postfix({name: f"{line[name]:.4g}" for name in names if name in line})
         self.write_scalars(self.step, {k: v for k, v in line.items() if k != "step"})
@@ -272,22 +214,34 @@ class TrainingLog(keras.callbacks.Callback):
         self.bar.close()
 
 
+def append_line(path: str, line: dict) -> None:
+    """Adds an object to a JSONL log.
+
+    Raises:
+        WriteError: the disk is full, or similar.
+    """
+    with write_errors_named(path), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
 def drop_lines_after(path: str, step: int) -> None:
     """Removes from a JSONL log the lines of later steps, and a last line cut in half."""
     if not os.path.exists(path):
         return
-    kept = []
     with open(path, encoding="utf-8") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                logging.warning("%s: dropped a line that is not JSON: %.60r", path, text)
-                continue
-            if line["step"] <= step:
-                kept.append(text)
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(kept)
+        lines = file.readlines()
+    kept = []
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            logging.warning("%s: dropped a line that is not JSON: %.60r", path, text)
+            continue
+        if line["step"] <= step:
+            kept.append(text)
+    if kept != lines:
+        with write_errors_named(path):
+            files.write_text(path, "".join(kept))
 
 
 def peak_memory_mb() -> int:

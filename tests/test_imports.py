@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_SCRIPTS = ("build_data", "pretrain", "finetune")
 TOOLS = ("scripts/train_vocab", "scripts/inspect_data", "scripts/plot_run")
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
-SHARED = ("errors", "files")
+SHARED = ("errors", "files", "run_record", "stopping")
 PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, "data", "model", "scripts"}
 HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib"}
 
@@ -78,7 +78,7 @@ def test_nothing_imports_an_entry_script(path):
     assert {name for name in project if name.split(".")[0] in ENTRY_SCRIPTS} == set()
 
 
-@modules("errors.py", "files.py")
+@modules(*(f"{name}.py" for name in SHARED))
 def test_shared_modules_stand_alone(path):
     project, others = imports_of(path)
     assert outside(project, *SHARED) == set()
