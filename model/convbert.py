@@ -19,9 +19,11 @@ class TrainableModel(keras.Model):
     Keras would create them inside that step, and TensorFlow then traces the step twice.
     """
 
-    def compile(self, *args, **kwargs):
+    def compile(self, optimizer="rmsprop", *args, **kwargs):
         """Keras's `compile`."""
-        super().compile(*args, **kwargs)
+        if getattr(optimizer, "dynamic_loss_scale", False):
+            kwargs["auto_scale_loss"] = False  # Keras would scale the loss a second time
+        super().compile(optimizer, *args, **kwargs)
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 

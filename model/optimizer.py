@@ -8,7 +8,13 @@ import re
 import keras
 from keras import ops
 
+from model.distribution import sum_over_replicas
+
 NO_DECAY = ("gamma", "beta", "bias", "output_bias")  # LayerNorm and biases, by variable name
+
+# Of the loss for float16, as Keras's LossScaleOptimizer has them.
+INITIAL_LOSS_SCALE = 2.0**15
+GROWTH_STEPS = 2000
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -64,6 +70,11 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             `learning_rate_scale`).
         num_hidden_layers: of the encoder; needed with `layerwise_lr_decay`.
         clip_norm: the most that the gradients' global norm may be.
+        dynamic_loss_scale: multiply the loss for its gradients' sake, as float16 needs it, by a
+            number that is halved when they overflow and doubled after `GROWTH_STEPS` steps
+            without. A step whose gradients overflow changes no weight and no moment, but counts
+            as a step: Keras's own wrapper would not count it, and what was read of the data would
+            no longer follow from the step.
     """
 
     def __init__(
@@ -77,6 +88,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         beta_2: float = 0.999,
         epsilon: float = 1e-6,
         clip_norm: float = 1.0,
+        dynamic_loss_scale: bool = False,
         name: str = "adam_weight_decay",
         **kwargs,
     ):
@@ -88,6 +100,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.clip_norm = clip_norm
+        self.dynamic_loss_scale = dynamic_loss_scale
 
     def build(self, variables):
         """Creates the two moments, as long as all `variables` together."""
@@ -101,6 +114,20 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             )
             for name in ("first_moment", "second_moment")
         )
+        if self.dynamic_loss_scale:
+            self.loss_scale = self.add_variable(
+                shape=(),
+                initializer=keras.initializers.Constant(INITIAL_LOSS_SCALE),
+                dtype="float32",
+                name="loss_scale",
+            )
+            self.finite_steps = self.add_variable(
+                shape=(), initializer="zeros", dtype="int32", name="finite_steps"
+            )
+
+    def scale_loss(self, loss):
+        """Keras calls it on a step's loss, before the gradients are taken."""
+        return loss * self.loss_scale if self.dynamic_loss_scale else super().scale_loss(loss)
 
     def moments(self) -> list[tuple]:
         """For every variable, in the order of `build`: (first, second), in its own shape."""
@@ -133,20 +160,35 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             if gradient is None:  # not part of this step's loss
                 gradient = ops.zeros((size,), dtype="float32")
             flat.append(ops.reshape(ops.convert_to_tensor(gradient, dtype="float32"), (size,)))
-        gradient = ops.concatenate(flat)
+        # Replicas then make the same update, each to its own copy of the variables.
+        gradient = sum_over_replicas(ops.concatenate(flat))
+        if self.dynamic_loss_scale:
+            gradient /= self.loss_scale
         norm = ops.sqrt(ops.sum(ops.square(gradient)))
         gradient *= self.clip_norm / ops.maximum(norm, self.clip_norm)
         first = self.beta_1 * self.first_moment + (1 - self.beta_1) * gradient
         second = self.beta_2 * self.second_moment + (1 - self.beta_2) * ops.square(gradient)
-        self.first_moment.assign(first)
-        self.second_moment.assign(second)
         updates = ops.split(first / (ops.sqrt(second) + self.epsilon), self._ends())
+        new_values = [(self.first_moment, first), (self.second_moment, second)]
         for variable, part in zip(self._trainable_variables, updates, strict=True):
             update = ops.reshape(part, variable.shape)
             if self.weight_decay_rate and variable.name not in NO_DECAY:
                 update = update + self.weight_decay_rate * variable
             scale = self.learning_rate_scale(variable)
-            variable.assign(variable - learning_rate * scale * update)
+            new_values.append((variable, variable - learning_rate * scale * update))
+        finite = ops.isfinite(norm) if self.dynamic_loss_scale else None
+        for variable, value in new_values:
+            variable.assign(value if finite is None else ops.where(finite, value, variable))
+        if finite is not None:
+            self._adapt_loss_scale(finite)
+
+    def _adapt_loss_scale(self, finite):
+        """Halves the scale after gradients that were not finite; doubles it now and then."""
+        steps = ops.where(finite, self.finite_steps + 1, 0)
+        grows = steps >= GROWTH_STEPS
+        grown = ops.where(grows, self.loss_scale * 2.0, self.loss_scale)
+        self.loss_scale.assign(ops.where(finite, grown, self.loss_scale * 0.5))
+        self.finite_steps.assign(ops.where(grows, 0, steps))
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of the update that follows `step` updates."""
@@ -181,6 +223,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             "beta_2",
             "epsilon",
             "clip_norm",
+            "dynamic_loss_scale",
         ):
             config[name] = getattr(self, name)
         return config
@@ -203,6 +246,7 @@ def create_optimizer(
     lr_decay_power: float = 1.0,
     layerwise_lr_decay: float | None = None,
     num_hidden_layers: int | None = None,
+    dynamic_loss_scale: bool = False,
 ) -> AdamWeightDecay:
     """The optimiser of pre-training and, with `layerwise_lr_decay`, of fine-tuning."""
     schedule = WarmupPolynomialDecay(
@@ -213,4 +257,5 @@ def create_optimizer(
         weight_decay_rate=weight_decay_rate,
         layerwise_lr_decay=layerwise_lr_decay,
         num_hidden_layers=num_hidden_layers,
+        dynamic_loss_scale=dynamic_loss_scale,
     )

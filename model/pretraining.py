@@ -1,12 +1,13 @@
 """ELECTRA-style pre-training: mask, generate, corrupt, discriminate, all on the device."""
 
 import dataclasses
+import math
 import os
 
 import keras
 from keras import ops
 
-from model import checkpoint
+from model import checkpoint, distribution
 from model.config import ConvBertConfig, Objective, as_config, override
 from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
 from model.heads import ConvBertForMaskedLM
@@ -74,12 +75,12 @@ def mask_tokens(inputs: dict, mask_prob: float, special: SpecialTokens, seed) ->
     tokens = ops.cast(ops.sum(input_mask, axis=1), "float32")
     wanted = ops.clip(ops.round(tokens * mask_prob), 1, count)
     wanted = ops.minimum(wanted, ops.sum(ops.cast(candidates, "float32"), axis=1))
-    noise = keras.random.uniform(ops.shape(input_ids), seed=seed)
+    noise = distribution.uniform_rows(ops.shape(input_ids), seed)
     _, positions = ops.top_k(ops.where(candidates, noise, -1.0), count)
     positions = ops.cast(positions, "int32")
     weights = ops.cast(ops.arange(count, dtype="float32")[None] < wanted[:, None], "float32")
     positions *= ops.cast(weights, "int32")
-    hidden = keras.random.uniform(ops.shape(positions), seed=seed) < MASK_SHARE
+    hidden = distribution.uniform_rows(ops.shape(positions), seed) < MASK_SHARE
     hidden = weights * ops.cast(hidden, "float32")
     mask_ids = ops.full_like(positions, special.mask_id)
     return inputs | {
@@ -90,29 +91,74 @@ def mask_tokens(inputs: dict, mask_prob: float, special: SpecialTokens, seed) ->
     }
 
 
-def sample_tokens(logits, temperature: float, seed, disallowed=None):
+def sample_tokens(logits, temperature: float, uniforms, disallowed=None):
     """One token a position, drawn from softmax(logits / temperature).
+
+    One uniform number picks the place in the running sum of the probabilities. It is found in two
+    stages, among about sqrt(V) blocks and then inside one: short sums lose little to rounding, and
+    cost little.
 
     Args:
         logits: float32 [B, P, V].
         temperature: above 0.
-        seed: a `keras.random.SeedGenerator`.
+        uniforms: float32 [B, P] in [0, 1].
         disallowed: int32 [B, P], a token that must not be drawn, or None.
 
     Returns:
-        int32 [B, P], without gradient.
+        int32 [B, P], without gradient; never a token whose probability is 0 in float32.
     """
-    logits = ops.stop_gradient(logits) / temperature
-    shape = ops.shape(logits)
+    logits = ops.stop_gradient(logits)
+    vocab_size = logits.shape[2]
+    if temperature != 1.0:
+        logits = logits / temperature
     if disallowed is not None:
-        logits -= 1000.0 * ops.one_hot(disallowed, shape[2], dtype=logits.dtype)
-    drawn = keras.random.categorical(ops.reshape(logits, (-1, shape[2])), 1, seed=seed)
-    return ops.cast(ops.reshape(drawn, shape[:2]), "int32")
+        logits -= 1000.0 * ops.one_hot(disallowed, vocab_size, dtype=logits.dtype)
+    probabilities = ops.softmax(logits)
+    width = math.isqrt(vocab_size - 1) + 1  # blocks, and rows of a block
+    padding = ((0, 0), (0, 0), (0, width * width - vocab_size))
+    shape = (*ops.shape(logits)[:2], width, width)
+    # Block k holds the tokens k, k + width, k + 2 · width, …: then the sum over a block runs along
+    # memory, and a block is gathered along the last axis.
+    probabilities = ops.reshape(ops.pad(probabilities, padding), shape)
+    sums = ops.sum(probabilities, axis=2)
+    block, rest = _pass_running_sum(sums, uniforms * ops.sum(sums, axis=-1))
+    inside = ops.take_along_axis(probabilities, block[:, :, None, None], axis=-1)[..., 0]
+    row, _ = _pass_running_sum(inside, rest)
+    return row * width + block
 
 
-def weighted_mean(values, weights):
-    """Mean of `values` under `weights`, as the original computes it."""
-    return ops.sum(values * weights) / (ops.sum(weights) + EPSILON)
+def _pass_running_sum(values, targets):
+    """Where the running sum of `values` [B, P, n] first exceeds `targets` [B, P].
+
+    Rounding may put the target beyond the whole sum, and sums in parallel are not quite monotone:
+    so a place with value 0 is never taken, and the last other one stands in for none.
+
+    Returns:
+        int32 [B, P], the place; float32 [B, P], how far the target is beyond what precedes it.
+    """
+    count = values.shape[-1]
+    places = ops.arange(count, dtype="int32")
+    possible = values > 0
+    sums = ops.cumsum(values, axis=-1)
+    passed = ops.logical_and(possible, sums > targets[:, :, None])
+    first = ops.min(ops.where(passed, places, count), axis=-1)
+    place = ops.minimum(first, ops.max(ops.where(possible, places, 0), axis=-1))
+    at_place = places == place[:, :, None]
+    before = ops.sum(ops.where(at_place, sums - values, 0.0), axis=-1)
+    return place, targets - before
+
+
+def weighted_mean(values, weights, total=None):
+    """Mean of `values` under `weights`, as the original computes it.
+
+    Args:
+        values: of any shape.
+        weights: of the same shape.
+        total: the sum of the weights where `values` is but a part of the batch; the results of
+            the parts then add up to the batch's.
+    """
+    total = ops.sum(weights) if total is None else total
+    return ops.sum(values * weights) / (total + EPSILON)
 
 
 def _from_dict(kind, value):
@@ -131,6 +177,8 @@ class ConvBertForPreTraining(TrainableModel):
         objective: an `Objective`; None is ELECTRA's.
         special: ids of the vocabulary's [CLS], [SEP] and [MASK]; None is BERT's uncased one.
         seed: of masking and sampling.
+        gradient_accumulation_steps: `fit` computes the gradient of a batch in so many parts, one
+            after the other: less memory, and the same update but for rounding.
 
     Call arguments:
         inputs: `input_ids`, `input_mask`, `segment_ids`, int32 [B, T].
@@ -148,6 +196,7 @@ class ConvBertForPreTraining(TrainableModel):
         objective: Objective | dict | None = None,
         special: SpecialTokens | dict | None = None,
         seed: int = 0,
+        gradient_accumulation_steps: int = 1,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -155,6 +204,7 @@ class ConvBertForPreTraining(TrainableModel):
         self.objective = _from_dict(Objective, objective)
         self.special = _from_dict(SpecialTokens, special)
         self.seed = seed
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self.train_random = keras.random.SeedGenerator(seed, name="train_random")
         self.eval_random = keras.random.SeedGenerator(seed + 1, name="eval_random")
         self.generator = self.discriminator = self.masked_lm_head = self.discriminator_head = None
@@ -202,21 +252,45 @@ class ConvBertForPreTraining(TrainableModel):
 
     def call(self, inputs, training=False):
         """See the class."""
+        return self.losses(*self.prepare(inputs, training), training)
+
+    def prepare(self, inputs: dict, training: bool = False) -> tuple[dict, dict]:
+        """All that is drawn or summed over the whole batch, before any network runs.
+
+        Args:
+            inputs: see the class.
+            training: draws come from training's random state, or from evaluation's.
+
+        Returns:
+            What `mask_tokens` returns, and `sampling` float32 [B, P] in [0, 1); and the sums of
+            the weights of each loss over the whole batch, on all devices.
+        """
         random = self.train_random if training else self.eval_random
         ids, mask, segments = read_inputs(inputs)
         mask = ops.ones_like(ids) if mask is None else mask
         segments = ops.zeros_like(ids) if segments is None else segments
         inputs = dict(zip(INPUT_NAMES, (ids, mask, segments), strict=True))
         masked = mask_tokens(inputs, self.objective.mask_prob, self.special, random)
-        outputs = self.generate(masked, training)
+        weights = masked["masked_lm_weights"]
+        masked["sampling"] = distribution.uniform_rows(ops.shape(weights), random)
+        totals = ops.stack([ops.sum(weights), ops.sum(ops.cast(mask, "float32"))])
+        totals = distribution.sum_over_replicas(totals)
+        return masked, {"mlm": totals[0], "rtd": totals[1]}
+
+    def losses(self, masked: dict, totals: dict, training: bool = False) -> dict:
+        """The outputs of `call` for some rows of what `prepare` returned.
+
+        Each loss is these rows' share of the whole batch's.
+        """
+        outputs = self.generate(masked, training, totals["mlm"])
         if self.objective.electra_objective:
             sampled = sample_tokens(
                 outputs["mlm_logits"],
                 self.objective.temperature,
-                random,
+                masked["sampling"],
                 masked["masked_lm_ids"] if self.objective.disallow_correct else None,
             )
-            outputs |= self.discriminate(masked, sampled, training)
+            outputs |= self.discriminate(masked, sampled, training, totals["rtd"])
         del outputs["mlm_logits"]  # [B, P, V]: the largest array of the step, and no metric's
         return outputs | {"loss": self.total_loss(outputs)}
 
@@ -227,14 +301,17 @@ class ConvBertForPreTraining(TrainableModel):
             loss += self.objective.disc_weight * outputs["rtd_loss"]
         return loss
 
-    def generate(self, masked: dict, training: bool = False) -> dict:
-        """The generator's predictions for a batch of `mask_tokens`, and their loss."""
+    def generate(self, masked: dict, training: bool = False, total=None) -> dict:
+        """The generator's predictions for a batch of `mask_tokens`, and their loss.
+
+        `total` is `weighted_mean`'s, here and in `discriminate`.
+        """
         logits = self._generator_logits(masked, training)
         targets, weights = masked["masked_lm_ids"], masked["masked_lm_weights"]
         losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
         return {
             "mlm_logits": logits,
-            "mlm_loss": weighted_mean(losses, weights),
+            "mlm_loss": weighted_mean(losses, weights, total),
             "mlm_predictions": ops.cast(ops.argmax(logits, axis=-1), "int32"),
             "masked_lm_ids": targets,
             "masked_lm_weights": weights,
@@ -254,7 +331,7 @@ class ConvBertForPreTraining(TrainableModel):
         hidden = self.generator.convbert(inputs, training=training)
         return self.generator.predict_tokens(gather_positions(hidden, positions))
 
-    def discriminate(self, masked: dict, sampled_ids, training: bool = False) -> dict:
+    def discriminate(self, masked: dict, sampled_ids, training: bool = False, total=None) -> dict:
         """The discriminator's verdict on the batch with `sampled_ids` [B, P] put in."""
         corrupted = replace_positions(
             masked["input_ids"],
@@ -271,7 +348,7 @@ class ConvBertForPreTraining(TrainableModel):
         return {
             "sampled_ids": sampled_ids,
             "rtd_logits": logits,
-            "rtd_loss": weighted_mean(losses, weights),
+            "rtd_loss": weighted_mean(losses, weights, total),
             "is_replaced": is_replaced,
             "rtd_weights": weights,
         }
@@ -289,7 +366,7 @@ class ConvBertForPreTraining(TrainableModel):
         """Updates the metrics of the generator and, over real tokens, of the discriminator."""
         mlm_loss, mlm_accuracy = self.mlm_metrics
         targets, weights = y_pred["masked_lm_ids"], y_pred["masked_lm_weights"]
-        mlm_loss.update_state(y_pred["mlm_loss"])
+        mlm_loss.update_state(distribution.sum_over_replicas(y_pred["mlm_loss"]))
         mlm_accuracy.update_state(
             ops.cast(y_pred["mlm_predictions"] == targets, "float32"), sample_weight=weights
         )
@@ -297,7 +374,7 @@ class ConvBertForPreTraining(TrainableModel):
             sampled_accuracy, rtd_loss, *verdicts = self.rtd_metrics
             sampled = ops.cast(y_pred["sampled_ids"] == targets, "float32")
             sampled_accuracy.update_state(sampled, sample_weight=weights)
-            rtd_loss.update_state(y_pred["rtd_loss"])
+            rtd_loss.update_state(distribution.sum_over_replicas(y_pred["rtd_loss"]))
             labels, weights = y_pred["is_replaced"], y_pred["rtd_weights"]
             probabilities = ops.sigmoid(y_pred["rtd_logits"])
             for metric in verdicts:
@@ -307,6 +384,61 @@ class ConvBertForPreTraining(TrainableModel):
                     sample_weight=ops.reshape(weights, (-1,)),
                 )
         return self.get_metrics_result()
+
+    def exact_logs(self, logs: dict) -> dict:
+        """The metrics so far; `logs`, what Keras hands to callbacks, is a mean over replicas."""
+        return self.get_metrics_result() if distribution.is_replicated(self) else logs
+
+    def train_step(self, *state_and_data):
+        """Keras's step of its backend, in parts where the gradient is accumulated."""
+        if self.gradient_accumulation_steps == 1:
+            return super().train_step(*state_and_data)
+        *state, data = state_and_data
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return distribution.train_step_in_parts(self, *state, batch)
+
+    @property
+    def part_outputs(self) -> dict[str, str]:
+        """Of the outputs of `losses` those that a step in parts keeps, and their dtypes."""
+        kept = {"loss": "float32", "mlm_loss": "float32", "mlm_predictions": "int32"}
+        if self.objective.electra_objective:
+            kept |= {"rtd_loss": "float32", "rtd_logits": "float32"}
+            kept |= {"sampled_ids": "int32", "is_replaced": "float32"}
+        return kept
+
+    def split(self, masked: dict) -> dict:
+        """Arrays [B, …] → [parts, B / parts, …]; part i has the rows i, i + parts, ….
+
+        So every device has some of each part's rows.
+        """
+        count = self.gradient_accumulation_steps
+        return {
+            name: ops.swapaxes(ops.reshape(value, (-1, count, *value.shape[1:])), 0, 1)
+            for name, value in masked.items()
+        }
+
+    def finish_step(self, masked: dict, stacked: dict) -> dict:
+        """Updates the metrics after a step in parts.
+
+        Args:
+            masked: what `prepare` returned.
+            stacked: `part_outputs`, [parts] or [parts, B / parts, …].
+
+        Returns:
+            The metrics' values by name.
+        """
+        outputs = {
+            name: ops.sum(value)
+            if len(value.shape) == 1
+            else ops.reshape(ops.swapaxes(value, 0, 1), (-1, value.shape[2]))
+            for name, value in stacked.items()
+        }
+        for name in ("masked_lm_ids", "masked_lm_weights"):
+            outputs[name] = masked[name]
+        outputs["rtd_weights"] = ops.cast(masked["input_mask"], "float32")
+        (loss,) = (metric for metric in self.metrics if metric.name == "loss")
+        loss.update_state(distribution.sum_over_replicas(outputs["loss"]))
+        return self.compute_metrics(None, None, outputs)
 
     def evaluate(self, *args, **kwargs):
         """Keras's `evaluate`, with the same masks and samples every time."""
@@ -366,4 +498,5 @@ class ConvBertForPreTraining(TrainableModel):
         """Arguments of the constructor."""
         fields = {name: getattr(self, name) for name in ("config", "objective", "special")}
         as_dicts = {name: dataclasses.asdict(value) for name, value in fields.items()}
-        return super().get_config() | as_dicts | {"seed": self.seed}
+        numbers = {name: getattr(self, name) for name in ("seed", "gradient_accumulation_steps")}
+        return super().get_config() | as_dicts | numbers

@@ -123,17 +123,43 @@ def test_replace_positions():
     np.testing.assert_array_equal(out, [[8, 11, 7], [13, 30521, 15]])
 
 
+def sampled(logits, uniforms, temperature=1.0, disallowed=None):
+    logits, uniforms = np.float32(logits), np.float32(uniforms)
+    return np.asarray(sample_tokens(logits, temperature, uniforms, disallowed))
+
+
 def test_sampling_follows_the_tempered_softmax():
     logits = np.tile(np.log([0.1, 0.2, 0.7]).astype("float32"), (1, 20_000, 1))
-    seed = keras.random.SeedGenerator(0)
+    uniforms = np.random.default_rng(0).random((1, 20_000), "float32")
     for temperature in (1.0, 0.5):
         expected = np.array([0.1, 0.2, 0.7]) ** (1 / temperature)
-        drawn = np.asarray(sample_tokens(logits, temperature, seed))
+        drawn = sampled(logits, uniforms, temperature)
         share = np.bincount(drawn[0], minlength=3) / drawn.size
         np.testing.assert_allclose(share, expected / expected.sum(), atol=0.01)
-    disallowed = np.full((1, 20_000), 2)
-    drawn = np.asarray(sample_tokens(logits, 1.0, seed, disallowed))
+    drawn = sampled(logits, uniforms, 1.0, np.full((1, 20_000), 2))
     np.testing.assert_allclose(np.bincount(drawn[0])[:2] / drawn.size, [1 / 3, 2 / 3], atol=0.01)
+
+
+@pytest.mark.parametrize("vocab", [2, 5, 16, 61, 300])
+def test_evenly_spread_uniforms_give_each_token_its_exact_share(vocab):
+    logits = np.random.default_rng(vocab).normal(size=vocab) * 2
+    uniforms = (np.arange(100_000) + 0.5) / 100_000
+    drawn = sampled(np.tile(logits, (1, 100_000, 1)), uniforms[None])
+    share = np.bincount(drawn[0], minlength=vocab) / 100_000
+    expected = np.exp(logits) / np.exp(logits).sum()
+    # The grid puts up to one point too many or too few into a token's stretch.
+    np.testing.assert_allclose(share, expected, atol=2.1e-5)
+
+
+def test_no_uniform_draws_a_token_of_probability_zero():
+    random = np.random.default_rng(0)
+    uniforms = [0, 1e-45, 1e-30, 1e-7, 0.3, 0.5, 1 - 2**-23, 1 - 2**-24, 1]
+    for vocab in (2, 61, 1000):
+        possible = random.random((50, vocab)) < 0.05
+        possible[np.arange(50), random.integers(0, vocab, 50)] = True
+        logits = np.where(possible, random.normal(size=possible.shape) * 5, -1e4)
+        drawn = sampled(np.tile(logits[:, None], (1, 9, 1)), np.tile(uniforms, (50, 1)))
+        assert np.take_along_axis(possible, drawn, axis=1).all()
 
 
 def test_generator_learns_nothing_from_the_discriminator_but_through_the_embeddings():
