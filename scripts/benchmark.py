@@ -1,59 +1,73 @@
 """Measures speed and memory, beside what others reach on the same machine in the same run.
 
     python3 scripts/benchmark.py data --corpus openwebtext.tar --num-processes 2 --output data.json
+    python3 scripts/benchmark.py pretrain --peer-python ~/torch/bin/python --output pretrain.json
+    python3 scripts/benchmark.py infer --peers torch torch-compiled --peer-python ~/torch/bin/python
 
 What is compared runs in turn, several times over, on the same cores; the tables show medians.
 """
 
 import argparse
-import contextlib
-import dataclasses
-import importlib.metadata
-import json
 import os
-import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
-from errors import InputError
-from files import write_text
+from model.config import MODEL_SIZES
 
-ROOT = Path(__file__).resolve().parents[1]
-PEERS = ROOT / "scripts" / "benchmark_peers.py"
-ORIGINAL_BUILDER = "build_openwebtext_pretraining_dataset.py"
-ORIGINAL = "original's builder"
-ORIGINAL_RECORDS = ", original's records"
-PACKAGES = ("tensorflow", "tensorflow-text", "numpy", "protobuf", "tokenizers")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+BACKENDS = ("tensorflow", "jax")
+MODEL_PEERS = ("torch", "torch-compiled")
 
 
 def main():
     """Runs the benchmark that the first argument names."""
     args = parse_arguments()
-    args.benchmark(args)
+    from scripts import benchmark_data, benchmark_model
+
+    benchmarks = {
+        "data": benchmark_data.benchmark_data,
+        "pretrain": benchmark_model.benchmark_pretrain,
+        "infer": benchmark_model.benchmark_infer,
+    }
+    benchmarks[args.benchmark](args)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    benchmarks = parser.add_subparsers(required=True, dest="benchmark", metavar="BENCHMARK")
     data = benchmarks.add_parser("data", help="from a corpus to records")
-    data.set_defaults(benchmark=benchmark_data)
-    data.add_argument("--corpus", required=True, help="what build_data.py takes")
-    data.add_argument("--vocab-file", help="uncased vocabulary (default: BERT's)")
-    data.add_argument(
+    pretrain = benchmarks.add_parser("pretrain", help="the step of pretrain.py")
+    infer = benchmarks.add_parser("infer", help="the encoder's forward pass")
+    add_data_options(data)
+    add_model_options(pretrain, batch_size=16, peers=["torch"])
+    add_model_options(infer, batch_size=32, peers=list(MODEL_PEERS))
+    pretrain.add_argument(
+        "--steps-per-execution", type=int, help="the hyper-parameter of that name"
+    )
+    pretrain.add_argument(
+        "--records",
+        help="train on these, not on random tokens, and measure the input pipeline alone, too",
+    )
+    for benchmark in (data, pretrain, infer):
+        benchmark.add_argument("--output", help="JSON file for every measurement")
+    return parser.parse_args()
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `data`."""
+    parser.add_argument("--corpus", required=True, help="what build_data.py takes")
+    parser.add_argument("--vocab-file", help="uncased vocabulary (default: BERT's)")
+    parser.add_argument(
         "--num-processes", type=int, default=os.cpu_count(), help="and cores used (default: all)"
     )
-    data.add_argument("--repeats", type=int, default=3, help="of each run (default: 3)")
-    data.add_argument(
+    parser.add_argument("--repeats", type=int, default=3, help="of each run (default: 3)")
+    parser.add_argument(
         "--peers",
         nargs="*",
         choices=("tokenizers", "original"),
@@ -61,317 +75,57 @@ def parse_arguments() -> argparse.Namespace:
         help="Rust's tokenizers, if installed, tokenizing text in memory and nothing else; the "
         "original's builder (default: both)",
     )
-    data.add_argument(
+    parser.add_argument(
         "--original",
         help="checkout of the ConvBERT release (default: a stand-in in plain Python, with the "
         "release's tokenizer, segment rule and record format)",
     )
-    data.add_argument(
+    parser.add_argument(
         "--original-python", default=sys.executable, help="the Python that runs the checkout"
     )
-    data.add_argument("--output", help="JSON file for every measurement")
-    return parser.parse_args()
 
 
-@dataclasses.dataclass
-class Measurement:
-    """One run: one command, or several at once."""
-
-    seconds: float
-    """From the start to the end of the last command."""
-    start_seconds: float
-    """Of these, what passed until the work began, where that is known; else 0."""
-    cpu_seconds: float
-    peak_bytes: int
-    """Resident memory of the largest process; at least this one's own, which is small."""
-    text_bytes: int = 0
-    """Text, without white space at the ends of lines; how every run counts it."""
-    record_bytes: int = 0
-    record_tokens: int = 0
-
-    @property
-    def rate(self) -> float:
-        """Megabytes of text a second."""
-        return self.text_bytes / 1e6 / self.seconds
-
-    @property
-    def steady_rate(self) -> float:
-        """The same, the start not counted: what a large corpus comes to."""
-        return self.text_bytes / 1e6 / (self.seconds - self.start_seconds)
-
-
-def measure(commands: list[list[str]], started: str | None = None) -> tuple[Measurement, list[str]]:
-    """Runs commands at once, to their end.
-
-    Args:
-        commands: each a program and its arguments.
-        started: a text in a line on stderr that says that the start is over.
-
-    Returns:
-        what was measured, and each command's standard output.
-
-    Raises:
-        InputError: a command failed; with the end of what it printed.
-    """
-    begin = time.monotonic()
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for command in commands
-    ]
-    starts, outputs, complaints = (
-        [0.0] * len(commands),
-        [b""] * len(commands),
-        [b""] * len(commands),
+def add_model_options(parser: argparse.ArgumentParser, batch_size: int, peers: list[str]) -> None:
+    """Adds the options that `pretrain` and `infer` share, with these defaults."""
+    parser.add_argument(
+        "--size", choices=MODEL_SIZES, default="medium-small", help="(default: %(default)s)"
     )
-
-    def read_output(index):
-        outputs[index] = processes[index].stdout.read()
-
-    def read_complaints(index):
-        for line in processes[index].stderr:
-            if started and started.encode() in line:
-                starts[index] = time.monotonic() - begin
-            complaints[index] = (complaints[index] + line)[-2000:]
-
-    readers = [
-        threading.Thread(target=read, args=[index])
-        for index in range(len(commands))
-        for read in (read_output, read_complaints)
-    ]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    cpu_seconds, peak_bytes = 0.0, 0
-    for process in processes:
-        # Of the process and of those it waited for: the sum of the times, the largest memory.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        cpu_seconds += usage.ru_utime + usage.ru_stime
-        peak_bytes = max(peak_bytes, usage.ru_maxrss * 1024)
-    seconds = time.monotonic() - begin
-    for process, complaint in zip(processes, complaints, strict=True):
-        if process.returncode:
-            command = " ".join(map(str, process.args))
-            raise InputError(
-                f"{command}\nended with exit code {process.returncode}:\n{complaint.decode()}"
-            )
-    measured = Measurement(seconds, max(starts), cpu_seconds, peak_bytes)
-    return measured, [output.decode() for output in outputs]
-
-
-@contextlib.contextmanager
-def on_cores(count: int) -> Iterator[None]:
-    """Keeps what is started within to so many of the cores."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[:count])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
-def in_turn(runs: dict[str, Callable[[], Measurement]], repeats: int) -> dict[str, list]:
-    """Runs each, then each again, in the opposite order; returns the measurements by name."""
-    results = {name: [] for name in runs}
-    for repeat in range(repeats):
-        for name in list(runs)[:: 1 - 2 * (repeat % 2)]:
-            print(f"[{repeat + 1}/{repeats}] {name}", file=sys.stderr, flush=True)
-            results[name].append(runs[name]())
-    return results
-
-
-def machine() -> dict:
-    """Says where and with what it was measured."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "cpu": models[0] if models else platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "packages": versions,
-    }
-
-
-def benchmark_data(args: argparse.Namespace) -> None:
-    """Builds a corpus with one process, with several, with copies of one; and runs the peers."""
-    for name in ("num_processes", "repeats"):
-        if getattr(args, name) < 1:
-            raise InputError(f"`{name}` must be at least 1. Received: {getattr(args, name)}")
-    vocab_file = os.path.abspath(args.vocab_file or ROOT / "data" / "vocab" / "bert_uncased.txt")
-    corpus = os.path.abspath(args.corpus)
-    with tempfile.TemporaryDirectory() as scratch, on_cores(args.num_processes):
-        runs = data_runs(args, corpus, vocab_file, Path(scratch))
-        results = in_turn(runs, args.repeats)
-    text_bytes = results[build_name(1)][0].text_bytes
-    for measured in results.get(ORIGINAL, []):
-        measured.text_bytes = text_bytes
-    report = {
-        "machine": machine(),
-        "corpus": os.path.basename(corpus),
-        "num_processes": args.num_processes,
-        "text_bytes": text_bytes,
-        "runs": {
-            name: [dataclasses.asdict(measured) for measured in repeats]
-            for name, repeats in results.items()
-        },
-        "ratios": data_ratios(results, build_name(args.num_processes)),
-    }
-    print(
-        f"{report['corpus']}, {text_bytes / 1e6:.1f} MB of text; {report['machine']['cpu']}, "
-        f"{args.num_processes} cores; medians of {args.repeats}\n"
+    parser.add_argument("--batch-size", type=int, default=batch_size, help="(default: %(default)s)")
+    parser.add_argument("--length", type=int, help="tokens a row (default: 128, or the records')")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)"
     )
-    print(data_table(results))
-    print(*(f"{name}: {value:.2f}" for name, value in report["ratios"].items()), sep="\n")
-    if args.output:
-        write_text(args.output, json.dumps(report, indent=1) + "\n")
-
-
-def data_runs(
-    args: argparse.Namespace, corpus: str, vocab_file: str, scratch: Path
-) -> dict[str, Callable[[], Measurement]]:
-    """Returns what to run, by name."""
-    count = args.num_processes
-
-    def build(num_processes=1, copies=1, record_format="compact"):
-        return lambda: run_builds(corpus, vocab_file, num_processes, copies, record_format)
-
-    runs = {build_name(1): build()}
-    if count > 1:
-        runs[build_name(count)] = build(count)
-        runs[f"{build_name(1)}, {count} of them at once"] = build(copies=count)
-    runs[f"{build_name(count)}{ORIGINAL_RECORDS}"] = build(count, record_format="original")
-    if "tokenizers" in args.peers:
-        if "tokenizers" in machine()["packages"]:
-            name = f"tokenizers, tokenizing alone, threads: {count}"
-            runs[name] = lambda: run_peer("tokenizers", corpus, vocab_file, count)
-        else:
-            print("tokenizers is not installed: left out", file=sys.stderr)
-    if "original" in args.peers and args.original:
-        stage_original(corpus, vocab_file, scratch)
-        runs[ORIGINAL] = lambda: run_original(args, scratch)
-    elif "original" in args.peers:
-        name = f"stand-in for the {ORIGINAL}, processes: {count}"
-        runs[name] = lambda: run_peer("plain", corpus, vocab_file, count)
-    return runs
-
-
-def build_name(num_processes: int) -> str:
-    """Names a run of our builder."""
-    return f"build, processes: {num_processes}"
-
-
-def run_builds(
-    corpus: str, vocab_file: str, num_processes: int, copies: int, record_format: str
-) -> Measurement:
-    """Runs build_data.py, or several at once."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folders = [Path(scratch, str(index)) for index in range(copies)]
-        commands = []
-        for folder in folders:
-            folder.mkdir()
-            options = {
-                "--data-dir": folder,
-                "--corpus": corpus,
-                "--vocab-file": vocab_file,
-                "--num-processes": num_processes,
-                "--record-format": record_format,
-            }
-            words = [str(word) for option in options.items() for word in option]
-            commands.append([sys.executable, str(ROOT / "build_data.py"), *words])
-        measured, _ = measure(commands, started="shards to build")
-        for folder in folders:
-            metadata = json.loads((folder / "pretrain_tfrecords" / "metadata.json").read_text())
-            measured.text_bytes += metadata["totals"]["text_bytes"]
-            measured.record_bytes += metadata["totals"]["bytes"]
-            measured.record_tokens += metadata["totals"]["tokens"]
-    return measured
-
-
-def run_peer(name: str, corpus: str, vocab_file: str, count: int) -> Measurement:
-    """Runs one of benchmark_peers.py, which says itself how long its work took."""
-    command = [sys.executable, str(PEERS), name, corpus, vocab_file, str(count)]
-    measured, (output,) = measure([command])
-    told = json.loads(output.splitlines()[-1])
-    measured.start_seconds = measured.seconds - told.pop("seconds")
-    return dataclasses.replace(measured, **told)
-
-
-def stage_original(corpus: str, vocab_file: str, folder: Path) -> None:
-    """Lays out OpenWebText as the release wants it."""
-    from data.corpus import find_corpus
-
-    found = find_corpus(folder, corpus)
-    if found.is_stream or any(source.kind != "archive" for source in found.sources):
-        raise InputError(
-            "the original's builder reads OpenWebText's archives only, from a folder or a plain "
-            f"tar. Received: {corpus}. Leave --original out."
-        )
-    (folder / "openwebtext").mkdir()
-    for index, source in enumerate(found.sources):
-        with open(source.path, "rb") as file:
-            file.seek(source.offset)
-            content = file.read(source.size)
-        (folder / "openwebtext" / f"{index:05d}_data.xz").write_bytes(content)
-    (folder / "vocab.txt").write_bytes(Path(vocab_file).read_bytes())
-
-
-def run_original(args: argparse.Namespace, folder: Path) -> Measurement:
-    """Runs the release's builder."""
-    script = Path(args.original).absolute() / ORIGINAL_BUILDER
-    words = ["--data-dir", str(folder), "--num-processes", str(args.num_processes)]
-    measured, _ = measure([[args.original_python, str(script), *words]])
-    shards = list((folder / "pretrain_tfrecords").iterdir())
-    measured.record_bytes = sum(shard.stat().st_size for shard in shards)
-    if not measured.record_bytes:
-        raise InputError(f"{script} wrote no records; its processes may have failed unseen.")
-    return measured
-
-
-def data_table(results: dict[str, list[Measurement]]) -> str:
-    """Lays the medians out as a table in Markdown."""
-    lines = [
-        "| | seconds | MB of text/s | start not counted | cores busy | peak MB a process "
-        "| record bytes/token |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, repeats in results.items():
-        first = repeats[0]
-        per_token = first.record_bytes / first.record_tokens if first.record_tokens else None
-        cells = (
-            f"{median(repeats, lambda run: run.seconds):.1f}",
-            f"{median(repeats, lambda run: run.rate):.2f}",
-            f"{median(repeats, lambda run: run.steady_rate):.2f}",
-            f"{median(repeats, lambda run: run.cpu_seconds / run.seconds):.2f}",
-            f"{median(repeats, lambda run: run.peak_bytes) / 1e6:.0f}",
-            f"{per_token:.2f}" if per_token else "",
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def data_ratios(results: dict[str, list[Measurement]], ours: str) -> dict[str, float]:
-    """Compares the rate of one run with each other's."""
-    ratios = {}
-    for name, repeats in results.items():
-        if name == ours or name.endswith(ORIGINAL_RECORDS):
-            continue
-        for label, rate in (
-            ("", lambda run: run.rate),
-            (", start not counted", lambda run: run.steady_rate),
-        ):
-            ratios[f"{ours} / {name}{label}"] = median(results[ours], rate) / median(repeats, rate)
-    return ratios
-
-
-def median(repeats: list[Measurement], value: Callable[[Measurement], float]) -> float:
-    """Returns the median of a value over the repeats."""
-    return statistics.median(map(value, repeats))
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default=os.environ.get("KERAS_BACKEND", BACKENDS[0]),
+        help="of Keras (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jit-compile",
+        action=argparse.BooleanOptionalAction,
+        help="our step with XLA, or without (default: as pretrain.py and Keras choose)",
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=MODEL_PEERS,
+        default=peers,
+        help="transformers' ConvBERT in PyTorch, as it is or compiled; left out where it is not "
+        f"installed (default: {' '.join(peers)})",
+    )
+    parser.add_argument(
+        "--peer-python",
+        default=sys.executable,
+        help="the Python that has torch and transformers (default: this one)",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=10, help="of each in a round (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="and cores used (default: all)"
+    )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import pytest
 from data.corpus import find_corpus
 from data.records import SHARD_PREFIX
 from errors import InputError
-from scripts import benchmark, benchmark_peers
-from scripts.benchmark import Measurement
+from scripts import benchmark, benchmark_data, benchmark_machine, benchmark_peers
+from scripts.benchmark_data import Measurement
 from tests.corpora import archive_of, write_vocab
 
 LINES = "Ba da\n\nfa   ga xyzzy\n"  # 5 and 13 bytes, of 2 and 3 words
@@ -35,7 +35,7 @@ def test_commands_are_measured_together():
     working = "\ntime.sleep(0.1); print(6 * 7)"
     large = "\nx = b'x' * 100_000_000"
     commands = [python(waiting + working), python(waiting + large)]
-    measured, outputs = benchmark.measure(commands, started="begun")
+    measured, outputs = benchmark_data.measure(commands, started="begun")
     assert outputs == ["42\n", ""]
     assert 0.2 < measured.start_seconds < measured.seconds < 10
     ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # a child begins with it
@@ -46,19 +46,19 @@ def test_commands_are_measured_together():
 def test_a_failed_command_is_an_error():
     failing = python("import sys; sys.exit('no text in here')")
     with pytest.raises(InputError, match=r"(?s)ended with exit code 1:.*no text in here"):
-        benchmark.measure([python("pass"), failing])
+        benchmark_data.measure([python("pass"), failing])
 
 
 def test_runs_alternate():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
-    assert benchmark.in_turn(runs, 2).keys() == {"a", "b", "c"}
+    assert benchmark_data.in_turn(runs, 2).keys() == {"a", "b", "c"}
     assert "".join(order) == "abccba"
 
 
 def test_cores_are_given_back():
     before = os.sched_getaffinity(0)
-    with benchmark.on_cores(1):
+    with benchmark_machine.on_cores(1):
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
 
@@ -73,13 +73,13 @@ def test_medians_and_ratios():
         "tokenizers": [Measurement(16, 0, 16, 1_000_000, 80_000_000)] * 3,
         "build, processes: 2, original's records": [run(8)] * 3,
     }
-    assert benchmark.data_table(results).splitlines()[2:] == [
+    assert benchmark_data.data_table(results).splitlines()[2:] == [
         "| build, processes: 1 | 12.0 | 6.67 | 8.00 | 1.50 | 300 | 2.50 |",
         "| build, processes: 2 | 6.0 | 13.33 | 20.00 | 1.50 | 300 | 2.50 |",
         "| tokenizers | 16.0 | 5.00 | 5.00 | 1.00 | 1 |  |",
         "| build, processes: 2, original's records | 8.0 | 10.00 | 10.00 | 1.50 | 300 | 2.50 |",
     ]
-    ratios = benchmark.data_ratios(results, "build, processes: 2")
+    ratios = benchmark_data.data_ratios(results, "build, processes: 2")
     assert {name.partition(" / ")[2]: round(ratio, 3) for name, ratio in ratios.items()} == {
         "build, processes: 1": 2.0,
         "build, processes: 1, start not counted": 2.5,
@@ -108,7 +108,7 @@ def test_tokenizers_sees_the_same_text(tmp_path, corpus, monkeypatch):
 
 def test_a_corpus_beside_the_original(tmp_path, corpus, monkeypatch, capsys):
     (tmp_path / "release").mkdir()
-    (tmp_path / "release" / benchmark.ORIGINAL_BUILDER).write_text(
+    (tmp_path / "release" / benchmark_data.ORIGINAL_BUILDER).write_text(
         "import os, sys\n"
         "_, _, folder, _, count = sys.argv\n"
         "archives = sorted(os.listdir(folder + '/openwebtext'))\n"
@@ -124,7 +124,7 @@ def test_a_corpus_beside_the_original(tmp_path, corpus, monkeypatch, capsys):
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["text_bytes"] == 30 * (5 + 13) and report["corpus"] == "openwebtext"
     (ours,), (original,) = (
-        report["runs"][name] for name in (benchmark.build_name(1), "original's builder")
+        report["runs"][name] for name in (benchmark_data.build_name(1), "original's builder")
     )
     (padded,) = report["runs"]["build, processes: 1, original's records"]
     assert original["text_bytes"] == ours["text_bytes"] and original["record_bytes"] == 3
@@ -137,4 +137,4 @@ def test_a_corpus_beside_the_original(tmp_path, corpus, monkeypatch, capsys):
 def test_the_original_reads_archives_only(tmp_path):
     (tmp_path / "t.txt").write_text("text\n")
     with pytest.raises(InputError, match="archives only"):
-        benchmark.stage_original(str(tmp_path / "t.txt"), "vocab.txt", tmp_path)
+        benchmark_data.stage_original(str(tmp_path / "t.txt"), "vocab.txt", tmp_path)
