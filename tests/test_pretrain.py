@@ -1,6 +1,9 @@
+import errno
 import json
 import shutil
+import types
 
+import keras
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -8,7 +11,10 @@ import safetensors.numpy
 import errors
 import pretrain
 from data import ConvBertTokenizer, building, corpus, shards
+from data.records import load_metadata
+from errors import InputError
 from model import ConvBertForMaskedLM, ConvBertModel
+from model.training_state import TrainingCheckpoints
 from tests import corpora
 
 HPARAMS = {
@@ -61,7 +67,15 @@ def arrays(run_dir, network="discriminator"):
     return safetensors.numpy.load_file(run_dir / network / "model.safetensors")
 
 
+def random_states(run_dir):
+    path = run_dir / "checkpoints" / "step_5" / "state.safetensors"
+    return {k: v for k, v in safetensors.numpy.load_file(path).items() if v.dtype.kind in "iu"}
+
+
 def test_what_a_run_leaves(records, finished):
+    (start,) = json.loads((finished / "run.json").read_text())["starts"]
+    assert start["hparams"]["learning_rate"] == 1e-3  # the size's own value
+    assert start["records"]["metadata"] == str(records / "pretrain_tfrecords" / "metadata.json")
     assert [line["step"] for line in log_lines(finished)] == [1, 2, 4, 5]
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
         "step_3",
@@ -84,15 +98,24 @@ def test_a_finished_run_is_not_repeated(records, finished):
 
 def test_a_stopped_run_goes_on(records, finished):
     run_dir = run(records, "stopped", num_train_steps=5)
-    shutil.rmtree(run_dir / "checkpoints" / "step_5")  # as if killed after step 4
+    path = run_dir / "checkpoints" / "step_5" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])  # step 3's is used
     for network in ("discriminator", "generator"):
         shutil.rmtree(run_dir / network)
+    (run_dir / ".saving.tmp").mkdir()
     run(records, "stopped")
+    assert not (run_dir / ".saving.tmp").exists()
+    starts = json.loads((run_dir / "run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 3]
     assert [line["step"] for line in log_lines(run_dir)] == [1, 2, 4, 5]
     whole, resumed = arrays(finished), arrays(run_dir)
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
         np.testing.assert_allclose(resumed[name], value, atol=1e-5, err_msg=name)
+    draws = [random_states(finished), random_states(run_dir)]
+    assert len(draws[0]) > 4
+    for name, value in draws[0].items():
+        np.testing.assert_array_equal(draws[1][name], value, err_msg=name)
 
 
 def test_evaluation(records, finished):
@@ -168,7 +191,56 @@ def test_a_damaged_record(copied, capsys):
     with pytest.raises(SystemExit):
         errors.run(lambda: run(copied))
     printed = capsys.readouterr().err
-    assert f"error: the shard {shard} is damaged" in printed
+    assert f"error: the shard {shard} is damaged: record " in printed
+    assert "(from 0), which begins at byte " in printed
+
+
+def test_a_loss_that_is_not_finite(copied, capsys):
+    with pytest.raises(SystemExit):
+        errors.run(
+            lambda: run(copied, learning_rate=1e30, num_warmup_steps=0, save_checkpoints_steps=1)
+        )
+    printed = capsys.readouterr().err
+    run_dir = copied / "models" / "model"
+    assert "error: the loss is no longer finite after step 2." in printed
+    assert f"The last good checkpoint is {run_dir / 'checkpoints' / 'step_1'}; nothing" in printed
+    assert f"step 2: {copied / 'pretrain_tfrecords' / 'pretrain_data.tfrecord-0'}" in printed
+    assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step_1"]
+    assert [line["step"] for line in log_lines(run_dir)] == [1]
+
+
+def test_weights_that_are_not_finite_are_not_saved(records, tmp_path):
+    config = pretrain.PretrainingConfig.from_hparams(HPARAMS)
+    checkpoints = TrainingCheckpoints(str(tmp_path / "checkpoints"))
+    metadata = load_metadata(records / "pretrain_tfrecords")
+    run = pretrain.Run(config, str(tmp_path), metadata, metadata, None, None, 24, checkpoints)
+    weight = keras.Variable([1.0, np.nan], name="kernel")
+    model = types.SimpleNamespace(
+        optimizer=types.SimpleNamespace(iterations=keras.Variable(4)),
+        trainable_variables=[weight],
+    )
+    with pytest.raises(InputError, match=r"kernel is no longer finite after step 4\. There is no"):
+        pretrain.saver(run, model)()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(copied, capsys, monkeypatch):
+    """The second checkpoint does not fit."""
+    save_file = safetensors.numpy.save_file
+
+    def save(arrays, path, **options):
+        if "step_4" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(arrays, path, **options)
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", save)
+    with pytest.raises(SystemExit):
+        errors.run(lambda: run(copied, save_checkpoints_steps=2))
+    printed = capsys.readouterr().err
+    checkpoints = copied / "models" / "model" / "checkpoints"
+    assert f"error: cannot write {checkpoints / 'step_4'}: No space left on device." in printed
+    assert f"The last good checkpoint is {checkpoints / 'step_2'}. Make room" in printed
+    assert [path.name for path in checkpoints.iterdir()] == ["step_2"]
 
 
 def test_other_hparams_on_a_started_run(records, finished, capsys):

@@ -1,13 +1,14 @@
 """The order of training batches, from anywhere in it; and what is in a batch."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from data import batches
-from data.batches import evaluation_batches, training_batches
+from data.batches import batch_sources, evaluation_batches, training_batches
 from data.records import RecordsMetadata, Shard, open_shard
 from errors import InputError
 from tests.corpora import write_records
@@ -72,6 +73,32 @@ def test_what_came_before_is_not_read(tmp_path, small_blocks):
         tf.io.gfile.remove(path)
     tail = training_batches(metadata, 1, seed=1, first_step=start)
     assert numbers(tail, count) == whole[start:]
+
+
+def test_where_a_batch_comes_from(tmp_path, small_blocks):
+    metadata = write_records(tmp_path / "r", COUNTS)
+    starts = dict(zip(map(metadata.path, metadata.shards), np.cumsum([0, *COUNTS]), strict=False))
+    for step, batch in enumerate(numbers(training_batches(metadata, 5, seed=1), 14)):
+        sources = batch_sources(metadata, 5, 1, step)
+        found = [starts[path] + index for path in sources for index in sources[path]]
+        assert sorted(found) == sorted(batch), step
+
+
+def test_a_million_steps_are_skipped_in_no_time(tmp_path):
+    """10,000 shards that are one file: 5 million examples, 128 million to skip."""
+    folder = tmp_path / "r"
+    first = write_records(folder, [500]).shards[0]
+    names = [f"s{index:05d}" for index in range(10_000)]
+    for name in names:
+        (folder / name).symlink_to(folder / first.name)
+    shards = tuple(Shard(name, first.bytes, 500) for name in names)
+    RecordsMetadata(folder, "compact", 12, shards, 1000, "abc123", True, True).save()
+    start = time.monotonic()
+    (batch,) = numbers(training_batches(folder, 128, 0, first_step=1_000_000), 1)
+    seconds = time.monotonic() - start
+    sources = batch_sources(RecordsMetadata(folder, "compact", 12, shards, 1000), 128, 0, 1_000_000)
+    assert sorted(batch) == sorted(itertools.chain(*sources.values()))
+    assert seconds < 15  # a second on a machine with nothing else to do
 
 
 def test_blocks_are_small_and_their_examples_mixed(tmp_path, small_blocks):

@@ -15,6 +15,7 @@ from data.records import (
     id_type,
     load_metadata,
     open_shard,
+    record_position,
 )
 from errors import InputError
 from tests.corpora import write_records
@@ -136,14 +137,32 @@ def test_damage_inside_a_shard_is_traced(tmp_path):
     with pytest.raises(tf.errors.DataLossError) as caught:
         list(training_batches(tmp_path / "r", 2, seed=0).take(1))
     message = str(explain_data_error(caught.value, metadata))
-    assert f"{shard.name} is damaged: corrupted record at {second + 12}." in message
+    assert (
+        f"{shard.name} is damaged: record 1 (from 0), which begins at byte {second}: corrupted"
+        in message
+    )
     assert "--overwrite" in message and "{{" not in message
+
+    shard.write_bytes(sound)
+    flip_byte(shard, second + 1)  # the length: every later record is lost too
+    message = str(explain_data_error(caught.value, metadata))
+    assert f"record 1 (from 0), which begins at byte {second}: corrupted" in message
 
     shard.write_bytes(sound[:second])
     message = str(explain_data_error(caught.value, metadata))
     assert f"{shard.name} is damaged: 1 records, where 6 were written" in message
     shard.write_bytes(sound)
     assert "reading the records" in str(explain_data_error(caught.value, metadata))
+
+
+def test_damage_far_inside_a_shard_is_traced(tmp_path):
+    metadata = write_records(tmp_path / "r", [3000])
+    shard = tmp_path / "r" / metadata.shards[0].name
+    position = record_position(shard, 2500)
+    assert record_position(shard, 3000) == shard.stat().st_size
+    flip_byte(shard, position + 13)
+    message = str(explain_data_error(ValueError(), metadata))
+    assert f"record 2,500 (from 0), which begins at byte {position:,}: corrupted" in message
 
 
 def test_check_vocab_names_the_difference(tmp_path):

@@ -11,7 +11,7 @@ from model import ConvBertConfig, ConvBertForPreTraining
 from model.config import Objective
 from model.optimizer import create_optimizer
 from model.pretraining import SpecialTokens
-from model.training import SaveCheckpoints, TrainingLog, drop_lines_after
+from model.training import CheckFinite, SaveCheckpoints, TrainingLog, drop_lines_after
 from model.training_state import TrainingCheckpoints
 
 BATCH = {
@@ -21,19 +21,23 @@ BATCH = {
 }
 
 
-def compiled(seed=1, **overrides):
+def compiled(seed=1, steps_per_execution=1, **overrides):
     config = ConvBertConfig.from_size(
         "tiny", vocab_size=60, max_position_embeddings=16, num_hidden_layers=1, **overrides
     )
     keras.utils.set_random_seed(seed)
     objective, special = Objective(generator_hidden_size=0.5), SpecialTokens(2, 3, 4)
     model = ConvBertForPreTraining(config, objective, special, seed=seed)
-    model.compile(optimizer=create_optimizer(1e-3, 20, 4), jit_compile=False)
+    model.compile(
+        optimizer=create_optimizer(1e-3, 20, 4),
+        jit_compile=False,
+        steps_per_execution=steps_per_execution,
+    )
     return model
 
 
 def fit(model, steps, callbacks=()):
-    dataset = tf.data.Dataset.from_tensors(BATCH).repeat()
+    dataset = tf.data.Dataset.from_tensors(BATCH).repeat(steps)
     model.fit(dataset, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=list(callbacks))
 
 
@@ -86,6 +90,47 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(run, tmp_path):
     fit(resumed, 3)
     for ours, theirs in zip(resumed.variables, model.variables, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=ours.path)
+
+
+def test_several_steps_an_execution(run, tmp_path):
+    """Three at a time: what is due in one is done at its end, and no step is too many."""
+    saved, scalars, interval = [], {}, {"first_step": 10, "last_step": 17}
+    model = compiled(steps_per_execution=3)
+    log = TrainingLog(
+        str(tmp_path / "log.jsonl"),
+        lambda step, values: scalars.update({step: values}),
+        tokens_per_step=64,
+        every=5,
+        **interval,
+    )
+    save = SaveCheckpoints(lambda: saved.append(int(model.optimizer.iterations)), 2, **interval)
+    fit(model, 7, [log, save])
+    assert list(scalars) == [13, 16, 17]
+    assert saved == [3, 6, 7]
+    for ours, theirs in zip(model.variables, run[1].variables, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=ours.path)
+
+
+def test_a_stop_saves_and_ends(tmp_path):
+    saved, model = [], compiled()
+    save = SaveCheckpoints(
+        lambda: saved.append(int(model.optimizer.iterations)),
+        every=100,
+        first_step=0,
+        last_step=7,
+        stop_requested=lambda: int(model.optimizer.iterations) == 2,
+    )
+    fit(model, 7, [save])
+    assert saved == [2] and int(model.optimizer.iterations) == 2
+
+
+def test_a_loss_that_is_not_finite_is_noticed():
+    check = CheckFinite(lambda *steps: ValueError(f"{steps}"), first_step=20, last_step=28)
+    check.on_train_batch_end(2, {"loss": 1.0})
+    for loss in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"\(24, 26\)"):
+            check.on_train_batch_end(5, {"loss": loss})
+        check.step = 23
 
 
 def test_another_model_is_refused(run):
