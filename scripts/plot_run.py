@@ -124,8 +124,15 @@ def draw(runs: list[Run]):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    style = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
-    with matplotlib.rc_context(style | {"grid.alpha": 0.3, "font.size": 9}):
+    style = {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.formatter.limits": (-3, 6),  # a learning rate as 2.5 with 1e-4 above the axis
+        "grid.alpha": 0.3,
+        "font.size": 9,
+    }
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(13, 7), layout="constrained")
         *panels, legend = figure.subplots(2, 3).flat
         for axes, (metric, title) in zip(panels, PANELS.items(), strict=True):
@@ -171,14 +178,15 @@ def _series(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Means over the nearest 2 % of the curve: of fewer than 100 points, the values themselves.
+    """Means over the nearest 5 % of the curve: of fewer than 40 points, the values themselves.
 
-    The window is centred, so that the curve does not lag, and narrows towards both ends.
+    The window is centred, so that the curve does not lag; it is narrower at the steep beginning,
+    and cut at the end.
     """
-    reach = len(values) // 100
+    reach = len(values) // 40
     means = []
     for i in range(len(values)):
-        near = min(reach, i, len(values) - 1 - i)
+        near = min(reach, i)
         window = values[i - near : i + near + 1]
         means.append(sum(window) / len(window))
     return means
@@ -191,7 +199,7 @@ def _draw_legend(axes, runs: list[Run]) -> None:
     handles = [Line2D([], [], **_style(index), label=run.name) for index, run in enumerate(runs)]
     if any(run.evaluations for run in runs):
         point = {"linestyle": "none", "marker": "o", "color": "gray"}
-        handles.append(Line2D([], [], **point, label="evaluation, held-out text"))
+        handles.append(Line2D([], [], **point, label="evaluation"))
     axes.set_axis_off()
     axes.legend(handles=handles, loc="upper left", frameon=False, fontsize=10)
 
