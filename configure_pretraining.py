@@ -27,6 +27,8 @@ RECIPES = {
     "base": Recipe(2e-4, 256),
 }
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig(Objective):
@@ -50,6 +52,10 @@ class PretrainingConfig(Objective):
             aside, and without any the training records, as in the original.
         eval_holdout_shards: so many of the last shards are never trained on.
         num_eval_steps: batches of an evaluation.
+        gradient_accumulation_steps: parts that a batch is computed in, one after the other, for
+            want of memory; the update is the whole batch's.
+        num_devices: GPUs that share each batch; None is all there are (on JAX, of all processes).
+        precision: a Keras dtype policy; weights and updates are float32 in any.
         jit_compile: compile the step with XLA; None does where it pays, on GPUs and TPUs.
         deterministic: repeat results bit for bit, at the price of speed: one thread on a CPU.
         seed: of the initialisation, the data order, masks, samples and dropout.
@@ -85,12 +91,16 @@ class PretrainingConfig(Objective):
     eval_tfrecords: str | None = None
     eval_holdout_shards: int = 0
     num_eval_steps: int = 100
+    gradient_accumulation_steps: int = 1
+    num_devices: int | None = None
+    precision: str = "float32"
     jit_compile: bool | None = None
     deterministic: bool = False
     seed: int = 42
 
     def __post_init__(self):
         require_one_of("model_size", self.model_size, MODEL_SIZES)
+        require_one_of("precision", self.precision, PRECISIONS)
         recipe = dataclasses.asdict(RECIPES[self.model_size])
         recipe["generator_hidden_size"] = MODEL_SIZES[self.model_size].generator_hidden_size
         for name, value in recipe.items():
@@ -106,6 +116,7 @@ class PretrainingConfig(Objective):
             "iterations_per_loop",
             "save_checkpoints_steps",
             "keep_checkpoints",
+            "gradient_accumulation_steps",
         ):
             require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
         for name in (

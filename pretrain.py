@@ -8,6 +8,7 @@ Reads DATA_DIR/pretrain_tfrecords and DATA_DIR/vocab.txt, writes DATA_DIR/models
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -34,8 +35,12 @@ CHANGEABLE = {
     "save_checkpoints_steps",
     "keep_checkpoints",
     "eval_batch_size",
+    "gradient_accumulation_steps",
+    "num_devices",
+    "eval_every",
     "eval_tfrecords",
     "num_eval_steps",
+    "init_checkpoint",
     "pretrain_tfrecords",
     "vocab_file",
     "jit_compile",
@@ -67,6 +72,7 @@ class Run:
         config: its `PretrainingConfig`.
         directory: DATA_DIR/models/NAME.
         metadata: of the records it trains on.
+        evaluated: of the records it is scored on.
         tokenizer: of the vocabulary those were built with.
         network: the discriminator's `ConvBertConfig`.
         length: tokens a row, T.
@@ -76,6 +82,7 @@ class Run:
     config: PretrainingConfig
     directory: str
     metadata: Any
+    evaluated: Any
     tokenizer: Any
     network: ConvBertConfig
     length: int
@@ -101,7 +108,7 @@ def main(arguments=None):
 
         # ---- evaluation ----------------------------------------------------------------------
         if config.do_eval:
-            evaluate(run, model)
+            evaluate(run, model, stop)
 
 
 def prepare_backend(config):
@@ -112,20 +119,31 @@ def prepare_backend(config):
     import keras
 
     from data.devices import prepare_tensorflow
+    from model import distribution
 
-    prepare_tensorflow(keras.backend.backend() == "tensorflow", config.deterministic)
+    distribution.connect_processes(config.seed)
+    prepare_tensorflow(
+        keras.backend.backend() == "tensorflow", config.deterministic, config.num_devices
+    )
+    devices = {"devices": distribution.count_devices(config.num_devices)}
+    parts = devices | {"gradient_accumulation_steps": config.gradient_accumulation_steps}
+    distribution.check_batch("train_batch_size", config.train_batch_size, parts)
+    if config.do_eval or config.eval_every:
+        distribution.check_batch("eval_batch_size", config.eval_batch_size, devices)
 
 
 def open_run(args, config):
     """Reads and checks everything the run needs but its state."""
-    from data import records
+    from data import batches, records
     from model.training_state import TrainingCheckpoints
 
-    records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
-    metadata = records.load_metadata(records_dir)
+    metadata, evaluated = open_records(args, config)
     vocab_file = config.vocab_file or os.path.join(args.data_dir, "vocab.txt")
     tokenizer = records.load_tokenizer(metadata, vocab_file)
+    records.check_vocab(evaluated, tokenizer)
     length = config.max_seq_length or metadata.max_seq_length
+    for each in (metadata, evaluated):
+        batches.check_length(each, length)
     network = config.model_config(tokenizer.vocab_size)
     require(
         length <= network.max_position_embeddings,
@@ -137,7 +155,20 @@ def open_run(args, config):
     checkpoints = TrainingCheckpoints(
         os.path.join(directory, "checkpoints"), keep=config.keep_checkpoints
     )
-    return Run(config, directory, metadata, tokenizer, network, length, checkpoints)
+    return Run(config, directory, metadata, evaluated, tokenizer, network, length, checkpoints)
+
+
+def open_records(args, config):
+    """The metadata of the records to train on, and of those to evaluate on."""
+    from data import records
+
+    records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
+    metadata = evaluated = records.load_metadata(records_dir)
+    if config.eval_holdout_shards:
+        metadata, evaluated = records.hold_out(metadata, config.eval_holdout_shards)
+    if config.eval_tfrecords and (config.do_eval or config.eval_every):
+        evaluated = records.load_metadata(config.eval_tfrecords)
+    return metadata, evaluated
 
 
 def start_model(run):
@@ -160,6 +191,10 @@ def start_model(run):
     if saved:
         saved.restore(model)
         step = saved.step
+        if config.init_checkpoint:
+            logging.info("the run goes on from its own weights: `init_checkpoint` is ignored")
+    elif config.init_checkpoint:
+        initialize(run, model)
     logging.info(
         "%s on %s: %s parameters, %s at step %s of %s",
         config.model_size,
@@ -170,6 +205,28 @@ def start_model(run):
         f"{config.num_train_steps:,}",
     )
     return model, step
+
+
+def initialize(run, model):
+    """Gives a run that begins the weights of `init_checkpoint`, if its vocabulary is the run's."""
+    from data import ConvBertTokenizer
+    from model import initialization
+
+    path = run.config.init_checkpoint
+    directory = initialization.find_models(path)["main"]
+    vocab_file = os.path.join(directory, "vocab.txt")
+    if not os.path.exists(vocab_file):
+        logging.warning("%s is not there: only the vocabulary's size can be checked", vocab_file)
+    else:
+        theirs, ours = ConvBertTokenizer(vocab_file), run.tokenizer
+        if theirs.vocab_sha256 != ours.vocab_sha256:
+            raise InputError(
+                f"the vocabulary of `init_checkpoint`, {vocab_file} ({theirs.vocab_size:,} tokens, "
+                f"SHA-256 {theirs.vocab_sha256[:12]}…), is not that of the records "
+                f"({ours.vocab_size:,} tokens, SHA-256 {ours.vocab_sha256[:12]}…). Build records "
+                "with it: build_data.sh --vocab-file"
+            )
+    initialization.initialize(model, path)
 
 
 def check_same_run(config, saved):
@@ -189,14 +246,17 @@ def check_same_run(config, saved):
 def train(run, model, first_step, stop):
     """Runs the steps that are left, with log, progress and checkpoints."""
     from data import batches
+    from model import distribution
 
     config = run.config
     steps = config.num_train_steps - first_step
+    rows = distribution.process_rows(config.train_batch_size)
     dataset = batches.training_batches(
-        run.metadata, config.train_batch_size, config.seed, first_step, run.length
+        run.metadata, config.train_batch_size, config.seed, first_step, run.length, rows
     ).take(steps)  # the last call of the backend may have fewer than steps_per_execution
     with explain_errors(run, run.metadata), stop.deferred():
-        record_start(run, first_step)
+        if distribution.writes():
+            record_start(run, first_step)
         model.fit(
             dataset,
             steps_per_epoch=steps,
@@ -228,13 +288,19 @@ def record_start(run, first_step):
 
 def training_callbacks(run, model, first_step, stop):
     """What happens between the steps, in this order."""
+    from model import distribution
+    from model.evaluation import PeriodicEvaluation
     from model.training import CheckFinite, SaveCheckpoints, TrainingLog
 
     config = run.config
     interval = {"first_step": first_step, "last_step": config.num_train_steps}
+    path = write_scalars = None
+    if distribution.writes():
+        path = os.path.join(run.directory, "train_log.jsonl")
+        write_scalars = tensorboard_writer(os.path.join(run.directory, "tensorboard"))
     log = TrainingLog(
-        os.path.join(run.directory, "train_log.jsonl"),
-        tensorboard_writer(os.path.join(run.directory, "tensorboard")),
+        path,
+        write_scalars,
         tokens_per_step=config.train_batch_size * run.length,
         every=config.iterations_per_loop,
         **interval,
@@ -245,24 +311,34 @@ def training_callbacks(run, model, first_step, stop):
         stop_requested=lambda: stop.received is not None,
         **interval,
     )
-    return [
+    callbacks = [
         CheckFinite(lambda *steps: not_finite_error(run, "the loss", *steps), **interval),
         log,
         save,
     ]
+    if config.eval_every:
+        score_now = functools.partial(score, run, model, stop)
+        evaluation = PeriodicEvaluation(
+            score_now, log.write_evaluation, config.eval_every, **interval
+        )
+        callbacks.insert(2, evaluation)  # a step's checkpoint follows its lines in the log
+    return callbacks
 
 
 def saver(run, model):
     """A function that writes a checkpoint: the models anyone can open, then the training state."""
+    from model import distribution
     from model.training_state import not_finite, write_errors_named
 
     hparams = dataclasses.asdict(run.config)
     temporary = os.path.join(run.directory, ".saving.tmp")
 
     def save():
-        step = int(model.optimizer.iterations)
+        step = int(model.optimizer.iterations.numpy())
         if weight := not_finite(model):  # after a gradient that was not, from a loss that was
             raise not_finite_error(run, weight, step, step)
+        if not distribution.writes():
+            return f"{run.checkpoints.path(step)}, by process 0"
         # The state comes last: killed before it, the run does this step, and all of this, again.
         with write_errors_named(run.directory):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -322,24 +398,43 @@ def tensorboard_writer(directory):
     return write
 
 
-def evaluate(run, model):
-    """Scores the model on `num_eval_steps` batches; writes and prints the result."""
-    from data import batches, records
+def score(run, model, stop):
+    """The model's scores on `num_eval_steps` batches, by their names in the log.
+
+    Returns:
+        None if a signal came before the end.
+    """
+    from data import batches
+    from model import distribution
+    from model.evaluation import StopEvaluation
+
+    config = run.config
+    if stop.received:
+        return None
+    watch = StopEvaluation(lambda: stop.received is not None)
+    with explain_errors(run, run.evaluated):
+        rows = distribution.process_rows(config.eval_batch_size)
+        dataset = batches.evaluation_batches(
+            run.evaluated, config.eval_batch_size, config.num_eval_steps, run.length, rows
+        )
+        scores = model.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
+    if watch.stopped:
+        return None
+    return {f"eval_{name}": round(float(value), 6) for name, value in scores.items()}
+
+
+def evaluate(run, model, stop):
+    """Writes and prints the scores at the end."""
+    from model import distribution
     from model.training import append_line
     from model.training_state import write_errors_named
 
-    config = run.config
-    records_dir = config.eval_tfrecords or str(run.metadata.records_dir)
-    metadata = records.load_metadata(records_dir)
-    with explain_errors(run, metadata):
-        dataset = batches.evaluation_batches(
-            metadata, config.eval_batch_size, config.num_eval_steps, run.length
-        )
-        scores = model.evaluate(dataset, verbose=0, return_dict=True)
-    scores = {f"eval_{name}": round(float(value), 6) for name, value in scores.items()}
-    line = {"step": int(model.optimizer.iterations)} | scores
+    records_dir = str(run.evaluated.records_dir)
+    line = {"step": int(model.optimizer.iterations.numpy())} | score(run, model, stop)
+    if not distribution.writes():
+        return
     path = os.path.join(run.directory, "results", "pretrain_results.json")
-    with explain_errors(run, metadata), write_errors_named(path):
+    with explain_errors(run, run.evaluated), write_errors_named(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
         append_line(os.path.join(run.directory, "train_log.jsonl"), line)

@@ -25,6 +25,7 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     max_seq_length: int | None = None,
+    rows: slice = slice(None),
 ) -> tf.data.Dataset:
     """Reads batches for training, without end. Every epoch has each example once.
 
@@ -37,6 +38,7 @@ def training_batches(
         seed: of the order, from 0 to 2³² − 1.
         first_step: how many batches were consumed before; the stream begins after them.
         max_seq_length: T, at least the records' own length, which is the default.
+        rows: the part of each batch to return; the rest is not even parsed.
 
     Returns:
         A dataset of `{"input_ids", "input_mask", "segment_ids"}`, int32 [B, T].
@@ -51,7 +53,7 @@ def training_batches(
     )
     # Blocks are read one at a time, the next one while this one is used.
     dataset = dataset.map(_read_block).prefetch(1).unbatch()
-    return _batch(dataset, metadata, batch_size, max_seq_length)
+    return _batch(dataset, metadata, batch_size, max_seq_length, rows)
 
 
 def evaluation_batches(
@@ -59,6 +61,7 @@ def evaluation_batches(
     batch_size: int,
     num_batches: int,
     max_seq_length: int | None = None,
+    rows: slice = slice(None),
 ) -> tf.data.Dataset:
     """Reads the same `num_batches` batches each time: one example of each shard in turn.
 
@@ -72,7 +75,7 @@ def evaluation_batches(
         tf.data.TFRecordDataset, cycle_length=min(len(paths), 64)
     )
     dataset = dataset.repeat().take(num_batches * batch_size)
-    return _batch(dataset, metadata, batch_size, max_seq_length)
+    return _batch(dataset, metadata, batch_size, max_seq_length, rows)
 
 
 def batch_sources(
@@ -135,24 +138,34 @@ def _read_block(paths: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
     return tf.gather(records.get_single_element(), order)
 
 
-def _batch(
-    dataset: tf.data.Dataset,
-    metadata: RecordsMetadata,
-    batch_size: int,
-    max_seq_length: int | None,
-) -> tf.data.Dataset:
-    """Batches and parses serialized records."""
-    length = metadata.max_seq_length if max_seq_length is None else max_seq_length
+def check_length(metadata: RecordsMetadata, length: int) -> None:
+    """Checks that examples of these records fit into rows of `length` tokens.
+
+    Raises:
+        InputError: they do not.
+    """
     if length < metadata.max_seq_length:
         raise InputError(
             f"`max_seq_length` is {length}, but the records in {metadata.records_dir} are up to "
             f"{metadata.max_seq_length} tokens long. Build them again with --max-seq-length "
             f"{length}, or set `max_seq_length` to {metadata.max_seq_length}."
         )
+
+
+def _batch(
+    dataset: tf.data.Dataset,
+    metadata: RecordsMetadata,
+    batch_size: int,
+    max_seq_length: int | None,
+    rows: slice,
+) -> tf.data.Dataset:
+    """Batches and parses serialized records."""
+    length = metadata.max_seq_length if max_seq_length is None else max_seq_length
+    check_length(metadata, length)
     parse = _parse_compact if metadata.record_format == "compact" else _parse_original
     dataset = dataset.batch(batch_size, drop_remainder=True)
     dataset = dataset.map(
-        lambda records: parse(records, metadata, length),
+        lambda records: parse(records[rows], metadata, length),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )

@@ -3,19 +3,28 @@
 import tensorflow as tf
 
 
-def prepare_tensorflow(trains_the_model: bool, deterministic: bool = False) -> None:
-    """Keeps TensorFlow off the GPU where it only feeds another backend; else sets determinism.
+def prepare_tensorflow(
+    trains_the_model: bool, deterministic: bool = False, num_devices: int | None = None
+) -> None:
+    """Keeps TensorFlow off the GPU where it only feeds another backend; else sets it up to train.
 
     Args:
         trains_the_model: TensorFlow is Keras's backend.
         deterministic: results repeat bit for bit. On a CPU that takes one thread: sums on several
             differ in the last bits from run to run, whatever TensorFlow is told.
+        num_devices: that will train it. Where there is no GPU, the CPU is made to look like so
+            many: a trial of a job for several GPUs.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if not trains_the_model:
         if gpus:
             tf.config.set_visible_devices([], "GPU")
-    elif deterministic:
+        return
+    if num_devices and num_devices > 1 and not gpus:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        parts = [tf.config.LogicalDeviceConfiguration()] * num_devices
+        tf.config.set_logical_device_configuration(cpu, parts)
+    if deterministic:
         tf.config.experimental.enable_op_determinism()
         if not gpus:
             tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -90,15 +90,17 @@ def connect_processes(seed: int) -> None:
 
 
 def process() -> tuple[int, int]:
-    """(index, number) of this process among those that train one model together.
-
-    Process 0 alone writes what a run leaves behind.
-    """
+    """(index, number) of this process among those that train one model together."""
     if keras.backend.backend() != "jax":
         return 0, 1
     from model import jax_backend
 
     return jax_backend.process()
+
+
+def writes() -> bool:
+    """Whether this process writes what a run leaves behind: the only one, or process 0."""
+    return process()[0] == 0
 
 
 def process_rows(batch_size: int) -> slice:

@@ -13,6 +13,7 @@ from absl import logging
 from tqdm import tqdm
 
 import files
+from model import distribution
 from model.config import ConvBertConfig
 from model.optimizer import create_optimizer
 from model.pretraining import ConvBertForPreTraining, SpecialTokens
@@ -28,30 +29,43 @@ def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvB
         special: ids of the vocabulary.
     """
     keras.utils.set_random_seed(config.seed)
-    model = ConvBertForPreTraining(network, config.objective(), special, seed=config.seed)
-    optimizer = create_optimizer(
-        config.learning_rate,
-        config.num_train_steps,
-        config.num_warmup_steps,
-        weight_decay_rate=config.weight_decay_rate,
-        lr_decay_power=config.lr_decay_power,
-    )
-    jit_compile = default_jit_compile() if config.jit_compile is None else config.jit_compile
-    model.compile(
-        optimizer=optimizer,
-        jit_compile=jit_compile,
-        steps_per_execution=config.steps_per_execution,
-    )
+    num_devices = distribution.count_devices(config.num_devices)
+    jit_compile = config.jit_compile
+    if jit_compile is None:
+        jit_compile = default_jit_compile(num_devices)
+    with distribution.scope(num_devices):
+        model = ConvBertForPreTraining(
+            network,
+            config.objective(),
+            special,
+            seed=config.seed,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            dtype=config.precision,
+        )
+        optimizer = create_optimizer(
+            config.learning_rate,
+            config.num_train_steps,
+            config.num_warmup_steps,
+            weight_decay_rate=config.weight_decay_rate,
+            lr_decay_power=config.lr_decay_power,
+            dynamic_loss_scale=config.precision == "mixed_float16",
+        )
+        model.compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            steps_per_execution=config.steps_per_execution,
+        )
     return model
 
 
-def default_jit_compile() -> bool:
-    """Whether XLA pays here: always on JAX, which has nothing else; on TensorFlow with a GPU.
+def default_jit_compile(num_devices: int = 1) -> bool:
+    """Whether XLA pays here: always on JAX, which has nothing else; on TensorFlow with one GPU.
 
-    On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels.
+    On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels; a step of
+    `tf.distribute` on several devices is not one that XLA can compile as a whole.
     """
     if keras.backend.backend() == "tensorflow":
-        return bool(keras.distribution.list_devices("gpu"))
+        return num_devices == 1 and bool(keras.distribution.list_devices("gpu"))
     return True
 
 
@@ -145,7 +159,8 @@ class TrainingLog(StepsCallback):
 
     Args:
         path: of the JSONL file, appended to. Lines from `first_step` on are dropped first: a
-            resumed run writes them again.
+            resumed run writes them again. None writes and shows nothing: for all processes of a
+            run but one.
         write_scalars: called with (step, {name: value}); TensorBoard's part.
         tokens_per_step: B · T.
         every: steps between two lines.
@@ -155,7 +170,7 @@ class TrainingLog(StepsCallback):
 
     def __init__(
         self,
-        path: str,
+        path: str | None,
         write_scalars: Callable[[int, dict], None],
         *,
         tokens_per_step: int,
@@ -170,7 +185,8 @@ class TrainingLog(StepsCallback):
         self.every = every
         self.logged_step = first_step
         self.started = time.monotonic()
-        drop_lines_after(path, first_step)
+        if path:
+            drop_lines_after(path, first_step)
 
     def on_train_begin(self, logs=None):
         """The bar starts where the run does."""
@@ -181,6 +197,7 @@ class TrainingLog(StepsCallback):
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 30,
             dynamic_ncols=True,
+            disable=self.path is None,
         )
         self.logged_time = time.monotonic()
 
@@ -197,17 +214,35 @@ class TrainingLog(StepsCallback):
     def _write_line(self, logs):
         now = time.monotonic()
         tokens = (self.step - self.logged_step) * self.tokens_per_step
+        logs = self.model.exact_logs(logs)
         line = {"step": self.step} | {name: round(float(v), 6) for name, v in logs.items()}
         line["learning_rate"] = self.model.optimizer.learning_rate_at(self.step - 1)
         line["tokens_per_second"] = round(tokens / (now - self.logged_time), 1)
         line["seconds"] = round(now - self.started, 1)
         line["peak_memory_mb"] = peak_memory_mb()
-        append_line(self.path, line)
+        self._record(line)
         names = ("loss", "mlm_accuracy", "rtd_auc", "rtd_recall", "tokens_per_second")
         self.bar.set_postfix({name: f"{line[name]:.4g}" for name in names if name in line})
-        self.write_scalars(self.step, {k: v for k, v in line.items() if k != "step"})
         self.model.reset_metrics()
         self.logged_step, self.logged_time = self.step, now
+
+    def _record(self, line):
+        if self.path is not None:
+            append_line(self.path, line)
+            self.write_scalars(self.step, {k: v for k, v in line.items() if k != "step"})
+
+    def write_evaluation(self, scores: dict[str, float], seconds: float) -> None:
+        """Writes a line of its own for an evaluation at this step.
+
+        Args:
+            scores: by their names in the log.
+            seconds: that it took, which are not training's.
+        """
+        self._record({"step": self.step} | scores | {"eval_seconds": round(seconds, 1)})
+        self.logged_time += seconds
+        names = ("eval_loss", "eval_mlm_accuracy", "eval_rtd_auc", "eval_rtd_recall")
+        shown = ", ".join(f"{name} {scores[name]:.4g}" for name in names if name in scores)
+        tqdm.write(f"step {self.step}: {shown}", file=sys.stderr)
 
     def on_train_end(self, logs=None):
         """The bar stays where it got to."""

@@ -119,7 +119,7 @@ class TrainingCheckpoints:
         Raises:
             WriteError: the disk is full, or similar. What was there before is as it was.
         """
-        step = int(model.optimizer.iterations)
+        step = int(model.optimizer.iterations.numpy())
         path, temporary = self.path(step), f"{self.path(step)}.tmp"
         with write_errors_named(path):
             for name in self._names(r"step_\d+\.(tmp|old)"):  # of a killed process
