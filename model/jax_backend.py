@@ -35,7 +35,7 @@ def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
         values = set_to(model.trainable_variables, trainable)
         values += set_to(model.non_trainable_variables, others)
         with keras.StatelessScope(state_mapping=values) as scope:
-            outputs = model.losses(part, totals, training=True)
+            outputs = model.outputs_of(part, totals, training=True)
         with keras.StatelessScope(set_to(model.optimizer.variables, optimizer_values)):
             loss = model.optimizer.scale_loss(outputs["loss"])
         outputs = {name: outputs[name] for name in model.part_outputs}

@@ -252,7 +252,7 @@ class ConvBertForPreTraining(TrainableModel):
 
     def call(self, inputs, training=False):
         """See the class."""
-        return self.losses(*self.prepare(inputs, training), training)
+        return self.outputs_of(*self.prepare(inputs, training), training)
 
     def prepare(self, inputs: dict, training: bool = False) -> tuple[dict, dict]:
         """All that is drawn or summed over the whole batch, before any network runs.
@@ -277,7 +277,7 @@ class ConvBertForPreTraining(TrainableModel):
         totals = distribution.sum_over_replicas(totals)
         return masked, {"mlm": totals[0], "rtd": totals[1]}
 
-    def losses(self, masked: dict, totals: dict, training: bool = False) -> dict:
+    def outputs_of(self, masked: dict, totals: dict, training: bool = False) -> dict:
         """The outputs of `call` for some rows of what `prepare` returned.
 
         Each loss is these rows' share of the whole batch's.
@@ -399,7 +399,7 @@ class ConvBertForPreTraining(TrainableModel):
 
     @property
     def part_outputs(self) -> dict[str, str]:
-        """Of the outputs of `losses` those that a step in parts keeps, and their dtypes."""
+        """Of the outputs of `outputs_of` those that a step in parts keeps, and their dtypes."""
         kept = {"loss": "float32", "mlm_loss": "float32", "mlm_predictions": "int32"}
         if self.objective.electra_objective:
             kept |= {"rtd_loss": "float32", "rtd_logits": "float32"}

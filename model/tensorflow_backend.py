@@ -45,7 +45,7 @@ def train_step_in_parts(model, batch: dict):
     def step(i, gradients, arrays):
         part = {name: value[i] for name, value in parts.items()}
         with tf.GradientTape() as tape:
-            outputs = model.losses(part, totals, training=True)
+            outputs = model.outputs_of(part, totals, training=True)
             loss = model.optimizer.scale_loss(outputs["loss"])
         added = tape.gradient(loss, variables, unconnected_gradients="zero")
         gradients = [
