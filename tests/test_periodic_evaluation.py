@@ -1,0 +1,197 @@
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import errors
+import pretrain
+from data import batches, building, corpus, shards
+from data.records import hold_out, load_metadata
+from errors import InputError
+from tests import corpora
+
+HPARAMS = {
+    "model_size": "tiny",
+    "model_hparam_overrides": {"num_hidden_layers": 1, "max_position_embeddings": 32},
+    "train_batch_size": 4,
+    "num_train_steps": 5,
+    "num_warmup_steps": 2,
+    "iterations_per_loop": 3,
+    "save_checkpoints_steps": 2,
+    "eval_batch_size": 4,
+    "num_eval_steps": 3,
+}
+SCORES = (
+    "loss",
+    "mlm_loss",
+    "mlm_accuracy",
+    "sampled_mlm_accuracy",
+    "rtd_loss",
+    "rtd_auc",
+    "rtd_accuracy",
+    "rtd_precision",
+    "rtd_recall",
+)
+SEVERAL_RUNS = """
+import json, sys
+import pretrain
+for name, hparams in json.loads(sys.argv[2]).items():
+    hparams = json.dumps(hparams)
+    pretrain.main(["--data-dir", sys.argv[1], "--model-name", name, "--hparams", hparams])
+"""
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A vocabulary and records of four shards."""
+    folder = tmp_path_factory.mktemp("data")
+    corpora.write_vocab(folder / "vocab.txt")
+    archives = corpora.random_archives(4, 4)
+    (folder / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
+    options = shards.BuildOptions(vocab_file=str(folder / "vocab.txt"), max_seq_length=24)
+    building.build_records(corpus.find_corpus(folder), options, folder / "pretrain_tfrecords")
+    return folder
+
+
+def run(data_dir, name, **hparams):
+    text = json.dumps(HPARAMS | hparams)
+    pretrain.main(["--data-dir", str(data_dir), "--model-name", name, "--hparams", text])
+    return data_dir / "models" / name
+
+
+def log_lines(run_dir):
+    lines = [json.loads(line) for line in (run_dir / "train_log.jsonl").open()]
+    return [line for line in lines if "loss" in line], [
+        line for line in lines if "eval_loss" in line
+    ]
+
+
+def test_training_is_bit_for_bit_what_it_is_without(data_dir):
+    scored = {"eval_every": 2, "eval_tfrecords": str(data_dir / "pretrain_tfrecords")}
+    # A process of its own: on several threads, sums would differ in their last bits. One network
+    # is enough, and is traced faster.
+    common = HPARAMS | {"deterministic": True, "uniform_generator": True}
+    runs = {"plain": common, "scored": common | scored}
+    subprocess.run(
+        [sys.executable, "-c", SEVERAL_RUNS, str(data_dir), json.dumps(runs)],
+        cwd=pathlib.Path(pretrain.__file__).parent,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    plain, with_scores = (data_dir / "models" / name for name in runs)
+    states = [
+        safetensors.numpy.load_file(path / "checkpoints" / "step_5" / "state.safetensors")
+        for path in (plain, with_scores)
+    ]
+    assert states[0].keys() == states[1].keys()
+    differing = {name for name in states[0] if (states[0][name] != states[1][name]).any()}
+    assert {name.rpartition("/")[0].split("/")[2] for name in differing} == {"eval_random"}
+    timing = {"tokens_per_second", "seconds", "peak_memory_mb"}
+    (before, none), (after, evaluations) = log_lines(plain), log_lines(with_scores)
+    assert none == [] and [line["step"] for line in before] == [1, 3, 5]
+    for ours, theirs in zip(before, after, strict=True):
+        assert {k: v for k, v in ours.items() if k not in timing} == {
+            k: v for k, v in theirs.items() if k not in timing
+        }
+    assert [line["step"] for line in evaluations] == [2, 4, 5]
+    for line in evaluations:
+        assert line.keys() == {"step", "eval_seconds", *(f"eval_{name}" for name in SCORES)}
+        assert np.isfinite(list(line.values())).all()
+
+
+@pytest.fixture(scope="module")
+def held_out(data_dir):
+    """A run with its last shard kept aside, and the shards that it read."""
+    read = {}
+
+    def noted(name):
+        function = getattr(batches, name)
+
+        def note(metadata, *arguments):
+            read.setdefault(name, {shard.name for shard in metadata.shards})
+            return function(metadata, *arguments)
+
+        return note
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("training_batches", "evaluation_batches"):
+            patch.setattr(batches, name, noted(name))
+        return run(data_dir, "held_out", eval_every=2, eval_holdout_shards=1), read
+
+
+def test_held_out_shards_are_scored_and_not_trained_on(held_out, data_dir):
+    run_dir, read = held_out
+    names = [shard.name for shard in load_metadata(data_dir / "pretrain_tfrecords").shards]
+    assert len(names) == 4
+    assert read == {"training_batches": set(names[:3]), "evaluation_batches": {names[3]}}
+    assert [line["step"] for line in log_lines(run_dir)[1]] == [2, 4, 5]
+
+
+def test_a_resumed_run_and_its_last_evaluation_say_the_same(held_out, data_dir):
+    run_dir, _ = held_out
+    before = log_lines(run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / "step_5")  # as if killed in step 5
+    run(data_dir, "held_out", eval_every=2, eval_holdout_shards=1, do_eval=True)
+    training, evaluations = log_lines(run_dir)
+    *evaluations, at_the_end = evaluations
+    for whole, resumed in zip(before, (training, evaluations), strict=True):
+        assert [line["step"] for line in whole] == [line["step"] for line in resumed]
+    final = json.loads((run_dir / "results" / "pretrain_results.json").read_text())
+    for name in (f"eval_{name}" for name in SCORES):
+        assert evaluations[-1][name] == pytest.approx(before[1][-1][name], rel=1e-3, abs=1e-3)
+        assert final[name] == at_the_end[name]
+        assert final[name] == pytest.approx(evaluations[-1][name], rel=1e-3, abs=1e-3)
+
+
+def fails(capsys, data_dir, message, name="new", **hparams):
+    with pytest.raises(SystemExit) as stopped:
+        errors.run(lambda: run(data_dir, name, **hparams))
+    assert stopped.value.code == 1
+    assert message in capsys.readouterr().err
+    assert not (data_dir / "models" / "new").exists()
+
+
+def test_what_cannot_be_scored(held_out, data_dir, tmp_path, capsys):
+    fails(capsys, data_dir, "`eval_every` must be null unless `eval_tfrecords` names", eval_every=2)
+    fails(
+        capsys,
+        data_dir,
+        "have 4 shards with examples, of which one at least must be left to train on",
+        eval_holdout_shards=4,
+    )
+    fails(
+        capsys,
+        data_dir,
+        "eval_holdout_shards was 1, is 2",
+        name="held_out",
+        eval_holdout_shards=2,
+        num_train_steps=6,
+    )
+    missing = str(tmp_path / "missing")
+    fails(capsys, data_dir, f"no records in {missing}", eval_every=2, eval_tfrecords=missing)
+    corpora.write_records(tmp_path / "other", [8], max_seq_length=24)
+    fails(
+        capsys,
+        data_dir,
+        f"is not the one the records in {tmp_path / 'other'} were built with",
+        eval_every=2,
+        eval_tfrecords=str(tmp_path / "other"),
+    )
+
+
+def test_empty_shards_are_not_held_out(tmp_path):
+    metadata = corpora.write_records(tmp_path / "records", [5, 3, 4, 0])
+    training, aside = hold_out(metadata, 1)
+    assert [shard.examples for shard in training.shards] == [5, 3]
+    assert [shard.examples for shard in aside.shards] == [4]
+    assert (training.num_examples, aside.num_examples) == (8, 4)
+    with pytest.raises(InputError, match=r"`eval_holdout_shards` is 3, .* have 3 shards"):
+        hold_out(metadata, 3)
