@@ -33,7 +33,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def replace_directory(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Gives the directory `temporary` (files only), beside `path`, that name.
+    """Renames the directory `temporary`, of files only and on the same file system, to `path`.
 
     Its content reaches the disk first. A directory that has the name already is deleted; between
     the two there is a moment without either, and never one with a part of one.

@@ -254,18 +254,21 @@ def train(run, model, first_step, stop):
     dataset = batches.training_batches(
         run.metadata, config.train_batch_size, config.seed, first_step, run.length, rows
     ).take(steps)  # the last call of the backend may have fewer than steps_per_execution
+    interval = {"first_step": first_step, "last_step": config.num_train_steps}
     with explain_errors(run, run.metadata), stop.deferred():
         if distribution.writes():
             record_start(run, first_step)
-        model.fit(
-            dataset,
-            steps_per_epoch=steps,
-            shuffle=False,
-            verbose=0,
-            callbacks=training_callbacks(run, model, first_step, stop),
-        )
+        with contextlib.closing(training_log(run, interval)) as log:
+            model.fit(
+                dataset,
+                steps_per_epoch=steps,
+                shuffle=False,
+                verbose=0,
+                callbacks=training_callbacks(run, model, log, interval, stop),
+            )
     if stop.received:
-        stop.leave(f"saved {run.checkpoints.last_good}. The same command goes on from there")
+        saved = run.checkpoints.last_good or "by process 0"
+        stop.leave(f"saved {saved}. The same command goes on from there")
 
 
 def record_start(run, first_step):
@@ -286,25 +289,30 @@ def record_start(run, first_step):
         run_record.append_start(run.directory, entry)
 
 
-def training_callbacks(run, model, first_step, stop):
-    """What happens between the steps, in this order."""
+def training_log(run, interval):
+    """The log, of which one process of a run writes and shows something."""
     from model import distribution
-    from model.evaluation import PeriodicEvaluation
-    from model.training import CheckFinite, SaveCheckpoints, TrainingLog
+    from model.training import TrainingLog
 
-    config = run.config
-    interval = {"first_step": first_step, "last_step": config.num_train_steps}
     path = write_scalars = None
     if distribution.writes():
         path = os.path.join(run.directory, "train_log.jsonl")
         write_scalars = tensorboard_writer(os.path.join(run.directory, "tensorboard"))
-    log = TrainingLog(
+    return TrainingLog(
         path,
         write_scalars,
-        tokens_per_step=config.train_batch_size * run.length,
-        every=config.iterations_per_loop,
+        tokens_per_step=run.config.train_batch_size * run.length,
+        every=run.config.iterations_per_loop,
         **interval,
     )
+
+
+def training_callbacks(run, model, log, interval, stop):
+    """What happens between the steps, in this order."""
+    from model.evaluation import PeriodicEvaluation
+    from model.training import CheckFinite, SaveCheckpoints
+
+    config = run.config
     save = SaveCheckpoints(
         saver(run, model),
         config.save_checkpoints_steps,
@@ -451,7 +459,7 @@ def explain_errors(run, metadata):
 
     try:
         yield
-    except tf.errors.DataLossError as error:
+    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
         raise records.explain_data_error(error, metadata) from error
     except WriteError as error:
         raise InputError(

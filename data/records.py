@@ -371,6 +371,8 @@ def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputErro
     """
     for shard in metadata.shards:
         path = metadata.path(shard)
+        if not os.path.exists(path):
+            return InputError(f"the shard {path} is no longer there. Put it back.")
         count, reason = _readable_records(path)
         if reason is None and count == shard.examples:
             continue

@@ -184,6 +184,7 @@ class TrainingLog(StepsCallback):
         self.tokens_per_step = tokens_per_step
         self.every = every
         self.logged_step = first_step
+        self.bar = None
         self.started = time.monotonic()
         if path:
             drop_lines_after(path, first_step)
@@ -244,9 +245,10 @@ class TrainingLog(StepsCallback):
         shown = ", ".join(f"{name} {scores[name]:.4g}" for name in names if name in scores)
         tqdm.write(f"step {self.step}: {shown}", file=sys.stderr)
 
-    def on_train_end(self, logs=None):
-        """The bar stays where it got to."""
-        self.bar.close()
+    def close(self) -> None:
+        """Ends the bar where it got to; what is printed next has a line of its own."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 def append_line(path: str, line: dict) -> None:

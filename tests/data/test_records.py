@@ -153,6 +153,9 @@ def test_damage_inside_a_shard_is_traced(tmp_path):
     assert f"{shard.name} is damaged: 1 records, where 6 were written" in message
     shard.write_bytes(sound)
     assert "reading the records" in str(explain_data_error(caught.value, metadata))
+    shard.unlink()
+    message = str(explain_data_error(caught.value, metadata))
+    assert message == f"the shard {shard} is no longer there. Put it back."
 
 
 def test_damage_far_inside_a_shard_is_traced(tmp_path):
