@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 import keras
-import numpy as np
 
 from model.training import StepsCallback
 
@@ -42,7 +41,7 @@ class PeriodicEvaluation(StepsCallback):
             return
         started = time.monotonic()
         variables = self.model.metrics_variables
-        means = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
+        means = [variable.numpy() for variable in variables]
         scores = self.evaluate()
         for variable, mean in zip(variables, means, strict=True):
             variable.assign(mean)
