@@ -7,7 +7,13 @@ import tensorflow as tf
 
 from model import ConvBertForSequenceClassification
 from model.config import override
-from model.optimizer import AdamWeightDecay, WarmupPolynomialDecay, create_optimizer
+from model.optimizer import (
+    GROWTH_STEPS,
+    INITIAL_LOSS_SCALE,
+    AdamWeightDecay,
+    WarmupPolynomialDecay,
+    create_optimizer,
+)
 from tests.model import original
 
 
@@ -148,6 +154,35 @@ def test_clipping_and_decay_of_one_update():
     decay = 0.1 * 0.5 * 3  # of the kernel alone
     np.testing.assert_allclose(float(kernel[0, 0]), 3 - step[0] - decay, rtol=1e-5)
     np.testing.assert_allclose(float(bias[0]), 4 - step[1], rtol=1e-5)
+
+
+def test_an_overflow_halves_the_loss_scale_and_changes_nothing_else():
+    def made(**options):
+        variables = [keras.Variable([1.0, -2.0], name="kernel"), keras.Variable([3.0], name="bias")]
+        optimizer = AdamWeightDecay(0.1, **options)
+        optimizer.build(variables)
+        return optimizer, variables
+
+    (scaled, variables), (plain, others) = made(dynamic_loss_scale=True), made()
+    gradients = [tf.constant([0.3, 0.4]), tf.constant([-0.1])]
+
+    scaled.apply([tf.constant([np.inf, 1.0]), tf.constant([1.0])])
+    np.testing.assert_array_equal(variables[0], [1.0, -2.0])
+    np.testing.assert_array_equal(variables[1], [3.0])
+    for moment in (scaled.first_moment, scaled.second_moment):
+        np.testing.assert_array_equal(moment, [0.0] * 3)
+    assert float(scaled.loss_scale) == INITIAL_LOSS_SCALE / 2
+    assert int(scaled.iterations) == 1  # a step is done, even so
+
+    scaled.apply([scaled.scale_loss(gradient) for gradient in gradients])
+    plain.apply(gradients)
+    for variable, other in zip(variables, others, strict=True):
+        np.testing.assert_array_equal(variable, other)
+
+    scaled.finite_steps.assign(GROWTH_STEPS - 1)
+    scaled.apply([scaled.scale_loss(gradient) for gradient in gradients])
+    assert float(scaled.loss_scale) == INITIAL_LOSS_SCALE
+    assert int(scaled.finite_steps) == 0
 
 
 def test_keras_saves_and_loads_it():

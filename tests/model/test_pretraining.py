@@ -34,13 +34,20 @@ def batch(rows=4, length=32, lengths=None, seed=0):
     }
 
 
-def model_for(layers=1, **objective):
+def model_for(layers=1, dropout=0.1, options=None, **objective):
     config = ConvBertConfig.from_size(
-        "tiny", vocab_size=VOCAB, max_position_embeddings=64, num_hidden_layers=layers
+        "tiny",
+        vocab_size=VOCAB,
+        max_position_embeddings=64,
+        num_hidden_layers=layers,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
     keras.utils.set_random_seed(3)
     objective = {"generator_hidden_size": 0.5} | objective
-    return ConvBertForPreTraining(config, Objective(**objective), SPECIAL, seed=5)
+    return ConvBertForPreTraining(
+        config, Objective(**objective), SPECIAL, seed=5, **(options or {})
+    )
 
 
 def as_numpy(outputs):
@@ -232,6 +239,48 @@ def test_variables_of_every_objective(name, networks):
     assert own == (name == "own_embeddings")
     assert any(n.startswith("discriminator_predictions/") for n in names) == (name != "mlm")
     assert any(n.startswith("generator_predictions/") for n in names) == (name != "uniform")
+
+
+def trained(**options):
+    """The losses of eight steps without dropout on padded rows, and the model after them."""
+    model = model_for(dropout=0.0, options=options)
+    scaled = options.get("dtype") == "mixed_float16"
+    optimizer = create_optimizer(1e-3, 40, dynamic_loss_scale=scaled)
+    model.compile(optimizer=optimizer, jit_compile=False)
+    if scaled:
+        optimizer.loss_scale.assign(64.0)  # from the usual one, the first steps would overflow
+    lengths = [9, 12, 30, 32, 16, 10, 20, 31]
+    dataset = tf.data.Dataset.from_tensors(batch(8, lengths=lengths)).repeat()
+    history = model.fit(dataset, epochs=8, steps_per_epoch=1, shuffle=False, verbose=0).history
+    return history, model
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return trained()
+
+
+def test_a_gradient_in_parts_is_the_whole_batchs(usual):
+    history, model = trained(gradient_accumulation_steps=4)
+    assert history.keys() == usual[0].keys()
+    for name, values in usual[0].items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+    for variable, other in zip(
+        model.trainable_variables, usual[1].trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(variable, other, atol=1e-5, err_msg=variable.path)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_half_the_precision_trains_alike(usual, dtype):
+    history, model = trained(dtype=dtype)
+    # A sampled token may differ from float32's, and with it a label.
+    np.testing.assert_allclose(history["mlm_loss"], usual[0]["mlm_loss"], rtol=0.02)
+    np.testing.assert_allclose(history["loss"], usual[0]["loss"], rtol=0.1)
+    assert history["loss"][-1] < history["loss"][0]
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    assert model.discriminator.encoder_layers[0].compute_dtype == dtype.removeprefix("mixed_")
+    assert int(model.optimizer.iterations) == 8
 
 
 def test_auc_ignores_padding():

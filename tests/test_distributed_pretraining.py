@@ -1,0 +1,146 @@
+"""One batch on several devices, in several processes or in several parts: the same training."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import pretrain
+from data import building, corpus, shards
+from errors import InputError
+from tests import corpora
+
+ROOT = pathlib.Path(__file__).parents[1]
+HPARAMS = {
+    "model_size": "tiny",
+    "model_hparam_overrides": {
+        "num_hidden_layers": 1,
+        "max_position_embeddings": 32,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    },
+    "train_batch_size": 8,
+    "num_train_steps": 6,
+    "num_warmup_steps": 2,
+    "iterations_per_loop": 2,
+    "save_checkpoints_steps": 3,
+    "do_eval": True,
+    "eval_every": 4,
+    "eval_holdout_shards": 1,
+    "eval_batch_size": 8,
+    "num_eval_steps": 2,
+}
+needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """A data folder with records of a made-up corpus, of many lengths."""
+    data_dir = tmp_path_factory.mktemp("records")
+    corpora.write_vocab(data_dir / "vocab.txt")
+    archives = corpora.random_archives(2, 4)
+    (data_dir / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
+    options = shards.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
+    building.build_records(corpus.find_corpus(data_dir), options, data_dir / "pretrain_tfrecords")
+    return data_dir
+
+
+def arguments(data_dir, name, hparams):
+    text = json.dumps(HPARAMS | hparams)
+    return ["--data-dir", str(data_dir), "--model-name", name, "--hparams", text]
+
+
+def start(data_dir, name, environment=None, **hparams):
+    """A process of a run."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "pretrain.py"), *arguments(data_dir, name, hparams)],
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes):
+    for process in processes:
+        printed, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, printed[-4000:]
+
+
+@pytest.fixture(scope="module")
+def whole(records):
+    """A run on one device, in this process."""
+    pretrain.main(arguments(records, "whole", {}))
+    return records / "models" / "whole"
+
+
+def log_lines(run_dir):
+    return [json.loads(line) for line in (run_dir / "train_log.jsonl").open()]
+
+
+def assert_same_training(run_dir, expected_dir, tolerance=1e-5):
+    """The same log, but for speed and memory, and the same weights."""
+    lines, expected = log_lines(run_dir), log_lines(expected_dir)
+    for steps in (lines, expected):  # with evaluations at 4 and 6, and the one at the end
+        assert [line["step"] for line in steps] == [1, 2, 4, 4, 6, 6, 6]
+    measured = {"tokens_per_second", "seconds", "eval_seconds", "peak_memory_mb"}
+    for line, other in zip(lines, expected, strict=True):
+        assert line.keys() == other.keys()
+        for key in line.keys() - measured:
+            assert line[key] == pytest.approx(other[key], rel=tolerance, abs=2e-6), key
+    for network in ("discriminator", "generator"):
+        paths = [path / network / "model.safetensors" for path in (run_dir, expected_dir)]
+        arrays, others = (safetensors.numpy.load_file(path) for path in paths)
+        assert arrays.keys() == others.keys()
+        for name, array in arrays.items():
+            np.testing.assert_allclose(array, others[name], atol=tolerance, err_msg=name)
+
+
+def test_two_devices_equal_one(records, whole):
+    """In two parts each, besides: the first replica's rows are less padded than the second's."""
+    finish(start(records, "two", num_devices=2, gradient_accumulation_steps=2))
+    assert_same_training(records / "models" / "two", whole)
+
+
+@needs_jax
+def test_two_processes_equal_one(records):
+    """On JAX, whose random numbers are others than TensorFlow's."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [start(records, "one_process", {"KERAS_BACKEND": "jax"})]
+    for i in range(2):
+        environment = {
+            "KERAS_BACKEND": "jax",
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+            "KERAS_DISTRIBUTION_PROCESS_ID": str(i),
+        }
+        processes.append(start(records, "two_processes", environment))
+    finish(*processes)
+    models = records / "models"
+    assert_same_training(models / "two_processes", models / "one_process")
+    starts = json.loads((models / "two_processes" / "run.json").read_text())["starts"]
+    assert len(starts) == 1  # one process of the two writes
+
+
+def test_batches_that_cannot_be_shared_out(records, monkeypatch):
+    with pytest.raises(
+        InputError, match=r"`train_batch_size` must be a multiple of 3 \(3 gradient"
+    ):
+        pretrain.main(arguments(records, "none", {"gradient_accumulation_steps": 3}))
+    with pytest.raises(InputError, match="`gradient_accumulation_steps` must be a positive"):
+        pretrain.main(arguments(records, "none", {"gradient_accumulation_steps": 0}))
+    with pytest.raises(InputError, match="`num_devices` must be from 1 to"):
+        pretrain.main(arguments(records, "none", {"num_devices": 0}))
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    with pytest.raises(InputError, match="needs KERAS_BACKEND=jax"):
+        pretrain.main(arguments(records, "none", {}))
+    assert not (records / "models" / "none").exists()
