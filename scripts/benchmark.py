@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
+from configure_pretraining import PRECISIONS
 from model.config import MODEL_SIZES
 
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 BACKENDS = ("tensorflow", "jax")
 MODEL_PEERS = ("torch", "torch-compiled")
 
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     add_model_options(pretrain, batch_size=16, peers=["torch"])
     add_model_options(infer, batch_size=32, peers=list(MODEL_PEERS))
     pretrain.add_argument(
-        "--steps-per-execution", type=int, help="the hyper-parameter of that name"
+        "--steps-per-execution", type=int, default=1, help="the hyper-parameter of that name"
     )
     pretrain.add_argument(
         "--records",

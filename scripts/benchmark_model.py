@@ -127,18 +127,16 @@ def benchmark_pretrain(args: argparse.Namespace) -> None:
         "model_size": args.size,
         "train_batch_size": args.batch_size,
         "max_seq_length": length,
+        "precision": args.precision,
+        "steps_per_execution": args.steps_per_execution,
+        "num_devices": 1,
         "jit_compile": args.jit_compile,
     }
-    if args.steps_per_execution is not None:
-        hparams["steps_per_execution"] = args.steps_per_execution
-    if args.precision != "float32":
-        hparams["precision"] = args.precision
     config = PretrainingConfig.from_hparams(hparams)
     network, objective = config.model_config(vocab_size), config.objective()
     generator = network.generator(objective.generator_hidden_size, objective.generator_layers)
     job = base_job(args, "pretrain", network, length) | {
         "hparams": hparams,
-        "steps_per_execution": args.steps_per_execution or 1,
         "records": args.records and os.path.abspath(args.records),
         "objective": {name: getattr(objective, name) for name in ("mask_prob", "disc_weight")},
     }

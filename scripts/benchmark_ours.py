@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 
+from errors import InputError
 from scripts.benchmark_session import Session, peak_memory, rate_of_product
 
 
@@ -31,15 +32,16 @@ def main():
 def pretrain(session: Session) -> None:
     """Trains as pretrain.py does: one `fit` of the model it compiles, with its log.
 
-    Checkpoints are left out; the callback that holds the steps for the parent stands in for them.
+    Checkpoints and evaluations are left out.
     """
     from configure_pretraining import PretrainingConfig
     from model.pretraining import SpecialTokens
-    from model.training import TrainingLog, make_model
+    from model.training import CheckFinite, TrainingLog, make_model
 
     job = session.job
     config = PretrainingConfig.from_hparams(job["hparams"])
     model = make_model(config, config.model_config(job["vocab_size"]), SpecialTokens())
+    interval = {"first_step": 0, "last_step": config.num_train_steps}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train_log.jsonl")
         log = TrainingLog(
@@ -47,15 +49,15 @@ def pretrain(session: Session) -> None:
             lambda step, scalars: None,
             tokens_per_step=config.train_batch_size * job["length"],
             every=config.iterations_per_loop,
-            first_step=0,
-            last_step=config.num_train_steps,
+            **interval,
         )
+        finite = CheckFinite(lambda *steps: InputError(f"not finite: steps {steps}"), **interval)
         model.fit(
             training_data(job, config),
             steps_per_epoch=config.num_train_steps,
             shuffle=False,
             verbose=0,
-            callbacks=[log, StepsOnRequest(session, job["steps_per_execution"], path)],
+            callbacks=[finite, log, StepsOnRequest(session, config.steps_per_execution, path)],
         )
 
 
