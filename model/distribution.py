@@ -58,6 +58,23 @@ def is_replicated(model: keras.Model) -> bool:
     return bool(_tensorflow()) and model.distribute_strategy.num_replicas_in_sync > 1
 
 
+def separate_random_states(model: keras.Model, shared: list) -> None:
+    """Lets dropout differ between the replicas, which otherwise all drop the same.
+
+    The seeds follow from the first replica's, so that a checkpoint needs no more than that one.
+
+    Args:
+        model: any.
+        shared: the model's generators that must be in the same state everywhere.
+    """
+    if is_replicated(model):
+        kept = {id(generator.state) for generator in shared}
+        _tensorflow().separate_random_states(
+            model.distribute_strategy,
+            [v for v in model.non_trainable_variables if id(v) not in kept],
+        )
+
+
 def train_step_in_parts(model, *state_and_batch):
     """A training step of Keras's backend that adds up the gradients of a batch's parts."""
     if tensorflow := _tensorflow():

@@ -96,7 +96,9 @@ class GroupedDense(keras.layers.Layer):
 
         A matrix product a group: a batched product needs transposed copies of inputs and outputs.
         """
-        weights = zip(ops.unstack(self.kernel), ops.split(self.bias, self.groups), strict=True)
+        # JAX takes no Keras variable here.
+        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
+        weights = zip(ops.unstack(kernel), ops.split(bias, self.groups), strict=True)
         return [
             ops.matmul(group, kernel) + bias
             for group, (kernel, bias) in zip(inputs, weights, strict=True)

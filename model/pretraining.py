@@ -389,6 +389,11 @@ class ConvBertForPreTraining(TrainableModel):
         """The metrics so far; `logs`, what Keras hands to callbacks, is a mean over replicas."""
         return self.get_metrics_result() if distribution.is_replicated(self) else logs
 
+    def fit(self, *args, **kwargs):
+        """Keras's `fit`."""
+        distribution.separate_random_states(self, [self.train_random, self.eval_random])
+        return super().fit(*args, **kwargs)
+
     def train_step(self, *state_and_data):
         """Keras's step of its backend, in parts where the gradient is accumulated."""
         if self.gradient_accumulation_steps == 1:

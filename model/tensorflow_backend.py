@@ -5,6 +5,8 @@ Imported where Keras runs on TensorFlow, and nowhere else.
 
 import tensorflow as tf
 
+SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number does
+
 
 def strategy(num_devices: int) -> tf.distribute.Strategy:
     """Mirrors the model on the first `num_devices` GPUs, or CPUs where there is no GPU."""
@@ -20,6 +22,14 @@ def replica() -> tuple:
     if context is None:
         return 0, 1
     return context.replica_id_in_sync_group, context.num_replicas_in_sync
+
+
+def separate_random_states(strategy: tf.distribute.Strategy, variables: list) -> None:
+    """Gives each replica's copy of a random state a seed of its own, derived from the first's."""
+    for variable in variables:
+        first, *others = strategy.experimental_local_results(variable.value)
+        for i, copy in enumerate(others, start=1):
+            copy.assign(first + tf.constant([i * SEED_STRIDE, 0], first.dtype))
 
 
 def sum_over_replicas(value):

@@ -69,9 +69,13 @@ def start(data_dir, name, environment=None, **hparams):
 
 
 def finish(*processes):
-    for process in processes:
-        printed, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, printed[-4000:]
+    try:
+        for process in processes:
+            printed, _ = process.communicate(timeout=400)
+            assert process.returncode == 0, printed[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,7 @@ def assert_same_training(run_dir, expected_dir, tolerance=1e-5):
 
 
 def test_two_devices_equal_one(records, whole):
-    """In two parts each, besides: the first replica's rows are less padded than the second's."""
+    """And each in two parts; the rows' lengths differ, and with them the parts' denominators."""
     finish(start(records, "two", num_devices=2, gradient_accumulation_steps=2))
     assert_same_training(records / "models" / "two", whole)
 
