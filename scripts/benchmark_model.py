@@ -218,7 +218,12 @@ def race(
                 for contender in contenders[:: 1 - 2 * (turn % 2)]:
                     used = {} if contender.name == READER else products
                     contender.take_turn(args.steps, used, dtype)
-            reports = {name: contender.ask("report") for name, contender in named.items()}
+            # A device's memory is what it was before the large products.
+            reports = {
+                name: contender.ask("report")
+                | {"device_peak_bytes": reports[name]["device_peak_bytes"]}
+                for name, contender in named.items()
+            }
         finally:
             for contender in contenders:
                 contender.close()
