@@ -20,7 +20,7 @@ from model.config import require
 NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 
 
-def _tensorflow():
+def tensorflow_backend():
     """The functions that need TensorFlow itself, where Keras runs on it; else None."""
     if keras.backend.backend() != "tensorflow":
         return None
@@ -31,13 +31,13 @@ def _tensorflow():
 
 def replica() -> tuple:
     """(index, number) of the part of the batch that the calling code computes."""
-    tensorflow = _tensorflow()
+    tensorflow = tensorflow_backend()
     return tensorflow.replica() if tensorflow else (0, 1)
 
 
 def sum_over_replicas(value):
     """The sum of each replica's `value`; all must call it."""
-    return _tensorflow().sum_over_replicas(value) if replica()[1] > 1 else value
+    return tensorflow_backend().sum_over_replicas(value) if replica()[1] > 1 else value
 
 
 def uniform_rows(shape: tuple, seed):
@@ -55,7 +55,7 @@ def uniform_rows(shape: tuple, seed):
 
 def is_replicated(model: keras.Model) -> bool:
     """Whether `tf.distribute` trains the model on several devices."""
-    return bool(_tensorflow()) and model.distribute_strategy.num_replicas_in_sync > 1
+    return bool(tensorflow_backend()) and model.distribute_strategy.num_replicas_in_sync > 1
 
 
 def separate_random_states(model: keras.Model, shared: list) -> None:
@@ -69,7 +69,7 @@ def separate_random_states(model: keras.Model, shared: list) -> None:
     """
     if is_replicated(model):
         kept = {id(generator.state) for generator in shared}
-        _tensorflow().separate_random_states(
+        tensorflow_backend().separate_random_states(
             model.distribute_strategy,
             [v for v in model.non_trainable_variables if id(v) not in kept],
         )
@@ -77,7 +77,7 @@ def separate_random_states(model: keras.Model, shared: list) -> None:
 
 def train_step_in_parts(model, *state_and_batch):
     """A training step of Keras's backend that adds up the gradients of a batch's parts."""
-    if tensorflow := _tensorflow():
+    if tensorflow := tensorflow_backend():
         return tensorflow.train_step_in_parts(model, *state_and_batch)
     if keras.backend.backend() == "jax":
         from model import jax_backend
@@ -159,7 +159,7 @@ def scope(num_devices: int):
 
     On JAX this sets Keras's distribution for good: `fit` needs it as well.
     """
-    if tensorflow := _tensorflow():
+    if tensorflow := tensorflow_backend():
         return tensorflow.strategy(num_devices).scope()
     if num_devices > 1:
         devices = keras.distribution.list_devices()[:num_devices]

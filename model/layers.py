@@ -10,6 +10,7 @@ import math
 import keras
 from keras import ops
 
+from model import fused
 from model.config import ConvBertConfig, as_config
 
 MASKED_SCORE = -10000.0  # added to the score of a padded key, as BERT does
@@ -20,9 +21,36 @@ def truncated_normal(stddev: float) -> keras.initializers.Initializer:
     return keras.initializers.TruncatedNormal(stddev=stddev)
 
 
-def layer_norm(config: ConvBertConfig, name: str, dtype=None) -> keras.layers.Layer:
+@keras.saving.register_keras_serializable(package="convbert")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras's LayerNormalization over the last axis, with a cheaper gradient."""
+
+    def call(self, inputs):
+        """[…, C] → the same."""
+        outputs = fused.layer_norm(inputs, _tensor(self.gamma), _tensor(self.beta), self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class Dropout(keras.layers.Dropout):
+    """Keras's Dropout, with fewer operations."""
+
+    def call(self, inputs, training=False):
+        """Of any shape → the same."""
+        if not training or not self.rate:
+            return inputs
+        return fused.dropout(inputs, self.rate, self.seed_generator)
+
+    def add(self, residual, inputs, bias, training=False):
+        """`residual + dropout(inputs + bias)`: [B, T, C], [B, T, C] and [C] → [B, T, C]."""
+        rate = self.rate if training else 0.0
+        generator = self.seed_generator if rate else None
+        return fused.add_dropped(residual, inputs, bias, rate, generator)
+
+
+def layer_norm(config: ConvBertConfig, name: str, dtype=None) -> LayerNorm:
     """LayerNorm over the last axis with the configuration's epsilon."""
-    return keras.layers.LayerNormalization(epsilon=config.layer_norm_eps, name=name, dtype=dtype)
+    return LayerNorm(epsilon=config.layer_norm_eps, name=name, dtype=dtype)
 
 
 def activation(name: str):
@@ -30,6 +58,14 @@ def activation(name: str):
     if name in ("gelu", "gelu_new"):
         return lambda x: keras.activations.gelu(x, approximate=name == "gelu_new")
     return keras.activations.get(name)
+
+
+def biased_activation(name: str):
+    """A `hidden_act` as a function of inputs [B, T, C] and a bias [C] that is added before."""
+    if name in ("gelu", "gelu_new"):
+        return lambda x, bias: fused.gelu(x, bias, approximate=name == "gelu_new")
+    function = activation(name)
+    return lambda x, bias: function(x + bias)
 
 
 def dynamic_convolution(values, kernels):
@@ -89,20 +125,17 @@ class GroupedDense(keras.layers.Layer):
 
     def call(self, inputs):
         """[B, T, in] → [B, T, out]."""
-        return ops.concatenate(self.call_groups(ops.split(inputs, self.groups, axis=-1)), axis=-1)
+        return self.products(ops.split(inputs, self.groups, axis=-1)) + self.bias
 
-    def call_groups(self, inputs: list) -> list:
-        """G times [B, T, in / G] → G times [B, T, out / G].
+    def products(self, inputs: list):
+        """G times [B, T, in / G] → [B, T, out], without the bias.
 
         A matrix product a group: a batched product needs transposed copies of inputs and outputs.
         """
-        # JAX takes no Keras variable here.
-        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
-        weights = zip(ops.unstack(kernel), ops.split(bias, self.groups), strict=True)
-        return [
-            ops.matmul(group, kernel) + bias
-            for group, (kernel, bias) in zip(inputs, weights, strict=True)
-        ]
+        kernels = ops.unstack(_tensor(self.kernel))
+        return ops.concatenate(
+            [ops.matmul(*pair) for pair in zip(inputs, kernels, strict=True)], axis=-1
+        )
 
     def compute_output_shape(self, input_shape):
         """[B, T, out]."""
@@ -175,7 +208,7 @@ class Embeddings(ConfiguredLayer):
         self.token_type_embeddings = table("token_type_embeddings", config.type_vocab_size)
         self.norm = layer_norm(config, "LayerNorm", self.dtype_policy)
         self.norm.build((None, None, config.embedding_size))
-        self.dropout = keras.layers.Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
+        self.dropout = Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
 
     def call(self, input_ids, segment_ids=None, training=False):
         """Int32 [B, T] twice → [B, T, E]; missing segment ids are zeros."""
@@ -225,9 +258,7 @@ class MixedAttention(ConfiguredLayer):
             self.conv_attn_kernel.build(narrow)
             self.conv_attn_point = self.dense(width, "conv_attn_point")
             self.conv_attn_point.build(hidden)
-        self.dropout = keras.layers.Dropout(
-            config.attention_probs_dropout_prob, dtype=self.dtype_policy
-        )
+        self.dropout = Dropout(config.attention_probs_dropout_prob, dtype=self.dtype_policy)
 
     def call(self, hidden, scores_mask=None, conv_mask=None, training=False, internals=False):
         """Mixes the positions of each row.
@@ -277,8 +308,8 @@ class MixedAttention(ConfiguredLayer):
         layers = [self.query, self.key, self.value]
         if self.config.conv_type == "sdconv":
             layers.append(self.conv_attn_point)
-        kernel = ops.concatenate([layer.kernel for layer in layers], axis=1)
-        bias = ops.concatenate([layer.bias for layer in layers])
+        kernel = ops.concatenate([_tensor(layer.kernel) for layer in layers], axis=1)
+        bias = ops.concatenate([_tensor(layer.bias) for layer in layers])
         return ops.split(ops.matmul(hidden, kernel) + bias, len(layers), axis=-1)
 
     def _conv_key(self, hidden):
@@ -309,14 +340,13 @@ class EncoderLayer(ConfiguredLayer):
         self.attention_norm.build(widths["hidden"])
         self.intermediate = self.feed_forward_dense(config.intermediate_size, "intermediate")
         self.intermediate.build(widths["hidden"])
-        self.activation = activation(config.hidden_act)
+        self.activation = biased_activation(config.hidden_act)
         self.output_dense = self.feed_forward_dense(config.hidden_size, "output_dense")
         self.output_dense.build(widths["intermediate"])
         self.output_norm = layer_norm(config, "output_norm", self.dtype_policy)
         self.output_norm.build(widths["hidden"])
         self.dropouts = [
-            keras.layers.Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
-            for _ in range(2)
+            Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy) for _ in range(2)
         ]
 
     def call(self, hidden, scores_mask=None, conv_mask=None, training=False, internals=False):
@@ -328,21 +358,37 @@ class EncoderLayer(ConfiguredLayer):
             training=training,
             internals=True,
         )
-        mixed = self.dropouts[0](self.attention_output(context), training=training)
-        hidden = self.attention_norm(hidden + mixed)
-        narrow = self.dropouts[1](self._feed_forward(hidden), training=training)
-        hidden = self.output_norm(hidden + narrow)
+        dense = self.attention_output
+        mixed = ops.matmul(context, dense.kernel)
+        mixed = self.dropouts[0].add(hidden, mixed, _tensor(dense.bias), training)
+        hidden = self.attention_norm(mixed)
+        narrow, bias = self._feed_forward(hidden)
+        hidden = self.output_norm(self.dropouts[1].add(hidden, narrow, bias, training))
         return (hidden, seen | {"context": context}) if internals else hidden
 
     def _feed_forward(self, hidden):
-        """[B, T, H] → [B, T, H]."""
-        groups = self.config.linear_groups
+        """[B, T, H] → [B, T, H], and the bias [H] that is still to be added.
+
+        Both layers have the same G groups, so each group is a feed-forward network of its own, and
+        what is between them is never put together.
+        """
+        first, second, groups = self.intermediate, self.output_dense, self.config.linear_groups
         if groups == 1:
-            return self.output_dense(self.activation(self.intermediate(hidden)))
-        # Both layers have the same groups, so each is a feed-forward network of its own.
-        wide = self.intermediate.call_groups(ops.split(hidden, groups, axis=-1))
-        wide = [self.activation(group) for group in wide]
-        return ops.concatenate(self.output_dense.call_groups(wide), axis=-1)
+            wide = self.activation(ops.matmul(hidden, first.kernel), _tensor(first.bias))
+            return ops.matmul(wide, second.kernel), _tensor(second.bias)
+        parts = zip(
+            ops.split(hidden, groups, axis=-1),
+            ops.unstack(_tensor(first.kernel)),
+            ops.split(_tensor(first.bias), groups),
+            strict=True,
+        )
+        wide = [self.activation(ops.matmul(part, kernel), bias) for part, kernel, bias in parts]
+        return second.products(wide), _tensor(second.bias)
+
+
+def _tensor(variable):
+    """A variable's value, in the precision that the layer being called computes in."""
+    return ops.convert_to_tensor(variable)
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -410,8 +456,7 @@ class ClassificationHead(ConfiguredLayer):
         rate = config.classifier_dropout
         rate = config.hidden_dropout_prob if rate is None else rate
         self.dropouts = [
-            keras.layers.Dropout(rate, dtype=self.dtype_policy)
-            for _ in range(2 if self.kind == "mlp" else 1)
+            Dropout(rate, dtype=self.dtype_policy) for _ in range(2 if self.kind == "mlp" else 1)
         ]
         if self.kind == "mlp":
             self.transform = self.dense(config.hidden_size, "dense")

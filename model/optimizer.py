@@ -8,6 +8,7 @@ import re
 import keras
 from keras import ops
 
+from model import fused
 from model.distribution import sum_over_replicas
 
 NO_DECAY = ("gamma", "beta", "bias", "output_bias")  # LayerNorm and biases, by variable name
@@ -165,22 +166,42 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         if self.dynamic_loss_scale:
             gradient /= self.loss_scale
         norm = ops.sqrt(ops.sum(ops.square(gradient)))
-        gradient *= self.clip_norm / ops.maximum(norm, self.clip_norm)
-        first = self.beta_1 * self.first_moment + (1 - self.beta_1) * gradient
-        second = self.beta_2 * self.second_moment + (1 - self.beta_2) * ops.square(gradient)
-        updates = ops.split(first / (ops.sqrt(second) + self.epsilon), self._ends())
+        first, second, update = fused.adam(
+            gradient,
+            self.first_moment.value,
+            self.second_moment.value,
+            self._decayed(),
+            (
+                self.clip_norm / ops.maximum(norm, self.clip_norm),
+                learning_rate,
+                self.beta_1,
+                self.beta_2,
+                self.epsilon,
+                self.weight_decay_rate,
+            ),
+        )
         new_values = [(self.first_moment, first), (self.second_moment, second)]
-        for variable, part in zip(self._trainable_variables, updates, strict=True):
-            update = ops.reshape(part, variable.shape)
-            if self.weight_decay_rate and variable.name not in NO_DECAY:
-                update = update + self.weight_decay_rate * variable
+        parts = ops.split(update, self._ends())
+        for variable, part in zip(self._trainable_variables, parts, strict=True):
             scale = self.learning_rate_scale(variable)
-            new_values.append((variable, variable - learning_rate * scale * update))
+            change = ops.reshape(part if scale == 1.0 else scale * part, variable.shape)
+            new_values.append((variable, variable - change))
         finite = ops.isfinite(norm) if self.dynamic_loss_scale else None
         for variable, value in new_values:
             variable.assign(value if finite is None else ops.where(finite, value, variable))
         if finite is not None:
             self._adapt_loss_scale(finite)
+
+    def _decayed(self):
+        """All variables as one vector, with zeros for those that do not decay."""
+        return ops.concatenate(
+            [
+                ops.zeros((size,), dtype="float32")
+                if not self.weight_decay_rate or variable.name in NO_DECAY
+                else ops.reshape(variable.value, (size,))
+                for variable, size in zip(self._trainable_variables, self.sizes, strict=True)
+            ]
+        )
 
     def _adapt_loss_scale(self, finite):
         """Halves the scale after gradients that were not finite; doubles it now and then."""

@@ -7,7 +7,7 @@ import os
 import keras
 from keras import ops
 
-from model import checkpoint, distribution
+from model import checkpoint, distribution, fused
 from model.config import ConvBertConfig, Objective, as_config, override
 from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
 from model.heads import ConvBertForMaskedLM
@@ -308,7 +308,7 @@ class ConvBertForPreTraining(TrainableModel):
         """
         logits = self._generator_logits(masked, training)
         targets, weights = masked["masked_lm_ids"], masked["masked_lm_weights"]
-        losses = keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+        losses = fused.cross_entropy(logits, targets)
         return {
             "mlm_logits": logits,
             "mlm_loss": weighted_mean(losses, weights, total),

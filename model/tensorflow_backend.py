@@ -1,7 +1,9 @@
-"""What takes TensorFlow itself: gradients in parts, and the replicas of `tf.distribute`.
+"""What takes TensorFlow itself: compiled functions, gradients in parts, and replicas.
 
 Imported where Keras runs on TensorFlow, and nowhere else.
 """
+
+import functools
 
 import tensorflow as tf
 
@@ -77,3 +79,22 @@ def train_step_in_parts(model, batch: dict):
     )
     model.optimizer.apply(gradients, model.trainable_variables)
     return model.finish_step(masked, {name: array.stack() for name, array in arrays.items()})
+
+
+def in_graph_of_known_shapes(*arrays) -> bool:
+    """Whether a graph is traced, in which these are float32 and of static shapes."""
+    return not tf.executing_eagerly() and all(
+        tf.is_tensor(array) and array.dtype == tf.float32 and array.shape.is_fully_defined()
+        for array in arrays
+    )
+
+
+@functools.cache
+def compiled(function):
+    """The function as one that XLA compiles, wherever it is called."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def random_bits(shape, seed) -> tf.Tensor:
+    """Uniform uint32 of a shape."""
+    return tf.random.stateless_uniform(shape, tf.cast(seed, tf.int32), None, None, tf.uint32)
