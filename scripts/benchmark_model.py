@@ -249,6 +249,8 @@ def start(args: argparse.Namespace, job: dict) -> tuple[list[Contender], dict[st
         "KERAS_BACKEND": args.backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # it would leave the peer no memory
+        # Nothing compiled before, which would hide what compiling costs.
+        "TORCHINDUCTOR_CACHE_DIR": str(Path(job["batches"]).with_name("inductor")),
     }
     ours = [sys.executable, str(SCRIPTS / "benchmark_ours.py")]
     planned = []
