@@ -26,6 +26,9 @@ def prepare_tensorflow(
         tf.config.set_logical_device_configuration(cpu, parts)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+        # Of two processes with one graph, this rewriting made two: from six layers on, the sum of
+        # the token embeddings' three gradients was taken in another order.
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
         if not gpus:
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(1)
