@@ -1,8 +1,7 @@
 """Reading documents: from the files of a corpus to lines, a part at a time.
 
-Memory stays bounded whatever a file, a document or a line measures, but for a value of a parquet
-file, which must be held whole. A document that cannot be used is skipped and noted; damage to a
-file is an error, or is noted too (`Reading.skip_damaged`).
+Memory stays bounded whatever a file, a document or a line measures. A document that cannot be used
+is skipped and noted; damage to a file is an error, or is noted too (`Reading.skip_damaged`).
 """
 
 import codecs
@@ -19,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from data.long_json import long_text
+from data.parquet import ParquetError, read_values
 from errors import InputError
 
 # A line longer than this (a book without line ends) is cut at spaces.
@@ -287,7 +287,12 @@ def _read_jsonl(source, file, skipped):
             skipped.add(source, place, NO_TEXT)
             continue
         # JSON can name half a surrogate pair, which is no UTF-8: the check will find it.
-        yield from _text_document(text.encode(errors="surrogatepass"), place, source, skipped)
+        text = text.encode(errors="surrogatepass")
+        if len(text) > MAX_LINE_BYTES:
+            parts = _parts(line for _, line in _lines([text]))
+        else:
+            parts = _short_parts(text)
+        yield from _document(parts, place, source, skipped)
 
 
 def _long_json_document(chunks, place, source, skipped):
@@ -320,34 +325,32 @@ def _note_bad_json(error, place, source, skipped):
 
 
 def _read_parquet(source, file, skipped):
-    import pyarrow
-    import pyarrow.parquet
-
     column, row = source.reading.text_column, 0
     try:
-        # Pages are read as they are needed, not a whole column of a row group at once.
-        with pyarrow.parquet.ParquetFile(
-            source.path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
-        ) as parquet:
-            if column not in parquet.schema_arrow.names:
-                raise InputError(
-                    f"{source.name} has no column {column!r}; it has "
-                    f"{', '.join(parquet.schema_arrow.names)}. Name one with --text-column."
-                )
-            if not _is_text(parquet.schema_arrow.field(column).type):
-                raise InputError(
-                    f"the column {column!r} of {source.name} holds no text. Name another with "
-                    "--text-column."
-                )
-            for text in _parquet_values(parquet, column):
-                place = f"row {row}"
-                row += 1
-                if text is None:
-                    skipped.add(source, place, NO_TEXT)
-                else:
-                    yield from _text_document(text, place, source, skipped)
-    except pyarrow.ArrowException as error:
-        raise _DamagedContent(str(error)) from error
+        for pieces in read_values(source.path, column, MAX_LINE_BYTES):
+            place = f"row {row}"
+            row += 1
+            if pieces is None:
+                skipped.add(source, place, NO_TEXT)
+                continue
+            text = next(pieces, b"")
+            if len(text) < MAX_LINE_BYTES:
+                parts = _short_parts(text)
+            else:
+                parts = _parts(line for _, line in _lines(itertools.chain([text], pieces)))
+            yield from _document(parts, place, source, skipped)
+    except ParquetError as error:
+        if error.kind == "no column":
+            raise InputError(
+                f"{source.name} has no column {column!r}; it has {error.detail}. Name one with "
+                "--text-column."
+            ) from error
+        if error.kind == "no text":
+            raise InputError(
+                f"the column {column!r} of {source.name} holds no text. Name another with "
+                "--text-column."
+            ) from error
+        raise _DamagedContent(error.detail) from error
 
 
 _READERS = {
@@ -356,40 +359,6 @@ _READERS = {
     "jsonl": _read_jsonl,
     "parquet": _read_parquet,
 }
-
-
-def _is_text(arrow_type) -> bool:
-    from pyarrow import types
-
-    if types.is_dictionary(arrow_type):
-        arrow_type = arrow_type.value_type
-    return (
-        types.is_string(arrow_type)
-        or types.is_large_string(arrow_type)
-        or types.is_binary(arrow_type)
-        or types.is_large_binary(arrow_type)
-    )
-
-
-def _parquet_values(parquet, column: str) -> Iterator[memoryview | None]:
-    """Yields a column's values, as many rows at a time as make up about `MAX_PART_BYTES`."""
-    import pyarrow
-
-    for group in range(parquet.num_row_groups):
-        rows = parquet.metadata.row_group(group)
-        size = sum(
-            rows.column(index).total_uncompressed_size
-            for index in range(rows.num_columns)
-            if rows.column(index).path_in_schema == column
-        )
-        batch_size = max(1, min(1024, MAX_PART_BYTES * rows.num_rows // max(1, size)))
-        for batch in parquet.iter_batches(batch_size, row_groups=[group], columns=[column]):
-            values = batch.column(0)
-            if pyarrow.types.is_dictionary(values.type):
-                values = values.dictionary_decode()
-            # Bytes, since a value need not be UTF-8, whatever the column's type says.
-            for value in values.cast(pyarrow.large_binary()):
-                yield memoryview(value.as_buffer()) if value.is_valid else None
 
 
 def _document(
@@ -408,18 +377,6 @@ def _document(
         yield [None]
     elif not noted:
         skipped.add(source, place, EMPTY)
-
-
-def _text_document(
-    text: bytes | memoryview, place: str, source: Source, skipped: Skipped
-) -> Iterator[list[bytes | None]]:
-    if len(text) > MAX_LINE_BYTES:
-        starts = range(0, len(text), _CHUNK_BYTES)
-        chunks = (bytes(text[start : start + _CHUNK_BYTES]) for start in starts)
-        parts = _parts(line for _, line in _lines(chunks))
-    else:
-        parts = _short_parts(bytes(text))
-    return _document(parts, place, source, skipped)
 
 
 def _is_utf8(text: bytes) -> bool:

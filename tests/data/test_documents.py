@@ -95,6 +95,26 @@ def test_parquet(tmp_path, kind):
         read(tmp_path / "t.parquet", text_column="id")
 
 
+def test_a_long_value_of_parquet(tmp_path):
+    text = "".join(f"{number} words of a line, " for number in range(200_000)) + "\n\nlast"
+    table = pyarrow.table({"text": [text, "b"]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    (tmp_path / "t.txt").write_text(text.replace("\n\n", "\n") + "\n\nb")
+    lines, _ = read(tmp_path / "t.parquet")
+    assert len(lines) > 5
+    assert lines == read(tmp_path / "t.txt")[0]
+
+
+def test_the_death_of_the_process_that_reads_parquet(tmp_path, monkeypatch):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "t.parquet")
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nexit 3\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(dying))
+    with pytest.raises(DamagedError, match=r"t\.parquet .* its reader died with exit code 3"):
+        read(tmp_path / "t.parquet")
+
+
 def test_bad_documents_of_plain_text(tmp_path):
     (tmp_path / "t.txt").write_bytes(b"good\n\nbad \xff\nand its rest\n\ngood too\n")
     lines, skipped = read(tmp_path / "t.txt")
