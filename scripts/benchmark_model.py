@@ -103,7 +103,8 @@ class Contender:
 
     def close(self) -> None:
         """Ends the process."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it died with a request unread
+            self.process.stdin.close()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
