@@ -148,7 +148,7 @@ def load_examples(task: GlueTask, directory: str, split: str) -> Examples:
         InputError: the file is missing, or a line of it cannot be used; the message has the
             place, what was expected and what came.
     """
-    paths = _candidate_paths(task, directory, split)
+    paths = candidate_paths(task, directory, split)
     for path in paths:
         if os.path.isfile(path):
             return _read_tsv(task, path, split)
@@ -162,7 +162,7 @@ def load_test_examples(task: GlueTask, directory: str) -> dict[str, Examples]:
     """The test splits found, by name; a missing one is a warning. See `load_examples`."""
     found = {}
     for split in task.test_columns:
-        paths = _candidate_paths(task, directory, split)
+        paths = candidate_paths(task, directory, split)
         if any(os.path.isfile(path) for path in paths):
             found[split] = load_examples(task, directory, split)
         else:
@@ -170,7 +170,7 @@ def load_test_examples(task: GlueTask, directory: str) -> dict[str, Examples]:
     return found
 
 
-def _candidate_paths(task, directory, split):
+def candidate_paths(task: GlueTask, directory: str, split: str) -> list[str]:
     """Where a split's file may be: the original's folder names, then GLUE's."""
     folders = [task.name, task.glue_name]
     if split == "diagnostic":
