@@ -1,17 +1,20 @@
-"""Hyper-parameters of fine-tuning: defaults < the task's defaults < `--hparams`.
+"""Hyper-parameters of fine-tuning: the defaults below < scripts/glue/TASK.json < `--hparams`.
 
-The names are the original's (configure_finetuning.py of ConvBERT and ELECTRA). Checking them
-imports nothing heavy.
+The names are the original's (configure_finetuning.py of ConvBERT and ELECTRA), and so are the
+values in scripts/glue, which hold where a task is trained alone. Checking them imports nothing
+heavy.
 """
 
 import dataclasses
 import math
+import os
 from typing import Any
 
-from model.config import MODEL_SIZES, override, require, require_one_of
+from errors import InputError
+from model.config import MODEL_SIZES, load_hparams, override, require, require_one_of
 
-# Small training sets get more passes; only where a task is trained alone.
-TASK_EPOCHS = {"rte": 10.0, "sts": 10.0}
+# A JSON file for each of GLUE's tasks; a task without one has the defaults below.
+TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "glue")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,5 +115,11 @@ class FinetuningConfig:
     @classmethod
     def for_task(cls, task: str, hparams: dict[str, Any]) -> "FinetuningConfig":
         """The configuration of one task trained alone, `hparams` being `--hparams` as read."""
-        defaults = cls(num_train_epochs=TASK_EPOCHS.get(task, cls.num_train_epochs))
-        return override(defaults, hparams | {"task_names": [task]})
+        config, path = cls(), os.path.join(TASK_HPARAMS, f"{task}.json")
+        if os.path.isfile(path):
+            values = load_hparams(path)
+            try:
+                config = override(config, values)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from None
+        return override(config, hparams | {"task_names": [task]})

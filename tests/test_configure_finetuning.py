@@ -1,6 +1,10 @@
+import json
+
 import pytest
 
+import configure_finetuning
 from configure_finetuning import FinetuningConfig
+from data import glue
 from errors import InputError
 from model.config import load_hparams, override
 
@@ -15,10 +19,28 @@ def test_defaults_are_the_originals():
     assert (config.num_trials, config.n_writes_test) == (1, 5)
 
 
-@pytest.mark.parametrize("task", ["rte", "sts"])
-def test_task_defaults_yield_to_hparams(task):
-    assert FinetuningConfig.for_task(task, {}).num_train_epochs == 10.0
-    assert FinetuningConfig.for_task(task, {"num_train_epochs": 2}).num_train_epochs == 2.0
+@pytest.mark.parametrize("task", glue.TASKS)
+def test_glue_tasks_have_the_originals_settings(task):
+    with open(f"{configure_finetuning.TASK_HPARAMS}/{task}.json", encoding="utf-8") as file:
+        names = set(json.load(file))
+    assert names >= {"learning_rate", "num_train_epochs", "train_batch_size", "layerwise_lr_decay"}
+    config = FinetuningConfig.for_task(task, {})
+    assert config.num_train_epochs == (10.0 if task in ("rte", "sts") else 3.0)
+    assert (config.learning_rate, config.train_batch_size) == (None, 32)
+    assert (config.warmup_proportion, config.weight_decay_rate) == (0.1, 0.01)
+    assert (config.layerwise_lr_decay, config.max_seq_length) == (0.8, 128)
+
+
+def test_defaults_yield_to_the_tasks_file_and_that_to_hparams(tmp_path, monkeypatch):
+    monkeypatch.setattr(configure_finetuning, "TASK_HPARAMS", str(tmp_path))
+    (tmp_path / "rte.json").write_text('{"num_train_epochs": 7, "train_batch_size": 8}')
+    config = FinetuningConfig.for_task("rte", {"train_batch_size": 4})
+    found = (config.num_train_epochs, config.train_batch_size, config.layerwise_lr_decay)
+    assert found == (7.0, 4, 0.8)
+    assert FinetuningConfig.for_task("cola", {}).num_train_epochs == 3.0  # without a file
+    (tmp_path / "rte.json").write_text('{"num_train_epoch": 7}')
+    with pytest.raises(InputError, match=r"rte\.json: unknown hyper-parameter `num_train_epoch`"):
+        FinetuningConfig.for_task("rte", {})
 
 
 def test_hparams_as_text_and_as_file(tmp_path):
