@@ -5,17 +5,19 @@
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK; writes, below D/models/N,
 results/TASK_results.json and .txt, test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model
-finetuning_models/TASK_TRIAL. A trial that is finished is not repeated.
+finetuning_models/TASK_TRIAL. A trial that is finished is not repeated. After several tasks comes
+a table of all, which is printed and in results/summary.md, .json and .png.
 """
 
 import argparse
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
-import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from tqdm import tqdm
 import errors
 import files
 from configure_finetuning import FinetuningConfig
-from data import glue
+from data import glue, summary
 from errors import InputError
 from model.config import MODEL_SIZES, ConvBertConfig, load_hparams, override
 
@@ -67,6 +69,16 @@ class Job:
         """The results as JSON; the text beside it ends in `.txt`."""
         return os.path.join(self.model_dir, "results", f"{self.task.name}_results.json")
 
+    @property
+    def num_characters(self) -> float:
+        """The size of a trial: the text it reads, that of training three times."""
+
+        def size(examples):
+            return sum(map(len, examples.texts)) + sum(map(len, examples.text_pairs or ()))
+
+        read = sum(size(examples) for examples in (self.dev, *self.tests.values()) if examples)
+        return read + 3 * self.config.num_train_epochs * (size(self.train) if self.train else 0)
+
     def trained_model(self, trial: int) -> str:
         """The directory of a trial's fine-tuned model."""
         return os.path.join(self.model_dir, "finetuning_models", f"{self.task.name}_{trial}")
@@ -104,8 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow", first.deterministic)
     encoder = find_encoder(args, first)
-    for job in jobs:
-        finetune(dataclasses.replace(job, encoder=encoder))
+    run_suite([dataclasses.replace(job, encoder=encoder) for job in jobs])
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -148,8 +159,6 @@ def load_job(name: str, config: FinetuningConfig, args: argparse.Namespace) -> J
     task = glue.get_task(name)
     directory = os.path.join(args.data_dir, "finetuning_data")
     train = glue.load_examples(task, directory, "train") if config.do_train else None
-    if train and task.unordered and config.double_unordered:
-        train = train.with_swapped_pairs()
     dev = glue.load_examples(task, directory, "dev") if config.do_eval else None
     tests = glue.load_test_examples(task, directory) if config.write_test_outputs else {}
     model_dir = os.path.join(args.data_dir, "models", args.model_name)
@@ -226,28 +235,85 @@ def hash_files(directory: str, names: tuple[str, ...]):
     return digest
 
 
-def finetune(job: Job) -> None:
-    """Runs the trials of one task that are not finished."""
+def run_suite(jobs: list[Job]) -> None:
+    """Runs the trials that are not finished, task after task; sums up where there are several."""
+    finished = {job.task.name: read_results(job) for job in jobs}
+    for job in jobs:
+        finetune(job, finished[job.task.name], lambda: progress(jobs, finished))
+        if len(jobs) > 1 and job.config.do_eval:
+            table = summarize(jobs, finished)
+            summary.write(table, os.path.dirname(job.results_path))
+    if len(jobs) > 1 and job.config.do_eval:
+        print(f"\n{summary.to_markdown(table)}", flush=True)
+
+
+def summarize(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> dict[str, Any]:
+    """The table of all tasks, of which some may not be finished."""
+    results = [
+        summary.TaskResults(
+            job.task.name,
+            [entry for _, entry in sorted(finished[job.task.name].items())],
+            job.config.num_trials,
+            len(job.train) if job.train else None,
+            len(job.dev),
+            dataclasses.asdict(job.config),
+        )
+        for job in jobs
+    ]
+    return summary.summarize(os.path.basename(jobs[0].model_dir), results)
+
+
+def progress(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> str:
+    """Which trial of how many comes next, and how long all that are left may take.
+
+    A trial is taken to be as long as the task's finished ones; before the first of them, as long as
+    its text is in proportion to what is finished.
+    """
+    done = sum(map(len, finished.values()))
+    where = f"trial {done + 1} of {sum(job.config.num_trials for job in jobs)}"
+    if not done:
+        return where
+    spent, size = 0.0, 0.0
+    for job in jobs:
+        seconds = [entry["seconds"] for entry in finished[job.task.name].values()]
+        spent, size = spent + sum(seconds), size + job.num_characters * len(seconds)
+    left = 0.0
+    for job in jobs:
+        entries = finished[job.task.name]
+        one = job.num_characters * spent / size
+        if entries:
+            one = sum(entry["seconds"] for entry in entries.values()) / len(entries)
+        left += one * (job.config.num_trials - len(entries))
+    hours, minutes = divmod(math.ceil(left / 60), 60)
+    return f"{where}, about {f'{hours} h ' if hours else ''}{minutes} min left"
+
+
+def finetune(job: Job, finished: dict[int, Any], describe_progress: Callable[[], str]) -> None:
+    """Runs the trials of one task that are not in `finished`, and puts them there."""
     from data.features import make_features
 
-    finished = read_results(job)
     for trial in sorted(finished):
         logging.info("finished before: %s", result_line(job.task, finished[trial]))
     trials = [t for t in range(1, job.config.num_trials + 1) if t not in finished]
     if not trials:
         return
-    splits = {"train": job.train, "dev": job.dev, **job.tests}
+    train = job.train
+    if train and job.task.unordered and job.config.double_unordered:
+        train = train.with_swapped_pairs()
+    splits = {"train": train, "dev": job.dev, **job.tests}
     features = {
         split: make_features(job.encoder.tokenizer, examples, job.config.max_seq_length)
         for split, examples in splits.items()
         if examples is not None
     }
     for trial in trials:
+        logging.info("%s: %s", job.task.name, describe_progress())
         finished[trial] = run_trial(job, features, trial)
         write_results(job, finished)
         logging.info("%s", result_line(job.task, finished[trial]))
         if not job.config.keep_all_models:
-            shutil.rmtree(job.trained_model(trial - 1), ignore_errors=True)
+            for before in range(1, trial):
+                shutil.rmtree(job.trained_model(before), ignore_errors=True)
     logging.info("results: %s", job.results_path)
 
 
@@ -273,6 +339,8 @@ def run_trial(job: Job, features: dict[str, Any], trial: int) -> dict[str, Any]:
     tests = job.tests_of(trial)
     logits = {split: predict(model, features[split], config.predict_batch_size) for split in tests}
     if config.do_train:
+        # Results of other settings must not stand beside this trial's model if it ends here.
+        write_results(job, read_results(job))
         save_model(model, job.encoder.tokenizer, job.trained_model(trial))
     for split in tests:
         write_predictions(job.task, logits[split], job.predictions(split, trial))
@@ -395,8 +463,7 @@ def save_model(model, tokenizer, directory: str) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary, model.config.max_position_embeddings)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(temporary, directory)
+    files.replace_directory(temporary, directory)
 
 
 def read_results(job: Job) -> dict[int, dict[str, Any]]:
@@ -423,6 +490,8 @@ def is_finished(job: Job, entry: dict[str, Any]) -> bool:
     expected = (job.fingerprint(), config.seed + trial - 1)
     if (entry["fingerprint"], entry["seed"]) != expected or trial > config.num_trials:
         return False
+    if config.do_eval and not entry["metrics"]:
+        return False
     needs_model = config.keep_all_models or trial == config.num_trials
     return (not needs_model or os.path.isdir(job.trained_model(trial))) and all(
         entry["tests"].get(split) == examples.sha256
@@ -438,8 +507,9 @@ def write_results(job: Job, entries: dict[int, dict[str, Any]]) -> None:
     if len(ordered) > 1 and job.config.do_eval:
         for name in job.task.metrics:
             values = [entry["metrics"][name] for entry in ordered]
-            mean, deviation = statistics.mean(values), statistics.stdev(values)
-            lines.append(f"{job.task.name} {name}: mean {mean:.2f}, deviation {deviation:.2f}")
+            numbers = summary.over_trials(values)
+            text = ", ".join(f"{key} {value:.2f}" for key, value in numbers.items())
+            lines.append(f"{job.task.name} {name}: {text}")
     os.makedirs(os.path.dirname(job.results_path), exist_ok=True)
     text_path = os.path.splitext(job.results_path)[0] + ".txt"
     files.write_text(text_path, "\n".join(lines) + "\n")

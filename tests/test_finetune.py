@@ -96,7 +96,7 @@ def test_trains_scores_predicts_and_repeats_nothing(data_dir, monkeypatch):
     assert all(e["seconds"] > 0 for e in entries)
     text = (model_dir / "results" / "cola_results.txt").read_text()
     assert "cola trial 2: mcc: 100.00 (11 dev examples, seed 6" in text
-    assert "cola mcc: mean 100.00, deviation 0.00" in text
+    assert "cola mcc: median 100.00, mean 100.00, deviation 0.00, best 100.00" in text
 
     rows = (model_dir / "test_predictions" / "cola_test_2.tsv").read_text().splitlines()
     assert rows[0] == "index\tprediction\tlogits"
