@@ -311,9 +311,6 @@ def finetune(job: Job, finished: dict[int, Any], describe_progress: Callable[[],
         finished[trial] = run_trial(job, features, trial)
         write_results(job, finished)
         logging.info("%s", result_line(job.task, finished[trial]))
-        if not job.config.keep_all_models:
-            for before in range(1, trial):
-                shutil.rmtree(job.trained_model(before), ignore_errors=True)
     logging.info("results: %s", job.results_path)
 
 
@@ -342,6 +339,8 @@ def run_trial(job: Job, features: dict[str, Any], trial: int) -> dict[str, Any]:
         # Results of other settings must not stand beside this trial's model if it ends here.
         write_results(job, read_results(job))
         save_model(model, job.encoder.tokenizer, job.trained_model(trial))
+        for before in range(1, 1 if config.keep_all_models else trial):
+            shutil.rmtree(job.trained_model(before), ignore_errors=True)
     for split in tests:
         write_predictions(job.task, logits[split], job.predictions(split, trial))
     return {

@@ -1,10 +1,13 @@
+import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -212,6 +215,154 @@ def test_diverged_training_is_an_error(data_dir):
     with pytest.raises(errors.InputError, match=r"finite number.*lower `learning_rate`"):
         finetune.main(arguments(data_dir, "cola", learning_rate=1e30, warmup_proportion=0, seed=3))
     assert contents(data_dir) == before
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: what comes after it does not happen."""
+
+
+class Model:
+    """A trained model's stand-in: its files and its predictions tell its settings and seed."""
+
+    def __init__(self, job, trial):
+        self.job, self.seed = job, job.config.seed + trial - 1
+        self.config = types.SimpleNamespace(max_position_embeddings=32)
+
+    def save_pretrained(self, directory):
+        os.makedirs(directory)
+        path = pathlib.Path(directory, "model.safetensors")
+        path.write_text(f"{self.job.config.learning_rate} {self.seed}")
+
+    def predict(self, examples, batch_size):
+        rate = round(1000 * (self.job.config.learning_rate or 0))
+        random = np.random.default_rng([rate, self.seed])
+        return random.normal(size=(len(examples), 2)).astype(np.float32)
+
+
+@pytest.fixture
+def suite(data_dir, tmp_path, monkeypatch):
+    """A function that runs two tasks' two trials without a network, killed at the n-th change.
+
+    It returns how many trials it trained; `trained` has those of all its calls.
+    """
+    trained, changes = [], [0, math.inf]
+
+    def limited(function):
+        def change(*arguments, **options):
+            changes[0] += 1
+            if changes[0] >= changes[1]:
+                raise Killed
+            return function(*arguments, **options)
+
+        return change
+
+    for module, name in ((os, "replace"), (os, "rename"), (os, "unlink"), (shutil, "rmtree")):
+        monkeypatch.setattr(module, name, limited(getattr(module, name)))
+    stand_ins = {
+        "build_model": Model,
+        "train": lambda *arguments: trained.append(arguments),
+        "predict": Model.predict,
+        "time": types.SimpleNamespace(time=lambda: 0.0),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(finetune, name, stand_in)
+    monkeypatch.setattr(finetune.files, "sync", lambda path: None)
+    monkeypatch.setattr("data.features.make_features", lambda tokenizer, examples, length: examples)
+    picture = types.SimpleNamespace(savefig=lambda path, **_: pathlib.Path(path).touch())
+    monkeypatch.setattr(finetune.summary, "draw", lambda table: picture)
+    args = finetune.parse_arguments(arguments(data_dir, "cola", "mrpc", num_trials=2))
+    encoder = None
+
+    def run(model_dir, killed_at=math.inf, **hparams):
+        nonlocal encoder
+        configs = finetune.task_configs(args)
+        encoder = encoder or finetune.find_encoder(args, configs["cola"])
+        jobs = []
+        for name, config in configs.items():
+            job = finetune.load_job(name, dataclasses.replace(config, **hparams), args)
+            jobs.append(dataclasses.replace(job, encoder=encoder, model_dir=str(model_dir)))
+        before = len(trained)
+        changes[:] = 0, killed_at
+        try:
+            finetune.run_suite(jobs)
+        finally:
+            changes[1] = math.inf
+        return len(trained) - before
+
+    run.trained = trained
+    return run
+
+
+def results_of(model_dir):
+    """The files of a model directory, without those that a killed process was writing."""
+    files = [path for path in model_dir.rglob("*") if path.is_file()]
+    names = {path.relative_to(model_dir): path.read_text() for path in files}
+    return {name: text for name, text in names.items() if ".tmp" not in str(name)}
+
+
+def test_suite_killed_at_any_change_goes_on(suite, tmp_path):
+    """With the settings it was killed under, or with those that had been finished before."""
+    finished, other = {"learning_rate": 0.001}, {"learning_rate": 0.002}
+    assert suite(tmp_path / "finished", **finished) == 4
+    shutil.copytree(tmp_path / "finished", tmp_path / "other")
+    assert suite(tmp_path / "other", **other) == 4
+    whole = {0.001: results_of(tmp_path / "finished"), 0.002: results_of(tmp_path / "other")}
+    assert suite(tmp_path / "other", **other) == 0
+    assert results_of(tmp_path / "other") == whole[0.002]
+
+    for settings in (other, finished):
+        killed, at = True, 0
+        while killed:
+            at += 1
+            model_dir = tmp_path / f"killed_{settings['learning_rate']}_{at}"
+            shutil.copytree(tmp_path / "finished", model_dir)
+            suite.trained.clear()
+            try:
+                suite(model_dir, killed_at=at, **other)
+                killed = False
+            except Killed:
+                pass
+            suite(model_dir, **settings)
+            assert results_of(model_dir) == whole[settings["learning_rate"]], at
+            if settings is other:  # at most the trial that was under way is repeated
+                assert len(suite.trained) in (4, 5)
+        assert at > 30
+
+
+def test_suites_table(suite, tmp_path, capsys):
+    suite(tmp_path, learning_rate=0.001)
+    table = json.loads((tmp_path / "results" / "summary.json").read_text())
+    entries = json.loads((tmp_path / "results" / "mrpc_results.json").read_text())["mrpc"]
+    row = table["tasks"]["mrpc"]
+    assert row["metrics"]["f1"]["values"] == [entry["metrics"]["f1"] for entry in entries]
+    assert (row["train_examples"], row["dev_examples"], row["seeds"]) == (30, 11, [0, 1])
+    assert row["hparams"]["learning_rate"] == 0.001
+    assert [each["missing"]["cola"] for each in table["averages"]] == [
+        "not GLUE's 8,551 training examples, but 30; not GLUE's 1,043 dev examples, but 11"
+    ] * 2
+    assert (tmp_path / "results" / "summary.md").read_text() in capsys.readouterr().out
+
+
+def test_trials_that_were_not_scored_are_not_finished(suite, tmp_path):
+    assert suite(tmp_path, do_eval=False) == 4
+    assert not (tmp_path / "results" / "summary.json").exists()
+    assert suite(tmp_path, do_eval=False) == 0
+    assert suite(tmp_path) == 4
+
+
+def test_progress_goes_by_a_tasks_finished_trials_or_by_its_text():
+    jobs = []
+    for name, length in (("cola", 100), ("sst", 200)):
+        examples = glue.Examples("", "", ["x" * length], None, None)
+        config = finetune.FinetuningConfig(num_trials=2, num_train_epochs=1.0)
+        jobs.append(finetune.Job(glue.TASKS[name], config, None, "", examples, examples, {}))
+    finished = {"cola": {}, "sst": {}}
+    assert finetune.progress(jobs, finished) == "trial 1 of 4"
+    finished["cola"][1] = {"seconds": 600.0}
+    # Another 10 minutes, and twice 20 for twice the text.
+    assert finetune.progress(jobs, finished) == "trial 2 of 4, about 50 min left"
+    finished["sst"][2] = {"seconds": 7200.0}
+    assert finetune.progress(jobs, finished) == "trial 3 of 4, about 2 h 10 min left"
 
 
 ERRORS = {

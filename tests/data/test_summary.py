@@ -1,0 +1,170 @@
+import json
+import re
+import struct
+
+import pytest
+
+from data import glue, summary
+
+
+def results(name, scores, num_trials=None, **counts):
+    """A task's results; a task's further metrics are each ten points above the one before."""
+    trials = [
+        {
+            "metrics": {m: value + 10 * i for i, m in enumerate(glue.TASKS[name].metrics)},
+            "seed": seed,
+        }
+        for seed, value in enumerate(scores)
+    ]
+    train, dev = summary.GLUE_EXAMPLES[name]
+    counts = {"train_examples": train, "dev_examples": dev} | counts
+    return summary.TaskResults(
+        name, trials, num_trials or len(scores), **counts, hparams={"num_train_epochs": 3.0}
+    )
+
+
+def whole_suite():
+    """Three trials a task, around 50, 51, …: the median a point over the lowest, the mean two."""
+    return [results(name, [50 + i, 49 + i, 54 + i]) for i, name in enumerate(glue.TASKS)]
+
+
+def averages_of(tasks):
+    return {each["name"]: each for each in summary.summarize("m", tasks)["averages"]}
+
+
+def test_a_tasks_trials():
+    table = summary.summarize("m", [results("cola", [1.0, 5.0, 2.0, 4.0])])
+    row = table["tasks"]["cola"]
+    assert row["metrics"]["mcc"] == {
+        "median": 3.0,
+        "mean": 3.0,
+        "deviation": pytest.approx((10 / 3) ** 0.5),  # of a sample: over n - 1
+        "best": 5.0,
+        "values": [1.0, 5.0, 2.0, 4.0],
+    }
+    assert (row["seeds"], row["num_trials"], row["remarks"]) == ([0, 1, 2, 3], 4, [])
+    assert (row["train_examples"], row["dev_examples"]) == (8551, 1043)
+    assert summary.over_trials([7.0])["deviation"] is None
+
+
+def test_averages_of_a_whole_suite():
+    found = averages_of(whole_suite())
+    assert set(found) == {"GLUE average", "papers' average"}
+    # The tasks are cola, sst, mrpc, sts, qqp, mnli, qnli, rte, wnli. GLUE's average is over all, of
+    # which three have a second metric ten points up: five points more.
+    expected = sum(range(50, 59)) / 9 + 3 * 5 / 9
+    assert found["GLUE average"]["of_medians"] == pytest.approx(expected)
+    assert found["GLUE average"]["of_means"] == pytest.approx(expected + 1)
+    # The papers': eight tasks, of which STS-B has Spearman, its second.
+    expected = sum(range(50, 58)) / 8 + 10 / 8
+    assert found["papers' average"]["of_medians"] == pytest.approx(expected)
+    assert found["papers' average"]["of_means"] == pytest.approx(expected + 1)
+    assert "wnli" not in found["papers' average"]["metrics"]
+    assert not found["GLUE average"]["missing"] and not found["papers' average"]["missing"]
+
+
+def test_the_papers_average_is_that_of_their_tables():
+    """The ConvBERT paper's row for medium-small, and ELECTRA's for its small model."""
+    names = ("mnli", "qnli", "qqp", "rte", "sst", "mrpc", "cola", "sts")
+    for scores, average in (
+        ((82.1, 88.7, 88.4, 65.3, 89.2, 84.6, 56.4, 82.9), 79.7),
+        ((78.9, 87.9, 88.3, 68.5, 88.3, 87.4, 56.8, 86.8), 80.4),
+    ):
+        tasks = [
+            results(name, [score - 10 * (name == "sts")])
+            for name, score in zip(names, scores, strict=True)
+        ]
+        found = averages_of(tasks)
+        assert round(found["papers' average"]["of_medians"], 1) == average
+        assert found["average of 8 tasks, all metrics"]["missing"] == {"wnli": "not run"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (None, "not run"),
+        (results("rte", [60.0], num_trials=3), "1 of 3 trials"),
+        (results("rte", [], num_trials=1), "0 of 1 trials"),
+        (
+            results("rte", [60.0], train_examples=500),
+            "not GLUE's 2,490 training examples, but 500",
+        ),
+        (results("rte", [60.0], dev_examples=276), "not GLUE's 277 dev examples, but 276"),
+    ],
+)
+def test_what_is_not_all_of_glue_has_not_its_name(change, reason):
+    tasks = [change if task.name == "rte" else task for task in whole_suite()]
+    tasks = [task for task in tasks if task]
+    has_scores = bool(change and change.trials)
+    found = averages_of(tasks)
+    first, second = found
+    assert first == f"average of {8 + has_scores} tasks, all metrics"
+    assert second == f"average of {7 + has_scores} tasks, one metric each"
+    for each, name in zip(found.values(), summary.AVERAGES, strict=True):
+        assert each["missing"] == {"rte": reason} and each["in_place_of"] == name
+        assert ("rte" in each["metrics"]) == has_scores
+    scores = [50 + i + 5 * (i in (2, 3, 4)) for i in range(9) if i != 7]
+    scores += [60] if has_scores else []
+    assert found[first]["of_medians"] == pytest.approx(sum(scores) / len(scores))
+    text = summary.to_markdown(summary.summarize("m", tasks))
+    assert f"It is not the GLUE average, for want of rte ({reason})." in text
+    assert not re.search(r"^\| (GLUE|papers') average", text, re.MULTILINE)
+
+
+def test_a_few_damaged_rows_are_no_sample():
+    tasks = whole_suite()
+    tasks[4] = results("qqp", [54, 53, 58], train_examples=363_700)
+    assert list(averages_of(tasks)) == ["GLUE average", "papers' average"]
+
+
+def test_a_task_of_ones_own_is_in_the_table_and_in_no_average():
+    own = summary.TaskResults("mine", [{"metrics": {"accuracy": 1.0}, "seed": 0}], 1, 9, 9, {})
+    table = summary.summarize("m", [own])
+    assert (table["averages"], table["tasks"]["mine"]["remarks"]) == ([], [])
+    assert averages_of([own, *whole_suite()]) == averages_of(whole_suite())
+    assert "| mine | accuracy |   1.00 | 1.00 |         – | 1.00 |" in summary.to_markdown(table)
+
+
+def test_table_as_text():
+    lines = summary.to_markdown(summary.summarize("my_model", whole_suite())).splitlines()
+    assert lines[0] == "# my_model: scores on dev sets, in percent"
+    assert lines[2].split("|")[1].strip() == "task"
+    assert len({len(line) for line in lines[2:16]}) == 1  # columns as in a table
+    cells = [cell.strip() for cell in lines[7].strip("|").split("|")]
+    assert cells == ["mrpc", "f1", "62.00", "63.00", "2.65", "66.00", "3", "3,668", "408"]
+    assert "| GLUE average    |      55.67 |    56.67 |" in lines
+    assert lines[-1] == (
+        "- papers' average: cola mcc, sst accuracy, mrpc accuracy, sts spearman, qqp accuracy, "
+        "mnli accuracy, qnli accuracy, rte accuracy."
+    )
+
+
+def test_files(tmp_path):
+    tasks = [*whole_suite()[:3], results("rte", [60.0], num_trials=2)]
+    table = summary.summarize("m", tasks)
+    summary.write(table, tmp_path / "results")
+    assert json.loads((tmp_path / "results" / "summary.json").read_text()) == table
+    text = (tmp_path / "results" / "summary.md").read_text(encoding="utf-8")
+    assert text == summary.to_markdown(table)
+    content = (tmp_path / "results" / "summary.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", content[16:24])
+    assert 1000 < width < 1500 and 300 < height < 600  # four panels in a row
+    assert len(list((tmp_path / "results").iterdir())) == 3
+
+
+def test_picture_has_a_dot_a_trial_and_the_median():
+    figure = summary.draw(summary.summarize("m", whole_suite()))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == list(glue.TASKS)
+    mrpc = panels[2]
+    assert [label.get_text() for label in mrpc.get_xticklabels()] == ["accuracy", "f1"]
+    dots, median, *_ = mrpc.lines
+    assert list(dots.get_ydata()) == [52, 51, 56] and len(set(dots.get_xdata())) == 3
+    assert list(median.get_ydata()) == [52, 52]
+    assert [text.get_text() for text in mrpc.texts] == ["52.00", "62.00"]
+
+
+def test_nothing_scored_is_no_picture(tmp_path):
+    summary.write(summary.summarize("m", [results("rte", [], num_trials=1)]), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "summary.md"]
