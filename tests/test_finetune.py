@@ -353,7 +353,7 @@ def test_trials_that_were_not_scored_are_not_finished(suite, tmp_path):
 def test_progress_goes_by_a_tasks_finished_trials_or_by_its_text():
     jobs = []
     for name, length in (("cola", 100), ("sst", 200)):
-        examples = glue.Examples("", "", ["x" * length], None, None)
+        examples = types.SimpleNamespace(texts=["x" * length], text_pairs=None)
         config = finetune.FinetuningConfig(num_trials=2, num_train_epochs=1.0)
         jobs.append(finetune.Job(glue.TASKS[name], config, None, "", examples, examples, {}))
     finished = {"cola": {}, "sst": {}}
