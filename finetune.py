@@ -1,7 +1,10 @@
-"""Fine-tunes a pre-trained model on GLUE tasks, scores it on their dev sets, writes predictions.
+"""Fine-tunes a pre-trained model on tasks, scores it on their dev sets, writes predictions.
 
     python3 finetune.py --data-dir D --model-name N --hparams '{"task_names": ["cola"]}'
     python3 finetune.py --data-dir D --model-name N cola rte mrpc
+    python3 finetune.py --data-dir D --model-name N my_task.json
+
+A task is one of GLUE's, or described by a JSON file: see data/task_file.py.
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK; writes, below D/models/N,
 results/TASK_results.json and .txt, test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model
@@ -27,7 +30,8 @@ from tqdm import tqdm
 import errors
 import files
 from configure_finetuning import FinetuningConfig
-from data import glue, summary
+from data import glue, summary, tasks
+from data.task_file import get_task
 from errors import InputError
 from model.config import MODEL_SIZES, ConvBertConfig, load_hparams, override
 
@@ -56,13 +60,13 @@ class Encoder:
 class Job:
     """One task with all that was given for it, read and checked. Paths are below `model_dir`."""
 
-    task: glue.GlueTask
+    task: tasks.ClassificationTask
     config: FinetuningConfig
     encoder: Encoder | None
     model_dir: str
-    train: glue.Examples | None
-    dev: glue.Examples | None
-    tests: dict[str, glue.Examples]
+    train: tasks.Examples | None
+    dev: tasks.Examples | None
+    tests: dict[str, tasks.Examples]
 
     @property
     def results_path(self) -> str:
@@ -88,7 +92,7 @@ class Job:
         name = f"{self.task.name}_{split}_{trial}.tsv"
         return os.path.join(self.model_dir, "test_predictions", name)
 
-    def tests_of(self, trial: int) -> dict[str, glue.Examples]:
+    def tests_of(self, trial: int) -> dict[str, tasks.Examples]:
         """The test splits that this trial writes predictions for."""
         return self.tests if trial <= self.config.n_writes_test else {}
 
@@ -98,7 +102,8 @@ class Job:
         for name in NOT_IN_FINGERPRINT:
             del fields[name]
         data = [examples and examples.sha256 for examples in (self.train, self.dev)]
-        text = json.dumps([fields, self.encoder.sha256, data], sort_keys=True)
+        parts = [fields, self.task.identity(), self.encoder.sha256, data]
+        text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -124,7 +129,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tasks", nargs="*", help='tasks to train one by one; "all": GLUE\'s nine')
+    parser.add_argument(
+        "tasks",
+        nargs="*",
+        metavar="TASK",
+        help='to train one by one: GLUE\'s, "all" for its nine, or JSON files that describe them',
+    )
     parser.add_argument("--data-dir", required=True, help="holds models/ and finetuning_data/")
     parser.add_argument("--model-name", required=True, help="the model's folder in DATA_DIR/models")
     parser.add_argument("--hparams", default="{}", help="hyper-parameters: JSON text or a file")
@@ -148,19 +158,23 @@ def task_configs(args: argparse.Namespace) -> dict[str, FinetuningConfig]:
             "finetune.py does not do. To train each on its own, give them as arguments: "
             f"finetune.sh {' '.join(named)}"
         )
-    names = []
-    for name in args.tasks or named:
-        names += glue.TASKS if name == "all" else [glue.get_task(name).name]
-    return {name: FinetuningConfig.for_task(name, hparams) for name in names}
+    configs, given = {}, {}
+    for word in args.tasks or named:
+        for name in glue.TASKS if word == "all" else [word]:
+            task = get_task(name)
+            if given.setdefault(task.name, name) != name:
+                raise InputError(f"{given[task.name]} and {name} are both called {task.name}")
+            configs[name] = FinetuningConfig.for_task(task.name, hparams)
+    return configs
 
 
 def load_job(name: str, config: FinetuningConfig, args: argparse.Namespace) -> Job:
     """Reads and checks the files of one task; the encoder is still to come."""
-    task = glue.get_task(name)
     directory = os.path.join(args.data_dir, "finetuning_data")
-    train = glue.load_examples(task, directory, "train") if config.do_train else None
-    dev = glue.load_examples(task, directory, "dev") if config.do_eval else None
-    tests = glue.load_test_examples(task, directory) if config.write_test_outputs else {}
+    task = tasks.complete(get_task(name), directory)
+    train = tasks.load_examples(task, directory, "train") if config.do_train else None
+    dev = tasks.load_examples(task, directory, "dev") if config.do_eval else None
+    tests = tasks.load_test_examples(task, directory) if config.write_test_outputs else {}
     model_dir = os.path.join(args.data_dir, "models", args.model_name)
     job = Job(task, config, None, model_dir, train, dev, tests)
     if not config.do_train:
@@ -318,6 +332,7 @@ def run_trial(job: Job, features: dict[str, Any], trial: int) -> dict[str, Any]:
     """Trains and scores once; writes the model and the predictions; returns the results' entry."""
     import keras
 
+    from classifier import compute_logits
     from data.metrics import compute_metrics
 
     started, config, seed = time.time(), job.config, job.config.seed + trial - 1
@@ -329,16 +344,18 @@ def run_trial(job: Job, features: dict[str, Any], trial: int) -> dict[str, Any]:
         train(model, features["train"], job, seed, title)
     metrics = {}
     if config.do_eval:
-        logits = predict(model, features["dev"], config.eval_batch_size)
-        metrics = compute_metrics(
-            job.task.metrics, job.dev.labels, predictions_of(job.task, logits)
-        )
+        logits = compute_logits(model, features["dev"], config.eval_batch_size)
+        predictions = tasks.predictions(job.task.problem_type, logits, job.task.score_range)
+        metrics = compute_metrics(job.task.metrics, job.dev.labels, predictions)
     tests = job.tests_of(trial)
-    logits = {split: predict(model, features[split], config.predict_batch_size) for split in tests}
+    logits = {
+        split: compute_logits(model, features[split], config.predict_batch_size) for split in tests
+    }
     if config.do_train:
         # Results of other settings must not stand beside this trial's model if it ends here.
         write_results(job, read_results(job))
-        save_model(model, job.encoder.tokenizer, job.trained_model(trial))
+        tokenizer, directory = job.encoder.tokenizer, job.trained_model(trial)
+        save_model(model, tokenizer, directory, config.max_seq_length)
         for before in range(1, 1 if config.keep_all_models else trial):
             shutil.rmtree(job.trained_model(before), ignore_errors=True)
     for split in tests:
@@ -362,12 +379,20 @@ def build_model(job: Job, trial: int):
     task, config = job.task, job.config
     fields = {
         "num_labels": task.num_labels,
-        "problem_type": "regression" if task.is_regression else "single_label_classification",
+        "problem_type": task.problem_type,
         "id2label": task.labels or None,
+        "score_range": task.score_range,
         "mask_padding": config.mask_padding,
     }
     if not config.do_train:
         model = ConvBertForSequenceClassification.from_pretrained(job.trained_model(trial))
+        found, wanted = (c.to_hf_dict("") for c in (model.config, override(model.config, fields)))
+        for name in ("problem_type", "id2label", "score_range"):
+            if found[name] != wanted[name]:
+                raise InputError(
+                    f"{job.trained_model(trial)} was trained for another task than {task.name}: "
+                    f"its `{name}` is {found[name]}, and not {wanted[name]}"
+                )
         model.compile(jit_compile=default_jit_compile())
         return model
     if job.encoder.directory is None:
@@ -406,8 +431,10 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
         layerwise_lr_decay=config.layerwise_lr_decay,
         num_hidden_layers=model.config.num_hidden_layers,
     )
-    if job.task.is_regression:
+    if job.task.problem_type == tasks.REGRESSION:
         loss = keras.losses.MeanSquaredError(reduction="sum")
+    elif job.task.problem_type == tasks.MULTI_LABEL:  # the mean over an example's labels
+        loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="sum")
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     model.compile(optimizer, loss=loss, jit_compile=default_jit_compile())
@@ -428,40 +455,26 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
         model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
 
 
-def predict(model, features, batch_size: int) -> np.ndarray:
-    """Logits of every example, in file order: float32 `[N, num_labels]`."""
-    from data.features import evaluation_batches
-
-    batches, order = evaluation_batches(features, batch_size, not model.config.mask_padding)
-    logits = np.empty((len(features), model.config.num_labels), np.float32)
-    logits[order] = model.predict(batches, verbose=0)
-    if not np.isfinite(logits).all():
-        raise InputError("the model's outputs are not finite numbers. Try a lower `learning_rate`")
-    return logits
-
-
-def predictions_of(task: glue.GlueTask, logits: np.ndarray) -> np.ndarray:
-    """Label ids, or scores in the task's own range."""
-    return logits[:, 0] * glue.MAX_SCORE if task.is_regression else logits.argmax(axis=1)
-
-
-def write_predictions(task: glue.GlueTask, logits: np.ndarray, path: str) -> None:
-    """One row an example: its index, GLUE's label or a score in GLUE's range, and the logits."""
+def write_predictions(task: tasks.ClassificationTask, logits: np.ndarray, path: str) -> None:
+    """One row an example: its index, its label, labels or score as in the task's files, logits."""
     lines = ["index\tprediction\tlogits"]
-    for index, value in enumerate(predictions_of(task, logits)):
-        text = f"{np.clip(value, 0, glue.MAX_SCORE):.4f}" if task.is_regression else None
+    answers = tasks.answers(task.problem_type, logits, task.labels, task.score_range)
+    for index, answer in enumerate(answers):
         numbers = " ".join(f"{number:.6f}" for number in logits[index])
-        lines.append(f"{index}\t{text or task.labels[value]}\t{numbers}")
+        lines.append(f"{index}\t{tasks.answer_text(answer, task.label_delimiter)}\t{numbers}")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     files.write_text(path, "\n".join(lines) + "\n")
 
 
-def save_model(model, tokenizer, directory: str) -> None:
-    """Writes the model and its tokenizer; the directory appears whole or stays as it was."""
+def save_model(model, tokenizer, directory: str, max_seq_length: int) -> None:
+    """Writes the model and its tokenizer; the directory appears whole or stays as it was.
+
+    Texts to be classified are to be cut as those trained on were, to `max_seq_length`.
+    """
     temporary = directory + ".tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary, model.config.max_position_embeddings)
+    tokenizer.save_pretrained(temporary, max_seq_length)
     files.replace_directory(temporary, directory)
 
 
@@ -515,7 +528,7 @@ def write_results(job: Job, entries: dict[int, dict[str, Any]]) -> None:
     files.write_text(job.results_path, json.dumps({job.task.name: ordered}, indent=2) + "\n")
 
 
-def result_line(task: glue.GlueTask, entry: dict[str, Any]) -> str:
+def result_line(task: tasks.ClassificationTask, entry: dict[str, Any]) -> str:
     """One trial's result in words."""
     scores = " - ".join(f"{name}: {value:.2f}" for name, value in entry["metrics"].items())
     return (

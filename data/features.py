@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from data.glue import MAX_SCORE, Examples
+from data.tasks import Examples
 
 LENGTH_MULTIPLE = 16
 _TOKENIZE_AT_ONCE = 16384  # bounds the padded arrays in memory
@@ -26,8 +26,7 @@ class Features:
         input_ids: int32 `[tokens]`, `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` of each example.
         segment_ids: int32 `[tokens]`, 1 for the second text and its `[SEP]`.
         starts: int64 `[N + 1]`; example i is `input_ids[starts[i]:starts[i + 1]]`.
-        targets: int32 `[N]` label ids or float32 `[N, 1]` scores over `MAX_SCORE`;
-            zeros for a file without labels.
+        targets: `[N]`, `[N, labels]` or `[N, 1]`; see `Examples.targets`.
         max_seq_length: the longest an example may be.
     """
 
@@ -58,12 +57,18 @@ def make_features(tokenizer: Any, examples: Examples, max_seq_length: int) -> Fe
         segments.append(encoded["segment_ids"][is_token])
         lengths.append(is_token.sum(axis=1))
     starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    targets = examples.labels
-    if targets is None:
-        targets = np.zeros(len(examples), np.int32)
-    elif np.issubdtype(targets.dtype, np.floating):
-        targets = targets[:, None] / np.float32(MAX_SCORE)
-    return Features(np.concatenate(ids), np.concatenate(segments), starts, targets, max_seq_length)
+    ids, segments = np.concatenate(ids), np.concatenate(segments)
+    return Features(ids, segments, starts, examples.targets, max_seq_length)
+
+
+def count_cut(tokenizer: Any, examples: Examples, features: Features) -> int:
+    """How many of the examples that `features` were made of had to be cut."""
+    full = np.flatnonzero(features.lengths == features.max_seq_length)
+    texts, pairs = examples.texts, examples.text_pairs
+    lengths = 2 + tokenizer.tokenize([texts[i] for i in full]).row_lengths().numpy()
+    if pairs is not None:
+        lengths += 1 + tokenizer.tokenize([pairs[i] for i in full]).row_lengths().numpy()
+    return int((lengths > features.max_seq_length).sum())
 
 
 def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:

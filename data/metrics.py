@@ -1,4 +1,4 @@
-"""Scores on a dev set, as GLUE reports them: percentages."""
+"""Scores on a dev set, as GLUE reports them: percentages, of which more is better."""
 
 import numpy as np
 import scipy.stats
@@ -21,12 +21,26 @@ def _correlation(function, labels, predictions):
     return function(labels, predictions).statistic
 
 
+def _mean_f1(average):
+    """Over labels ("macro"), or of all labels' decisions together ("micro")."""
+    return lambda y, p: sklearn.metrics.f1_score(y, p, average=average, zero_division=0)
+
+
+def _r2(labels, predictions):
+    """The explained share of the scores' variance; zero where there is none to explain."""
+    return 0.0 if np.ptp(labels) == 0 else sklearn.metrics.r2_score(labels, predictions)
+
+
 METRICS = {
     "accuracy": sklearn.metrics.accuracy_score,
+    "exact_match": sklearn.metrics.accuracy_score,  # of several labels: all of them right
     "mcc": _matthews,
     "f1": _f1,
+    "macro_f1": _mean_f1("macro"),
+    "micro_f1": _mean_f1("micro"),
     "pearson": lambda y, p: _correlation(scipy.stats.pearsonr, y, p),
     "spearman": lambda y, p: _correlation(scipy.stats.spearmanr, y, p),
+    "r2": _r2,
 }
 
 
@@ -37,11 +51,11 @@ def compute_metrics(
 
     Args:
         names: keys of `METRICS`.
-        labels: `[N]` label ids or scores.
-        predictions: `[N]` of the same kind.
+        labels: `[N]` label ids or scores, or `[N, labels]` of ones and zeros.
+        predictions: of the same kind and shape.
 
     Returns:
-        Each metric in percent; correlations may be negative.
+        Each metric in percent; correlations and `r2` may be negative.
     """
     labels, predictions = np.asarray(labels, float), np.asarray(predictions, float)
     if labels.shape != predictions.shape:

@@ -14,14 +14,7 @@ def stated_options(path: Path) -> dict[str, bool]:
     Raises:
         InputError: the file is broken, or asks for what `ConvBertTokenizer` cannot do.
     """
-    if not path.exists():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold a JSON object, not a {type(config).__name__}")
+    config = _read(path)
     for name in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
         if not isinstance(config.get(name), bool | None):
             raise InputError(f"{path}: {name} must be true or false, not {config[name]!r}")
@@ -31,3 +24,27 @@ def stated_options(path: Path) -> dict[str, bool]:
         raise InputError(f"{path}: tokenize_chinese_chars=false is not supported")
     options = {name: config.get(name) for name in ("do_lower_case", "strip_accents")}
     return {name: value for name, value in options.items() if value is not None}
+
+
+def stated_max_length(path: Path) -> int | None:
+    """Returns model_max_length, the most tokens a text should have; None if the file has none.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    length = _read(path).get("model_max_length")
+    # Hugging Face writes 10^30 where there is no limit.
+    return length if type(length) is int and 0 < length < 10**9 else None
+
+
+def _read(path):
+    """The file's fields; none without a file."""
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object, not a {type(config).__name__}")
+    return config

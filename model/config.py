@@ -15,7 +15,7 @@ from errors import InputError
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
 CONV_TYPES = ("sdconv", "noconv")
-PROBLEM_TYPES = ("single_label_classification", "regression")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,7 @@ class ConvBertConfig:
             padding. False is what the original and Hugging Face compute.
         problem_type: how a classification head is trained and read: see `PROBLEM_TYPES`.
         id2label: the names of the labels, in order of their ids.
+        score_range: of a regression, the scores that the outputs 0 and 1 mean.
 
     Raises:
         InputError: a value that no such network has; the message names the field.
@@ -93,6 +94,7 @@ class ConvBertConfig:
     num_labels: int = 2
     problem_type: str | None = None
     id2label: tuple[str, ...] | None = None
+    score_range: tuple[float, ...] | None = None
 
     def __post_init__(self):
         for name in (
@@ -151,6 +153,13 @@ class ConvBertConfig:
             "id2label",
             f"one name for each of the {self.num_labels} labels",
             self.id2label,
+        )
+        require(
+            self.score_range is None
+            or (len(self.score_range) == 2 and self.score_range[0] < self.score_range[1]),
+            "score_range",
+            "the lowest and the highest score",
+            self.score_range,
         )
 
     @property

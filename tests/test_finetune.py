@@ -15,7 +15,7 @@ import pytest
 
 import errors
 import finetune
-from data import ConvBertTokenizer, glue
+from data import ConvBertTokenizer, glue, tasks
 from data.features import make_features
 from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
 
@@ -176,7 +176,7 @@ def test_loss_is_summed_over_the_batch(data_dir):
         )
         fields = {"num_labels": task.num_labels}
         model = ConvBertForSequenceClassification(ConvBertConfig(**ENCODER, **fields))
-        examples = glue.Examples("", "", texts, None, labels)
+        examples = tasks.Examples("", "", texts, None, labels, task.score_range)
         features = make_features(tokenizer, examples, 16)
         job = finetune.Job(task, config, None, "", None, None, {})
         finetune.train(model, features, job, seed=0, title="test")
@@ -261,11 +261,11 @@ def suite(data_dir, tmp_path, monkeypatch):
     stand_ins = {
         "build_model": Model,
         "train": lambda *arguments: trained.append(arguments),
-        "predict": Model.predict,
         "time": types.SimpleNamespace(time=lambda: 0.0),
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(finetune, name, stand_in)
+    monkeypatch.setattr("classifier.compute_logits", Model.predict)
     monkeypatch.setattr(finetune.files, "sync", lambda path: None)
     monkeypatch.setattr("data.features.make_features", lambda tokenizer, examples, length: examples)
     picture = types.SimpleNamespace(savefig=lambda path, **_: pathlib.Path(path).touch())

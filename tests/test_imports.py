@@ -12,7 +12,7 @@ ENTRY_SCRIPTS = ("build_data", "pretrain", "finetune")
 TOOLS = ("scripts/train_vocab", "scripts/inspect_data", "scripts/plot_run")
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
 SHARED = ("errors", "files", "run_record", "stopping")
-PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, "data", "model", "scripts"}
+PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, "classifier", "data", "model", "scripts"}
 HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib"}
 
 
@@ -65,6 +65,13 @@ def test_model_imports_no_data_and_no_backend(path):
     # Each of these is imported where Keras runs on that backend, and nowhere else.
     own = {"tensorflow_backend": {"tensorflow"}, "jax_backend": {"jax"}}.get(path.stem, set())
     assert others & {"tensorflow", "tensorflow_text", "jax", "torch"} <= own
+
+
+@modules("classifier.py")
+def test_the_classifier_joins_data_and_model(path):
+    project, others = imports_of(path)
+    assert outside(project, "data", "model", *SHARED) == set()
+    assert others & {"tensorflow", "tensorflow_text", "jax", "torch"} == set()
 
 
 @modules("configure_*.py")

@@ -8,7 +8,7 @@ from data.features import (
     num_training_examples,
     training_batches,
 )
-from data.glue import Examples
+from data.tasks import Examples
 from data.tokenizer import ConvBertTokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "##x"]
@@ -67,9 +67,14 @@ def test_pairs_are_cut_as_in_the_original(tokenizer):
 def test_targets(tokenizer):
     classes = make_features(tokenizer, examples("ab", labels=np.array([1, 0], np.int32)), 8)
     np.testing.assert_array_equal(classes.targets, [1, 0])
-    scores = make_features(tokenizer, examples("ab", labels=np.array([5, 3.8], np.float32)), 8)
+    rated = Examples("", "", ["a", "b"], None, np.array([5, 3.8], np.float32), (0.0, 5.0))
+    scores = make_features(tokenizer, rated, 8)
     np.testing.assert_allclose(scores.targets, [[1.0], [0.76]], rtol=1e-6)
     assert scores.targets.dtype == np.float32
+    several = np.array([[0, 1, 1], [0, 0, 0]], np.int32)
+    targets = make_features(tokenizer, examples("ab", labels=several), 8).targets
+    np.testing.assert_array_equal(targets, several)
+    assert targets.dtype == np.float32
     np.testing.assert_array_equal(make_features(tokenizer, examples("ab"), 8).targets, [0, 0])
 
 

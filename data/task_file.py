@@ -1,0 +1,211 @@
+"""A classification or regression task of one's own, described by a small JSON file.
+
+    {"text_columns": ["title", "body"], "label_column": "topic"}
+
+is enough for train.csv, dev.csv and test.csv (or .tsv, .jsonl) in $DATA_DIR/finetuning_data/NAME,
+NAME being the JSON file's. All fields:
+
+    name           of the folder, the results and the models; by default the file's own name
+    problem_type   "single_label_classification" (the default), "multi_label_classification" or
+                   "regression"
+    text_columns   one column, or a list of two for pairs: names in the header, or fields of JSON
+                   lines; numbers from 1 where the files have no header
+    label_column   likewise
+    labels         list of labels; by default all in the training file, in alphabetical order
+    label_delimiter  what separates several labels in one cell, by default a comma; in JSON lines
+                   they may be a list
+    score_range    [lowest, highest] score; by default those in the training file. Predictions stay
+                   within it
+    metrics        list, the task's main one first: accuracy, macro_f1, mcc and (of two labels, for
+                   the second) f1; micro_f1, macro_f1 and exact_match of several labels; pearson,
+                   spearman and r2 of scores
+    unordered      true where the order of the two texts has no meaning: both are trained on
+    files          {"train": …, "dev": …, "test": …} where they are elsewhere; relative to the JSON
+                   file's folder. Any further name is another test set
+"""
+
+import difflib
+import json
+import os
+import re
+
+from data import glue
+from data.tasks import (
+    DEFAULT_METRICS,
+    METRICS,
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    ClassificationTask,
+)
+from errors import InputError
+
+ENDING = ".json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def get_task(name: str) -> ClassificationTask:
+    """The GLUE task called `name`, or the task that the file `name`, in `.json`, describes."""
+    return read_task(name) if name.endswith(ENDING) else glue.get_task(name)
+
+
+def read_task(path: str) -> ClassificationTask:
+    """The task that the JSON file `path` describes; labels may still be to be found.
+
+    Raises:
+        InputError: no such file, not a JSON object, or a field that is unknown or impossible.
+    """
+    fields = _read_object(path)
+    folder, file_name = os.path.split(os.path.abspath(path))
+    values = {"name": file_name.removesuffix(ENDING), "problem_type": SINGLE_LABEL} | fields
+    for name in ("text_columns", "label_column"):
+        if name not in fields:
+            raise InputError(f"{path}: `{name}` is missing")
+    for name, value in values.items():
+        if name not in _FIELDS:
+            near = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.5)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise InputError(
+                f"{path}: unknown field `{name}`{hint} Known are: {', '.join(_FIELDS)}"
+            )
+        is_allowed, allowed = _FIELDS[name]
+        _require(is_allowed(value), path, name, allowed, value)
+    _check_together(path, values)
+    texts, label = _as_list(values["text_columns"]), values["label_column"]
+    if isinstance(label, int):
+        texts, label = [number - 1 for number in texts], label - 1
+    files = values.get("files", {})
+    kind = values["problem_type"]
+    labels = () if kind == REGRESSION else values.get("labels")
+    score_range = values.get("score_range")
+    return ClassificationTask(
+        values["name"],
+        tuple(texts),
+        label,
+        {s: tuple(texts) for s in files if s not in ("train", "dev")} or {"test": tuple(texts)},
+        tuple(values.get("metrics", DEFAULT_METRICS[kind])),
+        labels=None if labels is None else tuple(labels),
+        problem_type=kind,
+        score_range=score_range and tuple(map(float, score_range)),
+        label_delimiter=values.get("label_delimiter", ","),
+        header=isinstance(label, str),
+        files={split: os.path.join(folder, name) for split, name in files.items()},
+        unordered=values.get("unordered", False),
+    )
+
+
+def _read_object(path):
+    if not os.path.isfile(path):
+        raise InputError(f"no such file: {path}. It should describe a task; see data/task_file.py")
+    with open(path, encoding="utf-8") as file:
+        try:
+            fields = json.load(file)
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: expected a JSON object, got {json.dumps(fields)[:50]}")
+    return fields
+
+
+def _check_together(path, values):
+    """What fields say of one another."""
+    texts, kind = _as_list(values["text_columns"]), values["problem_type"]
+    columns = [*texts, values["label_column"]]
+    _require(
+        len(set(columns)) == len(columns) and len(set(map(type, columns))) == 1,
+        path,
+        "text_columns",
+        f"other columns than `label_column` ({values['label_column']!r}), and all of them names, "
+        "or all numbers",
+        values["text_columns"],
+    )
+    allowed = METRICS[kind]
+    metrics = values.get("metrics", [])
+    _require(
+        all(name in allowed for name in metrics),
+        path, "metrics", f"among {', '.join(allowed)} for {kind}", metrics,
+    )  # fmt: skip
+    for name, kinds in (
+        ("labels", (SINGLE_LABEL, MULTI_LABEL)),
+        ("label_delimiter", (MULTI_LABEL,)),
+        ("score_range", (REGRESSION,)),
+    ):
+        _require(name not in values or kind in kinds, path, name, f"absent for {kind}",
+                 values.get(name))  # fmt: skip
+    _require(
+        len(texts) == 2 or not values.get("unordered"),
+        path, "unordered", "absent where there is one text", values.get("unordered"),
+    )  # fmt: skip
+    delimiter = values.get("label_delimiter", ",")
+    for label in values.get("labels", []) if kind == MULTI_LABEL else []:
+        _require(delimiter not in label, path, "labels", f'without "{delimiter}", which separates '
+                 "labels (`label_delimiter`)", label)  # fmt: skip
+
+
+def _require(condition, path, name, allowed, value):
+    if not condition:
+        raise InputError(f"{path}: `{name}` must be {allowed}. Received: {json.dumps(value)}")
+
+
+def _as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def _is_column(value):
+    return (isinstance(value, str) and value != "") or (type(value) is int and value >= 1)
+
+
+def _is_label(value):
+    return (
+        isinstance(value, str) and value == value.strip() != "" and not set(value) & set("\t\r\n")
+    )
+
+
+def _is_list(value, is_item, least, most=None):
+    """Whether `value` is a list of different items."""
+    return (
+        isinstance(value, list)
+        and least <= len(value) <= (most or len(value))
+        and all(map(is_item, value))
+        and len(set(value)) == len(value)
+    )
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+# For each field: whether a value is allowed, and what is.
+_FIELDS = {
+    "name": (
+        lambda v: isinstance(v, str) and _NAME.fullmatch(v) and v not in (*glue.TASKS, "all"),
+        "letters, digits, dots, - and _, and not a GLUE task's",
+    ),
+    "problem_type": (lambda v: v in list(METRICS), "one of " + ", ".join(METRICS)),
+    "text_columns": (
+        lambda v: _is_column(v) or _is_list(v, _is_column, 1, 2),
+        "a column's name or number (from 1), or a list of two",
+    ),
+    "label_column": (_is_column, "a column's name or number (from 1)"),
+    "labels": (
+        lambda v: _is_list(v, _is_label, 2),
+        "a list of two or more different strings, without spaces around them",
+    ),
+    "label_delimiter": (
+        lambda v: isinstance(v, str) and v != "" and "\t" not in v,
+        "a string without tabs",
+    ),
+    "score_range": (
+        lambda v: _is_list(v, _is_number, 2, 2) and v[0] < v[1],
+        "a list of the lowest and the highest score",
+    ),
+    "metrics": (lambda v: _is_list(v, lambda m: isinstance(m, str), 1), "a list of names"),
+    "unordered": (lambda v: isinstance(v, bool), "true or false"),
+    "files": (
+        lambda v: (
+            isinstance(v, dict)
+            and all(isinstance(f, str) and f and _NAME.fullmatch(s) for s, f in v.items())
+        ),
+        "an object of file names by split",
+    ),
+}
