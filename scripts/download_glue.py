@@ -141,7 +141,9 @@ def complete(download: Download, directory: str, base_url: str) -> str:
             for source, part in zip(download.sources, parts, strict=True):
                 fetch(source, base_url, part)
         except InputError as error:
-            raise InputError(f"{error}. Files put into {folder} by hand will do, too") from None
+            raise InputError(
+                f"{error}. The task's .tsv files, put into {folder} by hand, will do, too"
+            ) from None
         outcome = ", ".join(lay_out(download, parts, folder)) or "nothing new"
         missing = missing_splits(download, directory)
         if missing:
@@ -172,11 +174,7 @@ def missing_splits(download: Download, directory: str) -> list[str]:
         splits = ["diagnostic"]
     else:
         splits = ["train", "dev", *(split for split in task.test_columns if split != "diagnostic")]
-    return [
-        split
-        for split in splits
-        if not any(map(os.path.isfile, task.paths(directory, split)))
-    ]
+    return [split for split in splits if not any(map(os.path.isfile, task.paths(directory, split)))]
 
 
 def fetch(source: Source, base_url: str, part: str) -> None:

@@ -9,7 +9,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_SCRIPTS = ("build_data", "pretrain", "finetune")
-TOOLS = ("scripts/train_vocab", "scripts/inspect_data", "scripts/plot_run")
+TOOLS = (
+    "scripts/train_vocab",
+    "scripts/inspect_data",
+    "scripts/plot_run",
+    "scripts/predict",
+    "scripts/download_glue",
+    "scripts/make_submission",
+)
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
 SHARED = ("errors", "files", "run_record", "stopping")
 PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, "classifier", "data", "model", "scripts"}

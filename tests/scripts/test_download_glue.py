@@ -200,7 +200,7 @@ def test_another_file_than_the_known_one(server, fetch, folder):
         f"{len(right):,} bytes with the SHA-256 {hashlib.sha256(right).hexdigest()}",
         f"got {len(wrong):,} with {hashlib.sha256(wrong).hexdigest()}",
         f"{folder / 'CoLA' / 'CoLA.zip.part'} was removed",
-        f"Files put into {folder / 'CoLA'} by hand will do, too",
+        f"The task's .tsv files, put into {folder / 'CoLA'} by hand, will do, too",
     ):
         assert expected in str(caught.value)
     assert names_in(folder / "CoLA") == []
@@ -216,7 +216,7 @@ def test_another_file_than_the_known_one(server, fetch, folder):
 def test_a_missing_file_and_a_missing_server(server, fetch, folder):
     run = fetch("cola", "CoLA", {"CoLA.zip": zipped(COLA)})
     server.contents.clear()
-    by_hand = f"Files put into {folder / 'CoLA'} by hand will do, too"
+    by_hand = f"The task's .tsv files, put into {folder / 'CoLA'} by hand, will do, too"
     with pytest.raises(InputError, match=r"/CoLA\.zip: HTTP 404 Not Found\. " + by_hand):
         run()
     with socket.create_server(("127.0.0.1", 0)) as closed:
