@@ -56,8 +56,7 @@ class ClassificationTask:
             training file.
         range_is_open: whether dev scores may lie beyond `score_range`.
         label_delimiter: what separates several labels in one cell.
-        header: whether train and dev files begin with a header; test files always do, unless
-            columns have no names in any file.
+        header: whether TSV and CSV files begin with a header; see `has_header`.
         files: by split, the path of a file that is not where `paths` looks.
         unordered: whether the order of the two texts has no meaning.
         max_damaged_share: of a file's rows; so many may be unusable, and are left out.
@@ -407,7 +406,7 @@ def _parse_score(task, cell):
         allowed += f" from {low:g} to {high:g}"
     try:
         score = math.nan if isinstance(cell, bool) else float(cell)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         score = math.nan
     if not math.isfinite(score) or not low <= score <= high:
         raise ValueError(allowed)
@@ -416,4 +415,4 @@ def _parse_score(task, cell):
 
 def _shown(cell):
     """A cell in an error: text in quotes, anything else as JSON."""
-    return f'"{cell}"' if isinstance(cell, str) else json.dumps(cell)
+    return f'"{cell}"' if isinstance(cell, str) else json.dumps(cell, default=repr)

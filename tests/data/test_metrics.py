@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from data.metrics import compute_metrics
+from data import tasks
+from data.metrics import METRICS, compute_metrics
 
 # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
 LABELS = np.array([1, 1, 1, 0, 1, 1, 0, 0, 0, 0])
@@ -58,3 +59,32 @@ def test_undefined_correlation_is_zero(name):
 def test_a_missing_prediction_is_refused():
     with pytest.raises(ValueError, match="labels"):
         compute_metrics(("accuracy",), LABELS, PREDICTIONS[:-1])
+
+
+def test_macro_f1_is_the_mean_over_labels():
+    first, second = 2 * 4 / (2 * 4 + 1 + 2), 2 * 3 / (2 * 3 + 1 + 2)
+    scores = compute_metrics(("macro_f1",), LABELS, PREDICTIONS)
+    assert scores["macro_f1"] == pytest.approx(100 * (first + second) / 2)
+
+
+def test_several_labels():
+    labels = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 0]])
+    predictions = np.array([[1, 0, 0], [0, 0, 0], [1, 1, 1]])
+    scores = compute_metrics(("micro_f1", "macro_f1", "exact_match"), labels, predictions)
+    # 3 found, 1 too many, 1 missed; by label 1, 1 and 0.
+    expected = {"micro_f1": 75.0, "macro_f1": 200 / 3, "exact_match": 100 / 3}
+    assert scores == pytest.approx(expected)
+    nothing = compute_metrics(("micro_f1", "exact_match"), labels, np.zeros((3, 3)))
+    assert nothing == pytest.approx({"micro_f1": 0.0, "exact_match": 100 / 3})
+
+
+def test_r2_is_the_explained_share_of_the_variance():
+    labels = np.array([0.0, 2.0, 4.0])
+    assert compute_metrics(("r2",), labels, labels + 1)["r2"] == pytest.approx(100 * (1 - 3 / 8))
+    assert compute_metrics(("r2",), np.ones(3), labels) == {"r2": 0.0}
+
+
+def test_every_metric_of_a_task_is_there():
+    assert {name for names in tasks.METRICS.values() for name in names} == set(METRICS)
+    for kind, names in tasks.DEFAULT_METRICS.items():
+        assert set(names) <= set(tasks.METRICS[kind])
