@@ -15,6 +15,7 @@ import pytest
 
 import errors
 import finetune
+from classifier import TextClassifier
 from data import ConvBertTokenizer, glue, tasks
 from data.features import make_features
 from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
@@ -163,13 +164,61 @@ def test_regression_and_pairs(data_dir):
     assert not (model_dir / "test_predictions" / "mrpc_test_1.tsv").exists()
 
 
+def test_a_task_of_ones_own(data_dir, tmp_path):
+    """Several labels, from CSV and JSON lines, and back as text from the saved model."""
+    rows = [[w for w, bit in (("dog", 1), ("good", 2)) if i & bit] for i in range(24)]
+    texts = [f"the {'dog' if 'dog' in r else 'cat'} {'good' if 'good' in r else 'a'}" for r in rows]
+    folder = data_dir / "finetuning_data" / "words"
+    folder.mkdir()
+    cells = [f'"{t}","{"|".join(r)}"' for t, r in zip(texts, rows, strict=True)]
+    (folder / "train.csv").write_text("\n".join(["text,words", *cells]) + "\n")
+    lines = [json.dumps({"text": t, "words": r}) for t, r in zip(texts, rows, strict=True)]
+    (folder / "dev.jsonl").write_text("\n".join(lines[:9]) + "\n")
+    (folder / "test.tsv").write_text("\n".join(["text", *texts[:5]]) + "\n")
+    fields = {"text_columns": "text", "label_column": "words", "label_delimiter": "|"}
+    fields["problem_type"] = "multi_label_classification"
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps(fields))
+    finetune.main(arguments(data_dir, str(path)))
+
+    model_dir = data_dir / "models" / "small_one"
+    (entry,) = read_results(model_dir, "words")
+    assert entry["num_examples"] == 9
+    assert entry["metrics"] == {"micro_f1": 100.0, "macro_f1": 100.0, "exact_match": 100.0}
+    predicted = (model_dir / "test_predictions" / "words_test_1.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[1] for row in predicted] == ["", "dog", "good", "dog|good", ""]
+    saved = model_dir / "finetuning_models" / "words_1"
+    config = json.loads((saved / "config.json").read_text())
+    assert config["problem_type"] == fields["problem_type"]
+    assert config["id2label"] == {"0": "dog", "1": "good"}
+    classifier = TextClassifier.from_pretrained(saved)
+    assert classifier.max_seq_length == HPARAMS["max_seq_length"]
+    assert classifier.predict(texts[:5]).answers == rows[:5]
+
+    other = tmp_path / "more.json"
+    other.write_text(json.dumps(fields | {"name": "words", "labels": ["dog", "good", "bad"]}))
+    with pytest.raises(
+        errors.InputError, match=r"words_1 was trained for another task .* `id2label"
+    ):
+        finetune.main(arguments(data_dir, str(other), do_train=False))
+    with pytest.raises(errors.InputError, match=r"words\.json and .*more\.json are both called wo"):
+        finetune.main(arguments(data_dir, str(path), str(other)))
+
+
 def test_loss_is_summed_over_the_batch(data_dir):
-    """Of classes the cross entropy, of scores the squared error on score / 5."""
+    """Of classes the cross entropy, of scores the squared error on score / 5.
+
+    Of several labels it is each one's cross entropy, and their mean.
+    """
     tokenizer = ConvBertTokenizer(data_dir / "vocab.txt")
     texts, rng = [sentence(i) for i in range(6)], np.random.default_rng(0)
+    several = tasks.ClassificationTask(
+        "several", ("text",), "label", {}, (), tuple("abc"), tasks.MULTI_LABEL
+    )
     for task, labels in (
         (glue.TASKS["cola"], np.array([0, 1, 1, 0, 1, 1], np.int32)),
         (glue.TASKS["sts"], rng.uniform(0, 5, 6).astype(np.float32)),
+        (several, rng.integers(0, 2, (6, 3), np.int32)),
     ):
         config = finetune.FinetuningConfig(
             learning_rate=1e-9, num_train_epochs=1.0, train_batch_size=6
@@ -184,6 +233,8 @@ def test_loss_is_summed_over_the_batch(data_dir):
         logits = model.predict(inputs, verbose=0)
         if task.is_regression:
             expected = ((logits[:, 0] - labels / 5) ** 2).sum()
+        elif task is several:
+            expected = np.log1p(np.exp(np.where(labels, -logits, logits))).mean(1).sum()
         else:
             exponentials = np.exp(logits)
             shares = exponentials / exponentials.sum(1, keepdims=True)
