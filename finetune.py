@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 import os
+import pathlib
 import shutil
 import time
 from collections.abc import Callable
@@ -310,6 +311,7 @@ def finetune(job: Job, finished: dict[int, Any], describe_progress: Callable[[],
         logging.info("finished before: %s", result_line(job.task, finished[trial]))
     trials = [t for t in range(1, job.config.num_trials + 1) if t not in finished]
     if not trials:
+        write_results_as_text(job)  # a run may have ended between the two files
         return
     train = job.train
     if train and job.task.unordered and job.config.double_unordered:
@@ -515,17 +517,27 @@ def is_finished(job: Job, entry: dict[str, Any]) -> bool:
 def write_results(job: Job, entries: dict[int, dict[str, Any]]) -> None:
     """Writes the results so far as JSON and as text."""
     ordered = [entries[trial] for trial in sorted(entries)]
-    lines = [result_line(job.task, entry) for entry in ordered]
-    if len(ordered) > 1 and job.config.do_eval:
-        for name in job.task.metrics:
-            values = [entry["metrics"][name] for entry in ordered]
-            numbers = summary.over_trials(values)
-            text = ", ".join(f"{key} {value:.2f}" for key, value in numbers.items())
-            lines.append(f"{job.task.name} {name}: {text}")
     os.makedirs(os.path.dirname(job.results_path), exist_ok=True)
-    text_path = os.path.splitext(job.results_path)[0] + ".txt"
-    files.write_text(text_path, "\n".join(lines) + "\n")
     files.write_text(job.results_path, json.dumps({job.task.name: ordered}, indent=2) + "\n")
+    write_results_as_text(job)
+
+
+def write_results_as_text(job: Job) -> None:
+    """Says in words what the JSON file says, if the text beside it does not say it already."""
+    with open(job.results_path, encoding="utf-8") as file:
+        entries = json.load(file)[job.task.name]
+    lines = [result_line(job.task, entry) for entry in entries]
+    if len(entries) > 1:
+        for name in entries[0]["metrics"]:
+            values = [entry["metrics"][name] for entry in entries if name in entry["metrics"]]
+            if len(values) == len(entries):
+                numbers = summary.over_trials(values)
+                words = ", ".join(f"{key} {value:.2f}" for key, value in numbers.items())
+                lines.append(f"{job.task.name} {name}: {words}")
+    path = os.path.splitext(job.results_path)[0] + ".txt"
+    text = "\n".join(lines) + "\n"
+    if not os.path.isfile(path) or pathlib.Path(path).read_text(encoding="utf-8") != text:
+        files.write_text(path, text)
 
 
 def result_line(task: tasks.ClassificationTask, entry: dict[str, Any]) -> str:

@@ -317,6 +317,7 @@ def suite(data_dir, tmp_path, monkeypatch):
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(finetune, name, stand_in)
     monkeypatch.setattr("classifier.compute_logits", Model.predict)
+    monkeypatch.setattr("keras.backend.clear_session", lambda: None)
     monkeypatch.setattr(finetune.files, "sync", lambda path: None)
     monkeypatch.setattr("data.features.make_features", lambda tokenizer, examples, length: examples)
     picture = types.SimpleNamespace(savefig=lambda path, **_: pathlib.Path(path).touch())
@@ -353,20 +354,21 @@ def results_of(model_dir):
 
 def test_suite_killed_at_any_change_goes_on(suite, tmp_path):
     """With the settings it was killed under, or with those that had been finished before."""
+    earlier, model_dir = tmp_path / "earlier" / "m", tmp_path / "m"
     finished, other = {"learning_rate": 0.001}, {"learning_rate": 0.002}
-    assert suite(tmp_path / "finished", **finished) == 4
-    shutil.copytree(tmp_path / "finished", tmp_path / "other")
-    assert suite(tmp_path / "other", **other) == 4
-    whole = {0.001: results_of(tmp_path / "finished"), 0.002: results_of(tmp_path / "other")}
-    assert suite(tmp_path / "other", **other) == 0
-    assert results_of(tmp_path / "other") == whole[0.002]
+    assert suite(earlier, **finished) == 4
+    shutil.copytree(earlier, model_dir)
+    assert suite(model_dir, **other) == 4
+    whole = {0.001: results_of(earlier), 0.002: results_of(model_dir)}
+    assert suite(model_dir, **other) == 0
+    assert results_of(model_dir) == whole[0.002]
 
     for settings in (other, finished):
         killed, at = True, 0
         while killed:
             at += 1
-            model_dir = tmp_path / f"killed_{settings['learning_rate']}_{at}"
-            shutil.copytree(tmp_path / "finished", model_dir)
+            shutil.rmtree(model_dir)
+            shutil.copytree(earlier, model_dir)
             suite.trained.clear()
             try:
                 suite(model_dir, killed_at=at, **other)
