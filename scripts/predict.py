@@ -173,9 +173,11 @@ def write_tsv(found, labels: tuple[str, ...] | None) -> Iterable[str]:
 
 def write_jsonl(found, labels: tuple[str, ...] | None) -> Iterable[str]:
     """An object a text: `label`, `labels` or `score`, and the labels' `probabilities`."""
+    from data.tasks import answer_text
+
     for index, answer in enumerate(found.answers):
         if labels is None:
-            fields = {"index": index, "score": answer}
+            fields = {"index": index, "score": float(answer_text(answer))}
         else:
             numbers = (round(float(p), 6) for p in found.probabilities[index])
             kind = "labels" if isinstance(answer, list) else "label"

@@ -84,8 +84,8 @@ def test_output_as_json_lines(run, tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == [expected]
     several = json.loads(run("a", "--format", "jsonl", answer=["no", "yes"])[1][0])
     assert several["labels"] == ["no", "yes"] and "label" not in several
-    score = run("a", "--format", "jsonl", labels=None, answer=2.5)[1][0]
-    assert json.loads(score) == {"index": 0, "score": 2.5}
+    score = run("a", "--format", "jsonl", labels=None, answer=2.2666678428649902)[1][0]
+    assert json.loads(score) == {"index": 0, "score": 2.26667}
 
 
 def test_output_of_several_labels_and_of_scores(run):
