@@ -3,6 +3,8 @@
     python3 scripts/benchmark.py data --corpus openwebtext.tar --num-processes 2 --output data.json
     python3 scripts/benchmark.py pretrain --peer-python ~/torch/bin/python --output pretrain.json
     python3 scripts/benchmark.py infer --peers torch torch-compiled --peer-python ~/torch/bin/python
+    python3 scripts/benchmark.py finetune --task sst --glue-dir glue --peer-python ~/t/bin/python
+    python3 scripts/benchmark.py predict --task sst --glue-dir glue --peer-python ~/t/bin/python
 
 What is compared runs in turn, several times over, on the same cores; the tables show medians.
 """
@@ -25,12 +27,14 @@ MODEL_PEERS = ("torch", "torch-compiled")
 def main():
     """Runs the benchmark that the first argument names."""
     args = parse_arguments()
-    from scripts import benchmark_data, benchmark_model
+    from scripts import benchmark_data, benchmark_glue, benchmark_model
 
     benchmarks = {
         "data": benchmark_data.benchmark_data,
         "pretrain": benchmark_model.benchmark_pretrain,
         "infer": benchmark_model.benchmark_infer,
+        "finetune": benchmark_glue.benchmark_glue,
+        "predict": benchmark_glue.benchmark_glue,
     }
     benchmarks[args.benchmark](args)
 
@@ -44,9 +48,17 @@ def parse_arguments() -> argparse.Namespace:
     data = benchmarks.add_parser("data", help="from a corpus to records")
     pretrain = benchmarks.add_parser("pretrain", help="the step of pretrain.py")
     infer = benchmarks.add_parser("infer", help="the encoder's forward pass")
+    finetune = benchmarks.add_parser("finetune", help="the step of finetune.py, on GLUE's texts")
+    predict = benchmarks.add_parser("predict", help="finetune.py's predictions for a dev set")
     add_data_options(data)
-    add_model_options(pretrain, batch_size=16, peers=["torch"])
-    add_model_options(infer, batch_size=32, peers=list(MODEL_PEERS))
+    add_model_options(pretrain, 16, ["torch"], MODEL_PEERS)
+    add_model_options(infer, 32, list(MODEL_PEERS), MODEL_PEERS)
+    for benchmark in (pretrain, infer):
+        add_computation_options(benchmark)
+    for benchmark in (finetune, predict):
+        add_model_options(benchmark, 32, ["torch"], ("torch",), rounds=3, steps=16)
+        benchmark.add_argument("--task", default="sst", help="of GLUE (default: %(default)s)")
+        benchmark.add_argument("--glue-dir", required=True, help="the folder of GLUE's folders")
     pretrain.add_argument(
         "--steps-per-execution", type=int, default=1, help="the hyper-parameter of that name"
     )
@@ -54,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
         "--records",
         help="train on these, not on random tokens, and measure the input pipeline alone, too",
     )
-    for benchmark in (data, pretrain, infer):
+    for benchmark in (data, pretrain, infer, finetune, predict):
         benchmark.add_argument("--output", help="JSON file for every measurement")
     return parser.parse_args()
 
@@ -85,15 +97,21 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser, batch_size: int, peers: list[str]) -> None:
-    """Adds the options that `pretrain` and `infer` share, with these defaults."""
+def add_model_options(
+    parser: argparse.ArgumentParser,
+    batch_size: int,
+    peers: list[str],
+    all_peers: tuple[str, ...],
+    rounds: int = 5,
+    steps: int = 10,
+) -> None:
+    """Adds the options that all benchmarks of models share, with these defaults."""
     parser.add_argument(
         "--size", choices=MODEL_SIZES, default="medium-small", help="(default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=int, default=batch_size, help="(default: %(default)s)")
-    parser.add_argument("--length", type=int, help="tokens a row (default: 128, or the records')")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)"
+        "--length", type=int, help="tokens a row, of GLUE's at most (default: 128, or the records')"
     )
     parser.add_argument(
         "--backend",
@@ -102,14 +120,9 @@ def add_model_options(parser: argparse.ArgumentParser, batch_size: int, peers: l
         help="of Keras (default: %(default)s)",
     )
     parser.add_argument(
-        "--jit-compile",
-        action=argparse.BooleanOptionalAction,
-        help="our step with XLA, or without (default: as pretrain.py and Keras choose)",
-    )
-    parser.add_argument(
         "--peers",
         nargs="*",
-        choices=MODEL_PEERS,
+        choices=all_peers,
         default=peers,
         help="transformers' ConvBERT in PyTorch, as it is or compiled; left out where it is not "
         f"installed (default: {' '.join(peers)})",
@@ -119,12 +132,24 @@ def add_model_options(parser: argparse.ArgumentParser, batch_size: int, peers: l
         default=sys.executable,
         help="the Python that has torch and transformers (default: this one)",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=rounds, help="(default: %(default)s)")
     parser.add_argument(
-        "--steps", type=int, default=10, help="of each in a round (default: %(default)s)"
+        "--steps", type=int, default=steps, help="of each in a round (default: %(default)s)"
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="and cores used (default: all)"
+    )
+
+
+def add_computation_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of how `pretrain` and `infer` compute."""
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--jit-compile",
+        action=argparse.BooleanOptionalAction,
+        help="our step with XLA, or without (default: as pretrain.py and Keras choose)",
     )
 
 

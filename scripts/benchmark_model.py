@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from scripts import benchmark_flops
 from scripts.benchmark_machine import machine, on_cores
 
 SCRIPTS = Path(__file__).resolve().parent
+OUR_COMMAND = [sys.executable, str(SCRIPTS / "benchmark_ours.py")]
 OURS, READER = "ours", "input pipeline"
 PEERS = {"torch": "transformers", "torch-compiled": "transformers, torch.compile"}
 NUM_BATCHES = 8  # that the contenders go through, over and over
@@ -85,19 +87,21 @@ class Contender:
             raise InputError(f"{self.name} ended with exit code {status}:\n{text[-2000:]}")
         return json.loads(answer)
 
-    def take_first_step(self) -> None:
+    def take_first_step(self, warm_up_steps: int = WARM_UP_STEPS) -> None:
         """Waits for the first step, timed from the start of the process, and warms up."""
         self.first = self.ask("steps", count=1)
         self.first["since_start"] = time.monotonic() - self.begin
-        self.ask("steps", count=WARM_UP_STEPS)
+        self.ask("steps", count=warm_up_steps)
 
-    def take_turn(self, steps: int, products: dict[str, tuple], dtype: str) -> None:
+    def take_turn(
+        self, steps: int, products: dict[str, tuple] | None = None, dtype: str = "float32"
+    ) -> None:
         """Measures some steps, and the machine's peak as this process reaches it."""
         time.sleep(PAUSE)
         answer = self.ask("steps", count=steps)
         self.steps = answer["steps"]
         self.rounds.append(answer["seconds"] / answer["steps"])
-        for name, (m, k, n) in products.items():
+        for name, (m, k, n) in (products or {}).items():
             rate = self.ask("multiply", m=m, k=k, n=n, dtype=dtype)["flops_per_second"]
             self.products.setdefault(name, []).append(rate)
 
@@ -203,9 +207,10 @@ def race(
     """
     with tempfile.TemporaryDirectory() as scratch, on_cores(args.threads):
         job["batches"] = str(Path(scratch, "batches.npz"))
-        contenders, left_out = start(args, job)
+        planned = plan(args, job)
+        contenders, left_out = start(planned, environment(args, scratch))
+        named = {contender.name: contender for contender in contenders}
         try:
-            named = {contender.name: contender for contender in contenders}
             reports = {name: contender.ask("report") for name, contender in named.items()}
             side = 8192 if reports[OURS]["device"] != "cpu" else 2048
             tokens, hidden = args.batch_size * job["length"], network.hidden_size
@@ -214,11 +219,9 @@ def race(
                 "square": (side, side, side),
             }
             dtype = args.precision.removeprefix("mixed_")
-            for turn in range(args.rounds):
-                print(f"[{turn + 1}/{args.rounds}]", file=sys.stderr, flush=True)
-                for contender in contenders[:: 1 - 2 * (turn % 2)]:
-                    used = {} if contender.name == READER else products
-                    contender.take_turn(args.steps, used, dtype)
+            for contender in in_turn(contenders, args.rounds):
+                used = {} if contender.name == READER else products
+                contender.take_turn(args.steps, used, dtype)
             # A device's memory is what it was before the large products.
             reports = {
                 name: contender.ask("report")
@@ -237,48 +240,72 @@ def race(
         write_text(args.output, json.dumps(result, indent=1) + "\n")
 
 
-def start(args: argparse.Namespace, job: dict) -> tuple[list[Contender], dict[str, str]]:
-    """Starts all contenders, one after the other, each to the end of its warm-up.
+def plan(args: argparse.Namespace, job: dict) -> list[tuple[str, list[str], dict]]:
+    """Leaves the batches where the job says; returns each contender's name, command and job."""
+    planned = []
+    if job.get("records"):
+        planned.append((READER, OUR_COMMAND, job | {"kind": "read"}))
+    else:
+        np.savez(job["batches"], **random_batches(job))
+    planned.append((OURS, OUR_COMMAND, job))
+    for peer in args.peers:
+        its_job = job | {"compiled": peer == "torch-compiled"}
+        planned.append((PEERS[peer], peer_command(args), its_job))
+    return planned
 
-    Returns:
-        The contenders; and for each that could not start, why.
 
-    Raises:
-        InputError: our own model could not.
-    """
-    environment = {
+def peer_command(args: argparse.Namespace) -> list[str]:
+    """What starts a contender in PyTorch."""
+    return [args.peer_python, str(SCRIPTS / "benchmark_torch.py")]
+
+
+def environment(args: argparse.Namespace, scratch: str) -> dict[str, str]:
+    """The contenders' environment, beside this process's own."""
+    return {
         "KERAS_BACKEND": args.backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # it would leave the peer no memory
         # Nothing compiled before, which would hide what compiling costs.
-        "TORCHINDUCTOR_CACHE_DIR": str(Path(job["batches"]).with_name("inductor")),
+        "TORCHINDUCTOR_CACHE_DIR": str(Path(scratch, "inductor")),
     }
-    ours = [sys.executable, str(SCRIPTS / "benchmark_ours.py")]
-    planned = []
-    if job.get("records"):
-        planned.append((READER, ours, job | {"kind": "read"}))
-    else:
-        np.savez(job["batches"], **random_batches(job))
-    planned.append((OURS, ours, job))
-    for peer in args.peers:
-        command = [args.peer_python, str(SCRIPTS / "benchmark_torch.py")]
-        planned.append((PEERS[peer], command, job | {"compiled": peer == "torch-compiled"}))
+
+
+def start(
+    planned: list[tuple[str, list[str], dict]],
+    environment: dict[str, str],
+    warm_up_steps: int = WARM_UP_STEPS,
+) -> tuple[list[Contender], dict[str, str]]:
+    """Starts all contenders, one after the other, each to the end of its warm-up.
+
+    Returns:
+        The contenders; and for each peer that could not start, why.
+
+    Raises:
+        InputError: one of our own could not.
+    """
     contenders, left_out = [], {}
-    for name, command, its_job in planned:
+    for name, command, job in planned:
         print(f"starting {name}", file=sys.stderr, flush=True)
-        contender = Contender(name, command, its_job, environment)
+        contender = Contender(name, command, job, environment)
         contenders.append(contender)
         try:
-            contender.take_first_step()
+            contender.take_first_step(warm_up_steps)
         except InputError as error:
             contenders.pop().close()
-            if name in (OURS, READER):
+            if name not in PEERS.values():
                 for other in contenders:
                     other.close()
                 raise
             left_out[name] = str(error).splitlines()[-1]
             print(f"{name} is left out: {left_out[name]}", file=sys.stderr, flush=True)
     return contenders, left_out
+
+
+def in_turn(contenders: list[Contender], rounds: int) -> Iterator[Contender]:
+    """Each contender once a round, every other round in the opposite order."""
+    for turn in range(rounds):
+        print(f"[{turn + 1}/{rounds}]", file=sys.stderr, flush=True)
+        yield from contenders[:: 1 - 2 * (turn % 2)]
 
 
 def random_batches(job: dict) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""This project's models as contenders of benchmark_model.py, which starts this file."""
+"""This project's models as contenders; benchmark_model.py and benchmark_glue.py start this file."""
 
 import itertools
 import json
@@ -6,6 +6,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,12 +22,19 @@ def main():
     """Does the job that the parent sends."""
     session = Session()
     on_tensorflow = keras.backend.backend() == "tensorflow"
-    if on_tensorflow or session.job.get("records"):
+    if on_tensorflow or session.job.get("records") or session.job.get("features"):
         from data.devices import prepare_tensorflow
 
         prepare_tensorflow(on_tensorflow)
     session.tools = {"multiply": multiply, "report": report}
-    {"pretrain": pretrain, "infer": infer, "read": read}[session.job["kind"]](session)
+    kinds = {
+        "pretrain": pretrain,
+        "infer": infer,
+        "read": read,
+        "finetune": finetune,
+        "predict": predict,
+    }
+    kinds[session.job["kind"]](session)
 
 
 def pretrain(session: Session) -> None:
@@ -52,12 +60,18 @@ def pretrain(session: Session) -> None:
             **interval,
         )
         finite = CheckFinite(lambda *steps: InputError(f"not finite: steps {steps}"), **interval)
+
+        def fields():
+            first_line = path.read_text().partition("\n")[0]
+            first_loss = json.loads(first_line)["loss"]
+            return {"parameters": model.count_params(), "first_loss": first_loss}
+
         model.fit(
             training_data(job, config),
             steps_per_epoch=config.num_train_steps,
             shuffle=False,
             verbose=0,
-            callbacks=[finite, log, StepsOnRequest(session, config.steps_per_execution, path)],
+            callbacks=[finite, log, StepsOnRequest(session, config.steps_per_execution, fields)],
         )
 
 
@@ -67,14 +81,14 @@ class StepsOnRequest(keras.callbacks.Callback):
     Args:
         session: the conversation with the parent.
         stride: steps of one call of the train function.
-        log: the run's log, whose first line is the first step's.
+        fields: further ones of an answer.
     """
 
-    def __init__(self, session: Session, stride: int, log: Path):
+    def __init__(self, session: Session, stride: int = 1, fields: Callable[[], dict] = lambda: {}):
         super().__init__()
         self.session = session
         self.stride = stride
-        self.log = log
+        self.fields = fields
         self.begin_step = self.end_step = 0
         self.begin = 0.0
 
@@ -88,8 +102,7 @@ class StepsOnRequest(keras.callbacks.Callback):
                 seconds=time.monotonic() - self.begin,
                 steps=self.end_step - self.begin_step,
                 updates=updates,
-                parameters=self.model.count_params(),
-                first_loss=json.loads(self.log.read_text().partition("\n")[0])["loss"],
+                **self.fields(),
             )
         count = self.session.steps_wanted()
         self.begin_step = self.end_step
@@ -140,6 +153,82 @@ def infer(session: Session) -> None:
         return {"parameters": model.count_params(), "shape": list(vectors.shape)}
 
     session.serve(run)
+
+
+def finetune(session: Session) -> None:
+    """Trains as finetune.py does, but for its progress bar: the same examples, over and over."""
+    from data import features
+    from model.optimizer import create_optimizer
+    from model.training import default_jit_compile
+
+    job, passes = session.job, 1000
+    found, model = glue_features(job), classifier(job)
+    shape = {"batch_size": job["batch_size"], "seed": 0, "pad_to_max": job["pad_to_max"]}
+    one_pass = features.training_batches(found, num_epochs=1, **shape)
+    # The first step has a batch of its own: every later request is for whole passes.
+    batches = one_pass.take(1).concatenate(
+        features.training_batches(found, num_epochs=passes, **shape)
+    )
+    steps = int(batches.cardinality())
+    optimizer = create_optimizer(
+        3e-4, steps, steps * 0.1, layerwise_lr_decay=0.8,
+        num_hidden_layers=model.config.num_hidden_layers,
+    )  # fmt: skip
+    if model.config.problem_type == "regression":
+        loss = keras.losses.MeanSquaredError(reduction="sum")
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    model.compile(optimizer, loss=loss, jit_compile=default_jit_compile())
+    tell_about(session, model, one_pass)
+    model.fit(batches, shuffle=False, verbose=0, callbacks=[StepsOnRequest(session)])
+
+
+def predict(session: Session) -> None:
+    """Computes logits of all examples as finetune.py does."""
+    from data import features
+    from model.training import default_jit_compile
+
+    job = session.job
+    found, model = glue_features(job), classifier(job)
+    model.compile(jit_compile=default_jit_compile())
+    logits = np.zeros((len(found), model.config.num_labels), np.float32)
+
+    def all_batches():
+        return features.evaluation_batches(found, job["batch_size"], job["pad_to_max"])
+
+    def run(count):
+        batches, order = all_batches()
+        computed = model.predict(batches.take(count), verbose=0)
+        logits[order[: len(computed)]] = computed
+        return {}
+
+    tell_about(session, model, all_batches()[0])
+    session.tools["logits"] = lambda: {"logits": logits.tolist()}
+    session.serve(run)
+
+
+def glue_features(job: dict):
+    """The examples that all contenders share."""
+    from data.features import Features
+
+    with np.load(job["features"]) as arrays:
+        fields = dict(arrays)
+    return Features(**fields | {"max_seq_length": int(fields["max_seq_length"])})
+
+
+def classifier(job: dict):
+    """The model with random weights, the same in every process."""
+    from model import ConvBertForSequenceClassification
+
+    keras.utils.set_random_seed(0)
+    return ConvBertForSequenceClassification(job["network"])
+
+
+def tell_about(session: Session, model, batches) -> None:
+    """Has reports say how large the model is, and how long the rows of one pass are."""
+    lengths = [inputs["input_ids"].shape[1] for inputs, _ in batches]
+    fields = {"parameters": model.count_params(), "tokens_a_row": sum(lengths) / len(lengths)}
+    session.tools["report"] = lambda: report() | fields
 
 
 def read(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""Hugging Face's ConvBERT in PyTorch as a contender of benchmark_model.py, which starts this file.
+"""Hugging Face's ConvBERT in PyTorch: a contender of benchmark_model.py and benchmark_glue.py.
 
 transformers cannot pre-train a ConvBERT: the ELECTRA step around its two networks is written here,
 as lean as the rest allows: one uniform number a sampled token, the vocabulary's logits of masked
@@ -6,9 +6,11 @@ positions alone, no metrics, and the faster of PyTorch's two AdamW. Needs torch 
 and nothing of this project but benchmark_session.py.
 """
 
+import functools
 import itertools
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,7 +20,12 @@ import torch
 import transformers
 from torch import nn
 from torch.nn import functional
-from transformers import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
+from transformers import (
+    ConvBertConfig,
+    ConvBertForMaskedLM,
+    ConvBertForSequenceClassification,
+    ConvBertModel,
+)
 
 from scripts.benchmark_session import Session, peak_memory, rate_of_product
 
@@ -38,8 +45,8 @@ def main():
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs, as XLA has it; CPUs do not care
     torch.manual_seed(0)
     session.tools = {"multiply": multiply, "report": report}
-    kinds = {"pretrain": Pretraining, "infer": Inference}
-    session.serve(kinds[session.job["kind"]](session.job).run)
+    kinds = {"pretrain": pretrain, "infer": infer, "finetune": finetune, "predict": predict}
+    session.serve(kinds[session.job["kind"]](session))
 
 
 class Electra(nn.Module):
@@ -101,15 +108,21 @@ class Electra(nn.Module):
         return tokens.clamp(max=logits.shape[2] - 1)
 
 
-class Pretraining:
-    """The model, its optimiser, and the batches in turn."""
+class Training:
+    """A model, its optimiser, and the batches in turn.
 
-    def __init__(self, job: dict):
-        self.dtype = DTYPES[job["precision"]]
-        self.model = Electra(**job["networks"], **job["objective"]).to(DEVICE).train()
-        self.parameters = list(self.model.parameters())
-        self.loss_of = torch.compile(self.model) if job["compiled"] else self.model
-        self.batches = itertools.cycle(load_batches(job))
+    Args:
+        model: in training mode.
+        next_loss: the loss of the next batch.
+        precision: as the parent names it.
+    """
+
+    def __init__(
+        self, model: nn.Module, next_loss: Callable[[], torch.Tensor], precision: str = "float32"
+    ):
+        self.dtype = DTYPES[precision]
+        self.next_loss = next_loss
+        self.parameters = list(model.parameters())
         self.scaler = torch.amp.GradScaler(DEVICE.type, enabled=self.dtype == torch.float16)
         self.optimizer = None
         self.fused = True
@@ -131,7 +144,7 @@ class Pretraining:
         """One update; the loss is waited for, as Keras's `fit` waits for its logs."""
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(DEVICE.type, self.dtype, enabled=self.dtype != torch.float32):
-            loss = self.loss_of(**next(self.batches))
+            loss = self.next_loss()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -163,28 +176,113 @@ class Pretraining:
         return seconds[True] <= seconds[False]
 
 
-class Inference:
-    """The encoder's forward pass; the result ends in the host's memory."""
+def pretrain(session: Session) -> Callable[[int], dict]:
+    """Steps of Electra, on the batches that all contenders share."""
+    job = session.job
+    model = Electra(**job["networks"], **job["objective"]).to(DEVICE).train()
+    loss_of = torch.compile(model) if job["compiled"] else model
+    batches = itertools.cycle(load_batches(job))
+    return Training(model, lambda: loss_of(**next(batches)), job["precision"]).run
+
+
+def finetune(session: Session) -> Callable[[int], dict]:
+    """Steps of a classifier or regressor; the examples come in ever other random orders."""
+    examples, model = GlueExamples(session.job), classifier(session.job).train()
+    batches = examples.shuffled_batches()
+    session.tools["report"] = lambda: report() | examples.fields(model)
+    return Training(model, lambda: model(**next(batches)).loss).run
+
+
+def predict(session: Session) -> Callable[[int], dict]:
+    """A classifier's or regressor's logits of the examples in the file's order."""
+    examples, model = GlueExamples(session.job), classifier(session.job).eval()
+    session.tools["report"] = lambda: report() | examples.fields(model)
+
+    def run(count):
+        order = np.arange(len(examples.rows))
+        with torch.inference_mode():
+            for batch in itertools.islice(examples.batches(order), count):
+                model(**batch).logits.cpu()
+        return {}
+
+    return run
+
+
+def classifier(job: dict) -> nn.Module:
+    """The encoder with Hugging Face's head for one label, or one number, a text."""
+    config = ConvBertConfig(**job["networks"]["classifier"])
+    return ConvBertForSequenceClassification(config).to(DEVICE)
+
+
+class GlueExamples:
+    """The examples that all contenders share, in batches padded to their longest."""
 
     def __init__(self, job: dict):
-        self.model = ConvBertModel(ConvBertConfig(**job["networks"]["discriminator"]))
-        self.model = self.model.to(DEVICE, DTYPES[job["precision"]]).eval()
-        self.encode = torch.compile(self.model) if job["compiled"] else self.model
-        self.batches = itertools.cycle(load_batches(job))
+        self.batch_size = job["batch_size"]
+        with np.load(job["features"]) as arrays:
+            ids, segments, starts, targets = (
+                arrays[name] for name in ("input_ids", "segment_ids", "starts", "targets")
+            )
+        self.rows = [
+            (torch.from_numpy(ids[a:b]).long(), torch.from_numpy(segments[a:b]).long())
+            for a, b in itertools.pairwise(starts)
+        ]
+        self.targets = torch.from_numpy(targets)
+        if not self.targets.is_floating_point():
+            self.targets = self.targets.long()
+        self.lengths = []
 
-    def run(self, count: int) -> dict:
-        """Runs batches."""
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+    def shuffled_batches(self) -> Iterator[dict]:
+        """A first batch, and then the examples in one random order after the other."""
+        random = np.random.default_rng(0)
+        yield next(self.batches(random.permutation(len(self.rows))))
+        while True:
+            yield from self.batches(random.permutation(len(self.rows)))
+
+    def batches(self, order: np.ndarray) -> Iterator[dict]:
+        """Arguments of the model for the examples in this order."""
+        pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True)
+        for indices in np.split(order, range(self.batch_size, len(order), self.batch_size)):
+            ids, segments = zip(*(self.rows[index] for index in indices), strict=True)
+            batch = {
+                "input_ids": pad(ids),
+                "token_type_ids": pad(segments),
+                "attention_mask": pad([torch.ones_like(row) for row in ids]),
+                "labels": self.targets[indices],
+            }
+            self.lengths.append(batch["input_ids"].shape[1])
+            yield {name: tensor.to(DEVICE) for name, tensor in batch.items()}
+
+    def fields(self, model: nn.Module) -> dict:
+        """How large the model is, and how long rows were, padding included."""
+        return {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "tokens_a_row": sum(self.lengths) / len(self.lengths),
+        }
+
+
+def infer(session: Session) -> Callable[[int], dict]:
+    """The encoder's forward pass; the result ends in the host's memory."""
+    job = session.job
+    model = ConvBertModel(ConvBertConfig(**job["networks"]["discriminator"]))
+    model = model.to(DEVICE, DTYPES[job["precision"]]).eval()
+    encode = torch.compile(model) if job["compiled"] else model
+    batches = itertools.cycle(load_batches(job))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    def run(count):
         with torch.inference_mode():
             for _ in range(count):
-                batch = next(self.batches)
-                vectors = self.encode(
+                batch = next(batches)
+                vectors = encode(
                     batch["input_ids"],
                     attention_mask=batch["input_mask"],
                     token_type_ids=batch["segment_ids"],
                 ).last_hidden_state
                 vectors.cpu()
         return {"parameters": parameters, "shape": list(vectors.shape)}
+
+    return run
 
 
 def load_batches(job: dict) -> list[dict]:
