@@ -38,9 +38,9 @@ def prepare_tensorflow(
         tf.config.optimizer.set_experimental_options(dict.fromkeys(IDLE_ON_CPUS, False))
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-        # Of two processes with one graph, this rewriting made two: from six layers on, the sum of
-        # the token embeddings' three gradients was taken in another order.
-        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+        # Of one graph, its rewriting makes two in two processes, which take some sums of gradients
+        # in another order: seen with twelve layers, and with every rewriting off never.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         if not gpus:
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(1)
