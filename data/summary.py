@@ -215,14 +215,15 @@ def draw(summary: dict[str, Any]):
     style = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid.axis": "y"}
     with matplotlib.rc_context(style | {"axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(2.4 * columns + 0.6, 2.8 * rows + 0.6), layout="constrained")
-        figure.suptitle(f"{summary['model']}: dev scores (%). A dot is a trial, a bar the median")
+        words = "dev scores in percent: a dot a trial, the bar their median"
+        figure.suptitle(f"{summary['model']}\n{words}", fontsize=11)
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, (name, row) in zip(panels, scored.items(), strict=False):
             axes.set_title(name + (" *" if row["remarks"] else ""))
             _draw_task(axes, row["metrics"])
         for axes in panels[len(scored) :]:
             axes.set_axis_off()
-        notes = [f"* {n}: {'; '.join(r['remarks'])}" for n, r in scored.items() if r["remarks"]]
+        notes = [f"* {name}: {text}" for name, row in scored.items() for text in row["remarks"]]
         figure.supxlabel("\n".join(notes), fontsize=8)
     return figure
 
