@@ -266,7 +266,7 @@ def train(run, model, first_step, stop):
                 verbose=0,
                 callbacks=training_callbacks(run, model, log, interval, stop),
             )
-    if stop.received:
+    if stop.received or model.stop_training:
         saved = run.checkpoints.last_good or "by process 0"
         stop.leave(f"saved {saved}. The same command goes on from there")
 
@@ -309,6 +309,7 @@ def training_log(run, interval):
 
 def training_callbacks(run, model, log, interval, stop):
     """What happens between the steps, in this order."""
+    from model import distribution
     from model.evaluation import PeriodicEvaluation
     from model.training import CheckFinite, SaveCheckpoints
 
@@ -316,7 +317,9 @@ def training_callbacks(run, model, log, interval, stop):
     save = SaveCheckpoints(
         saver(run, model),
         config.save_checkpoints_steps,
-        stop_requested=lambda: stop.received is not None,
+        stop_requested=lambda: distribution.any_process(stop.received is not None),
+        # Where several processes must agree, they do so where they wait for the device anyway.
+        ask_every=config.iterations_per_loop if distribution.process()[1] > 1 else 1,
         **interval,
     )
     callbacks = [

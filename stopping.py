@@ -45,9 +45,13 @@ class StopSignals:
             self._deferring = False
 
     def leave(self, message: str) -> NoReturn:
-        """Ends the process, saying what stopped it, and `message`."""
-        os.write(2, f"stopped by {self.received.name}: {message}\n".encode())
-        sys.exit(128 + self.received)
+        """Ends the process, saying what stopped it, and `message`.
+
+        Without a signal of its own, another process of the same job has had one.
+        """
+        name = self.received.name if self.received else "a signal to another process"
+        os.write(2, f"stopped by {name}: {message}\n".encode())
+        sys.exit(128 + (self.received or signal.SIGTERM))
 
     def _handle(self, number, frame):
         for each in self._before:

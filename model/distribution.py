@@ -102,7 +102,10 @@ def connect_processes(seed: int) -> None:
             f"{NUM_PROCESSES} is set, but training in several processes needs KERAS_BACKEND=jax; "
             f"it is {keras.backend.backend()}"
         )
+    from model import jax_backend
+
     keras.utils.set_random_seed(seed)  # else Keras agrees on one of its own
+    jax_backend.leave_signals_alone()
     keras.distribution.initialize()
 
 
@@ -118,6 +121,15 @@ def process() -> tuple[int, int]:
 def writes() -> bool:
     """Whether this process writes what a run leaves behind: the only one, or process 0."""
     return process()[0] == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set in any process of the run; all must ask at the same step."""
+    if process()[1] == 1:
+        return flag
+    from model import jax_backend
+
+    return jax_backend.any_process(flag)
 
 
 def process_rows(batch_size: int) -> slice:

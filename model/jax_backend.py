@@ -5,11 +5,23 @@ Imported where Keras runs on JAX, and nowhere else.
 
 import jax
 import keras
+import numpy
+from jax.experimental import multihost_utils
 
 
 def process() -> tuple[int, int]:
     """(index, number) of this process among those of the run."""
     return jax.process_index(), jax.process_count()
+
+
+def leave_signals_alone() -> None:
+    """Keeps JAX from catching SIGTERM once it connects processes, which a run does itself."""
+    jax.config.update("jax_enable_preemption_service", False)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set in any process; each waits for all the others."""
+    return bool(multihost_utils.process_allgather(numpy.array(flag)).any())
 
 
 def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:

@@ -124,7 +124,8 @@ class SaveCheckpoints(StepsCallback):
         every: steps between two calls.
         first_step: updates done before this `fit`.
         last_step: updates done when the run is finished.
-        stop_requested: asked after each step; once it says so, the state is saved and `fit` ends.
+        stop_requested: once it says so, the state is saved and `fit` ends.
+        ask_every: steps between two calls of `stop_requested`.
     """
 
     def __init__(
@@ -134,15 +135,17 @@ class SaveCheckpoints(StepsCallback):
         first_step: int,
         last_step: int,
         stop_requested: Callable[[], bool] = lambda: False,
+        ask_every: int = 1,
     ):
         super().__init__(first_step, last_step)
         self.save = save
         self.every = every
         self.stop_requested = stop_requested
+        self.ask_every = ask_every
 
     def on_steps(self, before, logs):
         """Saves where it is due."""
-        stop = self.stop_requested()
+        stop = self.is_due(before, self.ask_every) and self.stop_requested()
         if stop or self.is_due(before, self.every):
             _ = self.model  # on JAX, this brings the variables up to date
             tqdm.write(f"step {self.step}: saved {self.save()}", file=sys.stderr)

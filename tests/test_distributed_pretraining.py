@@ -7,6 +7,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -55,6 +56,22 @@ def records(tmp_path_factory):
 def arguments(data_dir, name, hparams):
     text = json.dumps(HPARAMS | hparams)
     return ["--data-dir", str(data_dir), "--model-name", name, "--hparams", text]
+
+
+def start_two(data_dir, name, **hparams):
+    """The two processes of a run on JAX."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "KERAS_BACKEND": "jax",
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+    }
+    return [
+        start(data_dir, name, environment | {"KERAS_DISTRIBUTION_PROCESS_ID": str(i)}, **hparams)
+        for i in range(2)
+    ]
 
 
 def start(data_dir, name, environment=None, **hparams):
@@ -116,23 +133,32 @@ def test_two_devices_equal_one(records, whole):
 @needs_jax
 def test_two_processes_equal_one(records):
     """On JAX, whose random numbers are others than TensorFlow's."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start(records, "one_process", {"KERAS_BACKEND": "jax"})]
-    for i in range(2):
-        environment = {
-            "KERAS_BACKEND": "jax",
-            "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
-            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
-            "KERAS_DISTRIBUTION_PROCESS_ID": str(i),
-        }
-        processes.append(start(records, "two_processes", environment))
-    finish(*processes)
+    one = start(records, "one_process", {"KERAS_BACKEND": "jax"})
+    finish(one, *start_two(records, "two_processes"))
     models = records / "models"
     assert_same_training(models / "two_processes", models / "one_process")
     starts = json.loads((models / "two_processes" / "run.json").read_text())["starts"]
     assert len(starts) == 1  # one process of the two writes
+
+
+@needs_jax
+def test_a_signal_to_one_process_stops_both(records):
+    processes = start_two(records, "stopped", num_train_steps=100_000, eval_every=None)
+    log = records / "models" / "stopped" / "train_log.jsonl"
+    while not (log.exists() and log.read_text().count("\n") > 3):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.01)
+    processes[1].terminate()  # not the one that writes
+    try:
+        printed = [process.communicate(timeout=100)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [143, 143], printed
+    last = log_lines(log.parent)[-1]["step"]
+    assert (log.parent / "checkpoints" / f"step_{last}").is_dir()
+    assert "stopped by a signal to another process: saved" in printed[0]
+    assert "stopped by SIGTERM: saved by process 0" in printed[1]
 
 
 def test_batches_that_cannot_be_shared_out(records, monkeypatch):
