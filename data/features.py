@@ -15,6 +15,8 @@ import tensorflow as tf
 from data.tasks import Examples
 
 LENGTH_MULTIPLE = 16
+# Examples of so many batches are dealt out by length together.
+POOL_BATCHES = 64
 _TOKENIZE_AT_ONCE = 16384  # bounds the padded arrays in memory
 
 
@@ -84,11 +86,13 @@ def num_training_examples(num_examples: int, num_epochs: float) -> int:
 def training_batches(
     features: Features, batch_size: int, num_epochs: float, seed: int, pad_to_max: bool = False
 ) -> tf.data.Dataset:
-    """Shuffled batches `(inputs, targets)` of all epochs.
+    """Shuffled batches `(inputs, targets)` of all epochs, of examples of about the same length.
 
-    The epochs follow one another without a gap, so that only the very last batch can be smaller.
-    (The original drops the end of the file and draws from a window of 100 examples.)
-    With `pad_to_max` every batch is `features.max_seq_length` long.
+    An epoch's random order is cut into pools of `POOL_BATCHES` batches; each pool is dealt out by
+    length, and its batches follow in random order. The epochs follow one another without a gap, so
+    that only the very last batch can be smaller. (The original drops the end of the file and draws
+    from a window of 100 examples.) With `pad_to_max` every batch is `features.max_seq_length`
+    long, and the order stays as drawn.
     """
     total = num_training_examples(len(features), num_epochs)
 
@@ -96,14 +100,31 @@ def training_batches(
         pending = np.empty(0, np.int64)
         for epoch in range(math.ceil(total / len(features))):
             order = epoch_order(len(features), seed, epoch)[: total - epoch * len(features)]
-            pending = np.concatenate([pending, order])
-            while len(pending) >= batch_size:
-                yield pending[:batch_size]
-                pending = pending[batch_size:]
+            if len(pending):  # a batch that two epochs, or more, share
+                missing = batch_size - len(pending)
+                pending, order = np.concatenate([pending, order[:missing]]), order[missing:]
+                if len(pending) < batch_size:
+                    continue
+                yield pending
+            end = len(order) - len(order) % batch_size
+            pool_size = end if pad_to_max else POOL_BATCHES * batch_size
+            random = np.random.default_rng([seed, epoch, 1])
+            for begin in range(0, end, pool_size or 1):
+                pool = order[begin : min(begin + pool_size, end)]
+                if not pad_to_max:
+                    pool = _by_length(pool, features.lengths, batch_size, random)
+                yield from np.split(pool, len(pool) // batch_size)
+            pending = order[end:]
         if len(pending):
             yield pending
 
     return _dataset(features, index_batches, math.ceil(total / batch_size), pad_to_max)
+
+
+def _by_length(pool, lengths, batch_size, random):
+    """Whole batches' indices, arranged so that a batch's examples are alike in length."""
+    by_length = pool[np.argsort(lengths[pool], kind="stable")]
+    return random.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
 
 
 def evaluation_batches(

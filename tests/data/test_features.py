@@ -115,8 +115,32 @@ def test_training_has_every_example_once_an_epoch(tokenizer, epochs):
     seen = np.concatenate([np.asarray(targets) for _, targets in batches])
     for epoch in range(epochs):
         passed = seen[23 * epoch : 23 * (epoch + 1)]
-        np.testing.assert_array_equal(passed, epoch_order(23, 3, epoch))
         assert sorted(passed.tolist()) == list(range(23))
+    drawn = [epoch_order(23, 3, epoch) for epoch in range(epochs)]
+    fixed = training_batches(features, 8, epochs, seed=3, pad_to_max=True)
+    seen = np.concatenate([np.asarray(targets) for _, targets in fixed])
+    np.testing.assert_array_equal(seen, np.concatenate(drawn))
+
+
+def test_training_batches_are_of_like_length_in_random_order(tokenizer):
+    features = numbered(tokenizer, 400)
+    batches = [np.asarray(targets) for _, targets in training_batches(features, 8, 2, seed=3)]
+    assert [len(batch) for batch in batches] == [8] * 100
+    lengths = [features.lengths[batch] for batch in batches]
+    assert max(np.ptp(each) for each in lengths) <= 1  # ten examples of each length
+    means = np.array([each.mean() for each in lengths])
+    assert abs(np.corrcoef(means[:50], np.arange(50))[0, 1]) < 0.4
+    assert (means[:50] != means[50:]).any()
+    again = [np.asarray(targets) for _, targets in training_batches(features, 8, 2, seed=3)]
+    np.testing.assert_array_equal(again, batches)
+
+
+def test_an_epoch_smaller_than_a_batch(tokenizer):
+    batches = training_batches(numbered(tokenizer, 3), 8, 5, seed=0)
+    seen = [np.asarray(targets).tolist() for _, targets in batches]
+    assert [len(batch) for batch in seen] == [8, 7]
+    stream = [*seen[0], *seen[1]]
+    assert [sorted(stream[i : i + 3]) for i in range(0, 15, 3)] == [[0, 1, 2]] * 5
 
 
 def test_training_rows_belong_to_their_targets(tokenizer):
