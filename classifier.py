@@ -121,7 +121,9 @@ def compute_logits(model, features, batch_size: int) -> np.ndarray:
     Raises:
         InputError: the model computes no finite numbers.
     """
-    batches, order = evaluation_batches(features, batch_size, not model.config.mask_padding)
+    batches, order = evaluation_batches(
+        features, batch_size, not model.config.mask_padding, few_lengths=model.jit_compile
+    )
     logits = np.empty((len(features), model.config.num_labels), np.float32)
     logits[order] = model.predict(batches, verbose=0)
     if not np.isfinite(logits).all():

@@ -419,9 +419,14 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
     from model.optimizer import create_optimizer
     from model.training import default_jit_compile
 
-    config = job.config
+    config, jit_compile = job.config, default_jit_compile()
     batches = training_batches(
-        features, config.train_batch_size, config.num_train_epochs, seed, not config.mask_padding
+        features,
+        config.train_batch_size,
+        config.num_train_epochs,
+        seed,
+        pad_to_max=not config.mask_padding,
+        few_lengths=jit_compile,
     )
     steps = int(batches.cardinality())
     is_wide = model.config.hidden_size >= MODEL_SIZES["base"].hidden_size
@@ -439,7 +444,7 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
         loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="sum")
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
-    model.compile(optimizer, loss=loss, jit_compile=default_jit_compile())
+    model.compile(optimizer, loss=loss, jit_compile=jit_compile)
     with tqdm(total=steps, desc=title, unit="step", mininterval=1) as bar:
 
         def show(step, logs):

@@ -1,7 +1,7 @@
 """Examples → token features → `tf.data` batches, for tasks on one text or a pair.
 
-A batch is as long as its longest example, rounded up to a multiple of `LENGTH_MULTIPLE` so that
-only a few shapes occur: that is exact, since padding changes no result of a model that masks it.
+A batch is as long as its longest example, rounded up a little so that not every length occurs: that
+is exact, since padding changes no result of a model that masks it.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from data.tasks import Examples
 
+# Of few lengths, each is a multiple of this.
 LENGTH_MULTIPLE = 16
 # Examples of so many batches are dealt out by length together.
 POOL_BATCHES = 64
@@ -84,15 +85,27 @@ def num_training_examples(num_examples: int, num_epochs: float) -> int:
 
 
 def training_batches(
-    features: Features, batch_size: int, num_epochs: float, seed: int, pad_to_max: bool = False
+    features: Features,
+    batch_size: int,
+    num_epochs: float,
+    seed: int,
+    pad_to_max: bool = False,
+    few_lengths: bool = True,
 ) -> tf.data.Dataset:
     """Shuffled batches `(inputs, targets)` of all epochs, of examples of about the same length.
 
     An epoch's random order is cut into pools of `POOL_BATCHES` batches; each pool is dealt out by
     length, and its batches follow in random order. The epochs follow one another without a gap, so
     that only the very last batch can be smaller. (The original drops the end of the file and draws
-    from a window of 100 examples.) With `pad_to_max` every batch is `features.max_seq_length`
-    long, and the order stays as drawn.
+    from a window of 100 examples.)
+
+    Args:
+        features: the training set.
+        batch_size: examples in a batch.
+        num_epochs: passes over the training set; a fraction is of the last one's order.
+        seed: of the order.
+        pad_to_max: make every batch `features.max_seq_length` long, and keep the order as drawn.
+        few_lengths: for a model that is compiled anew for every length; see `padded_length`.
     """
     total = num_training_examples(len(features), num_epochs)
 
@@ -118,7 +131,8 @@ def training_batches(
         if len(pending):
             yield pending
 
-    return _dataset(features, index_batches, math.ceil(total / batch_size), pad_to_max)
+    num_batches = math.ceil(total / batch_size)
+    return _dataset(features, index_batches, num_batches, pad_to_max, few_lengths)
 
 
 def _by_length(pool, lengths, batch_size, random):
@@ -128,9 +142,11 @@ def _by_length(pool, lengths, batch_size, random):
 
 
 def evaluation_batches(
-    features: Features, batch_size: int, pad_to_max: bool = False
+    features: Features, batch_size: int, pad_to_max: bool = False, few_lengths: bool = True
 ) -> tuple[tf.data.Dataset, np.ndarray]:
     """Batches of all examples, each once, sorted by length to save padding.
+
+    Args are those of `training_batches`.
 
     Returns:
         The batches, and the order of the examples in them: int64 `[N]` indices.
@@ -141,10 +157,22 @@ def evaluation_batches(
     def index_batches() -> Iterator[np.ndarray]:
         return (order[begin : begin + batch_size] for begin in splits)
 
-    return _dataset(features, index_batches, len(splits), pad_to_max), order
+    return _dataset(features, index_batches, len(splits), pad_to_max, few_lengths), order
 
 
-def _dataset(features, index_batches, num_batches, pad_to_max):
+def padded_length(longest: int, few_lengths: bool) -> int:
+    """What a batch is padded to.
+
+    Args:
+        longest: tokens of its longest example.
+        few_lengths: round up to a multiple of `LENGTH_MULTIPLE`; else by an eighth at most, so that
+            there are eight lengths from one to its double.
+    """
+    multiple = LENGTH_MULTIPLE if few_lengths else 1 << max(0, longest.bit_length() - 4)
+    return math.ceil(longest / multiple) * multiple
+
+
+def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
     """A dataset of `(inputs, targets)` from an iterator over batches of indices."""
     token_spec = tf.TensorSpec([None, None], tf.int32)
     target_shape = [None, *features.targets.shape[1:]]
@@ -152,20 +180,23 @@ def _dataset(features, index_batches, num_batches, pad_to_max):
         {name: token_spec for name in ("input_ids", "input_mask", "segment_ids")},
         tf.TensorSpec(target_shape, tf.as_dtype(features.targets.dtype)),
     )
+
+    def length_of(indices):
+        if pad_to_max:
+            return features.max_seq_length
+        longest = int(features.lengths[indices].max())
+        return min(features.max_seq_length, padded_length(longest, few_lengths))
+
     dataset = tf.data.Dataset.from_generator(
-        lambda: (_pad(features, indices, pad_to_max) for indices in index_batches()),
+        lambda: (_pad(features, indices, length_of(indices)) for indices in index_batches()),
         output_signature=signature,
     )
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     return dataset.prefetch(2)
 
 
-def _pad(features, indices, pad_to_max):
-    """The examples `indices` as padded int32 arrays `[B, T]`, and their targets."""
-    length = features.max_seq_length
-    if not pad_to_max:
-        longest = int(features.lengths[indices].max())
-        length = min(length, math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
+def _pad(features, indices, length):
+    """The examples `indices` as int32 arrays `[B, T]` padded to `length`, and their targets."""
     shape = (len(indices), length)
     names = ("input_ids", "input_mask", "segment_ids")
     batch = {name: np.zeros(shape, np.int32) for name in names}

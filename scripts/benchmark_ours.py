@@ -163,7 +163,12 @@ def finetune(session: Session) -> None:
 
     job, passes = session.job, 1000
     found, model = glue_features(job), classifier(job)
-    shape = {"batch_size": job["batch_size"], "seed": 0, "pad_to_max": job["pad_to_max"]}
+    shape = {
+        "batch_size": job["batch_size"],
+        "seed": 0,
+        "pad_to_max": job["pad_to_max"],
+        "few_lengths": default_jit_compile(),
+    }
     one_pass = features.training_batches(found, num_epochs=1, **shape)
     # The first step has a batch of its own: every later request is for whole passes.
     batches = one_pass.take(1).concatenate(
@@ -194,7 +199,9 @@ def predict(session: Session) -> None:
     logits = np.zeros((len(found), model.config.num_labels), np.float32)
 
     def all_batches():
-        return features.evaluation_batches(found, job["batch_size"], job["pad_to_max"])
+        return features.evaluation_batches(
+            found, job["batch_size"], job["pad_to_max"], few_lengths=model.jit_compile
+        )
 
     def run(count):
         batches, order = all_batches()

@@ -6,6 +6,7 @@ from data.features import (
     evaluation_batches,
     make_features,
     num_training_examples,
+    padded_length,
     training_batches,
 )
 from data.tasks import Examples
@@ -93,8 +94,22 @@ def test_batches_are_as_long_as_their_longest_example_needs(tokenizer):
     for inputs, targets in evaluation_batches(features, 4)[0]:
         longest = features.lengths[np.asarray(targets)].max()
         assert inputs["input_ids"].shape == (4, -(-longest // 16) * 16)
+    for inputs, targets in evaluation_batches(features, 4, few_lengths=False)[0]:
+        longest = features.lengths[np.asarray(targets)].max()
+        assert longest <= inputs["input_ids"].shape[1] <= longest * 9 / 8
     for inputs, _ in evaluation_batches(features, 4, pad_to_max=True)[0]:
         assert inputs["input_ids"].shape == (4, 128)
+
+
+def test_padded_lengths():
+    lengths = range(1, 129)
+    few = {padded_length(length, few_lengths=True) for length in lengths}
+    assert few == {16, 32, 48, 64, 80, 96, 112, 128}
+    more = [padded_length(length, few_lengths=False) for length in lengths]
+    assert more[:17] == [*range(1, 17), 18] and more[24] == 26 and more[127] == 128
+    assert len(set(more)) == 8 + 8 * 4
+    padding = [1 - length / padded for length, padded in zip(lengths, more, strict=True)]
+    assert min(padding) == 0 and max(padding) < 1 / 9
 
 
 def test_padding_is_zero_and_masked(tokenizer):
