@@ -67,13 +67,15 @@ def benchmark_glue(args: argparse.Namespace) -> None:
             (PADDED, OUR_COMMAND, job | {"pad_to_max": True}),
             *((PEERS[peer], peer_command(args), job) for peer in args.peers),
         ]
-        # Every shape has been seen before the first round.
-        contenders, left_out = start(planned, environment(args, scratch), warm_up_steps=args.steps)
+        turns = {name: args.steps for name, _, _ in planned}
+        if training:
+            turns[PADDED] = max(1, args.steps // PADDED_SHARE)
+        # A turn to warm up: every shape has been seen before the first round.
+        contenders, left_out = start(planned, environment(args, scratch), warm_up_steps=turns)
         named = {contender.name: contender for contender in contenders}
         try:
             for contender in in_turn(contenders, args.rounds):
-                share = PADDED_SHARE if training and contender.name == PADDED else 1
-                contender.take_turn(max(1, args.steps // share))
+                contender.take_turn(turns[contender.name])
             reports = {name: contender.ask("report") for name, contender in named.items()}
             logits = {} if training else {name: named[name].ask("logits")["logits"]
                                           for name in (OURS, PADDED)}  # fmt: skip

@@ -273,9 +273,14 @@ def environment(args: argparse.Namespace, scratch: str) -> dict[str, str]:
 def start(
     planned: list[tuple[str, list[str], dict]],
     environment: dict[str, str],
-    warm_up_steps: int = WARM_UP_STEPS,
+    warm_up_steps: dict[str, int] | None = None,
 ) -> tuple[list[Contender], dict[str, str]]:
     """Starts all contenders, one after the other, each to the end of its warm-up.
+
+    Args:
+        planned: name, command and job of each.
+        environment: beside this process's own.
+        warm_up_steps: by name, where it is not `WARM_UP_STEPS`.
 
     Returns:
         The contenders; and for each peer that could not start, why.
@@ -289,7 +294,7 @@ def start(
         contender = Contender(name, command, job, environment)
         contenders.append(contender)
         try:
-            contender.take_first_step(warm_up_steps)
+            contender.take_first_step((warm_up_steps or {}).get(name, WARM_UP_STEPS))
         except InputError as error:
             contenders.pop().close()
             if name not in PEERS.values():
