@@ -161,8 +161,14 @@ def lay_out(download: Download, parts: list[str], folder: str) -> list[str]:
         path = os.path.join(folder, name)
         if os.path.exists(path):  # from an interrupted call, or the user's own
             continue
-        with files.atomic_path(path) as temporary, open(temporary, "wb") as file:
-            shutil.copyfileobj(stream, file)
+        try:
+            with files.atomic_path(path) as temporary, open(temporary, "wb") as file:
+                shutil.copyfileobj(stream, file)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {path}: {error.strerror}. What was fetched is kept: run the same "
+                "command again once there is room"
+            ) from error
         written.append(name)
     return written
 

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import http.server
 import io
@@ -129,6 +130,22 @@ def test_a_zip_is_fetched_and_laid_out_once(server, fetch, folder, capsys):
         f"{folder / 'CoLA'}: dev.tsv, test.tsv, train.tsv",
         f"{folder / 'CoLA'}: already there",
     ]
+
+
+def test_a_full_disk_loses_nothing_that_was_fetched(server, fetch, folder, monkeypatch):
+    run = fetch("cola", "CoLA", {"CoLA.zip": zipped(COLA)})
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(download_glue.shutil, "copyfileobj", fail)
+        with pytest.raises(InputError, match=r"cannot write .*\.tsv: No space left on device"):
+            run()
+    assert names_in(folder / "CoLA") == ["CoLA.zip.part"]
+    run()
+    assert names_in(folder / "CoLA") == ["dev.tsv", "test.tsv", "train.tsv"]
+    assert len(server.requests) == 1
 
 
 def test_files_put_there_by_hand_stay(server, fetch, folder):
