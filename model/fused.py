@@ -6,8 +6,8 @@ given no more than that: of matrix products and random numbers it makes far slow
 than TensorFlow has. (Where the whole step is compiled, these functions become part of it.)
 
 Each function has the result of the plain Keras operations up to rounding. Those do the work on
-other backends, in eager mode, in other precisions than float32, and where a graph does not know
-the shapes: XLA would compile again for every new one.
+other backends, in eager mode, in other precisions than float32, and, where XLA is used, in a graph
+that does not know the shapes: XLA would compile again for every new one.
 """
 
 import math
@@ -84,9 +84,10 @@ def _gelu_tanh_gradient(x, bias, upstream):
 def layer_norm(x, gamma, beta, epsilon: float):
     """LayerNorm over the last axis: [..., C] and two [C] → [..., C].
 
-    Not XLA, whose reductions gain nothing, but a gradient of few operations.
+    Not XLA, whose reductions gain nothing, but a gradient of few operations, of any shape.
     """
-    if not applies(x, gamma, beta):
+    tensorflow = tensorflow_backend()
+    if not (tensorflow and tensorflow.in_graph(x, gamma, beta)):
         return ops.layer_normalization(x, gamma, beta, -1, epsilon)
 
     def apply(x, gamma, beta):

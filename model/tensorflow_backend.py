@@ -81,12 +81,16 @@ def train_step_in_parts(model, batch: dict):
     return model.finish_step(masked, {name: array.stack() for name, array in arrays.items()})
 
 
+def in_graph(*arrays) -> bool:
+    """Whether a graph is traced, in which these are float32."""
+    return not tf.executing_eagerly() and all(
+        tf.is_tensor(array) and array.dtype == tf.float32 for array in arrays
+    )
+
+
 def in_graph_of_known_shapes(*arrays) -> bool:
     """Whether a graph is traced, in which these are float32 and of static shapes."""
-    return not tf.executing_eagerly() and all(
-        tf.is_tensor(array) and array.dtype == tf.float32 and array.shape.is_fully_defined()
-        for array in arrays
-    )
+    return in_graph(*arrays) and all(array.shape.is_fully_defined() for array in arrays)
 
 
 @functools.cache

@@ -51,6 +51,25 @@ def test_values_and_gradients(name):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
 
 
+def test_layer_norm_needs_no_shapes():
+    def gradients(x, gamma, beta, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch([x, gamma, beta])
+            value = fused.layer_norm(x, gamma, beta, 1e-6)
+        return value, *tape.gradient(value, [x, gamma, beta], upstream)
+
+    arguments = [
+        numbers(*shape, seed=i) for i, shape in enumerate([(B, T, C), (C,), (C,), (B, T, C)])
+    ]
+    specs = [tf.TensorSpec(shape) for shape in ((None, None, C), (C,), (C,), (None, None, C))]
+    graph = tf.function(gradients, input_signature=specs, jit_compile=False)
+    plain = gradients(*map(tf.constant, arguments))
+    for ours, theirs in zip(graph(*arguments), plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+    kinds = [op.type for op in graph.get_concrete_function().graph.get_operations()]
+    assert kinds.count("BiasAddGrad") == 2  # the short gradient's
+
+
 @pytest.mark.parametrize("function", ["dropout", "add_dropped"])
 def test_dropout(function):
     rate, seeds = 0.25, keras.random.SeedGenerator(0)
