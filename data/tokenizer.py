@@ -10,7 +10,10 @@ import itertools
 import json
 import os
 import pathlib
+import re
+import unicodedata
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -44,6 +47,7 @@ _MAYBE_LONG_WORD = (
     rf"(?s).*[^ \t\n\r{_ASCII_SYMBOLS}\x{{3000}}-\x{{3002}}\x{{4E00}}-\x{{9FFF}}\x{{FF0C}}]"
     rf"{{{MAX_WORD_LENGTH + 1}}}.*"
 )
+_TOO_LONG_WORD = re.compile(rf"[^ \t\n\r]{{{MAX_WORD_LENGTH + 1},}}")
 # Capital letters of Unicode 14 that TensorFlow's lower-casing, of Unicode 13, leaves as they are:
 # first, last, and the distance to the small letters.
 _NEW_CAPITALS = (
@@ -120,6 +124,14 @@ def load_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
     return tokens
 
 
+class Pieces(NamedTuple):
+    """The word pieces of one text: int32 ids, and which characters of it `[start, end)` each is."""
+
+    ids: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+
 class ConvBertTokenizer:
     """Turns text into WordPiece ids, exactly as the original ConvBERT does.
 
@@ -183,6 +195,61 @@ class ConvBertTokenizer:
         """
         texts = _normalize(_as_string_tensor(texts), self.do_lower_case, self.strip_accents)
         return self._wordpiece.tokenize(texts)
+
+    def tokenize_with_offsets(self, texts: Iterable[str]) -> list[Pieces]:
+        """Cuts texts into the pieces of `tokenize`, and says where in the texts they come from.
+
+        An accent that is dropped belongs to the letter before it, other characters that are
+        dropped to no piece. Where the clean-up makes several characters of one, such as the letters
+        of a Hangul syllable, all of them have its place.
+
+        Args:
+            texts: N strings.
+
+        Returns:
+            N `Pieces`; places are indices of Python's characters.
+
+        Raises:
+            InputError: `texts` is anything else.
+        """
+        texts = list(texts)
+        clean = _cover_long_words(
+            _clean(_as_string_tensor(texts), self.do_lower_case, self.strip_accents)
+        )
+        ids, first_bytes, end_bytes = self._wordpiece.tokenize_with_offsets(clean)
+        starts_at, ends_at = self._source_places(texts)
+        clean = clean.numpy()
+        is_first_byte = (np.frombuffer(b"".join(clean), np.uint8) & 0xC0) != 0x80
+        char_of_byte = np.cumsum(is_first_byte) - 1
+        counts = ids.row_lengths().numpy()
+        text_bytes = np.repeat(np.cumsum([0, *map(len, clean)])[:-1], counts)
+        text_chars = np.repeat(np.cumsum([0, *map(len, texts)])[:-1], counts)
+        first = char_of_byte[first_bytes.values.numpy() + text_bytes]
+        last = char_of_byte[end_bytes.values.numpy() + text_bytes - 1]
+        starts = (starts_at[first] - text_chars).astype(np.int32)
+        ends = (ends_at[last] - text_chars).astype(np.int32)
+        splits = itertools.pairwise(ids.row_splits.numpy())
+        ids = ids.values.numpy()
+        return [Pieces(ids[a:b], starts[a:b], ends[a:b]) for a, b in splits]
+
+    def _source_places(self, texts):
+        """For each character of the cleaned texts, one after the other: where in the joined texts
+        the one that it comes from begins, and where it ends."""
+        # How many characters come of one does not depend on its neighbours.
+        points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
+        distinct, inverse = np.unique(points, return_inverse=True)
+        chars = [chr(point) for point in distinct]
+        clean = _clean(_as_string_tensor(chars), self.do_lower_case, self.strip_accents)
+        lengths = tf.strings.length(clean, unit="UTF8_CHAR").numpy()
+        is_dropped_accent = (lengths == 0) & [unicodedata.category(char) == "Mn" for char in chars]
+        places = np.arange(len(points))
+        sources = np.repeat(places, lengths[inverse])
+        # A letter ends where the next character begins that is no accent of it.
+        next_letter = np.where(is_dropped_accent[inverse], len(points), places)
+        next_letter = np.minimum.accumulate(np.append(next_letter, len(points))[::-1])[::-1]
+        text_lengths = np.array([len(text) for text in texts], np.int64)
+        text_ends = np.repeat(np.cumsum(text_lengths), text_lengths)
+        return sources, np.minimum(next_letter[1:], text_ends)[sources]
 
     def __call__(
         self, texts, text_pairs=None, max_length: int | None = None, padding: str = "longest"
@@ -360,6 +427,16 @@ def possible_tokens(tokens) -> np.ndarray:
 
 def _normalize(texts, do_lower_case, strip_accents):
     """Cleans strings `[N]` so that splitting and looking up pieces is all that is left."""
+    texts = _clean(texts, do_lower_case, strip_accents)
+    return tf.cond(
+        tf.reduce_any(tf.strings.regex_full_match(texts, _MAYBE_LONG_WORD)),
+        lambda: _replace_long_words(texts),
+        lambda: texts,
+    )
+
+
+def _clean(texts, do_lower_case, strip_accents):
+    """Drops control characters from strings `[N]`; lower-cases and drops accents as asked."""
     # The order is the original's. A lower-case sigma depends on its neighbours, so control
     # characters must be gone before; accents come off only once NFD has taken them apart.
     texts = tf.cond(
@@ -373,11 +450,7 @@ def _normalize(texts, do_lower_case, strip_accents):
     if strip_accents:
         texts = tf_text.normalize_utf8(texts, "NFD")
         texts = tf.strings.regex_replace(texts, _ACCENTS, "")
-    return tf.cond(
-        tf.reduce_any(tf.strings.regex_full_match(texts, _MAYBE_LONG_WORD)),
-        lambda: _replace_long_words(texts),
-        lambda: texts,
-    )
+    return texts
 
 
 def _repair(texts, do_lower_case):
@@ -398,6 +471,22 @@ def _replace_long_words(texts):
     too_long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > MAX_WORD_LENGTH
     words = words.with_flat_values(tf.where(too_long, _LONG_WORD, words.flat_values))
     return tf.strings.reduce_join(words, axis=-1, separator=" ")
+
+
+def _cover_long_words(texts):
+    """Puts a word of the same length that no vocabulary has in place of each over the limit."""
+    is_suspect = tf.strings.regex_full_match(texts, _MAYBE_LONG_WORD).numpy()
+    if not is_suspect.any():
+        return texts
+    covered = texts.numpy()
+    words = tf.strings.regex_replace(texts, _WORD_BOUNDARY, " ").numpy()
+    for index in np.flatnonzero(is_suspect):
+        text = covered[index].decode()
+        for word in _TOO_LONG_WORD.finditer(words[index].decode()):
+            start, end = word.span()
+            text = text[:start] + _LONG_WORD * (end - start) + text[end:]
+        covered[index] = text.encode()
+    return tf.constant(covered, tf.string)
 
 
 def _usable_tokens(vocab, ids):

@@ -1,0 +1,156 @@
+"""Question answering: the answer to a question is a part of a given text, or there is none.
+
+The tasks are those of the original's finetune/qa/qa_tasks.py: SQuAD 1.1 and 2.0, and four of the
+MRQA 2019 shared task. `data/question_files.py` reads their files, `data/windows.py` makes features
+of them and answers of a model's outputs.
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any, ClassVar
+
+import numpy as np
+
+import files
+from data.question_files import ENDINGS, QuestionExamples, read_questions
+from data.squad_evaluation import evaluate, evaluate_with_unanswerable
+from data.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionAnsweringTask(Task):
+    """A task whose answers are parts of the texts that its questions are on.
+
+    Args:
+        name: also that of the task's folder.
+        metrics: names of its scores in summaries; `of_files` knows them.
+        unanswerable: whether a question may have no answer, as in SQuAD 2.0.
+        tests: what predictions are written for.
+    """
+
+    metrics: tuple[str, ...] = ("exact_match", "f1")
+    unanswerable: bool = False
+    tests: tuple[str, ...] = ()
+
+    architecture: ClassVar[str] = "ConvBertForQuestionAnswering"
+
+    @classmethod
+    def of_files(
+        cls, name: str, unanswerable: bool = False, files: dict[str, str] | None = None
+    ) -> "QuestionAnsweringTask":
+        """A task of one's own.
+
+        Args:
+            name, unanswerable: see the class.
+            files: by split the paths of files that are not in the task's folder. Any name but
+                "train" and "dev" is a test set; "test" is one even if it is not named.
+        """
+        files = files or {}
+        tests = tuple(split for split in files if split not in ("train", "dev")) or ("test",)
+        metrics = ("exact", "f1") if unanswerable else ("exact_match", "f1")
+        return cls(name, metrics, unanswerable, tests, files=files)
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return self.tests
+
+    def paths(self, directory: str, split: str) -> list[str]:
+        """See `Task`."""
+        if split in self.files:
+            return [self.files[split]]
+        return [os.path.join(directory, self.name, split + ending) for ending in ENDINGS]
+
+    def read(self, path: str, split: str) -> QuestionExamples:
+        """See `Task.load`."""
+        return read_questions(path, split, self.unanswerable)
+
+    def model_fields(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {}
+
+    def model_options(self, options: Any) -> dict[str, Any]:
+        """See `Task`."""
+        names = ("joint_prediction", "beam_size", "answerable_weight")
+        return {name: getattr(options, name) for name in names}
+
+    def make_features(self, tokenizer, examples, options, training):
+        """See `Task`: a row a window, and where in it the answer is."""
+        from data.windows import make_features
+
+        return make_features(tokenizer, examples, options, training)
+
+    def score(self, examples, features, outputs) -> dict[str, float]:
+        """See `Task`, and `data.squad_evaluation`; outputs are those of `find_answers`."""
+        answers = _answers(examples, features, outputs)
+        right = {question.id: question.answers for question in examples.questions}
+        texts = {question: answer.candidates[0].text for question, answer in answers.items()}
+        if not self.unanswerable:
+            return evaluate(right, texts)
+        odds = {question: answer.null_odds for question, answer in answers.items()}
+        return evaluate_with_unanswerable(right, texts, odds, features.na_threshold)
+
+    def write_predictions(self, examples, features, outputs, path: str) -> None:
+        """One row a question: its index, its id, its answer; and JSON files beside.
+
+        They are `_predictions.json`, the answers by id, which is what SQuAD's evaluation and its
+        leaderboard take; `_nbest.json`, the best candidates; and, where a question may have no
+        answer, `_null_odds.json`, which say how likely it has none: above `qa_na_threshold` the
+        answer is "".
+        """
+        answers = _answers(examples, features, outputs)
+        odds = {question: answer.null_odds for question, answer in answers.items()}
+        texts = {
+            question: ""
+            if self.unanswerable and answer.null_odds > features.na_threshold
+            else answer.candidates[0].text
+            for question, answer in answers.items()
+        }
+        beside = {"predictions": texts, "nbest": {q: _described(a) for q, a in answers.items()}}
+        if self.unanswerable:
+            beside["null_odds"] = odds
+        stem = os.path.splitext(path)[0]
+        for name, content in beside.items():
+            text = json.dumps(content, indent=1, ensure_ascii=False)
+            files.write_text(f"{stem}_{name}.json", text + "\n")
+        lines = ["index\tid\tprediction"]
+        for index, (question, text) in enumerate(texts.items()):
+            lines.append(f"{index}\t{question}\t{' '.join(text.split())}")
+        files.write_text(path, "\n".join(lines) + "\n")
+
+
+def _answers(examples, features, outputs):
+    """What is found for each question, by id."""
+    from data.windows import find_answers
+
+    found = find_answers(examples, features, outputs)
+    return {question.id: answer for question, answer in zip(examples.questions, found, strict=True)}
+
+
+def _described(answer):
+    """An answer's candidates with their probabilities among themselves, for JSON."""
+    scores = np.array([c.start_score + c.end_score for c in answer.candidates])
+    shares = np.exp(scores - scores.max())
+    return [
+        {
+            "text": candidate.text,
+            "probability": round(float(share), 6),
+            "start_score": round(candidate.start_score, 6),
+            "end_score": round(candidate.end_score, 6),
+        }
+        for candidate, share in zip(answer.candidates, shares / shares.sum(), strict=True)
+    ]
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        QuestionAnsweringTask("squadv1"),
+        QuestionAnsweringTask("squad", ("exact", "f1"), unanswerable=True, tests=("test",)),
+        QuestionAnsweringTask("newsqa"),
+        QuestionAnsweringTask("naturalqs"),
+        QuestionAnsweringTask("triviaqa"),
+        QuestionAnsweringTask("searchqa"),
+    )
+}
