@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data import ConvBertTokenizer, tasks
-from data.features import count_cut, evaluation_batches, make_features
+from data import ConvBertTokenizer, classification
+from data.features import Arrays, Features, count_cut, gather_outputs, make_features
 from data.tokenizer_config import CONFIG_FILE, stated_max_length
 from errors import InputError
 from model import ConvBertForSequenceClassification
@@ -62,10 +62,10 @@ class TextClassifier:
         self.score_range = config.score_range
         # Hugging Face leaves it out where the number of labels says it.
         self.problem_type = config.problem_type or (
-            tasks.REGRESSION if config.num_labels == 1 else tasks.SINGLE_LABEL
+            classification.REGRESSION if config.num_labels == 1 else classification.SINGLE_LABEL
         )
         self.labels = None
-        if self.problem_type != tasks.REGRESSION:
+        if self.problem_type != classification.REGRESSION:
             self.labels = config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
         model.compile(jit_compile=default_jit_compile())
 
@@ -105,32 +105,37 @@ class TextClassifier:
             raise InputError(f"`batch_size` must be a positive integer. Received: {batch_size}")
         if not texts:
             return Predictions([], None, 0)
-        examples = tasks.Examples("", "", texts, text_pairs, None)
+        examples = classification.TextExamples("", "", texts, text_pairs, None)
         features = make_features(self.tokenizer, examples, self.max_seq_length)
-        logits = compute_logits(self.model, features, batch_size)
-        return Predictions(
-            tasks.answers(self.problem_type, logits, self.labels, self.score_range),
-            None if self.labels is None else tasks.probabilities(self.problem_type, logits),
-            count_cut(self.tokenizer, examples, features),
-        )
+        logits = compute_outputs(self.model, features, batch_size)
+        answers = classification.answers(self.problem_type, logits, self.labels, self.score_range)
+        probabilities = None
+        if self.labels is not None:
+            probabilities = classification.probabilities(self.problem_type, logits)
+        num_cut = count_cut(self.tokenizer, examples, features)
+        return Predictions(answers, probabilities, num_cut)
 
 
-def compute_logits(model, features, batch_size: int) -> np.ndarray:
-    """Logits of every example, in their order: float32 `[N, num_labels]`.
+def compute_outputs(model, features: Features, batch_size: int) -> Arrays:
+    """A model's outputs for all examples, in their order; see `data.features.gather_outputs`.
 
     Raises:
         InputError: the model computes no finite numbers.
     """
-    batches, order = evaluation_batches(
-        features, batch_size, not model.config.mask_padding, few_lengths=model.jit_compile
+    outputs = gather_outputs(
+        features,
+        model.predict_on_batch,
+        model.token_outputs,
+        batch_size,
+        pad_to_max=not model.config.mask_padding,
+        few_lengths=model.jit_compile,
     )
-    logits = np.empty((len(features), model.config.num_labels), np.float32)
-    logits[order] = model.predict(batches, verbose=0)
-    if not np.isfinite(logits).all():
-        raise InputError(
-            "the model's outputs are not finite numbers. Fine-tune with a lower `learning_rate`"
-        )
-    return logits
+    for array in outputs.values() if isinstance(outputs, dict) else [outputs]:
+        if not np.isfinite(array).all():
+            raise InputError(
+                "the model's outputs are not finite numbers. Fine-tune with a lower `learning_rate`"
+            )
+    return outputs
 
 
 def check_is_classifier(directory: str | os.PathLike) -> None:
@@ -154,4 +159,4 @@ def check_is_classifier(directory: str | os.PathLike) -> None:
 def _checked(texts, name):
     if isinstance(texts, str):
         raise InputError(f"`{name}` must be a list of strings: write [text] for a single one")
-    return [tasks.parse_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]
+    return [classification.parse_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]

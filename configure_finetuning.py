@@ -1,7 +1,7 @@
-"""Hyper-parameters of fine-tuning: the defaults below < scripts/glue/TASK.json < `--hparams`.
+"""Hyper-parameters of fine-tuning: the defaults below < scripts/tasks/TASK.json < `--hparams`.
 
 The names are the original's (configure_finetuning.py of ConvBERT and ELECTRA), and so are the
-values in scripts/glue, which hold where a task is trained alone. Checking them imports nothing
+values in scripts/tasks, which hold where a task is trained alone. Checking them imports nothing
 heavy.
 """
 
@@ -13,8 +13,14 @@ from typing import Any
 from errors import InputError
 from model.config import MODEL_SIZES, load_hparams, override, require, require_one_of
 
-# A JSON file for each of GLUE's tasks; a task without one has the defaults below.
-TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "glue")
+# A JSON file a task; a task without one has the defaults below.
+TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "tasks")
+
+
+_POSITIVE = (
+    "num_trials", "train_batch_size", "eval_batch_size", "predict_batch_size", "max_query_length",
+    "doc_stride", "n_best_size", "max_answer_length", "beam_size",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +28,8 @@ class FinetuningConfig:
     """What one run of `finetune.py` does with one task.
 
     Args:
-        task_names: the task to fine-tune on.
+        task_names: the task to fine-tune on; several are learnt jointly, by one encoder with a
+            head for each.
         num_trials: runs with different seeds; trial i (from 1) has the seed `seed + i - 1`.
         model_size: "tiny", "small", "medium-small" or "base". The pre-trained model's
             `config.json` decides its shape: a size that contradicts it is an error. Without a
@@ -35,6 +42,15 @@ class FinetuningConfig:
         num_train_epochs: passes over the training set; a fraction stops within a pass.
         warmup_proportion: share of the steps over which the learning rate rises.
         double_unordered: train on both orders of a pair where the order has no meaning.
+        max_query_length: tokens of a question; the rest of it is not read.
+        doc_stride: tokens from the start of one window of a long context to the next.
+        n_best_size: answers kept of each window, and of each question.
+        max_answer_length: tokens of the longest answer that is considered.
+        joint_prediction: the original's head for question answering, in which the end depends on
+            the start. False is Hugging Face's, with two independent logits a token.
+        beam_size: starts, and ends of each, that the joint head considers.
+        answerable_weight: of the loss of "can this be answered?", beside that of the answer.
+        qa_na_threshold: "no answer" is said above it.
         mask_padding: padding changes no result, and batches are as long as their longest
             example. False is the original: every example padded to `max_seq_length`, and
             outputs that depend on it.
@@ -70,13 +86,21 @@ class FinetuningConfig:
     predict_batch_size: int = 32
     max_seq_length: int = 128
     double_unordered: bool = True
+    max_query_length: int = 64
+    doc_stride: int = 128
+    n_best_size: int = 20
+    max_answer_length: int = 30
+    joint_prediction: bool = True
+    beam_size: int = 20
+    answerable_weight: float = 0.5
+    qa_na_threshold: float = -2.75
 
     def __post_init__(self):
         require(len(self.task_names) > 0, "task_names", "a list of tasks", list(self.task_names))
         require_one_of("classifier_head", self.classifier_head, ("linear", "mlp"))
         if self.model_size is not None:
             require_one_of("model_size", self.model_size, MODEL_SIZES)
-        for name in ("num_trials", "train_batch_size", "eval_batch_size", "predict_batch_size"):
+        for name in _POSITIVE:
             require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
         for name in ("seed", "n_writes_test"):
             require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
@@ -113,13 +137,18 @@ class FinetuningConfig:
         )
 
     @classmethod
-    def for_task(cls, task: str, hparams: dict[str, Any]) -> "FinetuningConfig":
-        """The configuration of one task trained alone, `hparams` being `--hparams` as read."""
-        config, path = cls(), os.path.join(TASK_HPARAMS, f"{task}.json")
-        if os.path.isfile(path):
+    def for_tasks(cls, tasks: tuple[str, ...], hparams: dict[str, Any]) -> "FinetuningConfig":
+        """The configuration of a task trained alone, or of several jointly.
+
+        Args:
+            tasks: their names.
+            hparams: `--hparams` as read.
+        """
+        config, path = cls(), os.path.join(TASK_HPARAMS, f"{tasks[0]}.json")
+        if len(tasks) == 1 and os.path.isfile(path):
             values = load_hparams(path)
             try:
                 config = override(config, values)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from None
-        return override(config, hparams | {"task_names": [task]})
+        return override(config, hparams | {"task_names": list(tasks)})

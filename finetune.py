@@ -3,22 +3,23 @@
     python3 finetune.py --data-dir D --model-name N --hparams '{"task_names": ["cola"]}'
     python3 finetune.py --data-dir D --model-name N cola rte mrpc
     python3 finetune.py --data-dir D --model-name N my_task.json
+    python3 finetune.py --data-dir D --model-name N --hparams '{"task_names": ["mnli", "rte"]}'
 
-A task is one of GLUE's, or described by a JSON file: see data/task_file.py.
+A task is one of GLUE's, or described by a JSON file: see data/task_file.py. Tasks that are given as
+arguments are learnt one after the other; several `task_names` by one encoder, jointly.
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK; writes, below D/models/N,
 results/TASK_results.json and .txt, test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model
-finetuning_models/TASK_TRIAL. A trial that is finished is not repeated. After several tasks comes
-a table of all, which is printed and in results/summary.md, .json and .png.
+finetuning_models/TASK_TRIAL (of joint tasks results/A+B_results.json, test_predictions/A+B/ and
+finetuning_models/A+B_TRIAL/TASK). A trial that is finished is not repeated. After several tasks
+comes a table of all, which is printed and in results/summary.md, .json and .png.
 """
 
 import argparse
 import dataclasses
 import hashlib
-import json
 import math
 import os
-import pathlib
 import shutil
 import time
 from collections.abc import Callable
@@ -31,91 +32,33 @@ from tqdm import tqdm
 import errors
 import files
 from configure_finetuning import FinetuningConfig
-from data import glue, summary, tasks
+from data import glue, summary
 from data.task_file import get_task
 from errors import InputError
 from model.config import MODEL_SIZES, ConvBertConfig, load_hparams, override
+from trials import (
+    Encoder,
+    Job,
+    TaskData,
+    read_results,
+    result_line,
+    write_results,
+    write_results_as_text,
+)
 
 # Where below models/MODEL_NAME an encoder may be: from replaced-token detection, from masked
 # language modelling alone, or a saved model put there by hand.
 ENCODER_DIRECTORIES = ("discriminator", "encoder", ".")
-
-# Fields that change neither the trained model nor its scores (a trial's seed counts by itself).
-NOT_IN_FINGERPRINT = (
-    "do_train", "do_eval", "num_trials", "keep_all_models", "write_test_outputs", "n_writes_test",
-    "eval_batch_size", "predict_batch_size", "seed",
-)  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """What every trial starts from: a saved model, or random weights if `directory` is None."""
-
-    directory: str | None
-    config: ConvBertConfig
-    tokenizer: Any
-    sha256: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One task with all that was given for it, read and checked. Paths are below `model_dir`."""
-
-    task: tasks.ClassificationTask
-    config: FinetuningConfig
-    encoder: Encoder | None
-    model_dir: str
-    train: tasks.Examples | None
-    dev: tasks.Examples | None
-    tests: dict[str, tasks.Examples]
-
-    @property
-    def results_path(self) -> str:
-        """The results as JSON; the text beside it ends in `.txt`."""
-        return os.path.join(self.model_dir, "results", f"{self.task.name}_results.json")
-
-    @property
-    def num_characters(self) -> float:
-        """The size of a trial: the text it reads, that of training three times."""
-
-        def size(examples):
-            return sum(map(len, examples.texts)) + sum(map(len, examples.text_pairs or ()))
-
-        read = sum(size(examples) for examples in (self.dev, *self.tests.values()) if examples)
-        return read + 3 * self.config.num_train_epochs * (size(self.train) if self.train else 0)
-
-    def trained_model(self, trial: int) -> str:
-        """The directory of a trial's fine-tuned model."""
-        return os.path.join(self.model_dir, "finetuning_models", f"{self.task.name}_{trial}")
-
-    def predictions(self, split: str, trial: int) -> str:
-        """The file of a trial's predictions for a test split."""
-        name = f"{self.task.name}_{split}_{trial}.tsv"
-        return os.path.join(self.model_dir, "test_predictions", name)
-
-    def tests_of(self, trial: int) -> dict[str, tasks.Examples]:
-        """The test splits that this trial writes predictions for."""
-        return self.tests if trial <= self.config.n_writes_test else {}
-
-    def fingerprint(self) -> str:
-        """A hash of everything that decides a trial's outcome but its seed."""
-        fields = dataclasses.asdict(self.config)
-        for name in NOT_IN_FINGERPRINT:
-            del fields[name]
-        data = [examples and examples.sha256 for examples in (self.train, self.dev)]
-        parts = [fields, self.task.identity(), self.encoder.sha256, data]
-        text = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Checks everything that was given, then fine-tunes one task after the other."""
     args = parse_arguments(arguments)
     logging.set_verbosity(logging.INFO)
-    configs = task_configs(args)
-    first = next(iter(configs.values()))
+    configs = job_configs(args)
+    first = configs[0]
     # Everything is read and checked before anything is written.
-    jobs = [load_job(name, config, args) for name, config in configs.items()]
+    jobs = [load_job(config, args) for config in configs]
     import keras
 
     from data.devices import prepare_tensorflow
@@ -147,44 +90,45 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def task_configs(args: argparse.Namespace) -> dict[str, FinetuningConfig]:
-    """The tasks asked for, in order, each with its checked hyper-parameters."""
+def job_configs(args: argparse.Namespace) -> list[FinetuningConfig]:
+    """What is to be trained, in order: the checked hyper-parameters of one job each."""
     hparams = load_hparams(args.hparams)
-    named = override(FinetuningConfig(), hparams).task_names
+    joint = override(FinetuningConfig(), hparams).task_names
     if args.tasks and "task_names" in hparams:
         raise InputError("tasks are named as arguments and in `task_names`: name them in one place")
-    if len(named) > 1:
-        raise InputError(
-            "`task_names` with several tasks means one model trained on all of them, which "
-            "finetune.py does not do. To train each on its own, give them as arguments: "
-            f"finetune.sh {' '.join(named)}"
-        )
-    configs, given = {}, {}
-    for word in args.tasks or named:
-        for name in glue.TASKS if word == "all" else [word]:
-            task = get_task(name)
-            if given.setdefault(task.name, name) != name:
-                raise InputError(f"{given[task.name]} and {name} are both called {task.name}")
-            configs[name] = FinetuningConfig.for_task(task.name, hparams)
-    return configs
+    words = [name for word in args.tasks for name in (glue.TASKS if word == "all" else [word])]
+    groups = [(word,) for word in dict.fromkeys(words)] or [joint]
+    given: dict[str, str] = {}
+    for word in (word for group in groups for word in group):
+        name = get_task(word).name
+        if name in given:
+            raise InputError(f"{given[name]} and {word} are both called {name}")
+        given[name] = word
+    return [FinetuningConfig.for_tasks(group, hparams) for group in groups]
 
 
-def load_job(name: str, config: FinetuningConfig, args: argparse.Namespace) -> Job:
-    """Reads and checks the files of one task; the encoder is still to come."""
+def load_job(config: FinetuningConfig, args: argparse.Namespace) -> Job:
+    """Reads and checks the files of a job's tasks; the encoder is still to come."""
     directory = os.path.join(args.data_dir, "finetuning_data")
-    task = tasks.complete(get_task(name), directory)
-    train = tasks.load_examples(task, directory, "train") if config.do_train else None
-    dev = tasks.load_examples(task, directory, "dev") if config.do_eval else None
-    tests = tasks.load_test_examples(task, directory) if config.write_test_outputs else {}
-    model_dir = os.path.join(args.data_dir, "models", args.model_name)
-    job = Job(task, config, None, model_dir, train, dev, tests)
+    parts = []
+    for name in config.task_names:
+        task = get_task(name).complete(directory)
+        train = task.load(directory, "train") if config.do_train else None
+        dev = {"dev": task.load(directory, "dev")} if config.do_eval else {}
+        if config.do_eval:
+            dev |= task.load_if_there(directory, task.more_dev_splits)
+        tests = task.load_if_there(directory, task.test_splits) if config.write_test_outputs else {}
+        parts.append(TaskData(task, train, dev, tests))
+    job = Job(tuple(parts), config, None, os.path.join(args.data_dir, "models", args.model_name))
     if not config.do_train:
         for trial in range(1, config.num_trials + 1):
-            if not os.path.isdir(job.trained_model(trial)):
-                raise InputError(
-                    f"no fine-tuned model to evaluate: {job.trained_model(trial)} is missing, and "
-                    "`do_train` is false"
-                )
+            for part in job.parts:
+                model = job.trained_model(trial, part.task)
+                if not os.path.isdir(model):
+                    raise InputError(
+                        f"no fine-tuned model to evaluate: {model} is missing, and `do_train` is "
+                        "false"
+                    )
     return job
 
 
@@ -251,14 +195,17 @@ def hash_files(directory: str, names: tuple[str, ...]):
 
 
 def run_suite(jobs: list[Job]) -> None:
-    """Runs the trials that are not finished, task after task; sums up where there are several."""
-    finished = {job.task.name: read_results(job) for job in jobs}
+    """Runs the trials that are not finished, job after job; sums up several tasks in a table."""
+    finished = {job.name: read_results(job) for job in jobs}
+    # The table of a joint job stays beside that of the same tasks on their own.
+    name = f"{jobs[0].name}_summary" if jobs[0].is_joint else "summary"
+    has_table = sum(len(job.parts) for job in jobs) > 1 and jobs[0].config.do_eval
     for job in jobs:
-        finetune(job, finished[job.task.name], lambda: progress(jobs, finished))
-        if len(jobs) > 1 and job.config.do_eval:
+        finetune(job, finished[job.name], lambda: progress(jobs, finished))
+        if has_table:
             table = summarize(jobs, finished)
-            summary.write(table, os.path.dirname(job.results_path))
-    if len(jobs) > 1 and job.config.do_eval:
+            summary.write(table, os.path.dirname(job.results_path), name)
+    if has_table:
         print(f"\n{summary.to_markdown(table)}", flush=True)
 
 
@@ -266,14 +213,15 @@ def summarize(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> dict[str,
     """The table of all tasks, of which some may not be finished."""
     results = [
         summary.TaskResults(
-            job.task.name,
-            [entry for _, entry in sorted(finished[job.task.name].items())],
+            part.task.name,
+            [entries[part.task.name] for _, entries in sorted(finished[job.name].items())],
             job.config.num_trials,
-            len(job.train) if job.train else None,
-            len(job.dev),
+            len(part.train) if part.train else None,
+            len(part.dev["dev"]),
             dataclasses.asdict(job.config),
         )
         for job in jobs
+        for part in job.parts
     ]
     return summary.summarize(os.path.basename(jobs[0].model_dir), results)
 
@@ -281,7 +229,7 @@ def summarize(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> dict[str,
 def progress(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> str:
     """Which trial of how many comes next, and how long all that are left may take.
 
-    A trial is taken to be as long as the task's finished ones; before the first of them, as long as
+    A trial is taken to be as long as the job's finished ones; before the first of them, as long as
     its text is in proportion to what is finished.
     """
     done = sum(map(len, finished.values()))
@@ -290,138 +238,170 @@ def progress(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> str:
         return where
     spent, size = 0.0, 0.0
     for job in jobs:
-        seconds = [entry["seconds"] for entry in finished[job.task.name].values()]
-        spent, size = spent + sum(seconds), size + job.num_characters * len(seconds)
+        spent += sum(map(seconds_of, finished[job.name].values()))
+        size += job.num_characters * len(finished[job.name])
     left = 0.0
     for job in jobs:
-        entries = finished[job.task.name]
+        trials = finished[job.name].values()
         one = job.num_characters * spent / size
-        if entries:
-            one = sum(entry["seconds"] for entry in entries.values()) / len(entries)
-        left += one * (job.config.num_trials - len(entries))
+        if trials:
+            one = sum(map(seconds_of, trials)) / len(trials)
+        left += one * (job.config.num_trials - len(trials))
     hours, minutes = divmod(math.ceil(left / 60), 60)
     return f"{where}, about {f'{hours} h ' if hours else ''}{minutes} min left"
 
 
-def finetune(job: Job, finished: dict[int, Any], describe_progress: Callable[[], str]) -> None:
-    """Runs the trials of one task that are not in `finished`, and puts them there."""
-    from data.features import make_features
+def seconds_of(entries: dict[str, Any]) -> float:
+    """How long a trial took, of which each task has an entry."""
+    return next(iter(entries.values()))["seconds"]
 
+
+def finetune(job: Job, finished: dict[int, Any], describe_progress: Callable[[], str]) -> None:
+    """Runs the trials of a job that are not in `finished`, and puts them there."""
     for trial in sorted(finished):
-        logging.info("finished before: %s", result_line(job.task, finished[trial]))
+        for name, entry in finished[trial].items():
+            logging.info("finished before: %s", result_line(name, entry))
     trials = [t for t in range(1, job.config.num_trials + 1) if t not in finished]
     if not trials:
         write_results_as_text(job)  # a run may have ended between the two files
         return
-    train = job.train
-    if train and job.task.unordered and job.config.double_unordered:
-        train = train.with_swapped_pairs()
-    splits = {"train": train, "dev": job.dev, **job.tests}
-    features = {
-        split: make_features(job.encoder.tokenizer, examples, job.config.max_seq_length)
-        for split, examples in splits.items()
-        if examples is not None
-    }
+    features = {part.task.name: make_features(job, part) for part in job.parts}
     for trial in trials:
-        logging.info("%s: %s", job.task.name, describe_progress())
+        logging.info("%s: %s", job.name, describe_progress())
         finished[trial] = run_trial(job, features, trial)
         write_results(job, finished)
-        logging.info("%s", result_line(job.task, finished[trial]))
+        for name, entry in finished[trial].items():
+            logging.info("%s", result_line(name, entry))
     logging.info("results: %s", job.results_path)
 
 
-def run_trial(job: Job, features: dict[str, Any], trial: int) -> dict[str, Any]:
-    """Trains and scores once; writes the model and the predictions; returns the results' entry."""
+def make_features(job: Job, part: TaskData) -> dict[str, Any]:
+    """The features of a task's splits, by name."""
+    tokenizer, config = job.encoder.tokenizer, job.config
+    splits = part.dev | part.tests
+    features = {
+        split: part.task.make_features(tokenizer, examples, config, training=False)
+        for split, examples in splits.items()
+    }
+    if part.train:
+        examples = part.task.training_examples(part.train, config)
+        features["train"] = part.task.make_features(tokenizer, examples, config, training=True)
+    return features
+
+
+def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict[str, Any]:
+    """Trains and scores once; writes models and predictions; returns each task's results' entry."""
     import keras
 
-    from classifier import compute_logits
-    from data.metrics import compute_metrics
+    from classifier import compute_outputs
 
     started, config, seed = time.time(), job.config, job.config.seed + trial - 1
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
-    model = build_model(job, trial)
+    models = build_models(job, trial)
     if config.do_train:
-        title = f"{job.task.name} {trial}/{config.num_trials}"
-        train(model, features["train"], job, seed, title)
-    metrics = {}
-    if config.do_eval:
-        logits = compute_logits(model, features["dev"], config.eval_batch_size)
-        predictions = tasks.predictions(job.task.problem_type, logits, job.task.score_range)
-        metrics = compute_metrics(job.task.metrics, job.dev.labels, predictions)
-    tests = job.tests_of(trial)
-    logits = {
-        split: compute_logits(model, features[split], config.predict_batch_size) for split in tests
-    }
+        title = f"{job.name} {trial}/{config.num_trials}"
+        training = {name: features[name]["train"] for name in models}
+        train(models, training, config, seed, title)
+    metrics, outputs = {}, {}
+    for part in job.parts:
+        name, task = part.task.name, part.task
+        metrics[name], outputs[name] = {}, {}
+        for split, examples in part.dev.items():
+            found = compute_outputs(models[name], features[name][split], config.eval_batch_size)
+            scores = task.score(examples, features[name][split], found)
+            suffix = split.removeprefix("dev")  # accuracy, and accuracy_mismatched
+            metrics[name] |= {metric + suffix: score for metric, score in scores.items()}
+        for split in job.tests_of(part, trial):
+            outputs[name][split] = compute_outputs(
+                models[name], features[name][split], config.predict_batch_size
+            )
     if config.do_train:
-        # Results of other settings must not stand beside this trial's model if it ends here.
+        # Results of other settings must not stand beside this trial's models if it ends here.
         write_results(job, read_results(job))
-        tokenizer, directory = job.encoder.tokenizer, job.trained_model(trial)
-        save_model(model, tokenizer, directory, config.max_seq_length)
-        for before in range(1, 1 if config.keep_all_models else trial):
-            shutil.rmtree(job.trained_model(before), ignore_errors=True)
-    for split in tests:
-        write_predictions(job.task, logits[split], job.predictions(split, trial))
+        save_models(job, models, trial)
+    for part in job.parts:
+        for split, found in outputs[part.task.name].items():
+            path = job.predictions(part.task, split, trial)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            given = (part.tests[split], features[part.task.name][split], found)
+            part.task.write_predictions(*given, path)
     return {
-        "trial": trial,
-        "metrics": metrics,
-        "num_examples": len(job.dev) if config.do_eval else 0,
-        "seed": seed,
-        "seconds": round(time.time() - started, 1),
-        "fingerprint": job.fingerprint(),
-        "tests": {split: examples.sha256 for split, examples in tests.items()},
+        part.task.name: {
+            "trial": trial,
+            "metrics": metrics[part.task.name],
+            "num_examples": len(part.dev["dev"]) if config.do_eval else 0,
+            "seed": seed,
+            "seconds": round(time.time() - started, 1),
+            "fingerprint": job.fingerprint(),
+            "tests": {split: part.tests[split].sha256 for split in job.tests_of(part, trial)},
+        }
+        for part in job.parts
     }
 
 
-def build_model(job: Job, trial: int):
-    """The encoder with the task's head; without training, the model a training run left."""
-    from model import ConvBertForSequenceClassification
+def build_models(job: Job, trial: int) -> dict[str, Any]:
+    """A model for each task, all with the same encoder; without training, the trained ones."""
+    import model as library
     from model.training import default_jit_compile
 
-    task, config = job.task, job.config
-    fields = {
-        "num_labels": task.num_labels,
-        "problem_type": task.problem_type,
-        "id2label": task.labels or None,
-        "score_range": task.score_range,
-        "mask_padding": config.mask_padding,
-    }
-    if not config.do_train:
-        model = ConvBertForSequenceClassification.from_pretrained(job.trained_model(trial))
-        found, wanted = (c.to_hf_dict("") for c in (model.config, override(model.config, fields)))
-        for name in ("problem_type", "id2label", "score_range"):
-            if found[name] != wanted[name]:
-                raise InputError(
-                    f"{job.trained_model(trial)} was trained for another task than {task.name}: "
-                    f"its `{name}` is {found[name]}, and not {wanted[name]}"
-                )
-        model.compile(jit_compile=default_jit_compile())
-        return model
-    if job.encoder.directory is None:
-        return ConvBertForSequenceClassification(
-            override(job.encoder.config, fields), classifier_head=config.classifier_head
-        )
-    return ConvBertForSequenceClassification.from_pretrained(
-        job.encoder.directory,
-        classifier_head=config.classifier_head,
-        **(config.model_hparam_overrides | fields),
-    )
+    models: dict[str, Any] = {}
+    for task in (part.task for part in job.parts):
+        fields = task.model_fields() | {"mask_padding": job.config.mask_padding}
+        kind = getattr(library, task.architecture)
+        if not job.config.do_train:
+            models[task.name] = load_trained(kind, job.trained_model(trial, task), task, fields)
+            continue
+        options = task.model_options(job.config)
+        if models:
+            options["convbert"] = next(iter(models.values())).convbert
+        if job.encoder.directory is None:
+            models[task.name] = kind(override(job.encoder.config, fields), **options)
+        else:
+            overrides = job.config.model_hparam_overrides | fields | options
+            models[task.name] = kind.from_pretrained(job.encoder.directory, **overrides)
+    for model in models.values():
+        model.compile(jit_compile=default_jit_compile())  # to predict
+    return models
 
 
-def train(model, features, job: Job, seed: int, title: str) -> None:
+def load_trained(kind, directory: str, task, fields: dict[str, Any]):
+    """A fine-tuned model, which must be one for `task`."""
+    model = kind.from_pretrained(directory)
+    found, wanted = (c.to_hf_dict("") for c in (model.config, override(model.config, fields)))
+    for name in sorted(found):
+        if found[name] != wanted[name]:
+            raise InputError(
+                f"{directory} was trained for another task than {task.name}: its `{name}` is "
+                f"{found[name]}, and not {wanted[name]}"
+            )
+    return model
+
+
+def train(models, features, config: FinetuningConfig, seed: int, title: str) -> None:
     """Fits the model, as the original does: losses summed over the batch, then clipped to norm 1.
 
     Source: run_finetuning.py and model/optimization.py of the release.
+
+    Args:
+        models: by task's name; several share an encoder, and are trained jointly.
+        features: the training sets, by the same names.
+        config: the hyper-parameters.
+        seed: of the data's order.
+        title: of the progress bar.
     """
     import keras
 
-    from data.features import training_batches
+    from data.features import join_features, training_batches
+    from model.joint import JointModel
     from model.optimizer import create_optimizer
     from model.training import default_jit_compile
 
-    config, jit_compile = job.config, default_jit_compile()
+    jit_compile = default_jit_compile()
+    is_joint = len(models) > 1
+    model = JointModel(models) if is_joint else next(iter(models.values()))
     batches = training_batches(
-        features,
+        join_features(features) if is_joint else next(iter(features.values())),
         config.train_batch_size,
         config.num_train_epochs,
         seed,
@@ -429,22 +409,17 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
         few_lengths=jit_compile,
     )
     steps = int(batches.cardinality())
-    is_wide = model.config.hidden_size >= MODEL_SIZES["base"].hidden_size
+    encoder = next(iter(models.values())).config
+    is_wide = encoder.hidden_size >= MODEL_SIZES["base"].hidden_size
     optimizer = create_optimizer(
         config.learning_rate or (1e-4 if is_wide else 3e-4),
         num_train_steps=steps,
         num_warmup_steps=steps * config.warmup_proportion,
         weight_decay_rate=config.weight_decay_rate,
         layerwise_lr_decay=config.layerwise_lr_decay,
-        num_hidden_layers=model.config.num_hidden_layers,
+        num_hidden_layers=encoder.num_hidden_layers,
     )
-    if job.task.problem_type == tasks.REGRESSION:
-        loss = keras.losses.MeanSquaredError(reduction="sum")
-    elif job.task.problem_type == tasks.MULTI_LABEL:  # the mean over an example's labels
-        loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction="sum")
-    else:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
-    model.compile(optimizer, loss=loss, jit_compile=jit_compile)
+    model.compile(optimizer, **model.objective("sum"), jit_compile=jit_compile)
     with tqdm(total=steps, desc=title, unit="step", mininterval=1) as bar:
 
         def show(step, logs):
@@ -462,96 +437,22 @@ def train(model, features, job: Job, seed: int, title: str) -> None:
         model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
 
 
-def write_predictions(task: tasks.ClassificationTask, logits: np.ndarray, path: str) -> None:
-    """One row an example: its index, its label, labels or score as in the task's files, logits."""
-    lines = ["index\tprediction\tlogits"]
-    answers = tasks.answers(task.problem_type, logits, task.labels, task.score_range)
-    for index, answer in enumerate(answers):
-        numbers = " ".join(f"{number:.6f}" for number in logits[index])
-        lines.append(f"{index}\t{tasks.answer_text(answer, task.label_delimiter)}\t{numbers}")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    files.write_text(path, "\n".join(lines) + "\n")
+def save_models(job: Job, models: dict[str, Any], trial: int) -> None:
+    """Writes a trial's models, each with its tokenizer, and drops those of the trials before.
 
-
-def save_model(model, tokenizer, directory: str, max_seq_length: int) -> None:
-    """Writes the model and its tokenizer; the directory appears whole or stays as it was.
-
-    Texts to be classified are to be cut as those trained on were, to `max_seq_length`.
+    The trial's directory appears whole or stays as it was. Texts that the models are given are to
+    be cut as those trained on were, to `max_seq_length`.
     """
+    directory = job.trained_model(trial)
     temporary = directory + ".tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary, max_seq_length)
+    for name, model in models.items():
+        folder = os.path.join(temporary, name) if job.is_joint else temporary
+        model.save_pretrained(folder)
+        job.encoder.tokenizer.save_pretrained(folder, job.config.max_seq_length)
     files.replace_directory(temporary, directory)
-
-
-def read_results(job: Job) -> dict[int, dict[str, Any]]:
-    """The entries of trials that need no repeating, by trial.
-
-    A trial is finished if it was run with the same hyper-parameters, model and data, and what it
-    had to write is there.
-    """
-    if not (job.config.do_train and os.path.isfile(job.results_path)):
-        return {}
-    try:
-        with open(job.results_path, encoding="utf-8") as file:
-            entries = json.load(file)[job.task.name]
-        return {entry["trial"]: entry for entry in entries if is_finished(job, entry)}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{job.results_path} is not a results file ({error!r}): move it away"
-        ) from None
-
-
-def is_finished(job: Job, entry: dict[str, Any]) -> bool:
-    """Whether a results entry is what this job would compute; see `read_results`."""
-    config, trial = job.config, entry["trial"]
-    expected = (job.fingerprint(), config.seed + trial - 1)
-    if (entry["fingerprint"], entry["seed"]) != expected or trial > config.num_trials:
-        return False
-    if config.do_eval and not entry["metrics"]:
-        return False
-    needs_model = config.keep_all_models or trial == config.num_trials
-    return (not needs_model or os.path.isdir(job.trained_model(trial))) and all(
-        entry["tests"].get(split) == examples.sha256
-        and os.path.isfile(job.predictions(split, trial))
-        for split, examples in job.tests_of(trial).items()
-    )
-
-
-def write_results(job: Job, entries: dict[int, dict[str, Any]]) -> None:
-    """Writes the results so far as JSON and as text."""
-    ordered = [entries[trial] for trial in sorted(entries)]
-    os.makedirs(os.path.dirname(job.results_path), exist_ok=True)
-    files.write_text(job.results_path, json.dumps({job.task.name: ordered}, indent=2) + "\n")
-    write_results_as_text(job)
-
-
-def write_results_as_text(job: Job) -> None:
-    """Says in words what the JSON file says, if the text beside it does not say it already."""
-    with open(job.results_path, encoding="utf-8") as file:
-        entries = json.load(file)[job.task.name]
-    lines = [result_line(job.task, entry) for entry in entries]
-    if len(entries) > 1:
-        for name in entries[0]["metrics"]:
-            values = [entry["metrics"][name] for entry in entries if name in entry["metrics"]]
-            if len(values) == len(entries):
-                numbers = summary.over_trials(values)
-                words = ", ".join(f"{key} {value:.2f}" for key, value in numbers.items())
-                lines.append(f"{job.task.name} {name}: {words}")
-    path = os.path.splitext(job.results_path)[0] + ".txt"
-    text = "\n".join(lines) + "\n"
-    if not os.path.isfile(path) or pathlib.Path(path).read_text(encoding="utf-8") != text:
-        files.write_text(path, text)
-
-
-def result_line(task: tasks.ClassificationTask, entry: dict[str, Any]) -> str:
-    """One trial's result in words."""
-    scores = " - ".join(f"{name}: {value:.2f}" for name, value in entry["metrics"].items())
-    return (
-        f"{task.name} trial {entry['trial']}: {scores or 'not scored'} "
-        f"({entry['num_examples']} dev examples, seed {entry['seed']}, {entry['seconds']} s)"
-    )
+    for before in range(1, 1 if job.config.keep_all_models else trial):
+        shutil.rmtree(job.trained_model(before), ignore_errors=True)
 
 
 if __name__ == "__main__":

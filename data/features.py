@@ -1,54 +1,75 @@
-"""Examples → token features → `tf.data` batches, for tasks on one text or a pair.
+"""Token features → `tf.data` batches, and a model's outputs in the features' order.
 
-A batch is as long as its longest example, rounded up a little so that not every length occurs: that
-is exact, since padding changes no result of a model that masks it.
+A batch is as long as its longest row, rounded up a little so that not every length occurs: that is
+exact, since padding changes no result of a model that masks it.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from data.tasks import Examples
+from data.classification import TextExamples
+from errors import InputError
 
 # Of few lengths, each is a multiple of this.
 LENGTH_MULTIPLE = 16
 # Examples of so many batches are dealt out by length together.
 POOL_BATCHES = 64
+# The target of a token that has none.
+IGNORED = -100
+_TOKEN_INPUTS = ("input_ids", "input_mask", "segment_ids")
 _TOKENIZE_AT_ONCE = 16384  # bounds the padded arrays in memory
+
+Arrays = np.ndarray | dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Tokenised examples without padding, one after the other.
+    """Tokenised rows without padding, one after the other.
+
+    What is said of a token, by targets or outputs, is an array as long as `input_ids`; what is said
+    of an example is an array of the number of examples, which is always less.
 
     Args:
-        input_ids: int32 `[tokens]`, `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` of each example.
+        input_ids: int32 `[tokens]`, `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` of each row.
         segment_ids: int32 `[tokens]`, 1 for the second text and its `[SEP]`.
-        starts: int64 `[N + 1]`; example i is `input_ids[starts[i]:starts[i + 1]]`.
-        targets: `[N]`, `[N, labels]` or `[N, 1]`; see `Examples.targets`.
-        max_seq_length: the longest an example may be.
+        starts: int64 `[rows + 1]`; row i is `input_ids[starts[i]:starts[i + 1]]`.
+        targets: what the model's outputs are compared with: an array, or one by output's name,
+            `[N, …]` or `[tokens, …]` (`IGNORED` for a token without one).
+        max_seq_length: the longest a row may be.
+        weights: by output's name, float32 `[N]`: what an example's loss counts; None is 1.
+        inputs: further inputs of the model in training, by name: `[N, …]`.
+        rows_an_example: rows that follow one another and are one example, as the choices of a
+            question are; a batch is then `[B, rows, T]`.
     """
 
     input_ids: np.ndarray
     segment_ids: np.ndarray
     starts: np.ndarray
-    targets: np.ndarray
+    targets: Arrays
     max_seq_length: int
+    weights: dict[str, np.ndarray] | None = None
+    inputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    rows_an_example: int = 1
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return (len(self.starts) - 1) // self.rows_an_example
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example, int64 `[N]`."""
-        return np.diff(self.starts)
+        """Tokens of each example's longest row, int64 `[N]`."""
+        return np.diff(self.starts).reshape(-1, self.rows_an_example).max(axis=1)
+
+    def is_of_tokens(self, array: np.ndarray) -> bool:
+        """Whether an array says something of each token, and not of each example."""
+        return len(array) == len(self.input_ids)
 
 
-def make_features(tokenizer: Any, examples: Examples, max_seq_length: int) -> Features:
+def make_features(tokenizer: Any, examples: TextExamples, max_seq_length: int) -> Features:
     """Tokenises a whole file; an example is cut to `max_seq_length` as the original cuts it."""
     ids, segments, lengths = [], [], []
     for begin in range(0, len(examples), _TOKENIZE_AT_ONCE):
@@ -64,7 +85,7 @@ def make_features(tokenizer: Any, examples: Examples, max_seq_length: int) -> Fe
     return Features(ids, segments, starts, examples.targets, max_seq_length)
 
 
-def count_cut(tokenizer: Any, examples: Examples, features: Features) -> int:
+def count_cut(tokenizer: Any, examples: TextExamples, features: Features) -> int:
     """How many of the examples that `features` were made of had to be cut."""
     full = np.flatnonzero(features.lengths == features.max_seq_length)
     texts, pairs = examples.texts, examples.text_pairs
@@ -172,14 +193,106 @@ def padded_length(longest: int, few_lengths: bool) -> int:
     return math.ceil(longest / multiple) * multiple
 
 
-def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
-    """A dataset of `(inputs, targets)` from an iterator over batches of indices."""
-    token_spec = tf.TensorSpec([None, None], tf.int32)
-    target_shape = [None, *features.targets.shape[1:]]
-    signature = (
-        {name: token_spec for name in ("input_ids", "input_mask", "segment_ids")},
-        tf.TensorSpec(target_shape, tf.as_dtype(features.targets.dtype)),
+def gather_outputs(
+    features: Features,
+    predict: Callable[[dict[str, np.ndarray]], Arrays],
+    of_tokens: tuple[str, ...],
+    batch_size: int,
+    pad_to_max: bool = False,
+    few_lengths: bool = True,
+) -> Arrays:
+    """The model's outputs for all examples, in their order.
+
+    Args:
+        features: the examples.
+        predict: from a batch's inputs to its outputs, by name or a single array, "logits".
+        of_tokens: names of the outputs `[B, T, …]`; the others are `[B, …]`.
+        batch_size, pad_to_max, few_lengths: see `training_batches`.
+
+    Returns:
+        For each output `[N, …]`, or, where it is of tokens, `[tokens, …]` as `input_ids` has them.
+    """
+    batches, order = evaluation_batches(features, batch_size, pad_to_max, few_lengths)
+    gathered, begin = {}, 0
+    for inputs, *_ in batches.as_numpy_iterator():
+        outputs = predict(inputs)
+        indices = order[begin : begin + batch_size]
+        begin += batch_size
+        places = {True: _tokens_of(features, indices), False: indices}
+        is_token = inputs["input_mask"].astype(bool)
+        for name, array in (outputs if isinstance(outputs, dict) else {"logits": outputs}).items():
+            is_of_tokens = name in of_tokens
+            values = array[is_token] if is_of_tokens else array
+            if name not in gathered:
+                count = len(features.input_ids) if is_of_tokens else len(features)
+                gathered[name] = np.empty((count, *values.shape[1:]), values.dtype)
+            gathered[name][places[is_of_tokens]] = values
+    return gathered if isinstance(outputs, dict) else gathered["logits"]
+
+
+def join_features(features: dict[str, Features]) -> Features:
+    """The examples of several tasks as one set, to train one model with a head for each.
+
+    Args:
+        features: by task's name.
+
+    Returns:
+        Targets and weights by output of the joint model: a task's name or, where it has several
+        outputs, "task.output". An example counts for its own task's outputs, and for no others.
+
+    Raises:
+        InputError: one task's examples have several rows, as those of multiple choice.
+    """
+    for name, part in features.items():
+        if part.rows_an_example > 1:
+            raise InputError(f"task {name} has several rows an example: it is learnt only alone")
+    parts = list(features.values())
+    ends = np.cumsum([len(part.input_ids) for part in parts])
+    starts = [
+        part.starts[:-1] + end - len(part.input_ids) for part, end in zip(parts, ends, strict=True)
+    ]
+    counts = [(len(part), len(part.input_ids)) for part in parts]
+
+    def spread(place, array, missing):
+        """`array`, of the examples or tokens of one task, among those of all."""
+        of_tokens = parts[place].is_of_tokens(array)
+        columns = [np.full((count[of_tokens], *array.shape[1:]), missing, array.dtype)
+                   for count in counts]  # fmt: skip
+        columns[place] = array
+        return np.concatenate(columns)
+
+    targets, weights, inputs = {}, {}, {}
+    for place, (name, part) in enumerate(features.items()):
+        is_named = isinstance(part.targets, dict)
+        for output, array in (part.targets if is_named else {"": part.targets}).items():
+            known = f"{name}.{output}" if is_named else name
+            targets[known] = spread(place, array, IGNORED if part.is_of_tokens(array) else 0)
+            weights[known] = spread(place, np.ones(len(part), np.float32), 0)
+        for input_name, array in part.inputs.items():
+            column = spread(place, array, 0)
+            inputs[input_name] = inputs[input_name] + column if input_name in inputs else column
+    return Features(
+        np.concatenate([part.input_ids for part in parts]),
+        np.concatenate([part.segment_ids for part in parts]),
+        np.concatenate([*starts, ends[-1:]]),
+        targets,
+        max(part.max_seq_length for part in parts),
+        weights,
+        inputs,
     )
+
+
+def _tokens_of(features, indices):
+    """Where in `features.input_ids` the tokens of examples are, int64 `[tokens]`."""
+    rows = indices[:, None] * features.rows_an_example + np.arange(features.rows_an_example)
+    starts = features.starts[rows.reshape(-1)]
+    counts = features.starts[rows.reshape(-1) + 1] - starts
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
+
+
+def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
+    """A dataset of `(inputs, targets)` or `(inputs, targets, weights)` from batches of indices."""
 
     def length_of(indices):
         if pad_to_max:
@@ -187,23 +300,48 @@ def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
         longest = int(features.lengths[indices].max())
         return min(features.max_seq_length, padded_length(longest, few_lengths))
 
+    rank = 3 if features.rows_an_example > 1 else 2
+
+    def spec(array):
+        shape = [None, None] if features.is_of_tokens(array) else [None]
+        return tf.TensorSpec([*shape, *array.shape[1:]], tf.as_dtype(array.dtype))
+
+    tokens = {name: tf.TensorSpec([None] * rank, tf.int32) for name in _TOKEN_INPUTS}
+    further = {name: spec(array) for name, array in features.inputs.items()}
+    signature = [tokens | further, tf.nest.map_structure(spec, features.targets)]
+    if features.weights is not None:
+        signature.append(tf.nest.map_structure(spec, features.weights))
     dataset = tf.data.Dataset.from_generator(
-        lambda: (_pad(features, indices, length_of(indices)) for indices in index_batches()),
-        output_signature=signature,
+        lambda: (_batch(features, indices, length_of(indices)) for indices in index_batches()),
+        output_signature=tuple(signature),
     )
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     return dataset.prefetch(2)
 
 
-def _pad(features, indices, length):
-    """The examples `indices` as int32 arrays `[B, T]` padded to `length`, and their targets."""
-    shape = (len(indices), length)
-    names = ("input_ids", "input_mask", "segment_ids")
-    batch = {name: np.zeros(shape, np.int32) for name in names}
-    for row, index in enumerate(indices):
-        tokens = slice(features.starts[index], features.starts[index + 1])
-        count = tokens.stop - tokens.start
-        batch["input_ids"][row, :count] = features.input_ids[tokens]
-        batch["segment_ids"][row, :count] = features.segment_ids[tokens]
-        batch["input_mask"][row, :count] = 1
-    return batch, features.targets[indices]
+def _batch(features, indices, length):
+    """The examples `indices`, padded to `length`, as `_dataset` yields them."""
+    rows_an_example = features.rows_an_example
+    rows = (indices[:, None] * rows_an_example + np.arange(rows_an_example)).reshape(-1)
+    is_token = np.arange(length) < (features.starts[rows + 1] - features.starts[rows])[:, None]
+    tokens = _tokens_of(features, indices)
+    shape = (len(indices), rows_an_example, length) if rows_an_example > 1 else is_token.shape
+
+    def padded(values, padding=0):
+        array = np.full((*is_token.shape, *values.shape[1:]), padding, values.dtype)
+        array[is_token] = values[tokens]
+        return array
+
+    def chosen(array):
+        return padded(array, IGNORED) if features.is_of_tokens(array) else array[indices]
+
+    inputs = {
+        "input_ids": padded(features.input_ids).reshape(shape),
+        "input_mask": is_token.astype(np.int32).reshape(shape),
+        "segment_ids": padded(features.segment_ids).reshape(shape),
+    }
+    inputs |= {name: array[indices] for name, array in features.inputs.items()}
+    batch = (inputs, tf.nest.map_structure(chosen, features.targets))
+    if features.weights is None:
+        return batch
+    return (*batch, {name: array[indices] for name, array in features.weights.items()})

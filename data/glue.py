@@ -8,8 +8,9 @@ text (MRPC's test file has CSV-doubled quotes, which stay as they are).
 import dataclasses
 import difflib
 import os
+from collections.abc import Mapping
 
-from data.tasks import REGRESSION, ClassificationTask
+from data.classification import REGRESSION, ClassificationTask
 from errors import InputError
 
 MAX_SCORE = 5.0  # STS-B scores run from 0 to 5
@@ -23,11 +24,11 @@ class GlueTask(ClassificationTask):
 
     Args:
         glue_name: GLUE's own name of the folder.
-        dev_split: name of the dev file.
+        dev_files: by dev split the name of its file, without `.tsv`; "dev" is the first.
     """
 
     glue_name: str
-    dev_split: str = "dev"
+    dev_files: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"dev": "dev"})
     labels: tuple[str, ...] = ("0", "1")
     may_be_wider: bool = True  # a few rows have a stray tab more
 
@@ -38,8 +39,13 @@ class GlueTask(ClassificationTask):
         folders = [self.name, self.glue_name]
         if split == "diagnostic":
             folders.append("diagnostic")  # a folder of its own in GLUE's download
-        file_name = (self.dev_split if split == "dev" else split) + ".tsv"
+        file_name = self.dev_files.get(split, split) + ".tsv"
         return [os.path.join(directory, folder, file_name) for folder in folders]
+
+    @property
+    def more_dev_splits(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return tuple(self.dev_files)[1:]
 
     def has_header(self, split: str) -> bool:
         """Test files always have a header."""
@@ -51,36 +57,49 @@ _ENTAILMENT = ("entailment", "not_entailment")
 TASKS = {
     task.name: task
     for task in (
-        GlueTask("cola", (3,), 1, {"test": (1,)}, ("mcc",), glue_name="CoLA", header=False),
-        GlueTask("sst", (0,), 1, {"test": (1,)}, ("accuracy",), glue_name="SST-2"),
         GlueTask(
-            "mrpc", (3, 4), 0, {"test": (3, 4)}, ("accuracy", "f1"), glue_name="MRPC",
-            unordered=True,
+            name="cola", glue_name="CoLA", metrics=("mcc",), text_columns=(3,), label_column=1,
+            test_columns={"test": (1,)}, header=False,
         ),
         GlueTask(
-            "sts", (-3, -2), -1, {"test": (-2, -1)}, ("pearson", "spearman"), glue_name="STS-B",
-            problem_type=REGRESSION, labels=(), score_range=(0.0, MAX_SCORE), unordered=True,
+            name="sst", glue_name="SST-2", metrics=("accuracy",), text_columns=(0,),
+            label_column=1, test_columns={"test": (1,)},
+        ),
+        GlueTask(
+            name="mrpc", glue_name="MRPC", metrics=("accuracy", "f1"), text_columns=(3, 4),
+            label_column=0, test_columns={"test": (3, 4)}, unordered=True,
+        ),
+        GlueTask(
+            name="sts", glue_name="STS-B", metrics=("pearson", "spearman"), text_columns=(-3, -2),
+            label_column=-1, test_columns={"test": (-2, -1)}, problem_type=REGRESSION, labels=(),
+            score_range=(0.0, MAX_SCORE), unordered=True,
         ),
         # In GLUE's train file a few questions contain a line break, which cuts the row in two,
         # and two have an empty second question.
         GlueTask(
-            "qqp", (3, 4), 5, {"test": (1, 2)}, ("accuracy", "f1"), glue_name="QQP",
-            max_damaged_share=MAX_DAMAGED_SHARE,
+            name="qqp", glue_name="QQP", metrics=("accuracy", "f1"), text_columns=(3, 4),
+            label_column=5, test_columns={"test": (1, 2)}, max_damaged_share=MAX_DAMAGED_SHARE,
         ),
         GlueTask(
-            "mnli", (8, 9), -1,
-            {"test_matched": (8, 9), "test_mismatched": (8, 9), "diagnostic": (1, 2)},
-            ("accuracy",), glue_name="MNLI", labels=("contradiction", "entailment", "neutral"),
-            dev_split="dev_matched",
+            name="mnli", glue_name="MNLI", metrics=("accuracy",), text_columns=(8, 9),
+            label_column=-1, labels=("contradiction", "entailment", "neutral"),
+            dev_files={"dev": "dev_matched", "dev_mismatched": "dev_mismatched"},
+            test_columns={
+                "test_matched": (8, 9), "test_mismatched": (8, 9), "diagnostic": (1, 2)
+            },
         ),
         GlueTask(
-            "qnli", (1, 2), 3, {"test": (1, 2)}, ("accuracy",), glue_name="QNLI",
-            labels=_ENTAILMENT,
+            name="qnli", glue_name="QNLI", metrics=("accuracy",), text_columns=(1, 2),
+            label_column=3, test_columns={"test": (1, 2)}, labels=_ENTAILMENT,
         ),
         GlueTask(
-            "rte", (1, 2), 3, {"test": (1, 2)}, ("accuracy",), glue_name="RTE", labels=_ENTAILMENT
+            name="rte", glue_name="RTE", metrics=("accuracy",), text_columns=(1, 2),
+            label_column=3, test_columns={"test": (1, 2)}, labels=_ENTAILMENT,
         ),
-        GlueTask("wnli", (1, 2), 3, {"test": (1, 2)}, ("accuracy",), glue_name="WNLI"),
+        GlueTask(
+            name="wnli", glue_name="WNLI", metrics=("accuracy",), text_columns=(1, 2),
+            label_column=3, test_columns={"test": (1, 2)},
+        ),
     )
 }  # fmt: skip
 

@@ -41,7 +41,6 @@ GLUE_EXAMPLES = {
     "wnli": (635, 71),
 }
 
-FILE = "summary"
 DOT, BAR = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, for colour-blind readers
 PANELS_A_ROW = 5
 
@@ -243,10 +242,10 @@ def _draw_task(axes, metrics):
     axes.set_ylim(low - missing, high + missing)
 
 
-def write(summary: dict[str, Any], directory: str | os.PathLike) -> None:
-    """Writes `summary.json`, `summary.md` and, if there are scores, `summary.png`."""
+def write(summary: dict[str, Any], directory: str | os.PathLike, name: str = "summary") -> None:
+    """Writes `summary.json`, `summary.md` and, if there are scores, `summary.png`; or as `name`."""
     os.makedirs(directory, exist_ok=True)
-    path = os.path.join(directory, FILE)
+    path = os.path.join(directory, name)
     files.write_text(f"{path}.json", json.dumps(summary, indent=2) + "\n")
     files.write_text(f"{path}.md", to_markdown(summary))
     if any(row["metrics"] for row in summary["tasks"].values()):

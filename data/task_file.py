@@ -30,7 +30,7 @@ import os
 import re
 
 from data import glue
-from data.tasks import (
+from data.classification import (
     DEFAULT_METRICS,
     METRICS,
     MULTI_LABEL,
@@ -79,11 +79,12 @@ def read_task(path: str) -> ClassificationTask:
     labels = () if kind == REGRESSION else values.get("labels")
     score_range = values.get("score_range")
     return ClassificationTask(
-        values["name"],
-        tuple(texts),
-        label,
-        {s: tuple(texts) for s in files if s not in ("train", "dev")} or {"test": tuple(texts)},
-        tuple(values.get("metrics", DEFAULT_METRICS[kind])),
+        name=values["name"],
+        metrics=tuple(values.get("metrics", DEFAULT_METRICS[kind])),
+        text_columns=tuple(texts),
+        label_column=label,
+        test_columns={s: tuple(texts) for s in files if s not in ("train", "dev")}
+        or {"test": tuple(texts)},
         labels=None if labels is None else tuple(labels),
         problem_type=kind,
         score_range=score_range and tuple(map(float, score_range)),

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from data import glue
-from data.tasks import load_examples
 from errors import InputError
 from files import write_text
 from model.config import ConvBertConfig, require
@@ -96,7 +95,7 @@ def read_features(args: argparse.Namespace, task: glue.GlueTask, length: int):
     from data import ConvBertTokenizer, features
 
     training = args.benchmark == "finetune"
-    examples = load_examples(task, args.glue_dir, "train" if training else "dev")
+    examples = task.load(args.glue_dir, "train" if training else "dev")
     found = features.make_features(ConvBertTokenizer(VOCABULARY), examples, length)
     drawn = features.epoch_order(len(found), seed=0, epoch=0)
     if training:

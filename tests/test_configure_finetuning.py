@@ -10,7 +10,7 @@ from model.config import load_hparams, override
 
 
 def test_defaults_are_the_originals():
-    config = FinetuningConfig.for_task("cola", {})
+    config = FinetuningConfig.for_tasks(("cola",), {})
     assert config.task_names == ("cola",)
     assert (config.num_train_epochs, config.train_batch_size) == (3.0, 32)
     assert (config.weight_decay_rate, config.layerwise_lr_decay) == (0.01, 0.8)
@@ -24,7 +24,7 @@ def test_glue_tasks_have_the_originals_settings(task):
     with open(f"{configure_finetuning.TASK_HPARAMS}/{task}.json", encoding="utf-8") as file:
         names = set(json.load(file))
     assert names >= {"learning_rate", "num_train_epochs", "train_batch_size", "layerwise_lr_decay"}
-    config = FinetuningConfig.for_task(task, {})
+    config = FinetuningConfig.for_tasks((task,), {})
     assert config.num_train_epochs == (10.0 if task in ("rte", "sts") else 3.0)
     assert (config.learning_rate, config.train_batch_size) == (None, 32)
     assert (config.warmup_proportion, config.weight_decay_rate) == (0.1, 0.01)
@@ -34,13 +34,18 @@ def test_glue_tasks_have_the_originals_settings(task):
 def test_defaults_yield_to_the_tasks_file_and_that_to_hparams(tmp_path, monkeypatch):
     monkeypatch.setattr(configure_finetuning, "TASK_HPARAMS", str(tmp_path))
     (tmp_path / "rte.json").write_text('{"num_train_epochs": 7, "train_batch_size": 8}')
-    config = FinetuningConfig.for_task("rte", {"train_batch_size": 4})
+    config = FinetuningConfig.for_tasks(("rte",), {"train_batch_size": 4})
     found = (config.num_train_epochs, config.train_batch_size, config.layerwise_lr_decay)
     assert found == (7.0, 4, 0.8)
-    assert FinetuningConfig.for_task("cola", {}).num_train_epochs == 3.0  # without a file
+    assert FinetuningConfig.for_tasks(("cola",), {}).num_train_epochs == 3.0  # without a file
     (tmp_path / "rte.json").write_text('{"num_train_epoch": 7}')
     with pytest.raises(InputError, match=r"rte\.json: unknown hyper-parameter `num_train_epoch`"):
-        FinetuningConfig.for_task("rte", {})
+        FinetuningConfig.for_tasks(("rte",), {})
+
+
+def test_tasks_files_are_for_tasks_that_are_learnt_alone():
+    config = FinetuningConfig.for_tasks(("rte", "sts"), {"task_names": ["rte", "sts"]})
+    assert (config.task_names, config.num_train_epochs) == (("rte", "sts"), 3.0)
 
 
 def test_hparams_as_text_and_as_file(tmp_path):
@@ -48,14 +53,14 @@ def test_hparams_as_text_and_as_file(tmp_path):
     path = tmp_path / "hparams.json"
     path.write_text(text)
     for source in (text, str(path)):
-        config = FinetuningConfig.for_task("sst", load_hparams(source))
+        config = FinetuningConfig.for_tasks(("sst",), load_hparams(source))
         assert (config.learning_rate, config.train_batch_size) == (1e-4, 8)
         assert config.task_names == ("sst",)
 
 
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(InputError, match=r"`learning_rat`.*`learning_rate`"):
-        FinetuningConfig.for_task("cola", {"learning_rat": 1e-4})
+        FinetuningConfig.for_tasks(("cola",), {"learning_rat": 1e-4})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_unknown_name_suggests_the_nearest():
 )
 def test_impossible_value_names_the_field_and_the_value(name, value):
     with pytest.raises(InputError, match=f"`{name}` must be") as error:
-        FinetuningConfig.for_task("cola", {name: value})
+        FinetuningConfig.for_tasks(("cola",), {name: value})
     assert repr(value) in str(error.value)
 
 

@@ -16,7 +16,7 @@ import pytest
 import errors
 import finetune
 from classifier import TextClassifier
-from data import ConvBertTokenizer, glue, tasks
+from data import ConvBertTokenizer, classification, glue
 from data.features import make_features
 from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
 
@@ -128,7 +128,7 @@ def test_trains_scores_predicts_and_repeats_nothing(data_dir, monkeypatch):
 
         def run_trial(job, features, trial):
             trials.append(trial)
-            return entries[0]
+            return {"cola": entries[0]}
 
         patch.setattr(finetune, "run_trial", run_trial)
         patch.setattr(finetune, "write_results", lambda *_: None)
@@ -212,8 +212,8 @@ def test_loss_is_summed_over_the_batch(data_dir):
     """
     tokenizer = ConvBertTokenizer(data_dir / "vocab.txt")
     texts, rng = [sentence(i) for i in range(6)], np.random.default_rng(0)
-    several = tasks.ClassificationTask(
-        "several", ("text",), "label", {}, (), tuple("abc"), tasks.MULTI_LABEL
+    several = classification.ClassificationTask(
+        "several", (), ("text",), "label", {}, tuple("abc"), classification.MULTI_LABEL
     )
     for task, labels in (
         (glue.TASKS["cola"], np.array([0, 1, 1, 0, 1, 1], np.int32)),
@@ -223,12 +223,11 @@ def test_loss_is_summed_over_the_batch(data_dir):
         config = finetune.FinetuningConfig(
             learning_rate=1e-9, num_train_epochs=1.0, train_batch_size=6
         )
-        fields = {"num_labels": task.num_labels}
-        model = ConvBertForSequenceClassification(ConvBertConfig(**ENCODER, **fields))
-        examples = tasks.Examples("", "", texts, None, labels, task.score_range)
+        network = ConvBertConfig(**ENCODER, **task.model_fields())
+        model = ConvBertForSequenceClassification(network)
+        examples = classification.TextExamples("", "", texts, None, labels, task.score_range)
         features = make_features(tokenizer, examples, 16)
-        job = finetune.Job(task, config, None, "", None, None, {})
-        finetune.train(model, features, job, seed=0, title="test")
+        finetune.train({"task": model}, {"task": features}, config, seed=0, title="test")
         inputs = tokenizer(texts)
         logits = model.predict(inputs, verbose=0)
         if task.is_regression:
@@ -284,14 +283,14 @@ class Model:
         path = pathlib.Path(directory, "model.safetensors")
         path.write_text(f"{self.job.config.learning_rate} {self.seed}")
 
-    def predict(self, examples, batch_size):
+    def outputs(self, examples, batch_size):
         rate = round(1000 * (self.job.config.learning_rate or 0))
         random = np.random.default_rng([rate, self.seed])
         return random.normal(size=(len(examples), 2)).astype(np.float32)
 
 
-def made_up_metrics(names, labels, predictions):
-    return {name: float(predictions.sum() + i) for i, name in enumerate(names)}
+def made_up_score(task, examples, features, outputs):
+    return {name: float(outputs.sum() + i) for i, name in enumerate(task.metrics)}
 
 
 @pytest.fixture
@@ -314,17 +313,17 @@ def suite(data_dir, tmp_path, monkeypatch):
     for module, name in ((os, "replace"), (os, "rename"), (os, "unlink"), (shutil, "rmtree")):
         monkeypatch.setattr(module, name, limited(getattr(module, name)))
     stand_ins = {
-        "build_model": Model,
+        "build_models": lambda job, trial: {job.name: Model(job, trial)},
+        "make_features": lambda job, part: part.dev | part.tests | {"train": part.train},
         "train": lambda *arguments: trained.append(arguments),
         "time": types.SimpleNamespace(time=lambda: 0.0),
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(finetune, name, stand_in)
-    monkeypatch.setattr("classifier.compute_logits", Model.predict)
+    monkeypatch.setattr("classifier.compute_outputs", Model.outputs)
     monkeypatch.setattr("keras.backend.clear_session", lambda: None)
-    monkeypatch.setattr("data.metrics.compute_metrics", made_up_metrics)
+    monkeypatch.setattr("data.classification.ClassificationTask.score", made_up_score)
     monkeypatch.setattr(finetune.files, "sync", lambda path: None)
-    monkeypatch.setattr("data.features.make_features", lambda tokenizer, examples, length: examples)
     picture = types.SimpleNamespace(savefig=lambda path, **_: pathlib.Path(path).touch())
     monkeypatch.setattr(finetune.summary, "draw", lambda table: picture)
     args = finetune.parse_arguments(arguments(data_dir, "cola", "mrpc", num_trials=2))
@@ -332,11 +331,11 @@ def suite(data_dir, tmp_path, monkeypatch):
 
     def run(model_dir, killed_at=math.inf, **hparams):
         nonlocal encoder
-        configs = finetune.task_configs(args)
-        encoder = encoder or finetune.find_encoder(args, configs["cola"])
+        configs = finetune.job_configs(args)
+        encoder = encoder or finetune.find_encoder(args, configs[0])
         jobs = []
-        for name, config in configs.items():
-            job = finetune.load_job(name, dataclasses.replace(config, **hparams), args)
+        for config in configs:
+            job = finetune.load_job(dataclasses.replace(config, **hparams), args)
             jobs.append(dataclasses.replace(job, encoder=encoder, model_dir=str(model_dir)))
         before = len(trained)
         changes[:] = 0, killed_at
@@ -411,15 +410,16 @@ def test_trials_that_were_not_scored_are_not_finished(suite, tmp_path):
 def test_progress_goes_by_a_tasks_finished_trials_or_by_its_text():
     jobs = []
     for name, length in (("cola", 100), ("sst", 200)):
-        examples = types.SimpleNamespace(texts=["x" * length], text_pairs=None)
+        examples = types.SimpleNamespace(num_characters=length)
         config = finetune.FinetuningConfig(num_trials=2, num_train_epochs=1.0)
-        jobs.append(finetune.Job(glue.TASKS[name], config, None, "", examples, examples, {}))
+        part = finetune.TaskData(glue.TASKS[name], examples, {"dev": examples}, {})
+        jobs.append(finetune.Job((part,), config, None, ""))
     finished = {"cola": {}, "sst": {}}
     assert finetune.progress(jobs, finished) == "trial 1 of 4"
-    finished["cola"][1] = {"seconds": 600.0}
+    finished["cola"][1] = {"cola": {"seconds": 600.0}}
     # Another 10 minutes, and twice 20 for twice the text.
     assert finetune.progress(jobs, finished) == "trial 2 of 4, about 50 min left"
-    finished["sst"][2] = {"seconds": 7200.0}
+    finished["sst"][2] = {"sst": {"seconds": 7200.0}}
     assert finetune.progress(jobs, finished) == "trial 3 of 4, about 2 h 10 min left"
 
 
@@ -428,7 +428,7 @@ ERRORS = {
     "unknown hyper-parameter": (["cola"], {"learning_rat": 1}, "did you mean `learning_rate`"),
     "impossible value": (["cola"], {"num_trials": 0}, "`num_trials` must be a positive integer"),
     "task of another kind": (["squad"], {}, 'unknown task "squad". Available: cola, sst'),
-    "joint training": ([], {"task_names": ["cola", "rte"]}, "finetune.sh cola rte"),
+    "the same twice": ([], {"task_names": ["cola", "cola"]}, "both called cola"),
     "tasks named twice": (["cola"], {"task_names": ["rte"]}, "name them in one place"),
     "missing file of the second task": (["cola", "rte"], {}, "task rte: no train file"),
     "longer than the model": (["cola"], {"max_seq_length": 64}, "positions for 32 tokens"),
@@ -473,7 +473,7 @@ def test_damaged_row_stops_before_training(data_dir, tmp_path):
 
 def test_all_means_the_nine_tasks():
     args = finetune.parse_arguments(["--data-dir", "d", "--model-name", "m", "all"])
-    configs = finetune.task_configs(args)
+    configs = {name: config for config in finetune.job_configs(args) for name in config.task_names}
     assert list(configs) == list(glue.TASKS)
     assert [configs[name].num_train_epochs for name in ("mnli", "rte", "sts")] == [3.0, 10.0, 10.0]
 

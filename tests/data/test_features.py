@@ -1,16 +1,21 @@
 import numpy as np
 import pytest
 
+from data.classification import TextExamples
 from data.features import (
+    IGNORED,
+    Features,
     epoch_order,
     evaluation_batches,
+    gather_outputs,
+    join_features,
     make_features,
     num_training_examples,
     padded_length,
     training_batches,
 )
-from data.tasks import Examples
 from data.tokenizer import ConvBertTokenizer
+from errors import InputError
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", "##x"]
 CLS, SEP, A, B, C, D = 2, 3, 5, 6, 7, 8
@@ -24,7 +29,7 @@ def tokenizer(tmp_path_factory):
 
 
 def examples(texts, pairs=None, labels=None):
-    return Examples("made-up.tsv", "", list(texts), pairs and list(pairs), labels)
+    return TextExamples("made-up.tsv", "", list(texts), pairs and list(pairs), labels)
 
 
 def numbered(tokenizer, count, longest=40):
@@ -68,7 +73,7 @@ def test_pairs_are_cut_as_in_the_original(tokenizer):
 def test_targets(tokenizer):
     classes = make_features(tokenizer, examples("ab", labels=np.array([1, 0], np.int32)), 8)
     np.testing.assert_array_equal(classes.targets, [1, 0])
-    rated = Examples("", "", ["a", "b"], None, np.array([5, 3.8], np.float32), (0.0, 5.0))
+    rated = TextExamples("", "", ["a", "b"], None, np.array([5, 3.8], np.float32), (0.0, 5.0))
     scores = make_features(tokenizer, rated, 8)
     np.testing.assert_allclose(scores.targets, [[1.0], [0.76]], rtol=1e-6)
     assert scores.targets.dtype == np.float32
@@ -177,3 +182,68 @@ def test_fractions_of_an_epoch(tokenizer):
     assert [num_training_examples(20, epochs) for epochs in (0.001, 0.5, 1.25)] == [1, 10, 25]
     batches = training_batches(numbered(tokenizer, 20), 8, 1.25, seed=0)
     assert [len(targets) for _, targets in batches] == [8, 8, 8, 1]
+
+
+def made_up(lengths, targets, **fields):
+    """Rows of the given lengths, whose tokens are numbered from 1 on."""
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.arange(1, starts[-1] + 1, dtype=np.int32)
+    return Features(ids, ids % 2, starts, targets, 16, **fields)
+
+
+def test_targets_of_tokens_are_padded_as_ignored():
+    features = made_up([2, 3], {"tags": np.arange(5, dtype=np.int32)})
+    ((inputs, targets),) = training_batches(features, 2, 1, seed=0, few_lengths=False)
+    order = np.argsort(inputs["input_mask"].numpy().sum(axis=1))
+    expected = [[0, 1, IGNORED], [2, 3, 4]]
+    assert targets["tags"].numpy()[order].tolist() == expected
+    assert inputs["input_ids"].numpy()[order].tolist() == [[1, 2, 0], [3, 4, 5]]
+
+
+def test_examples_of_several_rows():
+    targets = np.array([1, 0], np.int32)
+    features = made_up([2, 3, 4, 2], targets, rows_an_example=2)
+    assert len(features) == 2 and features.lengths.tolist() == [3, 4]
+    batches, order = evaluation_batches(features, 2, few_lengths=False)
+    ((inputs, found),) = batches
+    assert order.tolist() == [0, 1] and found.numpy().tolist() == [1, 0]
+    rows = [[[1, 2, 0, 0], [3, 4, 5, 0]], [[6, 7, 8, 9], [10, 11, 0, 0]]]
+    assert inputs["input_ids"].numpy().tolist() == rows
+    assert inputs["input_mask"].numpy().sum(axis=2).tolist() == [[2, 3], [4, 2]]
+
+
+@pytest.mark.parametrize("pad_to_max", [False, True])
+def test_outputs_are_gathered_in_the_examples_order(pad_to_max):
+    features = made_up([4, 2, 3, 6, 2], np.zeros(5, np.int32))
+
+    def predict(inputs):
+        return {"first": inputs["input_ids"][:, 0], "twice": 2.0 * inputs["input_ids"]}
+
+    outputs = gather_outputs(features, predict, ("twice",), 2, pad_to_max)
+    assert outputs["first"].tolist() == [1, 5, 7, 10, 16]
+    assert outputs["twice"].tolist() == [2.0 * i for i in range(1, 18)]
+    one = gather_outputs(features, lambda inputs: inputs["input_mask"].sum(axis=1), (), 2)
+    assert one.tolist() == [4, 2, 3, 6, 2]
+
+
+def test_joined_examples_count_for_their_own_task():
+    tags = np.array([7, 8, 9, 6, 5], np.int32)
+    parts = {
+        "a": made_up([2, 3], np.array([1, 2], np.int32)),
+        "b": made_up([3, 2], tags),
+        "c": made_up([4], {"x": np.array([[0.5]], np.float32)}, inputs={"at": np.array([3])}),
+    }
+    joined = join_features(parts)
+    assert joined.lengths.tolist() == [2, 3, 3, 2, 4]
+    assert joined.input_ids.tolist() == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2, 3, 4]
+    assert joined.targets["a"].tolist() == [1, 2, 0, 0, 0]
+    assert joined.targets["b"].tolist() == [IGNORED] * 5 + tags.tolist() + [IGNORED] * 4
+    assert joined.targets["c.x"].tolist() == [[0], [0], [0], [0], [0.5]]
+    assert joined.inputs["at"].tolist() == [0, 0, 0, 0, 3]
+    assert {name: weights.tolist() for name, weights in joined.weights.items()} == {
+        "a": [1, 1, 0, 0, 0], "b": [0, 0, 1, 1, 0], "c.x": [0, 0, 0, 0, 1]
+    }  # fmt: skip
+    ((_, targets, weights),) = evaluation_batches(joined, 5)[0]
+    assert targets["b"].shape[0] == weights["b"].shape[0] == 5
+    with pytest.raises(InputError, match="task m has several rows an example"):
+        join_features({"m": made_up([2, 2], np.zeros(1, np.int32), rows_an_example=2)})

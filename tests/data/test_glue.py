@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from data import glue, tasks
+from data import glue
 from errors import InputError
 
 ENTAILMENT = "index\tsentence1\tsentence2"
@@ -105,6 +105,10 @@ def write(directory, folder, split, content):
     return path
 
 
+def load_tests(task, directory):
+    return task.load_if_there(str(directory), task.test_splits)
+
+
 def test_nine_tasks():
     assert " ".join(glue.TASKS) == "cola sst mrpc sts qqp mnli qnli rte wnli"
     assert {task.name: task.metrics for task in glue.TASKS.values()} == {
@@ -119,8 +123,8 @@ def test_nine_tasks():
         "wnli": ("accuracy",),
     }
     assert {name for name, task in glue.TASKS.items() if task.unordered} == {"mrpc", "sts"}
-    assert glue.TASKS["sts"].num_labels == 1
-    assert glue.TASKS["mnli"].num_labels == 3
+    widths = {name: task.model_fields()["num_labels"] for name, task in glue.TASKS.items()}
+    assert widths == dict.fromkeys(glue.TASKS, 2) | {"sts": 1, "mnli": 3}
 
 
 @pytest.mark.parametrize("name", LABELLED)
@@ -130,9 +134,9 @@ def test_reads_labelled_files(tmp_path, name, glue_folder):
     content, texts, pairs, labels = LABELLED[name]
     folder = task.glue_name if glue_folder else name
     write(tmp_path, folder, "train", content)
-    write(tmp_path, folder, task.dev_split, content)
+    write(tmp_path, folder, task.dev_files["dev"], content)
     for split in ("train", "dev"):
-        examples = tasks.load_examples(task, str(tmp_path), split)
+        examples = task.load(str(tmp_path), split)
         assert (examples.texts, examples.text_pairs) == (texts, pairs)
         np.testing.assert_array_equal(examples.labels, np.array(labels, examples.labels.dtype))
         assert examples.labels.dtype == (np.float32 if name == "sts" else np.int32)
@@ -142,7 +146,7 @@ def test_reads_labelled_files(tmp_path, name, glue_folder):
 def test_reads_test_files(tmp_path, name, split):
     content, texts, pairs = TESTS[name, split]
     write(tmp_path, name, split, content)
-    examples = tasks.load_test_examples(glue.TASKS[name], str(tmp_path))[split]
+    examples = load_tests(glue.TASKS[name], tmp_path)[split]
     assert (examples.texts, examples.text_pairs, examples.labels) == (texts, pairs, None)
 
 
@@ -155,30 +159,41 @@ def test_dev_labels_of_mnli_are_in_the_last_column(tmp_path):
     header = MNLI + "\tlabel1\tlabel2\tlabel3\tlabel4\tlabel5\tgold_label\n"
     row = "0\t1\t1\tf\ta\tb\tc\td\tA.\tB." + votes + "\tentailment\n"
     write(tmp_path, "MNLI", "dev_matched", header + row)
-    assert tasks.load_examples(glue.TASKS["mnli"], str(tmp_path), "dev").labels.tolist() == [1]
+    assert glue.TASKS["mnli"].load(str(tmp_path), "dev").labels.tolist() == [1]
+
+
+def test_mismatched_dev_set_of_mnli(tmp_path, caplog):
+    task = glue.TASKS["mnli"]
+    assert task.more_dev_splits == ("dev_mismatched",) and glue.TASKS["rte"].more_dev_splits == ()
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        assert task.load_if_there(str(tmp_path), task.more_dev_splits) == {}
+    assert f"no scores on dev_mismatched, for there is no {tmp_path}" in caplog.text
+    write(tmp_path, "MNLI", "dev_mismatched", LABELLED["mnli"][0])
+    (examples,) = task.load_if_there(str(tmp_path), task.more_dev_splits).values()
+    assert (examples.texts, examples.text_pairs) == LABELLED["mnli"][1:3]
 
 
 def test_diagnostic_file_may_have_its_own_folder(tmp_path):
     write(tmp_path, "diagnostic", "diagnostic", TESTS["mnli", "diagnostic"][0])
-    assert list(tasks.load_test_examples(glue.TASKS["mnli"], str(tmp_path))) == ["diagnostic"]
+    assert list(load_tests(glue.TASKS["mnli"], tmp_path)) == ["diagnostic"]
 
 
 def test_missing_test_file_is_a_warning_that_names_it(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="absl"):
-        assert tasks.load_test_examples(glue.TASKS["cola"], str(tmp_path)) == {}
+        assert load_tests(glue.TASKS["cola"], tmp_path) == {}
     assert str(tmp_path / "cola" / "test.tsv") in caplog.text
 
 
 def test_only_a_line_feed_ends_a_row(tmp_path):
     write(tmp_path, "cola", "train", "a\t1\t\tone\u2028 still \x0bone\x85\na\t0\t\ttwo\n\n")
-    examples = tasks.load_examples(glue.TASKS["cola"], str(tmp_path), "train")
+    examples = glue.TASKS["cola"].load(str(tmp_path), "train")
     assert examples.texts == ["one\u2028 still \x0bone\x85", "two"]
 
 
 def test_swapped_pairs(tmp_path):
     rows = "1\t1\t2\ta\tb\n0\t3\t4\tc\td\n"
     write(tmp_path, "mrpc", "train", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + rows)
-    examples = tasks.load_examples(glue.TASKS["mrpc"], str(tmp_path), "train")
+    examples = glue.TASKS["mrpc"].load(str(tmp_path), "train")
     doubled = examples.with_swapped_pairs()
     assert doubled.texts == ["a", "c", "b", "d"]
     assert doubled.text_pairs == ["b", "d", "a", "c"]
@@ -223,7 +238,7 @@ def test_unusable_training_file(tmp_path, case):
     name, content, *expected = ERRORS[case]
     path = write(tmp_path, name, "train", content)
     with pytest.raises(InputError) as error:
-        tasks.load_examples(glue.TASKS[name], str(tmp_path), "train")
+        glue.TASKS[name].load(str(tmp_path), "train")
     for text in (str(path), *expected):
         assert text in str(error.value)
 
@@ -239,7 +254,7 @@ def test_unusable_training_file(tmp_path, case):
 def test_unusable_test_file(tmp_path, content, expected):
     write(tmp_path, "sst", "test", content)
     with pytest.raises(InputError, match=r"test\.tsv") as error:
-        tasks.load_test_examples(glue.TASKS["sst"], str(tmp_path))
+        load_tests(glue.TASKS["sst"], tmp_path)
     assert expected in str(error.value)
 
 
@@ -248,13 +263,13 @@ def test_other_encoding_names_the_line(tmp_path):
     path.parent.mkdir()
     path.write_bytes(b"a\t1\t\tyes\na\t1\t\tcaf\xe9\n")
     with pytest.raises(InputError, match=r"dev\.tsv, line 2: expected UTF-8"):
-        tasks.load_examples(glue.TASKS["cola"], str(tmp_path), "dev")
+        glue.TASKS["cola"].load(str(tmp_path), "dev")
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_missing_file_names_both_folders(tmp_path, split):
     with pytest.raises(InputError) as error:
-        tasks.load_examples(glue.TASKS["sst"], str(tmp_path), split)
+        glue.TASKS["sst"].load(str(tmp_path), split)
     assert str(tmp_path / "sst" / f"{split}.tsv") in str(error.value)
     assert str(tmp_path / "SST-2" / f"{split}.tsv") in str(error.value)
 
@@ -270,7 +285,7 @@ def test_known_damage_of_qqp_is_left_out_and_told(tmp_path, caplog):
     rows[5:6] = ["5\t1\t2\tWhat is", 'five?"\tWhat was 5?\t0']  # a line break within the question
     write(tmp_path, "qqp", "train", "\n".join([QQP, *rows]) + "\n")
     with caplog.at_level(logging.WARNING, logger="absl"):
-        examples = tasks.load_examples(glue.TASKS["qqp"], str(tmp_path), "train")
+        examples = glue.TASKS["qqp"].load(str(tmp_path), "train")
     assert len(examples) == 2099
     assert "What is 5?" not in examples.texts
     assert "left out 2 unusable rows" in caplog.text
@@ -279,4 +294,4 @@ def test_known_damage_of_qqp_is_left_out_and_told(tmp_path, caplog):
     rows[20] = "20\t1\t2\t\tWhat was 20?\t0"
     write(tmp_path, "qqp", "train", "\n".join([QQP, *rows]) + "\n")
     with pytest.raises(InputError, match="line 7: expected 6 columns"):
-        tasks.load_examples(glue.TASKS["qqp"], str(tmp_path), "train")
+        glue.TASKS["qqp"].load(str(tmp_path), "train")

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from data import tasks
+from data import classification
 from data.metrics import METRICS, compute_metrics
 
 # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives.
@@ -85,6 +85,6 @@ def test_r2_is_the_explained_share_of_the_variance():
 
 
 def test_every_metric_of_a_task_is_there():
-    assert {name for names in tasks.METRICS.values() for name in names} == set(METRICS)
-    for kind, names in tasks.DEFAULT_METRICS.items():
-        assert set(names) <= set(tasks.METRICS[kind])
+    assert {name for names in classification.METRICS.values() for name in names} == set(METRICS)
+    for kind, names in classification.DEFAULT_METRICS.items():
+        assert set(names) <= set(classification.METRICS[kind])

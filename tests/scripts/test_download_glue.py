@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from data import glue, tasks
+from data import glue
 from errors import InputError
 from scripts import download_glue
 from scripts.download_glue import Download, Source
@@ -108,7 +108,7 @@ def folder(tmp_path):
 
 
 def load(folder, task, split):
-    examples = tasks.load_examples(glue.get_task(task), str(folder), split)
+    examples = glue.get_task(task).load(str(folder), split)
     labels = None if examples.labels is None else examples.labels.tolist()
     return examples.texts, examples.text_pairs, labels
 

@@ -1,4 +1,4 @@
-"""Classification and regression tasks: what their files hold, and how logits become answers.
+"""Classification and regression: what a task's files hold, and how logits become answers.
 
 A task is a row of a table (`data/glue.py`) or a JSON file (`data/task_file.py`); everything here
 is the same for both.
@@ -10,12 +10,15 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from absl import logging
 
+import files
+from data.metrics import compute_metrics
 from data.tables import ENDINGS, Column, Table, read_table
+from data.task import Examples, Task
 from errors import InputError
 
 # Hugging Face's names, as in a saved model's config.json.
@@ -39,77 +42,8 @@ _SHOWN_LABELS = 20  # in an error; there may be thousands
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationTask:
-    """One task: what its files hold, what is to be predicted, and how it is scored.
-
-    Args:
-        name: also that of the task's folder.
-        text_columns: columns of the text, or of the two texts, in train and dev files: names, or
-            numbers from 0, which count from the end of the header if they are negative.
-        label_column: column of the label in train and dev files.
-        test_columns: for each test split the columns of its texts.
-        metrics: names of `METRICS`; the first is the task's own in summaries.
-        labels: label strings in order of their ids; none for a score. None is those found in the
-            training file: see `complete`.
-        problem_type: a key of `METRICS`.
-        score_range: the lowest and the highest score there can be; None is those found in the
-            training file.
-        range_is_open: whether dev scores may lie beyond `score_range`.
-        label_delimiter: what separates several labels in one cell.
-        header: whether TSV and CSV files begin with a header; see `has_header`.
-        files: by split, the path of a file that is not where `paths` looks.
-        unordered: whether the order of the two texts has no meaning.
-        max_damaged_share: of a file's rows; so many may be unusable, and are left out.
-        may_be_wider: whether rows may have more cells than the header.
-    """
-
-    name: str
-    text_columns: tuple[Column, ...]
-    label_column: Column
-    test_columns: Mapping[str, tuple[Column, ...]]
-    metrics: tuple[str, ...]
-    labels: tuple[str, ...] | None = None
-    problem_type: str = SINGLE_LABEL
-    score_range: tuple[float, float] | None = None
-    range_is_open: bool = False
-    label_delimiter: str = ","
-    header: bool = True
-    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    unordered: bool = False
-    max_damaged_share: float = 0.0
-    may_be_wider: bool = False
-
-    where_from = ""  # what an error says of a missing file
-
-    @property
-    def is_regression(self) -> bool:
-        """Whether the task predicts a score and not labels."""
-        return self.problem_type == REGRESSION
-
-    @property
-    def num_labels(self) -> int:
-        """Width of the logits: one per label, one for a score."""
-        return len(self.labels) or 1
-
-    def paths(self, directory: str, split: str) -> list[str]:
-        """Where a split's file may be; `directory` holds the tasks' folders."""
-        if split in self.files:
-            return [self.files[split]]
-        return [os.path.join(directory, self.name, split + ending) for ending in ENDINGS]
-
-    def has_header(self, split: str) -> bool:
-        """Whether the split's file, if it is TSV or CSV, begins with a header."""
-        return self.header
-
-    def identity(self) -> list[Any]:
-        """Everything that decides what a task's files mean; not where they are."""
-        fields = dataclasses.asdict(self)
-        return [fields[name] for name in sorted(fields) if name not in ("files", "name")]
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """One file's examples, in file order.
+class TextExamples(Examples):
+    """One file's texts, or pairs of texts, and what is to be said of them.
 
     Args:
         path: the file.
@@ -121,8 +55,6 @@ class Examples:
         score_range: what scores are scaled from; None for labels.
     """
 
-    path: str
-    sha256: str
     texts: list[str]
     text_pairs: list[str] | None
     labels: np.ndarray | None
@@ -130,6 +62,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def num_characters(self) -> int:
+        """See `Examples`."""
+        return sum(map(len, self.texts)) + sum(map(len, self.text_pairs or ()))
 
     @property
     def targets(self) -> np.ndarray:
@@ -145,7 +82,7 @@ class Examples:
             return ((self.labels - low) / (high - low))[:, None]
         return self.labels.astype(np.float32) if self.labels.ndim == 2 else self.labels
 
-    def with_swapped_pairs(self) -> "Examples":
+    def with_swapped_pairs(self) -> "TextExamples":
         """These examples, followed by the same ones with their two texts exchanged."""
         return dataclasses.replace(
             self,
@@ -155,10 +92,128 @@ class Examples:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassificationTask(Task):
+    """A task on single texts or pairs: one label, several, or a score each.
+
+    Args:
+        name: also that of the task's folder.
+        metrics: names of `METRICS`; the first is the task's own in summaries.
+        text_columns: columns of the text, or of the two texts, in train and dev files: names, or
+            numbers from 0, which count from the end of the header if they are negative.
+        label_column: column of the label in train and dev files.
+        test_columns: for each test split the columns of its texts.
+        labels: label strings in order of their ids; none for a score. None is those found in the
+            training file: see `complete`.
+        problem_type: a key of `METRICS`.
+        score_range: the lowest and the highest score there can be; None is those found in the
+            training file.
+        range_is_open: whether dev scores may lie beyond `score_range`.
+        label_delimiter: what separates several labels in one cell.
+        header: whether TSV and CSV files begin with a header; see `has_header`.
+        unordered: whether the order of the two texts has no meaning.
+        max_damaged_share: of a file's rows; so many may be unusable, and are left out.
+        may_be_wider: whether rows may have more cells than the header.
+    """
+
+    text_columns: tuple[Column, ...]
+    label_column: Column
+    test_columns: Mapping[str, tuple[Column, ...]]
+    labels: tuple[str, ...] | None = None
+    problem_type: str = SINGLE_LABEL
+    score_range: tuple[float, float] | None = None
+    range_is_open: bool = False
+    label_delimiter: str = ","
+    header: bool = True
+    unordered: bool = False
+    max_damaged_share: float = 0.0
+    may_be_wider: bool = False
+
+    architecture: ClassVar[str] = "ConvBertForSequenceClassification"
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the task predicts a score and not labels."""
+        return self.problem_type == REGRESSION
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """See `Task`."""
+        return tuple(self.test_columns)
+
+    def paths(self, directory: str, split: str) -> list[str]:
+        """See `Task`."""
+        if split in self.files:
+            return [self.files[split]]
+        return [os.path.join(directory, self.name, split + ending) for ending in ENDINGS]
+
+    def has_header(self, split: str) -> bool:
+        """Whether the split's file, if it is TSV or CSV, begins with a header."""
+        return self.header
+
+    def complete(self, directory: str) -> "ClassificationTask":
+        """The task with the labels, or the range of scores, that its training file has.
+
+        A task that states them is returned as it is. See `load`.
+        """
+        task = self
+        if (task.score_range if task.is_regression else task.labels) is None:
+            task = _with_found_labels(task, task.find_file(directory, "train"))
+        if "f1" in task.metrics and len(task.labels) != 2:
+            raise InputError(
+                f"task {task.name}: the metric f1 is for 2 labels, and there are "
+                f"{len(task.labels)}: take macro_f1"
+            )
+        return task
+
+    def read(self, path: str, split: str) -> TextExamples:
+        """See `Task.load`."""
+        return _read_examples(self, path, split)
+
+    def training_examples(self, examples: TextExamples, options: Any) -> TextExamples:
+        """The examples; each pair in both orders where that is asked for and has no meaning."""
+        if self.unordered and options.double_unordered:
+            return examples.with_swapped_pairs()
+        return examples
+
+    def make_features(self, tokenizer, examples, options, training):
+        """See `Task`: one row an example, and its label or score."""
+        from data.features import make_features
+
+        return make_features(tokenizer, examples, options.max_seq_length)
+
+    def model_fields(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {
+            "num_labels": len(self.labels) or 1,
+            "problem_type": self.problem_type,
+            "id2label": self.labels or None,
+            "score_range": self.score_range,
+        }
+
+    def model_options(self, options: Any) -> dict[str, Any]:
+        """See `Task`."""
+        return {"classifier_head": options.classifier_head}
+
+    def score(self, examples, features, outputs) -> dict[str, float]:
+        """See `Task`; outputs are logits `[N, labels]`."""
+        found = predictions(self.problem_type, outputs, self.score_range)
+        return compute_metrics(self.metrics, examples.labels, found)
+
+    def write_predictions(self, examples, features, outputs, path: str) -> None:
+        """One row an example: its index; label, labels or score as in the task's files; logits."""
+        lines = ["index\tprediction\tlogits"]
+        found = answers(self.problem_type, outputs, self.labels, self.score_range)
+        for index, answer in enumerate(found):
+            numbers = " ".join(f"{number:.6f}" for number in outputs[index])
+            lines.append(f"{index}\t{answer_text(answer, self.label_delimiter)}\t{numbers}")
+        files.write_text(path, "\n".join(lines) + "\n")
+
+
 def predictions(
     problem_type: str, logits: np.ndarray, score_range: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """What logits `[N, L]` say, as `Examples.labels` has it.
+    """What logits `[N, L]` say, as `TextExamples.labels` has it.
 
     Label ids; ones where a label's probability is above a half; or scores, which may lie beyond
     their range.
@@ -201,50 +256,7 @@ def answer_text(answer: str | list[str] | float, label_delimiter: str = ",") -> 
     return f"{answer:.6g}" if isinstance(answer, float) else answer
 
 
-def load_examples(task: ClassificationTask, directory: str, split: str) -> Examples:
-    """Reads a split that must exist.
-
-    Args:
-        task: with its labels, or the range of its scores; see `complete`.
-        directory: the folder that holds the tasks' folders, `$DATA_DIR/finetuning_data`.
-        split: "train", "dev" or a key of `task.test_columns`.
-
-    Raises:
-        InputError: the file is missing, or a line of it cannot be used; the message has the
-            place, what was expected and what came.
-    """
-    return _read_examples(task, _find_file(task, directory, split), split)
-
-
-def load_test_examples(task: ClassificationTask, directory: str) -> dict[str, Examples]:
-    """The test splits found, by name; a missing one is a warning. See `load_examples`."""
-    found = {}
-    for split in task.test_columns:
-        paths = task.paths(directory, split)
-        if split in task.files or any(os.path.isfile(path) for path in paths):
-            found[split] = load_examples(task, directory, split)
-        else:
-            logging.warning("%s: no test predictions, for there is no %s", task.name, paths[0])
-    return found
-
-
-def complete(task: ClassificationTask, directory: str) -> ClassificationTask:
-    """The task with the labels, or the range of scores, that its training file has.
-
-    A task that states them is returned as it is. See `load_examples`.
-    """
-    if (task.score_range if task.is_regression else task.labels) is None:
-        task = _with_found_labels(task, directory)
-    if "f1" in task.metrics and len(task.labels) != 2:
-        raise InputError(
-            f"task {task.name}: the metric f1 is for 2 labels, and there are {len(task.labels)}: "
-            "take macro_f1"
-        )
-    return task
-
-
-def _with_found_labels(task, directory):
-    path = _find_file(task, directory, "train")
+def _with_found_labels(task, path):
     table = read_table(path, (task.label_column,), task.has_header("train"), task.may_be_wider)
     found = Counter()
     for line, row in table.rows:
@@ -269,17 +281,6 @@ def _with_found_labels(task, directory):
     counts = ", ".join(f"{name} ({found[name]:,})" for name in sorted(found)[:_SHOWN_LABELS])
     logging.info("%s: %d labels: %s", task.name, len(found), counts)
     return dataclasses.replace(task, labels=tuple(sorted(found)))
-
-
-def _find_file(task, directory, split):
-    paths = task.paths(directory, split)
-    found = [path for path in paths if os.path.isfile(path)]
-    if not found:
-        raise InputError(f"task {task.name}: no {split} file. "
-                         f"Put it at {' or '.join(paths)}{task.where_from}")  # fmt: skip
-    if len(found) > 1 and os.path.dirname(found[0]) == os.path.dirname(found[1]):
-        raise InputError(f"task {task.name}: there are {' and '.join(found)}. Keep one of them")
-    return found[0]
 
 
 def _read_examples(task, path, split):
@@ -313,7 +314,7 @@ def _read_examples(task, path, split):
                           np.float32 if task.is_regression else np.int32)  # fmt: skip
     pairs = [record[1] for record in records] if len(columns) == 2 else None
     texts = [record[0] for record in records]
-    return Examples(path, table.sha256, texts, pairs, labels, task.score_range)
+    return TextExamples(path, table.sha256, texts, pairs, labels, task.score_range)
 
 
 def _check_header(task, table: Table, is_test):

@@ -6,12 +6,12 @@ import logging
 import numpy as np
 import pytest
 
-from data import tasks
-from data.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ClassificationTask
+from data import classification
+from data.classification import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ClassificationTask
 from errors import InputError
 
 TASK = ClassificationTask(
-    "own", ("text",), "label", {"test": ("text",)}, ("accuracy",), labels=("bad", "good")
+    "own", ("accuracy",), ("text",), "label", {"test": ("text",)}, labels=("bad", "good")
 )
 SEVERAL = dataclasses.replace(
     TASK, problem_type=MULTI_LABEL, labels=("x", "y", "z"), metrics=("micro_f1",)
@@ -39,7 +39,7 @@ def write(directory, name, content):
 )  # fmt: skip
 def test_one_label(tmp_path, name, content):
     write(tmp_path, name, content)
-    examples = tasks.load_examples(TASK, str(tmp_path), "train")
+    examples = TASK.load(str(tmp_path), "train")
     assert (examples.texts, examples.text_pairs) == (['"one"', "two, too"], None)
     assert examples.labels.tolist() == [1, 0] and examples.labels.dtype == np.int32
     assert examples.targets is examples.labels
@@ -48,7 +48,7 @@ def test_one_label(tmp_path, name, content):
 def test_pairs_without_a_header(tmp_path):
     task = dataclasses.replace(TASK, text_columns=(2, 0), label_column=1, header=False)
     write(tmp_path, "dev.csv", "b,good,a\nd,bad,c\n")
-    examples = tasks.load_examples(task, str(tmp_path), "dev")
+    examples = task.load(str(tmp_path), "dev")
     assert (examples.texts, examples.text_pairs) == (["a", "c"], ["b", "d"])
     assert examples.labels.tolist() == [1, 0]
 
@@ -63,7 +63,7 @@ def test_pairs_without_a_header(tmp_path):
 )  # fmt: skip
 def test_several_labels(tmp_path, name, content):
     write(tmp_path, name, content)
-    examples = tasks.load_examples(SEVERAL, str(tmp_path), "train")
+    examples = SEVERAL.load(str(tmp_path), "train")
     np.testing.assert_array_equal(examples.labels, [[1, 0, 1], [0, 0, 0], [0, 1, 0]])
     assert examples.targets.dtype == np.float32
     np.testing.assert_array_equal(examples.targets, examples.labels)
@@ -71,20 +71,20 @@ def test_several_labels(tmp_path, name, content):
 
 def test_scores(tmp_path):
     write(tmp_path, "dev.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": "3.0"}\n')
-    examples = tasks.load_examples(SCORES, str(tmp_path), "dev")
+    examples = SCORES.load(str(tmp_path), "dev")
     assert examples.labels.tolist() == [0.0, 3.0] and examples.labels.dtype == np.float32
     assert examples.targets.tolist() == [[0.25], [1.0]]
 
 
 def test_test_files_need_no_labels(tmp_path, caplog):
-    assert tasks.load_test_examples(TASK, str(tmp_path)) == {}
+    assert TASK.load_if_there(str(tmp_path), TASK.test_splits) == {}
     assert f"no test predictions, for there is no {tmp_path}/own/test.tsv" in caplog.text
     path = write(tmp_path, "test.csv", "text\n1\n")
-    assert tasks.load_test_examples(TASK, str(tmp_path))["test"].texts == ["1"]
+    assert TASK.load_if_there(str(tmp_path), TASK.test_splits)["test"].texts == ["1"]
     path.unlink()
     named = dataclasses.replace(TASK, files={"test": str(path)})
     with pytest.raises(InputError, match=r"task own: no test file. Put it at .*test\.csv$"):
-        tasks.load_test_examples(named, str(tmp_path))
+        named.load_if_there(str(tmp_path), named.test_splits)
 
 
 def test_labels_are_found_in_the_training_file(tmp_path, caplog):
@@ -92,25 +92,25 @@ def test_labels_are_found_in_the_training_file(tmp_path, caplog):
         f'{{"text": "a", "label": {label}}}\n' for label in ('"b"', "2", "true", '"b"')
     ))  # fmt: skip
     with caplog.at_level(logging.INFO, logger="absl"):
-        task = tasks.complete(dataclasses.replace(TASK, labels=None), str(tmp_path))
+        task = dataclasses.replace(TASK, labels=None).complete(str(tmp_path))
     assert task.labels == ("2", "b", "true")
     assert "own: 3 labels: 2 (1), b (2), true (1)" in caplog.text
-    assert tasks.load_examples(task, str(tmp_path), "train").labels.tolist() == [1, 0, 2, 1]
+    assert task.load(str(tmp_path), "train").labels.tolist() == [1, 0, 2, 1]
     write(tmp_path, "train.jsonl", '{"text": "a", "label": ["q", "p"]}\n')
-    task = tasks.complete(dataclasses.replace(SEVERAL, labels=None), str(tmp_path))
+    task = dataclasses.replace(SEVERAL, labels=None).complete(str(tmp_path))
     assert task.labels == ("p", "q")
-    assert tasks.complete(TASK, "nowhere") is TASK
+    assert TASK.complete("nowhere") is TASK
 
 
 def test_found_range_of_scores_leaves_other_files_alone(tmp_path):
     write(tmp_path, "train.csv", "text,label\na,2.5\nb,-7\nc,2\n")
     write(tmp_path, "dev.csv", "text,label\na,9\n")
-    task = tasks.complete(dataclasses.replace(SCORES, score_range=None), str(tmp_path))
+    task = dataclasses.replace(SCORES, score_range=None).complete(str(tmp_path))
     assert task.score_range == (-7.0, 2.5) and task.labels == ()
-    assert tasks.load_examples(task, str(tmp_path), "train").targets.ravel().tolist() == [
+    assert task.load(str(tmp_path), "train").targets.ravel().tolist() == [
         1.0, 0.0, pytest.approx(9 / 9.5)
     ]  # fmt: skip
-    assert tasks.load_examples(task, str(tmp_path), "dev").labels.tolist() == [9.0]
+    assert task.load(str(tmp_path), "dev").labels.tolist() == [9.0]
 
 
 HEAD = "text,label\n"
@@ -155,53 +155,54 @@ def test_unusable_file(tmp_path, case):
     task, ending, content, message = ERRORS[case]
     path = write(tmp_path, f"dev.{ending}", content)
     with pytest.raises(InputError, match=message) as error:
-        tasks.load_examples(task, str(tmp_path), "dev")
+        task.load(str(tmp_path), "dev")
     assert str(path) in str(error.value)
 
 
 def test_unusable_folder(tmp_path):
     with pytest.raises(InputError, match=r"own: no dev file. Put it at .*own/dev\.tsv or .*csv or"):
-        tasks.load_examples(TASK, str(tmp_path), "dev")
+        TASK.load(str(tmp_path), "dev")
     write(tmp_path, "dev.csv", HEAD)
     write(tmp_path, "dev.tsv", HEAD)
     with pytest.raises(InputError, match=r"there are .*dev\.tsv and .*dev\.csv. Keep one"):
-        tasks.load_examples(TASK, str(tmp_path), "dev")
+        TASK.load(str(tmp_path), "dev")
 
 
 def test_unusable_labels_of_a_training_file(tmp_path):
     unknown = dataclasses.replace(TASK, labels=None)
     write(tmp_path, "train.csv", HEAD + "a,good\nb,good\n")
     with pytest.raises(InputError, match=r'two or more different .* in column "label", got good'):
-        tasks.complete(unknown, str(tmp_path))
+        unknown.complete(str(tmp_path))
     write(tmp_path, "train.csv", HEAD + "a,good\nb,\n")
     with pytest.raises(InputError, match=r'train\.csv, line 3: expected a label in .*, got ""'):
-        tasks.complete(unknown, str(tmp_path))
+        unknown.complete(str(tmp_path))
     with pytest.raises(InputError, match="metric f1 is for 2 labels, and there are 3"):
-        tasks.complete(dataclasses.replace(TASK, labels=("a", "b", "c"), metrics=("f1",)), "")
+        dataclasses.replace(TASK, labels=("a", "b", "c"), metrics=("f1",)).complete("")
 
 
 def test_what_logits_say():
     logits = np.array([[0.0, np.log(3), -50.0], [1000.0, -1000.0, 0.0]], np.float32)
-    assert tasks.predictions(SINGLE_LABEL, logits).tolist() == [1, 0]
-    assert tasks.answers(SINGLE_LABEL, logits, ("a", "b", "c")) == ["b", "a"]
-    shares = tasks.probabilities(SINGLE_LABEL, logits)
+    assert classification.predictions(SINGLE_LABEL, logits).tolist() == [1, 0]
+    assert classification.answers(SINGLE_LABEL, logits, ("a", "b", "c")) == ["b", "a"]
+    shares = classification.probabilities(SINGLE_LABEL, logits)
     np.testing.assert_allclose(shares, [[0.25, 0.75, 0], [1, 0, 0]], atol=1e-6)
-    assert tasks.predictions(MULTI_LABEL, logits).tolist() == [[0, 1, 0], [1, 0, 0]]
-    assert tasks.answers(MULTI_LABEL, -logits, ("a", "b", "c")) == [["c"], ["b"]]
-    shares = tasks.probabilities(MULTI_LABEL, logits)
+    assert classification.predictions(MULTI_LABEL, logits).tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert classification.answers(MULTI_LABEL, -logits, ("a", "b", "c")) == [["c"], ["b"]]
+    shares = classification.probabilities(MULTI_LABEL, logits)
     np.testing.assert_allclose(shares, [[0.5, 0.75, 0], [1, 0, 0.5]], atol=1e-6)
 
 
 def test_what_scores_say():
     logits = np.array([[0.5], [1.5], [-0.25]], np.float32)
-    assert tasks.predictions(REGRESSION, logits, (-1.0, 3.0)).tolist() == [1.0, 5.0, -2.0]
-    assert tasks.answers(REGRESSION, logits, None, (-1.0, 3.0)) == [1.0, 3.0, -1.0]
-    assert tasks.answers(REGRESSION, logits, None) == [0.5, 1.5, -0.25]  # of another's model
+    assert classification.predictions(REGRESSION, logits, (-1.0, 3.0)).tolist() == [1.0, 5.0, -2.0]
+    assert classification.answers(REGRESSION, logits, None, (-1.0, 3.0)) == [1.0, 3.0, -1.0]
+    # Of another's model, whose range is not known.
+    assert classification.answers(REGRESSION, logits, None) == [0.5, 1.5, -0.25]
 
 
 def test_answers_as_text():
-    assert tasks.answer_text(["a", "b"], "|") == "a|b"
-    assert tasks.answer_text([]) == ""
-    assert [tasks.answer_text(x) for x in ("good", 2.0, 1234567.0, 0.000123456)] == [
+    assert classification.answer_text(["a", "b"], "|") == "a|b"
+    assert classification.answer_text([]) == ""
+    assert [classification.answer_text(x) for x in ("good", 2.0, 1234567.0, 0.000123456)] == [
         "good", "2", "1.23457e+06", "0.000123456"
     ]  # fmt: skip
