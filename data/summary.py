@@ -4,7 +4,7 @@ Two averages are known by name, and given only where all of their tasks are ther
 and the whole of GLUE's data; otherwise there is an average of the tasks present, called just that:
 
 - GLUE's: the mean of the nine tasks' scores, where a task with two metrics has their mean as its
-  score. Of MNLI the matched dev set is scored.
+  score, and MNLI that of its two dev sets.
 - That of the ConvBERT and ELECTRA papers: one metric a task (Matthews for CoLA, Spearman for STS-B,
   accuracy for the others), and no WNLI.
 """
@@ -20,6 +20,7 @@ import files
 from data import glue
 
 GLUE_METRICS = {name: task.metrics for name, task in glue.TASKS.items()}
+GLUE_METRICS["mnli"] += ("accuracy_mismatched",)
 PAPER_METRICS = {name: names[:1] for name, names in GLUE_METRICS.items() if name != "wnli"}
 PAPER_METRICS["sts"] = ("spearman",)
 # By name: what an average over fewer tasks is called, and each task's metrics.
@@ -121,12 +122,15 @@ def _remarks(task, num_scored):
 
 def _average(name, kind, metrics, rows):
     """One of `AVERAGES`, or what can be said in its place."""
-    present = {task: names for task, names in metrics.items() if task in rows}
-    present = {task: names for task, names in present.items() if rows[task]["metrics"]}
-    missing = {
-        task: "; ".join(rows[task]["remarks"]) if task in rows else "not run" for task in metrics
-    }
-    missing = {task: reason for task, reason in missing.items() if reason}
+    present, missing = {}, {}
+    for task, names in metrics.items():
+        scored = rows[task]["metrics"] if task in rows else {}
+        reasons = list(rows[task]["remarks"]) if task in rows else ["not run"]
+        if scored:
+            present[task] = tuple(metric for metric in names if metric in scored)
+            reasons += [f"no {metric}" for metric in names if metric not in scored]
+        if reasons:
+            missing[task] = "; ".join(reasons)
 
     def mean_of(number):
         scores = [

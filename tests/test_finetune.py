@@ -164,6 +164,40 @@ def test_regression_and_pairs(data_dir):
     assert not (model_dir / "test_predictions" / "mrpc_test_1.tsv").exists()
 
 
+def test_several_tasks_jointly(data_dir):
+    command = arguments(data_dir, task_names=["cola", "sts"], train_batch_size=16)
+    finetune.main(command)
+    model_dir = data_dir / "models" / "small_one"
+    results = json.loads((model_dir / "results" / "cola+sts_results.json").read_text())
+    ((cola,), (sts,)) = results["cola"], results["sts"]
+    assert cola["metrics"]["mcc"] == 100.0 and sts["metrics"]["pearson"] > 90
+    assert (cola["num_examples"], sts["num_examples"], cola["seconds"]) == (11, 11, sts["seconds"])
+    text = (model_dir / "results" / "cola+sts_results.txt").read_text()
+    assert text.startswith("cola trial 1: mcc: 100.00") and "sts trial 1: pearson" in text
+    table = json.loads((model_dir / "results" / "cola+sts_summary.json").read_text())
+    assert list(table["tasks"]) == ["cola", "sts"]
+
+    rows = (model_dir / "test_predictions" / "cola+sts" / "cola_test_1.tsv").read_text()
+    assert [row.split("\t")[1] for row in rows.splitlines()[1:]] == list("0101010")
+    saved = model_dir / "finetuning_models" / "cola+sts_1"
+    # Each task's model is one like any other, and the encoder is the same.
+    classifier = TextClassifier.from_pretrained(saved / "cola")
+    assert classifier.predict([sentence(i) for i in range(7)]).answers == list("0101010")
+    regressor = TextClassifier.from_pretrained(saved / "sts")
+    pairs = [sentence(0), sentence(1)], ["the mat"] * 2
+    assert np.allclose(regressor.predict(*pairs).answers, [1.0, 4.0], atol=1.0)
+    encoders = [each.model.convbert.get_weights() for each in (classifier, regressor)]
+    assert all(np.array_equal(a, b) for a, b in zip(*encoders, strict=True))
+
+    before = contents(model_dir / "finetuning_models")
+    finetune.main(command)
+    assert contents(model_dir / "finetuning_models") == before
+    (saved / "sts" / "config.json").unlink()
+    shutil.rmtree(saved / "sts")
+    with pytest.raises(errors.InputError, match=r"cola\+sts_1/sts is missing, and `do_train` is"):
+        finetune.main(arguments(data_dir, task_names=["cola", "sts"], do_train=False))
+
+
 def test_a_task_of_ones_own(data_dir, tmp_path):
     """Several labels, from CSV and JSON lines, and back as text from the saved model."""
     rows = [[w for w, bit in (("dog", 1), ("good", 2)) if i & bit] for i in range(24)]
