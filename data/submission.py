@@ -77,7 +77,7 @@ def choose_trial(model_dir: str, task_name: str, wanted: int | None = None) -> C
     """The trial `wanted`, or the median one by the dev score of the task's main metric.
 
     Of an even number of trials it is the better one of the worse half. Trials without predictions
-    do not count.
+    do not count, nor do those whose predictions are left from a run with other settings.
 
     Args:
         model_dir: the model's folder, `DATA_DIR/models/MODEL_NAME`.
@@ -98,22 +98,26 @@ def choose_trial(model_dir: str, task_name: str, wanted: int | None = None) -> C
     ranked = sorted((score, trial) for trial, score in scores.items() if trial in predicted)
     if not ranked:
         raise InputError(
-            f"{task_name}: {results_path} has no dev score ({metric}) of a trial with predictions "
-            f"({', '.join(map(str, sorted(predicted)))}) to choose one by. Name the trial: "
-            f"--trial {task_name}={min(predicted)}"
+            f"{task_name}: {results_path} has no dev score ({metric}) of a trial that wrote the "
+            f"predictions there are ({', '.join(map(str, sorted(predicted)))}). Run finetune.sh "
+            f"again, or name the trial: --trial {task_name}={min(predicted)}"
         )
     score, trial = ranked[(len(ranked) - 1) // 2]
     return Choice(trial, f"median of {len(ranked)}", score)
 
 
 def _dev_scores(path, task_name, metric):
-    """The main metric of each trial in a results file; none if there is no file."""
+    """The main metric of each trial that made predictions; none if there is no results file."""
     if not os.path.isfile(path):
         return {}
     try:
         with open(path, encoding="utf-8") as file:
             entries = json.load(file)[task_name]
-        return {e["trial"]: e["metrics"][metric] for e in entries if metric in e["metrics"]}
+        return {
+            entry["trial"]: entry["metrics"][metric]
+            for entry in entries
+            if metric in entry["metrics"] and entry["tests"]
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a results file ({error!r})") from None
 
@@ -188,7 +192,13 @@ def write_zip(path: str, predictions: Mapping[str, list[str]]) -> None:
     Args:
         path: the file to write.
         predictions: by a file's name without `.tsv`, one prediction a row.
+
+    Raises:
+        InputError: the folder for it is not there.
     """
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise InputError(f"cannot write {path}: there is no folder {folder}")
     with files.atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, rows in predictions.items():
             lines = (f"{index}\t{prediction}\n" for index, prediction in enumerate(rows))

@@ -103,16 +103,24 @@ DOWNLOADS = tuple(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Fetches and lays out what is missing of each task asked for."""
+    """Fetches and lays out what is missing of each task asked for; one's failure stops no other."""
     args = parse_arguments(arguments)
     names = list(glue.TASKS) if "all" in args.tasks else args.tasks
     tasks = {glue.get_task(name).name for name in names}
     if not os.path.isdir(args.data_dir):
         raise InputError(f"the folder {args.data_dir} does not exist")
+    if not args.base_url.startswith(("http://", "https://")):
+        raise InputError(f"--base-url: expected http://… or https://…, got {args.base_url}")
     directory = os.path.join(args.data_dir, "finetuning_data")
+    failures = []
     for download in DOWNLOADS:
         if download.task in tasks:
-            print(complete(download, directory, args.base_url))
+            try:
+                print(complete(download, directory, args.base_url))
+            except InputError as error:
+                failures.append(str(error))
+    if failures:
+        raise InputError("\n".join(failures))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -179,7 +187,8 @@ def missing_splits(download: Download, directory: str) -> list[str]:
     if download.folder == "diagnostic":
         splits = ["diagnostic"]
     else:
-        splits = ["train", "dev", *(split for split in task.test_columns if split != "diagnostic")]
+        splits = ["train", "dev", *task.more_dev_splits, *task.test_splits]
+        splits = [split for split in splits if split != "diagnostic"]
     return [split for split in splits if not any(map(os.path.isfile, task.paths(directory, split)))]
 
 
@@ -223,14 +232,14 @@ def transfer(url: str, part: str, size: int, bar: tqdm) -> str:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response, open(part, "ab") as file:
             if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-                file.truncate(0)  # the server sends the whole file, whatever was asked for
-                bar.n = start = 0
+                bar.n = start = 0  # the server sends the whole file, whatever was asked for
             length = int(response.headers.get("Content-Length", size - start))
             if start + length != size:
                 raise InputError(
                     f"{url}: not the file that is known: expected {size:,} bytes, the server has "
                     f"{start + length:,}"
                 )
+            file.truncate(start)
             # One byte too many is enough to see that it is another file.
             while bar.n <= size and (chunk := response.read(CHUNK)):
                 file.write(chunk)

@@ -67,6 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--trial",
         nargs="+",
+        action="extend",
         default=[],
         metavar="TASK=N",
         help="the trial to hand in of a task (default: the median one)",

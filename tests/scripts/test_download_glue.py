@@ -93,9 +93,9 @@ def fetch(server, monkeypatch, tmp_path):
         downloads = (Download(task, folder, tuple(sources)),)
         monkeypatch.setattr(download_glue, "DOWNLOADS", downloads)
 
-        def run(port=server.server_port):
+        def run(port=server.server_port, tasks=(task,)):
             url = f"http://127.0.0.1:{port}/"
-            download_glue.main(["--data-dir", str(tmp_path), "--base-url", url, task])
+            download_glue.main(["--data-dir", str(tmp_path), "--base-url", url, *tasks])
 
         return run
 
@@ -230,6 +230,43 @@ def test_another_file_than_the_known_one(server, fetch, folder):
     assert [status for _, status in server.requests[1:]] == [f"bytes={len(right) - 3}-", None]
 
 
+def test_a_whole_file_of_another_length_costs_nothing_that_has_arrived(server, fetch, folder):
+    archive = zipped(COLA)
+    run = fetch("cola", "CoLA", {"CoLA.zip": b"please log in"}, {"CoLA.zip": archive})
+    server.ranges = False
+    (folder / "CoLA").mkdir(parents=True)
+    part = folder / "CoLA" / "CoLA.zip.part"
+    part.write_bytes(archive[:1000])
+    with pytest.raises(InputError, match=f"expected {len(archive):,} bytes, the server has 13"):
+        run()
+    assert part.read_bytes() == archive[:1000]
+
+
+def test_one_tasks_failure_stops_no_other(server, fetch, folder, monkeypatch):
+    run = fetch("cola", "CoLA", {"CoLA.zip": zipped(COLA)})
+    missing = [
+        Download(task, name, (Source(f"{task}.zip", 9, ""),))
+        for task, name in (("rte", "RTE"), ("wnli", "WNLI"))
+    ]
+    first, last = missing
+    downloads = (first, *download_glue.DOWNLOADS, last)
+    monkeypatch.setattr(download_glue, "DOWNLOADS", downloads)
+    with pytest.raises(InputError, match=r"/rte\.zip: HTTP 404 .*\n.*/wnli\.zip: HTTP 404 "):
+        run(tasks=("all",))
+    assert names_in(folder / "CoLA") == ["dev.tsv", "test.tsv", "train.tsv"]
+    assert len(server.requests) == 3
+
+
+def test_mnlis_mismatched_files_belong_to_it(folder):
+    (folder / "MNLI").mkdir(parents=True)
+    for name in ("train", "dev_matched", "test_matched"):
+        (folder / "MNLI" / f"{name}.tsv").write_text("")
+    mnli, diagnostic = (each for each in download_glue.DOWNLOADS if each.task == "mnli")
+    missing = download_glue.missing_splits
+    assert missing(mnli, str(folder)) == ["dev_mismatched", "test_mismatched"]
+    assert missing(diagnostic, str(folder)) == ["diagnostic"]
+
+
 def test_a_missing_file_and_a_missing_server(server, fetch, folder):
     run = fetch("cola", "CoLA", {"CoLA.zip": zipped(COLA)})
     server.contents.clear()
@@ -272,3 +309,5 @@ def test_unusable_arguments(tmp_path):
         download_glue.main(["--data-dir", str(tmp_path), "colla"])
     with pytest.raises(InputError, match=r"the folder .*nowhere does not exist"):
         download_glue.main(["--data-dir", str(tmp_path / "nowhere"), "all"])
+    with pytest.raises(InputError, match="--base-url: expected http://… or https://…, got mirror"):
+        download_glue.main(["--data-dir", str(tmp_path), "--base-url", "mirror.org", "all"])

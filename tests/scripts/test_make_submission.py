@@ -58,9 +58,10 @@ def write_predictions(model_dir, stem, trial, values=None):
     return path
 
 
-def write_results(model_dir, task, metric, scores):
+def write_results(model_dir, task, metric, scores, tests=("test",)):
+    tests = dict.fromkeys(tests, "a hash")
     entries = [
-        {"trial": trial, "metrics": {metric: score, "other": -score}}
+        {"trial": trial, "metrics": {metric: score, "other": -score}, "tests": tests}
         for trial, score in enumerate(scores, start=1)
     ]
     folder = model_dir / "results"
@@ -99,7 +100,7 @@ def test_all_of_glue_at_its_official_size(tmp_path, model_dir, capsys):
     values = beyond + expected_rows("STS-B.tsv", 1)[4:]
     write_predictions(model_dir, "sts_test", 1, values)
 
-    run(tmp_path, "--trial", "rte=4")
+    run(tmp_path, "--trial", "rte=4", "--trial", "wnli=1")
     contents = read_zip(model_dir / "submission.zip")
     assert contents.keys() == OFFICIAL.keys()
     for name, text in contents.items():
@@ -113,6 +114,7 @@ def test_all_of_glue_at_its_official_size(tmp_path, model_dir, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[3] == "MRPC.tsv       1725      3  accuracy 85.00   median of 3"
     assert printed[9] == "RTE.tsv        3000      4                   as asked for"
+    assert printed[10] == "WNLI.tsv        146      1  accuracy 61.25   as asked for"
     assert printed[11] == "AX.tsv         1104      1  accuracy 61.25   median of 1"
     assert printed[12] == str(model_dir / "submission.zip")
 
@@ -176,6 +178,12 @@ def test_no_scores_to_choose_by(model_dir):
     write_results(model_dir, "wnli", "f1", [50.0, 60.0, 70.0])  # not the main metric
     with pytest.raises(InputError, match=message):
         submission.choose_trial(str(model_dir), "wnli")
+    # A later run, of other settings, which wrote no predictions: those that are there are not its.
+    write_results(model_dir, "wnli", "accuracy", [50.0, 60.0, 70.0], tests=())
+    with pytest.raises(InputError, match=message):
+        submission.choose_trial(str(model_dir), "wnli")
+    asked_for = submission.Choice(2, "as asked for", None)
+    assert submission.choose_trial(str(model_dir), "wnli", 2) == asked_for
     (model_dir / "results" / "wnli_results.json").write_text('{"wnli": [{"trial": 2}]}')
     with pytest.raises(InputError, match=r"wnli_results\.json is not a results file"):
         submission.choose_trial(str(model_dir), "wnli")
@@ -216,6 +224,12 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert archive.read("WNLI.tsv") == b"index\tprediction\n0\t0\n1\t1\n"
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    path = tmp_path / "nowhere" / "submission.zip"
+    with pytest.raises(InputError, match=f"cannot write {path}: there is no folder {path.parent}"):
+        submission.write_zip(str(path), {"WNLI": ["0"]})
 
 
 @pytest.mark.parametrize(
