@@ -16,7 +16,6 @@ import numpy as np
 from absl import logging
 
 import files
-from data.metrics import compute_metrics
 from data.tables import ENDINGS, Column, Table, read_table
 from data.task import Examples, Task
 from errors import InputError
@@ -197,6 +196,8 @@ class ClassificationTask(Task):
 
     def score(self, examples, features, outputs) -> dict[str, float]:
         """See `Task`; outputs are logits `[N, labels]`."""
+        from data.metrics import compute_metrics
+
         found = predictions(self.problem_type, outputs, self.score_range)
         return compute_metrics(self.metrics, examples.labels, found)
 

@@ -6,12 +6,11 @@ text (MRPC's test file has CSV-doubled quotes, which stay as they are).
 """
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 
 from data.classification import REGRESSION, ClassificationTask
-from errors import InputError
+from data.task import find_task
 
 MAX_SCORE = 5.0  # STS-B scores run from 0 to 5
 # Above this share of a file, unusable rows are no longer the known damage of GLUE's own files.
@@ -105,9 +104,5 @@ TASKS = {
 
 
 def get_task(name: str) -> GlueTask:
-    """The row of the table called `name`; an `InputError` lists the tasks there are."""
-    if name in TASKS:
-        return TASKS[name]
-    near = difflib.get_close_matches(name.lower(), TASKS, n=1)
-    hint = f' Did you mean "{near[0]}"?' if near else ""
-    raise InputError(f'unknown task "{name}". Available: {", ".join(TASKS)}.{hint}')
+    """GLUE's task called `name`; an `InputError` lists the nine."""
+    return find_task(name, TASKS)

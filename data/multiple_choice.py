@@ -32,7 +32,6 @@ import numpy as np
 
 import files
 from data.classification import TextExamples, parse_text
-from data.metrics import compute_metrics
 from data.tables import ENDINGS, Column, read_table
 from data.task import Examples, Task
 from data.task_fields import (
@@ -160,6 +159,8 @@ class MultipleChoiceTask(Task):
 
     def score(self, examples, features, outputs) -> dict[str, float]:
         """See `Task`; outputs are logits `[N, choices]`."""
+        from data.metrics import compute_metrics
+
         return compute_metrics(self.metrics, examples.labels, outputs.argmax(axis=1))
 
     def write_predictions(self, examples, features, outputs, path: str) -> None:

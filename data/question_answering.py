@@ -3,11 +3,20 @@
 The tasks are those of the original's finetune/qa/qa_tasks.py: SQuAD 1.1 and 2.0, and four of the
 MRQA 2019 shared task. `data/question_files.py` reads their files, `data/windows.py` makes features
 of them and answers of a model's outputs.
+
+A task of one's own needs train.json, dev.json and test.json in SQuAD's format, or .jsonl in MRQA's,
+in $DATA_DIR/finetuning_data/NAME. The fields of its JSON file are
+
+    name          of the folder, the results and the models; by default the JSON file's own name
+    unanswerable  true where questions may have no answer, as in SQuAD 2.0
+    files         {"train": …, "dev": …, "test": …} where they are elsewhere; relative to the JSON
+                  file's folder. Any further name is another test set
 """
 
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +25,7 @@ import files
 from data.question_files import ENDINGS, QuestionExamples, read_questions
 from data.squad_evaluation import evaluate, evaluate_with_unanswerable
 from data.task import Task
+from data.task_fields import check_fields, files_beside, is_files, is_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +152,24 @@ def _described(answer):
         for candidate, share in zip(answer.candidates, shares / shares.sum(), strict=True)
     ]
 
+
+def task_from_fields(path: str, fields: Mapping[str, Any]) -> QuestionAnsweringTask:
+    """The task that the fields of the JSON file `path` describe; see above.
+
+    Raises:
+        InputError: a field is unknown or impossible.
+    """
+    values = {"name": os.path.splitext(os.path.basename(path))[0], "unanswerable": False} | fields
+    check_fields(path, values, _FIELDS)
+    given = files_beside(path, values)
+    return QuestionAnsweringTask.of_files(values["name"], values["unanswerable"], given)
+
+
+_FIELDS = {
+    "name": (is_name, "letters, digits, dots, - and _"),
+    "unanswerable": (lambda v: isinstance(v, bool), "true or false"),
+    "files": (is_files, "an object of file names by split"),
+}
 
 TASKS = {
     task.name: task

@@ -31,7 +31,6 @@ from absl import logging
 
 import files
 from data import conll
-from data.metrics import compute_metrics
 from data.task import Examples, Task
 from data.task_fields import check_fields, files_beside, is_files, is_list, is_name, require
 from errors import InputError
@@ -175,6 +174,8 @@ class TaggingTask(Task):
         if self.tags == ENTITIES:
             scores = conll.score_entities(examples.tags, predicted, examples.starts)
             return {name: scores[name] for name in self.metrics}
+        from data.metrics import compute_metrics
+
         ids = {tag: number for number, tag in enumerate(sorted({*examples.tags, *predicted}))}
         gold, found = ([ids[tag] for tag in tags] for tags in (examples.tags, predicted))
         return compute_metrics(self.metrics, gold, found)

@@ -6,6 +6,7 @@ of the user's own.
 """
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -164,3 +165,12 @@ class Task:
         """Everything that decides what a task's files mean; not where they are."""
         fields = dataclasses.asdict(self)
         return [fields[name] for name in sorted(fields) if name not in ("files", "name")]
+
+
+def find_task(name: str, tasks: Mapping[str, Task]) -> Task:
+    """The one of `tasks` called `name`; an `InputError` lists those there are."""
+    if name in tasks:
+        return tasks[name]
+    near = difflib.get_close_matches(name.lower(), tasks, n=1)
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    raise InputError(f'unknown task "{name}". Available: {", ".join(tasks)}.{hint}')

@@ -1,101 +1,49 @@
-"""A classification or regression task of one's own, described by a small JSON file.
+"""The tasks there are: the original's by name, and one's own, each described by a JSON file.
 
-    {"text_columns": ["title", "body"], "label_column": "topic"}
+The file's field `kind` says what it is:
 
-is enough for train.csv, dev.csv and test.csv (or .tsv, .jsonl) in $DATA_DIR/finetuning_data/NAME,
-NAME being the JSON file's. All fields:
+    "classification"      the default; see data/classification_fields.py
+    "tagging"             a tag for each word; see data/tagging.py
+    "question_answering"  an answer out of a text; see data/question_answering.py
+    "multiple_choice"     one of several texts; see data/multiple_choice.py
 
-    name           of the folder, the results and the models; by default the file's own name
-    problem_type   "single_label_classification" (the default), "multi_label_classification" or
-                   "regression"
-    text_columns   one column, or a list of two for pairs: names in the header, or fields of JSON
-                   lines; numbers from 1 where the files have no header
-    label_column   likewise
-    labels         list of labels; by default all in the training file, in alphabetical order
-    label_delimiter  what separates several labels in one cell, by default a comma; in JSON lines
-                   they may be a list
-    score_range    [lowest, highest] score; by default those in the training file. Predictions stay
-                   within it
-    metrics        list, the task's main one first: accuracy, macro_f1, mcc and (of two labels, for
-                   the second) f1; micro_f1, macro_f1 and exact_match of several labels; pearson,
-                   spearman and r2 of scores
-    unordered      true where the order of the two texts has no meaning: both are trained on
-    files          {"train": …, "dev": …, "test": …} where they are elsewhere; relative to the JSON
-                   file's folder. Any further name is another test set
+and the other fields are explained there.
 """
 
-import difflib
 import json
 import os
-import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from data import glue
-from data.classification import (
-    DEFAULT_METRICS,
-    METRICS,
-    MULTI_LABEL,
-    REGRESSION,
-    SINGLE_LABEL,
-    ClassificationTask,
-)
+from data import classification_fields, glue, multiple_choice, question_answering, tagging
+from data.task import Task, find_task
 from errors import InputError
 
 ENDING = ".json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TASKS: Mapping[str, Task] = {**glue.TASKS, **question_answering.TASKS, **tagging.TASKS}
+KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], Task]] = {
+    "classification": classification_fields.task_from_fields,
+    "tagging": tagging.task_from_fields,
+    "question_answering": question_answering.task_from_fields,
+    "multiple_choice": multiple_choice.task_from_fields,
+}
 
 
-def get_task(name: str) -> ClassificationTask:
-    """The GLUE task called `name`, or the task that the file `name`, in `.json`, describes."""
-    return read_task(name) if name.endswith(ENDING) else glue.get_task(name)
+def get_task(name: str) -> Task:
+    """The task called `name`, or the one that the file `name`, in `.json`, describes.
+
+    Raises:
+        InputError: there is none of that name; the message lists those there are.
+    """
+    return read_task(name) if name.endswith(ENDING) else find_task(name, TASKS)
 
 
-def read_task(path: str) -> ClassificationTask:
+def read_task(path: str) -> Task:
     """The task that the JSON file `path` describes; labels may still be to be found.
 
     Raises:
         InputError: no such file, not a JSON object, or a field that is unknown or impossible.
     """
-    fields = _read_object(path)
-    folder, file_name = os.path.split(os.path.abspath(path))
-    values = {"name": file_name.removesuffix(ENDING), "problem_type": SINGLE_LABEL} | fields
-    for name in ("text_columns", "label_column"):
-        if name not in fields:
-            raise InputError(f"{path}: `{name}` is missing")
-    for name, value in values.items():
-        if name not in _FIELDS:
-            near = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.5)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            raise InputError(
-                f"{path}: unknown field `{name}`{hint} Known are: {', '.join(_FIELDS)}"
-            )
-        is_allowed, allowed = _FIELDS[name]
-        _require(is_allowed(value), path, name, allowed, value)
-    _check_together(path, values)
-    texts, label = _as_list(values["text_columns"]), values["label_column"]
-    if isinstance(label, int):
-        texts, label = [number - 1 for number in texts], label - 1
-    files = values.get("files", {})
-    kind = values["problem_type"]
-    labels = () if kind == REGRESSION else values.get("labels")
-    score_range = values.get("score_range")
-    return ClassificationTask(
-        name=values["name"],
-        metrics=tuple(values.get("metrics", DEFAULT_METRICS[kind])),
-        text_columns=tuple(texts),
-        label_column=label,
-        test_columns={s: tuple(texts) for s in files if s not in ("train", "dev")}
-        or {"test": tuple(texts)},
-        labels=None if labels is None else tuple(labels),
-        problem_type=kind,
-        score_range=score_range and tuple(map(float, score_range)),
-        label_delimiter=values.get("label_delimiter", ","),
-        header=isinstance(label, str),
-        files={split: os.path.join(folder, name) for split, name in files.items()},
-        unordered=values.get("unordered", False),
-    )
-
-
-def _read_object(path):
     if not os.path.isfile(path):
         raise InputError(f"no such file: {path}. It should describe a task; see data/task_file.py")
     with open(path, encoding="utf-8") as file:
@@ -105,108 +53,13 @@ def _read_object(path):
             raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise InputError(f"{path}: expected a JSON object, got {json.dumps(fields)[:50]}")
-    return fields
-
-
-def _check_together(path, values):
-    """What fields say of one another."""
-    texts, kind = _as_list(values["text_columns"]), values["problem_type"]
-    columns = [*texts, values["label_column"]]
-    _require(
-        len(set(columns)) == len(columns) and len(set(map(type, columns))) == 1,
-        path,
-        "text_columns",
-        f"other columns than `label_column` ({values['label_column']!r}), and all of them names, "
-        "or all numbers",
-        values["text_columns"],
-    )
-    allowed = METRICS[kind]
-    metrics = values.get("metrics", [])
-    _require(
-        all(name in allowed for name in metrics),
-        path, "metrics", f"among {', '.join(allowed)} for {kind}", metrics,
-    )  # fmt: skip
-    for name, kinds in (
-        ("labels", (SINGLE_LABEL, MULTI_LABEL)),
-        ("label_delimiter", (MULTI_LABEL,)),
-        ("score_range", (REGRESSION,)),
-    ):
-        _require(name not in values or kind in kinds, path, name, f"absent for {kind}",
-                 values.get(name))  # fmt: skip
-    _require(
-        len(texts) == 2 or not values.get("unordered"),
-        path, "unordered", "absent where there is one text", values.get("unordered"),
-    )  # fmt: skip
-    delimiter = values.get("label_delimiter", ",")
-    for label in values.get("labels", []) if kind == MULTI_LABEL else []:
-        _require(delimiter not in label, path, "labels", f'without "{delimiter}", which separates '
-                 "labels (`label_delimiter`)", label)  # fmt: skip
-
-
-def _require(condition, path, name, allowed, value):
-    if not condition:
-        raise InputError(f"{path}: `{name}` must be {allowed}. Received: {json.dumps(value)}")
-
-
-def _as_list(value):
-    return value if isinstance(value, list) else [value]
-
-
-def _is_column(value):
-    return (isinstance(value, str) and value != "") or (type(value) is int and value >= 1)
-
-
-def _is_label(value):
-    return (
-        isinstance(value, str) and value == value.strip() != "" and not set(value) & set("\t\r\n")
-    )
-
-
-def _is_list(value, is_item, least, most=None):
-    """Whether `value` is a list of different items."""
-    return (
-        isinstance(value, list)
-        and least <= len(value) <= (most or len(value))
-        and all(map(is_item, value))
-        and len(set(value)) == len(value)
-    )
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-# For each field: whether a value is allowed, and what is.
-_FIELDS = {
-    "name": (
-        lambda v: isinstance(v, str) and _NAME.fullmatch(v) and v not in (*glue.TASKS, "all"),
-        "letters, digits, dots, - and _, and not a GLUE task's",
-    ),
-    "problem_type": (lambda v: v in list(METRICS), "one of " + ", ".join(METRICS)),
-    "text_columns": (
-        lambda v: _is_column(v) or _is_list(v, _is_column, 1, 2),
-        "a column's name or number (from 1), or a list of two",
-    ),
-    "label_column": (_is_column, "a column's name or number (from 1)"),
-    "labels": (
-        lambda v: _is_list(v, _is_label, 2),
-        "a list of two or more different strings, without spaces around them",
-    ),
-    "label_delimiter": (
-        lambda v: isinstance(v, str) and v != "" and "\t" not in v,
-        "a string without tabs",
-    ),
-    "score_range": (
-        lambda v: _is_list(v, _is_number, 2, 2) and v[0] < v[1],
-        "a list of the lowest and the highest score",
-    ),
-    "metrics": (lambda v: _is_list(v, lambda m: isinstance(m, str), 1), "a list of names"),
-    "unordered": (lambda v: isinstance(v, bool), "true or false"),
-    "files": (
-        lambda v: (
-            isinstance(v, dict)
-            and all(isinstance(f, str) and f and _NAME.fullmatch(s) for s, f in v.items())
-        ),
-        "an object of file names by split",
-    ),
-}
+    kind = fields.pop("kind", "classification")
+    if kind not in list(KINDS):
+        allowed = ", ".join(KINDS)
+        raise InputError(f"{path}: `kind` must be one of {allowed}. Received: {json.dumps(kind)}")
+    task = KINDS[kind](path, fields)
+    if task.name in (*TASKS, "all"):
+        raise InputError(
+            f"{path}: the task's name, {task.name}, is another's: give it a `name` of its own"
+        )
+    return task

@@ -461,7 +461,7 @@ ERRORS = {
     "no pre-trained model": (["cola"], {"model": "none_yet"}, "no pre-trained model.*from-scratch"),
     "unknown hyper-parameter": (["cola"], {"learning_rat": 1}, "did you mean `learning_rate`"),
     "impossible value": (["cola"], {"num_trials": 0}, "`num_trials` must be a positive integer"),
-    "task of another kind": (["squad"], {}, 'unknown task "squad". Available: cola, sst'),
+    "unknown task": (["squat"], {}, 'unknown task "squat". Available: cola, sst'),
     "the same twice": ([], {"task_names": ["cola", "cola"]}, "both called cola"),
     "tasks named twice": (["cola"], {"task_names": ["rte"]}, "name them in one place"),
     "missing file of the second task": (["cola", "rte"], {}, "task rte: no train file"),

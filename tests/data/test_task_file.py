@@ -59,8 +59,28 @@ def test_identity_is_what_the_files_mean_not_where_they_are(tmp_path):
     assert task.identity() == moved.identity() != changed.identity()
 
 
-def test_glue_tasks_by_name():
+def test_tasks_by_name():
     assert get_task("rte") is glue.TASKS["rte"]
+    assert get_task("squad").architecture == "ConvBertForQuestionAnswering"
+    assert get_task("chunk").architecture == "ConvBertForTokenClassification"
+    with pytest.raises(InputError, match=r'"squadv2".* squadv1, .*Did you mean "squadv1"\?'):
+        get_task("squadv2")
+
+
+def test_other_kinds(tmp_path):
+    fields = {"kind": "question_answering", "unanswerable": True, "files": {"blind": "b.json"}}
+    task = read_task(write(tmp_path, fields, "mine.json"))
+    assert (task.name, task.metrics, task.test_splits) == ("mine", ("exact", "f1"), ("blind",))
+    assert task.paths("D", "blind") == [str(tmp_path / "b.json")]
+    task = read_task(write(tmp_path, {"kind": "tagging", "tags": "labels"}))
+    assert task.metrics == ("accuracy", "macro_f1")
+    columns = {"context_column": "c", "choice_columns": ["a", "b"], "label_column": "l"}
+    task = read_task(write(tmp_path, {"kind": "multiple_choice"} | columns))
+    assert task.choice_columns == ("a", "b")
+    with pytest.raises(InputError, match="unknown field `text_columns`"):
+        read_task(write(tmp_path, MINIMAL | {"kind": "tagging"}))
+    with pytest.raises(InputError, match="`unanswerable` must be true or false"):
+        read_task(write(tmp_path, fields | {"unanswerable": 1}))
 
 
 ERRORS = {
@@ -84,7 +104,8 @@ ERRORS = {
         {"problem_type": "multi_label_classification", "labels": ["a,b", "c"]}, 'without ","'
     ),
     "unknown metric": ({"metrics": ["pearson"]}, "among accuracy, macro_f1, mcc, f1 for single"),
-    "GLUE's name": ({"name": "cola"}, "`name` must be .* not a GLUE task's"),
+    "GLUE's name": ({"name": "cola"}, "the task's name, cola, is another's"),
+    "unknown sort": ({"kind": "parsing"}, "`kind` must be one of classification, tagging, quest"),
     "path as name": ({"name": "../x"}, "`name` must be letters"),
     "order of one text": ({"unordered": True}, "`unordered` must be absent"),
     "files": ({"files": ["train.tsv"]}, "`files` must be an object of file names"),
