@@ -14,12 +14,15 @@ TOOLS = (
     "scripts/inspect_data",
     "scripts/plot_run",
     "scripts/predict",
+    "scripts/fill_mask",
+    "scripts/extract_features",
     "scripts/download_glue",
     "scripts/make_submission",
 )
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
 SHARED = ("errors", "files", "run_record", "stopping")
-PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, "classifier", "data", "model", "scripts"}
+JOINING = ("classifier", "pipelines")
+PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, *JOINING, "data", "model", "scripts"}
 HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib"}
 
 
@@ -74,8 +77,8 @@ def test_model_imports_no_data_and_no_backend(path):
     assert others & {"tensorflow", "tensorflow_text", "jax", "torch"} <= own
 
 
-@modules("classifier.py")
-def test_the_classifier_joins_data_and_model(path):
+@modules(*(f"{name}.py" for name in JOINING))
+def test_text_in_answers_out_joins_data_and_model(path):
     project, others = imports_of(path)
     assert outside(project, "data", "model", *SHARED) == set()
     assert others & {"tensorflow", "tensorflow_text", "jax", "torch"} == set()

@@ -57,6 +57,23 @@ def test_arguments_in_labels_out(run, caplog):
     assert "1 of 2 texts were longer than 16 tokens and have been cut" in caplog.text
 
 
+def test_many_texts_show_a_bar_and_keep_their_order(run, monkeypatch, capsys):
+    class Numbers(Classifier):
+        def predict(self, texts, pairs, batch_size):
+            answers = [f"{text}{pair}" for text, pair in zip(texts, pairs, strict=True)]
+            return Predictions(answers, np.float32([[float(text), 1] for text in texts]), 1)
+
+    monkeypatch.setattr("scripts.text_input.MANY", 2)
+    classifier = Numbers(("no", "yes"), None)
+    found = predict.classify(classifier, list("12345"), list("abcde"), 32)
+    assert found.answers == ["1a", "2b", "3c", "4d", "5e"]
+    assert found.probabilities[:, 0].tolist() == [1, 2, 3, 4, 5]
+    assert found.num_cut == 3
+    assert "5/5" in capsys.readouterr().err
+    assert run("a", "b")[1][0].startswith("index")
+    assert capsys.readouterr().err == ""
+
+
 def test_lines_of_standard_input_may_be_pairs(run):
     assert run(stdin="\ufeffone\u2028\r\ntwo\n\n".encode())[0] == ["one\u2028", "two"]
     assert run(stdin=b"a\tb\nc\td\n")[0] == [("a", "b"), ("c", "d")]
