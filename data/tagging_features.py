@@ -53,8 +53,11 @@ def make_tagging_features(
         else:
             windows += _windows(piece_starts, int(begin), int(end), room)
             num_windowed += 1
-    # A window is the words from `begin` to `end`; those from `first` to the next window's are its.
-    begin, end, first = np.array(windows, np.int64).T
+    # A window is the words from `begin` to `end`; those from `first` to the next window's are its
+    # own. In very short rows of long words one may have none.
+    windows = np.array(windows, np.int64)
+    own = np.diff(windows[:, 2], append=len(words))
+    begin, end, _ = windows[own > 0].T
     row_lengths = piece_starts[end] - piece_starts[begin] + 2
     row_starts = np.concatenate([[0], np.cumsum(row_lengths)])
     ids = np.full(row_starts[-1], tokenizer.cls_id, np.int32)
@@ -62,7 +65,7 @@ def make_tagging_features(
     is_piece = np.ones(len(ids), bool)
     is_piece[row_starts[:-1]] = is_piece[row_starts[1:] - 1] = False
     ids[is_piece] = pieces[_ranges(piece_starts[begin], row_lengths - 2)]
-    row_of_word = np.repeat(np.arange(len(first)), np.diff(first, append=len(words)))
+    row_of_word = np.repeat(np.arange(len(begin)), own[own > 0])
     in_row = piece_starts[:-1] - piece_starts[begin[row_of_word]]
     positions = row_starts[row_of_word] + 1 + in_row
     token_targets = np.full(len(ids), IGNORED, np.int32)
