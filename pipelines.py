@@ -111,8 +111,8 @@ class FillMask:
         num_long = 0
         for begin in range(0, len(texts), _TEXTS_AT_ONCE):
             chunk = texts[begin : begin + _TEXTS_AT_ONCE]
-            features, places, is_long = self._features(chunk)
-            num_long += is_long
+            features, places, num_long_here = self._features(chunk)
+            num_long += num_long_here
             hidden = _outputs(self.model.convbert, features, batch_size, of_tokens=True)
             best = self._best_tokens(hidden[places], top_k)
             for text in chunk:
