@@ -11,14 +11,22 @@ _PUBLIC = {
     "ConvBertForPreTraining": "model.pretraining",
     "ConvBertForMaskedLM": "model.heads",
     "ConvBertForSequenceClassification": "model.heads",
+    "ConvBertForTokenClassification": "model.heads",
+    "ConvBertForQuestionAnswering": "model.heads",
+    "ConvBertForMultipleChoice": "model.heads",
+    "JointModel": "model.joint",
 }
 
 __all__ = [
     "ConvBertConfig",
     "ConvBertForMaskedLM",
+    "ConvBertForMultipleChoice",
     "ConvBertForPreTraining",
+    "ConvBertForQuestionAnswering",
     "ConvBertForSequenceClassification",
+    "ConvBertForTokenClassification",
     "ConvBertModel",
+    "JointModel",
 ]
 
 

@@ -29,6 +29,7 @@ HEADS = (
     "generator_lm_head.",
     "classifier.",
     "qa_outputs.",
+    "qa_joint.",
     "sequence_summary.",
 )
 IGNORED = ("embeddings.position_ids", "generator_lm_head.weight")  # constants, and a tied table
@@ -175,14 +176,42 @@ def discriminator_tensors(head) -> list[Tensor]:
     ]
 
 
+# Before the names of a head in the original's checkpoints; `{task}` is the task's name.
+TASK_SCOPE = "task_specific/{task}"
+
+
 def classifier_tensors(head) -> list[Tensor]:
-    """A classification head: "linear" under names of our own, "mlp" under Hugging Face's."""
+    """A classification head: "linear" is the original's, "mlp" Hugging Face's.
+
+    Hugging Face has a linear head, under the same names, for tokens and for multiple choice.
+    """
     if head.kind == "linear":
-        return _dense(head.prediction, "classifier", None, head=True)
+        return _dense(head.prediction, "classifier", f"{TASK_SCOPE}/dense", head=True)
     return [
         *_dense(head.transform, "classifier.dense", None, head=True),
         *_dense(head.prediction, "classifier.out_proj", None, head=True),
     ]
+
+
+def span_tensors(head) -> list[Tensor]:
+    """Hugging Face's question-answering head."""
+    return _dense(head, "qa_outputs", None, head=True)
+
+
+def joint_span_tensors(head) -> list[Tensor]:
+    """The original's question-answering head, under names of our own."""
+    names = {
+        "start": "dense",
+        "end_hidden": "qa_hidden",
+        "end": "dense_1",
+        "answerable_hidden": "dense_2",
+        "answerable": "dense_3",
+    }
+    rows = []
+    for ours, theirs in names.items():
+        tf1_name = f"{TASK_SCOPE}/{theirs}"
+        rows += _dense(getattr(head, ours), f"qa_joint.{ours}", tf1_name, head=True)
+    return rows
 
 
 def save(

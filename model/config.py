@@ -16,6 +16,11 @@ from errors import InputError
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
 CONV_TYPES = ("sdconv", "noconv")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+SUMMARY_TYPES = ("first", "last")
+# Fields of `ConvBertConfig` that say something of a head alone: models that differ in nothing else
+# can share an encoder.
+HEAD_FIELDS = ("classifier_dropout", "num_labels", "problem_type", "id2label", "score_range",
+               "summary_type", "beam_size")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,10 @@ class ConvBertConfig:
         problem_type: how a classification head is trained and read: see `PROBLEM_TYPES`.
         id2label: the names of the labels, in order of their ids.
         score_range: of a regression, the scores that the outputs 0 and 1 mean.
+        summary_type: the vector that says how good an answer of a multiple choice is: of the
+            "first" token, [CLS], or of the "last". Hugging Face's models have the last unless
+            their `config.json` says otherwise, and are read so.
+        beam_size: how many starts, and ends of each, the joint question-answering head predicts.
 
     Raises:
         InputError: a value that no such network has; the message names the field.
@@ -95,6 +104,8 @@ class ConvBertConfig:
     problem_type: str | None = None
     id2label: tuple[str, ...] | None = None
     score_range: tuple[float, ...] | None = None
+    summary_type: str = "first"
+    beam_size: int = 20
 
     def __post_init__(self):
         for name in (
@@ -110,6 +121,7 @@ class ConvBertConfig:
             "max_position_embeddings",
             "type_vocab_size",
             "num_labels",
+            "beam_size",
         ):
             require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
         for name in (
@@ -121,6 +133,7 @@ class ConvBertConfig:
             require(value is None or 0 <= value < 1, name, "a number in [0, 1)", value)
         require_one_of("hidden_act", self.hidden_act, ACTIVATIONS)
         require_one_of("conv_type", self.conv_type, CONV_TYPES)
+        require_one_of("summary_type", self.summary_type, SUMMARY_TYPES)
         if self.problem_type is not None:
             require_one_of("problem_type", self.problem_type, PROBLEM_TYPES)
         require(self.conv_kernel_size % 2 == 1, "conv_kernel_size", "odd", self.conv_kernel_size)
@@ -239,6 +252,14 @@ class ConvBertConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if fields.get("problem_type") not in (None, *PROBLEM_TYPES):
             del fields["problem_type"]
+        if fields.get("architectures") == ["ConvBertForMultipleChoice"]:
+            fields.setdefault("summary_type", "last")  # transformers' default
+            for name in ("summary_use_proj", "summary_activation"):
+                if fields.get(name):
+                    raise InputError(
+                        f"{source}: `{name}` is {json.dumps(fields[name])}: a multiple-choice head "
+                        "with a projection or an activation is not supported"
+                    )
         try:
             return override(cls(), {k: v for k, v in fields.items() if k in known})
         except InputError as error:

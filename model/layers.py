@@ -439,16 +439,20 @@ class DiscriminatorHead(ConfiguredLayer):
 
 @keras.saving.register_keras_serializable(package="convbert")
 class ClassificationHead(ConfiguredLayer):
-    """A classifier on the vector of [CLS].
+    """A classifier of vectors: that of [CLS], or each token's.
 
     Args:
         kind: "linear" is the original's (dropout → dense), "mlp" Hugging Face's (dropout →
             dense(H) + activation → dropout → dense).
+        units: number of outputs; None is `config.num_labels`.
     """
 
-    def __init__(self, config: ConvBertConfig, kind: str = "linear", **kwargs):
+    def __init__(
+        self, config: ConvBertConfig, kind: str = "linear", units: int | None = None, **kwargs
+    ):
         super().__init__(config, **kwargs)
         self.kind = kind
+        self.units = units or self.config.num_labels
 
     def build(self, input_shape=None):
         """Creates the variables for inputs [B, H]."""
@@ -462,13 +466,11 @@ class ClassificationHead(ConfiguredLayer):
             self.transform = self.dense(config.hidden_size, "dense")
             self.transform.build((None, config.hidden_size))
             self.activation = activation(config.hidden_act)
-        self.prediction = keras.layers.Dense(
-            config.num_labels, name="prediction", dtype=self.dtype_policy
-        )
+        self.prediction = keras.layers.Dense(self.units, name="prediction", dtype=self.dtype_policy)
         self.prediction.build((None, config.hidden_size))
 
     def call(self, vectors, training=False):
-        """[B, H] → float32 logits [B, labels]."""
+        """[B, H] → float32 logits [B, units], or with T between the two."""
         vectors = self.dropouts[0](vectors, training=training)
         if self.kind == "mlp":
             vectors = self.activation(self.transform(vectors))
@@ -477,4 +479,117 @@ class ClassificationHead(ConfiguredLayer):
 
     def get_config(self):
         """Arguments of the constructor."""
-        return super().get_config() | {"kind": self.kind}
+        return super().get_config() | {"kind": self.kind, "units": self.units}
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class JointSpanHead(ConfiguredLayer):
+    """The original's question-answering head: where an answer starts, where it then ends, whether.
+
+    The end is predicted from the start's vector beside each token's, so that a start and an end
+    that are likely together are found together. Only the text's tokens (segment 1), and [CLS] for
+    "no answer", can be either.
+
+    Source: `get_prediction_module` of the release's finetune/qa/qa_tasks.py. There, the places of
+    the beam that no such token is left for hold other tokens, of no probability.
+    """
+
+    WIDTH = 512  # of the hidden layers, whatever the encoder's
+    OUTSIDE = -1000.0  # added to the logits of all other tokens
+
+    def build(self, input_shape=None):
+        """Creates the variables for inputs [B, T, H]."""
+        width = self.config.hidden_size
+        shapes = {  # in the order of the original's variables
+            "start": (width, 1),
+            "end_hidden": (2 * width, self.WIDTH),
+            "end": (self.WIDTH, 1),
+            "answerable_hidden": (2 * width, self.WIDTH),
+            "answerable": (self.WIDTH, 1),
+        }
+        for name, (given, units) in shapes.items():
+            layer = keras.layers.Dense(units, name=name, dtype=self.dtype_policy)
+            layer.build((None, None, given))
+            setattr(self, name, layer)
+        self.activation = activation("gelu")
+
+    def call(self, hidden, input_mask, segment_ids, start_positions=None):
+        """What the vectors say of an answer.
+
+        Args:
+            hidden: [B, T, H].
+            input_mask: int32 [B, T], or None: all are tokens.
+            segment_ids: int32 [B, T].
+            start_positions: int32 [B], the true starts, in training alone.
+
+        Returns:
+            All of float32. With `start_positions` {"start_logits": [B, T], "end_logits": [B, T],
+            "answerable_logits": [B]}, the last positive where there is no answer. Without, S being
+            the beam size, {"start_log_probs": [B, S], "start_indices": int32 [B, S],
+            "end_log_probs": [B, S, S], "end_indices": int32 [B, S, S], "answerable_logits": [B]}:
+            the likeliest starts, and for each its likeliest ends. Places for which there are too
+            few tokens have the index 0 and the log-probability `MASKED_SCORE`.
+        """
+        allowed = ops.equal(segment_ids, 1)
+        if input_mask is not None:
+            allowed = ops.logical_and(allowed, ops.equal(input_mask, 1))
+        allowed = ops.logical_or(allowed, ops.equal(ops.arange(ops.shape(hidden)[1]), 0))  # [CLS]
+        start_logits = self._only(allowed, self._logits(self.start, hidden))
+        outputs = {"answerable_logits": self._answerable(hidden, start_logits)}
+        if start_positions is not None:
+            end_logits = self._end_logits(hidden, ops.expand_dims(start_positions, -1))[:, 0]
+            outputs |= {"start_logits": start_logits, "end_logits": self._only(allowed, end_logits)}
+            return outputs
+        start_log_probs, starts = self._likeliest(start_logits, allowed)
+        allowed = ops.expand_dims(allowed, 1)
+        end_logits = self._only(allowed, self._end_logits(hidden, starts))
+        end_log_probs, ends = self._likeliest(end_logits, allowed)
+        is_start = ops.expand_dims(start_log_probs > MASKED_SCORE, -1)
+        return outputs | {
+            "start_log_probs": start_log_probs,
+            "start_indices": starts,
+            "end_log_probs": ops.where(is_start, end_log_probs, MASKED_SCORE),
+            "end_indices": ops.where(is_start, ends, 0),
+        }
+
+    def _logits(self, layer, vectors):
+        """A dense layer with one output: […, C] → float32 […]."""
+        return ops.cast(ops.squeeze(layer(vectors), axis=-1), "float32")
+
+    def _only(self, allowed, logits):
+        """Leaves what is not allowed no probability."""
+        return ops.where(allowed, logits, logits + self.OUTSIDE)
+
+    def _end_logits(self, hidden, starts):
+        """[B, T, H] and positions int32 [B, S] → [B, S, T]: logits of the ends for each start.
+
+        The hidden layer's kernel is applied to the start's vector and to each token's apart, and
+        one start is done after the other: S times T hidden vectors a row need not be in memory.
+        """
+        of_start, of_token = ops.split(_tensor(self.end_hidden.kernel), 2)
+        places = ops.one_hot(starts, ops.shape(hidden)[1], dtype=hidden.dtype)  # [B, S, T]
+        vectors = ops.matmul(ops.matmul(places, hidden), of_start)  # [B, S, WIDTH]
+        tokens = ops.matmul(hidden, of_token) + _tensor(self.end_hidden.bias)  # [B, T, WIDTH]
+
+        def logits_of(vector):  # [B, WIDTH]
+            return self._logits(self.end, self.activation(ops.expand_dims(vector, 1) + tokens))
+
+        logits = ops.map(logits_of, ops.transpose(vectors, (1, 0, 2)))  # [S, B, T]
+        return ops.transpose(logits, (1, 0, 2))
+
+    def _answerable(self, hidden, start_logits):
+        """[B, T, H] and [B, T] → [B], from [CLS] and the mean vector of a start."""
+        weights = ops.cast(ops.softmax(start_logits), hidden.dtype)
+        mean = ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), hidden), axis=1)
+        vectors = ops.concatenate([hidden[:, 0], mean], axis=-1)
+        return self._logits(self.answerable, self.activation(self.answerable_hidden(vectors)))
+
+    def _likeliest(self, logits, allowed):
+        """[…, T] → the S highest log-probabilities of what is allowed, and where: […, S] each."""
+        log_probs = ops.where(allowed, ops.log_softmax(logits), MASKED_SCORE)
+        size = self.config.beam_size
+        more = [(0, 0)] * (len(logits.shape) - 1) + [(0, size)]  # there may be fewer tokens than S
+        log_probs = ops.pad(log_probs, more, constant_values=MASKED_SCORE)
+        best, indices = ops.top_k(log_probs, size)
+        indices = ops.where(best > MASKED_SCORE, ops.cast(indices, "int32"), 0)
+        return best, indices
