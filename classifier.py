@@ -20,6 +20,9 @@ from errors import InputError
 from model import ConvBertForSequenceClassification
 from model.training import default_jit_compile
 
+# Without XLA, on CPUs, the small operations of one batch leave cores to another.
+BATCHES_AT_ONCE = 2
+
 ARCHITECTURE = ConvBertForSequenceClassification.architecture
 
 
@@ -67,7 +70,7 @@ class TextClassifier:
         self.labels = None
         if self.problem_type != classification.REGRESSION:
             self.labels = config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
-        model.compile(jit_compile=default_jit_compile())
+        model.compile(optimizer=None, jit_compile=default_jit_compile())
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike) -> "TextClassifier":
@@ -129,6 +132,7 @@ def compute_outputs(model, features: Features, batch_size: int) -> Arrays:
         batch_size,
         pad_to_max=not model.config.mask_padding,
         few_lengths=model.jit_compile,
+        num_threads=1 if model.jit_compile else BATCHES_AT_ONCE,
     )
     for array in outputs.values() if isinstance(outputs, dict) else [outputs]:
         if not np.isfinite(array).all():

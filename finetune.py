@@ -361,7 +361,7 @@ def build_models(job: Job, trial: int) -> dict[str, Any]:
             overrides = job.config.model_hparam_overrides | fields | options
             models[task.name] = kind.from_pretrained(job.encoder.directory, **overrides)
     for model in models.values():
-        model.compile(jit_compile=default_jit_compile())  # to predict
+        model.compile(optimizer=None, jit_compile=default_jit_compile())  # to predict
     return models
 
 

@@ -50,7 +50,7 @@ class TextExamples(Examples):
         texts: the first or only text of each example.
         text_pairs: the second texts; None for tasks on one text.
         labels: int32 `[N]` label ids, int32 `[N, labels]` of ones and zeros where an example may
-            have several, or float32 `[N]` scores; None for a test file.
+            have several, or float64 `[N]` scores; None for a test file.
         score_range: what scores are scaled from; None for labels.
     """
 
@@ -77,8 +77,8 @@ class TextExamples(Examples):
         if self.labels is None:
             return np.zeros(len(self), np.int32)
         if self.score_range is not None:
-            low, high = np.array(self.score_range, np.float32)
-            return ((self.labels - low) / (high - low))[:, None]
+            low, high = self.score_range
+            return ((self.labels - low) / (high - low)).astype(np.float32)[:, None]
         return self.labels.astype(np.float32) if self.labels.ndim == 2 else self.labels
 
     def with_swapped_pairs(self) -> "TextExamples":
@@ -312,7 +312,7 @@ def _read_examples(task, path, split):
     labels = None
     if not is_test:
         labels = np.array([record[-1] for record in records],
-                          np.float32 if task.is_regression else np.int32)  # fmt: skip
+                          np.float64 if task.is_regression else np.int32)  # fmt: skip
     pairs = [record[1] for record in records] if len(columns) == 2 else None
     texts = [record[0] for record in records]
     return TextExamples(path, table.sha256, texts, pairs, labels, task.score_range)

@@ -4,9 +4,11 @@ A batch is as long as its longest row, rounded up a little so that not every len
 exact, since padding changes no result of a model that masks it.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -200,6 +202,7 @@ def gather_outputs(
     batch_size: int,
     pad_to_max: bool = False,
     few_lengths: bool = True,
+    num_threads: int = 1,
 ) -> Arrays:
     """The model's outputs for all examples, in their order.
 
@@ -208,14 +211,15 @@ def gather_outputs(
         predict: from a batch's inputs to its outputs, by name or a single array, "logits".
         of_tokens: names of the outputs `[B, T, …]`; the others are `[B, …]`.
         batch_size, pad_to_max, few_lengths: see `training_batches`.
+        num_threads: batches that are computed at the same time.
 
     Returns:
         For each output `[N, …]`, or, where it is of tokens, `[tokens, …]` as `input_ids` has them.
     """
     batches, order = evaluation_batches(features, batch_size, pad_to_max, few_lengths)
     gathered, begin = {}, 0
-    for inputs, *_ in batches.as_numpy_iterator():
-        outputs = predict(inputs)
+    all_inputs = (inputs for inputs, *_ in batches.as_numpy_iterator())
+    for inputs, outputs in _in_threads(predict, all_inputs, num_threads):
         indices = order[begin : begin + batch_size]
         begin += batch_size
         places = {True: _tokens_of(features, indices), False: indices}
@@ -228,6 +232,23 @@ def gather_outputs(
                 gathered[name] = np.empty((count, *values.shape[1:]), values.dtype)
             gathered[name][places[is_of_tokens]] = values
     return gathered if isinstance(outputs, dict) else gathered["logits"]
+
+
+def _in_threads(function, arguments, num_threads):
+    """(argument, result) of each, in order, computed a few at a time."""
+    arguments = iter(arguments)
+    for first in arguments:  # alone: a model is traced only once
+        yield first, function(first)
+        break
+    pending = collections.deque()
+    with futures.ThreadPoolExecutor(num_threads) as pool:
+        for argument in arguments:
+            pending.append((argument, pool.submit(function, argument)))
+            if len(pending) > num_threads:
+                argument_done, result = pending.popleft()
+                yield argument_done, result.result()
+        for argument_done, result in pending:
+            yield argument_done, result.result()
 
 
 def join_features(features: dict[str, Features]) -> Features:

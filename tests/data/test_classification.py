@@ -72,7 +72,7 @@ def test_several_labels(tmp_path, name, content):
 def test_scores(tmp_path):
     write(tmp_path, "dev.jsonl", '{"text": "a", "label": 0}\n{"text": "b", "label": "3.0"}\n')
     examples = SCORES.load(str(tmp_path), "dev")
-    assert examples.labels.tolist() == [0.0, 3.0] and examples.labels.dtype == np.float32
+    assert examples.labels.tolist() == [0.0, 3.0] and examples.labels.dtype == np.float64
     assert examples.targets.tolist() == [[0.25], [1.0]]
 
 

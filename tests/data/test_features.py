@@ -222,8 +222,15 @@ def test_outputs_are_gathered_in_the_examples_order(pad_to_max):
     outputs = gather_outputs(features, predict, ("twice",), 2, pad_to_max)
     assert outputs["first"].tolist() == [1, 5, 7, 10, 16]
     assert outputs["twice"].tolist() == [2.0 * i for i in range(1, 18)]
-    one = gather_outputs(features, lambda inputs: inputs["input_mask"].sum(axis=1), (), 2)
-    assert one.tolist() == [4, 2, 3, 6, 2]
+    for num_threads in (1, 3):
+        one = gather_outputs(
+            features,
+            lambda inputs: inputs["input_mask"].sum(axis=1),
+            (),
+            1,
+            num_threads=num_threads,
+        )
+        assert one.tolist() == [4, 2, 3, 6, 2]
 
 
 def test_joined_examples_count_for_their_own_task():

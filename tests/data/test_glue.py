@@ -139,7 +139,7 @@ def test_reads_labelled_files(tmp_path, name, glue_folder):
         examples = task.load(str(tmp_path), split)
         assert (examples.texts, examples.text_pairs) == (texts, pairs)
         np.testing.assert_array_equal(examples.labels, np.array(labels, examples.labels.dtype))
-        assert examples.labels.dtype == (np.float32 if name == "sts" else np.int32)
+        assert examples.labels.dtype == (np.float64 if name == "sts" else np.int32)
 
 
 @pytest.mark.parametrize(("name", "split"), TESTS)
