@@ -241,11 +241,12 @@ class ConvBertTokenizer:
         chars = [chr(point) for point in distinct]
         clean = _clean(_as_string_tensor(chars), self.do_lower_case, self.strip_accents)
         lengths = tf.strings.length(clean, unit="UTF8_CHAR").numpy()
-        is_dropped_accent = (lengths == 0) & [unicodedata.category(char) == "Mn" for char in chars]
+        is_accent = np.array([unicodedata.category(char) == "Mn" for char in chars], bool)
         places = np.arange(len(points))
         sources = np.repeat(places, lengths[inverse])
         # A letter ends where the next character begins that is no accent of it.
-        next_letter = np.where(is_dropped_accent[inverse], len(points), places)
+        is_dropped = (is_accent & (lengths == 0))[inverse]
+        next_letter = np.where(is_dropped, len(points), places)
         next_letter = np.minimum.accumulate(np.append(next_letter, len(points))[::-1])[::-1]
         text_lengths = np.array([len(text) for text in texts], np.int64)
         text_ends = np.repeat(np.cumsum(text_lengths), text_lengths)

@@ -223,14 +223,12 @@ def _search_all(features, outputs, row, is_own):
     start, end = outputs["start_logits"], outputs["end_logits"]
     null_score = start[begin] + end[begin]
     start, end = np.where(is_own, start[window], -np.inf), end[window]
-    longest = features.max_answer_length
-    following = np.pad(end, (0, longest - 1), constant_values=-np.inf)
-    if len(end):
-        scores = (start[:, None] + sliding_window_view(following, longest)).reshape(-1)
-    else:
-        scores = start
-    number = min(features.n_best_size, len(scores))
-    best = np.sort(np.argpartition(scores, -number)[-number:]) if number else scores.astype(int)
+    longest, number = features.max_answer_length, features.n_best_size
+    lasts = sliding_window_view(np.pad(end, (0, longest), constant_values=-np.inf), longest)
+    scores = (start[:, None] + lasts[: len(end)]).reshape(-1)
+    best = np.arange(len(scores))
+    if len(best) > number:
+        best = np.sort(np.argpartition(scores, -number)[-number:])
     starts, more = np.divmod(best[np.isfinite(scores[best])], longest)
     return starts, starts + more, start[starts], end[starts + more], null_score
 

@@ -68,9 +68,9 @@ def reference_places(text, ids, tokens, lower, strip):
     sources = []  # of each character that words consist of: where it comes from, and ends
     for start, char in enumerate(text):
         made = sum(len(word) for word in reference_words(char, lower, strip))
-        if not made and sources and lower and strip and unicodedata.category(char) == "Mn":
-            if sources[-1][1] == start:  # the accent of the letter before it
-                sources = [(a, start + 1 if b == start else b) for a, b in sources]
+        if not made and lower and strip and unicodedata.category(char) == "Mn":
+            # Of the letter before it, if there is one.
+            sources = [(a, start + 1 if b == start else b) for a, b in sources]
         sources += [(start, start + 1)] * made
     words = [len(word) for word in reference_words(text, lower, strip)]
     assert sum(words) == len(sources)

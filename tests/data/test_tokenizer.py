@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from data.tokenizer import SPECIAL_TOKENS, ConvBertTokenizer, truncate_pair
 from errors import InputError
-from tests.wordpiece import reference_ids
+from tests.wordpiece import reference_ids, reference_places
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDENS = ROOT / "tests/goldens/tokenizer"
@@ -117,6 +117,48 @@ def test_words_over_200_characters_are_unknown(every_character, char):
     assert ids == [reference_ids(text, vocab, False) for text in texts]
     if char != "字":
         assert len(ids[0]) == 202 and ids[1] == [vocab["x"], vocab["[UNK]"], vocab["y"]]
+
+
+def check_places(tokenizer, texts, lower=True, strip=True):
+    found = tokenizer.tokenize_with_offsets(texts)
+    wanted = tokenizer.tokenize(texts).to_list()
+    assert [pieces.ids.tolist() for pieces in found] == wanted
+    for text, ids, pieces in zip(texts, wanted, found, strict=True):
+        places = list(zip(pieces.starts.tolist(), pieces.ends.tolist(), strict=True))
+        assert places == reference_places(text, ids, tokenizer.vocab, lower, strip), text
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_places_of_pieces_in_the_text(golden, vocab_files, index):
+    case = golden["sets"][index]
+    options = case["do_lower_case"], case["strip_accents"]
+    tokenizer = ConvBertTokenizer(vocab_files[case["vocab"]], *options)
+    check_places(tokenizer, golden["strings"], *options)
+
+
+@pytest.mark.parametrize(("lower", "strip"), MODES)
+def test_places_around_every_assigned_code_point(every_character, lower, strip):
+    points, vocab_file = every_character
+    tokenizer = ConvBertTokenizer(vocab_file, lower, strip)
+    check_places(tokenizer, [f"aB{chr(point)}Cd" for point in points[::23]], lower, strip)
+
+
+def test_places_of_what_the_clean_up_changes(bert):
+    texts = ["Crème cafe\u0301!", "İstanbul", "a\u00adb \x00x", "한국", f"é {'x' * 250} y", ""]
+    found = [
+        [(bert.vocab[piece], text[start:end]) for piece, start, end in zip(*pieces, strict=True)]
+        for text, pieces in zip(texts, bert.tokenize_with_offsets(texts), strict=True)
+    ]
+    assert found == [
+        [("cr", "Cr"), ("##eme", "ème"), ("cafe", "cafe\u0301"), ("!", "!")],
+        [("istanbul", "İstanbul")],
+        [("ab", "a\u00adb"), ("x", "x")],
+        [(p, "한국"[i > 2]) for i, p in enumerate(["ᄒ", "##ᅡ", "##ᆫ", "##ᄀ", "##ᅮ", "##ᆨ"])],
+        [("e", "é"), ("[UNK]", "x" * 250), ("y", "y")],
+        [],
+    ]
+    assert bert.tokenize_with_offsets([]) == []
+    assert [len(pieces.ids) for pieces in bert.tokenize_with_offsets(["", "\u0301"])] == [0, 0]
 
 
 def test_ids_do_not_depend_on_the_batch(golden, bert):
