@@ -3,11 +3,11 @@
 A task is described by a JSON file; its files are train.csv, dev.csv and test.csv (or .tsv, .jsonl)
 in $DATA_DIR/finetuning_data/NAME. For SWAG's own files it is
 
-    {"context_column": "sent1", "stem_column": "sent2", "label_column": "label",
-     "choice_columns": ["ending0", "ending1", "ending2", "ending3"]}
+    {"kind": "multiple_choice", "context_column": "sent1", "stem_column": "sent2",
+     "choice_columns": ["ending0", "ending1", "ending2", "ending3"], "label_column": "label"}
 
 The model reads each choice as the pair (context, stem and choice), the two joined by a space. The
-fields are
+further fields are
 
     name            of the folder, the results and the models; by default the JSON file's own name
     context_column  the text that the choices belong to: a name in the header, or a field of JSON

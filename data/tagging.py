@@ -4,9 +4,9 @@ Entities (names, chunks) are read in whatever scheme a file has, learnt in anoth
 as in the original, scored as CoNLL's conlleval does, and written in the file's own scheme. Tags of
 another kind (parts of speech) are taken as they are.
 
-A tagging task of one's own needs no more than files of one word a line, the word in the first
-column and the tag in the last (see `data.conll`): train.txt, dev.txt and test.txt, or .conll,
-.conllu or .tsv, in $DATA_DIR/finetuning_data/NAME. The fields of its JSON file are
+A tagging task of one's own needs no more than {"kind": "tagging"} as its JSON file, and files of
+one word a line, the word in the first column and the tag in the last (see `data.conll`): train.txt,
+dev.txt and test.txt, or .conll, .conllu or .tsv, in $DATA_DIR/finetuning_data/NAME. Further fields:
 
     name         of the folder, the results and the models; by default the JSON file's own name
     tags         "entities" (the default), tags such as B-PER and O; or "labels", any tags
