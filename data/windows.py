@@ -86,16 +86,8 @@ def make_features(
     Raises:
         InputError: a question leaves no room for its context.
     """
-    contexts, queries = [], []
-    for begin in range(0, len(examples.contexts), _TOKENIZE_AT_ONCE):
-        texts = examples.contexts[begin : begin + _TOKENIZE_AT_ONCE]
-        contexts += tokenizer.tokenize_with_offsets(texts)
-    for begin in range(0, len(examples), _TOKENIZE_AT_ONCE):
-        texts = [q.text for q in examples.questions[begin : begin + _TOKENIZE_AT_ONCE]]
-        pieces = tokenizer.tokenize(texts)
-        queries += np.split(pieces.values.numpy(), pieces.row_splits.numpy()[1:-1])
+    contexts, queries = _tokenize(tokenizer, examples)
     num_cut = sum(len(query) > options.max_query_length for query in queries)
-
     cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
     parts, lengths, rows, aims = [], [], [], []
     for index, question in enumerate(examples.questions):
@@ -136,6 +128,19 @@ def make_features(
         max_answer_length=options.max_answer_length,
         na_threshold=options.qa_na_threshold,
     )
+
+
+def _tokenize(tokenizer, examples):
+    """The pieces of each context, and the ids of each question; a bounded part at once."""
+    contexts, queries = [], []
+    for begin in range(0, len(examples.contexts), _TOKENIZE_AT_ONCE):
+        texts = examples.contexts[begin : begin + _TOKENIZE_AT_ONCE]
+        contexts += tokenizer.tokenize_with_offsets(texts)
+    for begin in range(0, len(examples), _TOKENIZE_AT_ONCE):
+        questions = examples.questions[begin : begin + _TOKENIZE_AT_ONCE]
+        ids = tokenizer.tokenize([question.text for question in questions])
+        queries += np.split(ids.values.numpy(), ids.row_splits.numpy()[1:-1])
+    return contexts, queries
 
 
 def _windows(count, room, stride) -> Iterator[tuple[int, int]]:

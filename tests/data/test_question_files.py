@@ -125,12 +125,28 @@ def test_questions_whose_answer_is_not_there_are_left_out_and_counted(tmp_path, 
     with caplog.at_level(logging.WARNING):
         assert [q.id for q in read_questions(path, "train", False).questions] == ["q1"]
     (message,) = caplog.messages
-    assert "left out 2 questions of 3" in message
+    assert "2 questions of 3 left out" in message
     assert f'{path}, article 1, paragraph 1, question "q2": no "Seattle" in the con' in message
     assert len(read_questions(path, "dev", False)) == 3
     path = write(tmp_path, squad(question("q2", 3, "Seattle")))
     with pytest.raises(InputError, match='"q2": no "Seattle" in the context'):
         read_questions(path, "train", False)
+
+
+def test_answers_at_another_place_are_counted(tmp_path, caplog):
+    asked = [question(), question("q2", 3, "Carolina"), question("q3", 0, "broncos")]
+    path = write(tmp_path, squad(*asked))
+    with caplog.at_level(logging.WARNING):
+        found = read_questions(path, "train", False).questions
+    assert [q.span for q in found] == [(17, 23), (38, 46), (4, 11)]
+    (message,) = caplog.messages
+    assert "2 answers of 3 are elsewhere than the file says" in message
+    assert 'question "q2": "Carolina" is at character 38, and not at 3' in message
+
+
+def test_other_endings_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"x.txt: expected a file name ending in .json, .jsonl"):
+        read_questions(write(tmp_path, squad(question()), "x.txt"), "dev", False)
 
 
 @pytest.mark.parametrize(
