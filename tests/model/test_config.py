@@ -49,9 +49,26 @@ def test_hf_dict_round_trip():
     assert ConvBertConfig.from_hf_dict(fields, "config.json") == config
 
 
+def test_multiple_choice_of_transformers_reads_the_last_token():
+    fields = {"architectures": ["ConvBertForMultipleChoice"]}
+
+    def summary_type(**more):
+        return ConvBertConfig.from_hf_dict(fields | more, "config.json").summary_type
+
+    assert summary_type() == "last"
+    assert summary_type(summary_type="first", summary_use_proj=False) == "first"
+    assert summary_type(architectures=["ConvBertModel"], summary_use_proj=True) == "first"
+    with pytest.raises(InputError, match="`summary_use_proj` is true: a multiple-choice head"):
+        summary_type(summary_use_proj=True)
+    ours = ConvBertConfig(summary_type="last", beam_size=5).to_hf_dict("ConvBertForMultipleChoice")
+    assert (ours["summary_type"], ours["beam_size"]) == ("last", 5)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"summary_type": "mean"}, '`summary_type` must be one of "first", "last"'),
+        ({"beam_size": 0}, "`beam_size` must be a positive integer"),
         ({"hidden_sise": 1}, "unknown hyper-parameter `hidden_sise`; did you mean `hidden_size`"),
         ({"hidden_size": "384"}, "`hidden_size` must be an integer. Received: hidden_size='384'"),
         ({"vocab_size": True}, "`vocab_size` must be an integer"),

@@ -1,0 +1,171 @@
+import keras
+import numpy as np
+import pytest
+
+from errors import InputError
+from model import (
+    ConvBertConfig,
+    ConvBertForMultipleChoice,
+    ConvBertForQuestionAnswering,
+    ConvBertForSequenceClassification,
+    ConvBertForTokenClassification,
+    ConvBertModel,
+    JointModel,
+)
+from model.optimizer import create_optimizer
+from model.training import default_jit_compile
+
+NUM_LAYERS = 2
+TASK_OF_ROW = ["cola", "squad", "chunk", "sts", "chunk", "squad", "cola", "sts"]
+
+
+def config(**overrides):
+    return ConvBertConfig(
+        vocab_size=60,
+        embedding_size=16,
+        hidden_size=32,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=16,
+        initializer_range=0.3,
+        **overrides,
+    )
+
+
+def make_model():
+    keras.utils.set_random_seed(0)
+    encoder = ConvBertModel(config(), name="convbert")
+    return JointModel(
+        {
+            "cola": ConvBertForSequenceClassification(config(), convbert=encoder),
+            "sts": ConvBertForSequenceClassification(config(num_labels=1), convbert=encoder),
+            "chunk": ConvBertForTokenClassification(config(num_labels=5), convbert=encoder),
+            "squad": ConvBertForQuestionAnswering(
+                config(), joint_prediction=True, answerable_weight=0.7, convbert=encoder
+            ),
+        }
+    )
+
+
+def rows_of(task):
+    return np.array([name == task for name in TASK_OF_ROW])
+
+
+def make_batch():
+    """Rows of all tasks: inputs, and targets and weights by flat name.
+
+    Rows have targets of other tasks too, which must not count.
+    """
+    random = np.random.default_rng(0)
+    num_rows, length = len(TASK_OF_ROW), 12
+    mask = (np.arange(length) < random.integers(6, 13, (num_rows, 1))).astype("int32")
+    inputs = {
+        "input_ids": random.integers(5, 60, mask.shape) * mask,
+        "input_mask": mask,
+        "segment_ids": (np.arange(length) >= 3).astype("int32") * mask,
+        "start_positions": random.integers(3, 6, num_rows),
+    }
+    targets = {
+        "cola": random.integers(0, 2, num_rows),
+        "sts": random.random(num_rows).astype("float32"),
+        "chunk": np.where(mask == 1, random.integers(0, 5, mask.shape), -100),
+        "squad.start_logits": inputs["start_positions"],
+        "squad.end_logits": random.integers(3, 6, num_rows),
+        "squad.answerable_logits": np.array([0, 1] * 4, "float32"),
+    }
+    weights = {name: rows_of(name.split(".")[0]).astype("float32") for name in targets}
+    return inputs, targets, weights
+
+
+def inputs_of(task, inputs):
+    """What the task's head reads."""
+    names = set(inputs) - ({"start_positions"} if task != "squad" else set())
+    return {name: inputs[name] for name in names}
+
+
+def compiled(model, optimizer):
+    model.compile(optimizer, **model.objective(), jit_compile=default_jit_compile())
+    return model
+
+
+def test_outputs_have_flat_names():
+    model = make_model()
+    inputs, targets, _ = make_batch()
+    outputs = model(inputs)
+    assert set(outputs) == set(targets)
+    for task in ("cola", "sts", "chunk"):
+        alone = model.heads[task](inputs_of(task, inputs))
+        np.testing.assert_allclose(outputs[task], alone, atol=1e-6)
+    assert "squad.start_indices" in model(inputs_of("cola", inputs))
+
+
+def test_each_row_has_the_loss_of_its_own_head():
+    model = compiled(make_model(), keras.optimizers.SGD())
+    inputs, targets, weights = make_batch()
+    together = model.evaluate(inputs, targets, 8, sample_weight=weights, verbose=0)
+    expected = 0.0
+    for task, head in model.heads.items():
+        rows = rows_of(task)
+        own = {name: array[rows] for name, array in inputs_of(task, inputs).items()}
+        outputs, objective = head(own), head.objective("sum")
+        if task == "squad":
+            for name, loss in objective["loss"].items():
+                value = loss(targets[f"squad.{name}"][rows], outputs[name])
+                expected += objective["loss_weights"][name] * float(value)
+        else:
+            expected += float(objective["loss"](targets[task][rows], outputs))
+    together = together[0] if isinstance(together, list) else together
+    assert together == pytest.approx(expected, rel=1e-5)
+    assert model.heads["squad"].objective()["loss_weights"]["answerable_logits"] == 0.7
+
+
+def test_other_tasks_rows_do_not_move_a_head():
+    model = compiled(make_model(), keras.optimizers.SGD(0.01))
+    inputs, targets, weights = make_batch()
+    weights["sts"][:] = 0
+    weights |= {name: 0 * array for name, array in weights.items() if name.startswith("squad")}
+    before = {id(variable): np.array(variable) for variable in model.trainable_variables}
+    model.fit(inputs, targets, batch_size=8, sample_weight=weights, verbose=0)
+
+    def moved(variables):
+        return {not np.array_equal(variable, before[id(variable)]) for variable in variables}
+
+    encoder = model.convbert.trainable_variables
+    assert True in moved(encoder)
+    for task, head in model.heads.items():
+        own = head.trainable_variables[len(encoder) :]
+        assert moved(own) == {task in ("cola", "chunk")}
+
+
+def test_fit_lowers_the_loss():
+    decay = {"layerwise_lr_decay": 0.9, "num_hidden_layers": NUM_LAYERS}
+    model = compiled(make_model(), create_optimizer(3e-3, 12, **decay))
+    inputs, targets, weights = make_batch()
+    run = model.fit(inputs, targets, 8, epochs=12, sample_weight=weights, verbose=0)
+    assert run.history["loss"][-1] < 0.8 * run.history["loss"][0]
+
+
+def test_layers_and_heads_have_their_own_learning_rates():
+    model = make_model()
+    optimizer = create_optimizer(1.0, 10, layerwise_lr_decay=0.5, num_hidden_layers=NUM_LAYERS)
+    scales = {id(v): optimizer.learning_rate_scale(v) for v in model.trainable_variables}
+
+    def scales_of(layer):
+        return {scales[id(variable)] for variable in layer.trainable_variables}
+
+    encoder = model.convbert
+    assert scales_of(encoder.embeddings) == scales_of(encoder.embeddings_project) == {0.5**4}
+    assert [scales_of(layer) for layer in encoder.encoder_layers] == [{0.5**3}, {0.5**2}]
+    for head in model.heads.values():
+        for layer in head.layers:
+            if layer is not encoder:
+                assert scales_of(layer) == {1.0}
+
+
+def test_heads_that_cannot_be_joined_are_named():
+    first = ConvBertForSequenceClassification(config())
+    with pytest.raises(InputError, match="rte: its head has an encoder of its own"):
+        JointModel({"cola": first, "rte": ConvBertForSequenceClassification(config())})
+    with pytest.raises(InputError, match="swag: multiple choice cannot be learnt jointly"):
+        JointModel({"swag": ConvBertForMultipleChoice(config(), convbert=first.convbert)})
