@@ -293,7 +293,7 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
     """Trains and scores once; writes models and predictions; returns each task's results' entry."""
     import keras
 
-    from classifier import compute_outputs
+    from pipelines.base import compute_outputs
 
     started, config, seed = time.time(), job.config, job.config.seed + trial - 1
     keras.backend.clear_session()

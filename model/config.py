@@ -20,7 +20,7 @@ SUMMARY_TYPES = ("first", "last")
 # Fields of `ConvBertConfig` that say something of a head alone: models that differ in nothing else
 # can share an encoder.
 HEAD_FIELDS = ("classifier_dropout", "num_labels", "problem_type", "id2label", "score_range",
-               "summary_type", "beam_size")  # fmt: skip
+               "summary_type", "beam_size", "task_specific_params")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,8 @@ class ConvBertConfig:
             "first" token, [CLS], or of the "last". Hugging Face's models have the last unless
             their `config.json` says otherwise, and are read so.
         beam_size: how many starts, and ends of each, the joint question-answering head predicts.
+        task_specific_params: by kind of task, how it was fine-tuned to read its texts. Nothing here
+            uses it; predictions of new texts do.
 
     Raises:
         InputError: a value that no such network has; the message names the field.
@@ -106,6 +108,7 @@ class ConvBertConfig:
     score_range: tuple[float, ...] | None = None
     summary_type: str = "first"
     beam_size: int = 20
+    task_specific_params: dict[str, Any] | None = None
 
     def __post_init__(self):
         for name in (

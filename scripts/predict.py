@@ -34,8 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     import keras
     from absl import logging
 
-    from classifier import TextClassifier
     from data.devices import prepare_tensorflow
+    from pipelines import TextClassifier
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
     classifier = TextClassifier.from_pretrained(args.model_dir)
@@ -67,7 +67,7 @@ def classify(classifier, texts: list[str], pairs: list[str] | None, batch_size: 
     """The classifier's `Predictions`, with a progress bar for many texts."""
     import numpy as np
 
-    from classifier import Predictions
+    from pipelines.classifier import Predictions
 
     parts = []
     with text_input.progress_bar(len(texts)) as bar:

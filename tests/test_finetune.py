@@ -15,10 +15,10 @@ import pytest
 
 import errors
 import finetune
-from classifier import TextClassifier
 from data import ConvBertTokenizer, classification, glue
 from data.features import make_features
 from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
+from pipelines import TextClassifier
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORDS = ["good", "bad", "the", "dog", "cat", "ran", "sat", "on", "a", "mat"]

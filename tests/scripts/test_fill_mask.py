@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from errors import InputError
-from pipelines import FilledMask, FillMask
+from pipelines import FillMask
+from pipelines.fill_mask import FilledMask
 from scripts import fill_mask
 
 

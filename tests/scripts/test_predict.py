@@ -7,8 +7,9 @@ import types
 import numpy as np
 import pytest
 
-from classifier import Predictions, TextClassifier
 from errors import InputError
+from pipelines import TextClassifier
+from pipelines.classifier import Predictions
 from scripts import predict
 
 

@@ -1,0 +1,49 @@
+"""What a saved model's directory says it holds, found out without loading anything heavy."""
+
+import json
+import os
+
+from errors import InputError
+
+_HINT = "finetune.sh writes fine-tuned models to DATA_DIR/models/NAME/finetuning_models/"
+
+
+def architecture_of(directory: str | os.PathLike) -> str | None:
+    """The one class that `config.json` names in `architectures`; None if it names no single one.
+
+    Raises:
+        InputError: no such file, or it is damaged.
+    """
+    path = os.path.join(directory, "config.json")
+    if not os.path.isfile(path):
+        raise InputError(f"no such file: {path}. {_HINT}")
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file).get("architectures")
+    except (ValueError, AttributeError):
+        raise InputError(f"{path}: not a JSON object") from None
+    is_one = isinstance(found, list) and len(found) == 1 and isinstance(found[0], str)
+    return found[0] if is_one else None
+
+
+def check_architecture(directory: str | os.PathLike, expected: str, what: str) -> None:
+    """Refuses a directory that holds another model than one of the class `expected`.
+
+    Args:
+        directory: of a saved model.
+        expected: the class's name.
+        what: what it is called in the error, such as "a fine-tuned classifier".
+    """
+    found = architecture_of(directory)
+    if found != expected:
+        raise wrong_architecture(directory, what, found, expected)
+
+
+def wrong_architecture(
+    directory: str | os.PathLike, what: str, found: str | None, expected: str
+) -> InputError:
+    """The error of a directory with another model than is needed; see `check_architecture`."""
+    return InputError(
+        f"{directory} is not {what}: its config.json has the architecture {json.dumps(found)}, not "
+        f"{expected}. {_HINT}"
+    )

@@ -1,0 +1,91 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from errors import InputError
+from model import ConvBertForSequenceClassification
+from pipelines import FeatureExtractor, feature_extractor
+from tests.pipelines.random_models import rows_of, save
+
+
+@pytest.fixture(scope="module")
+def encoder_directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("encoder")
+    return directory, save(directory, kind=ConvBertForSequenceClassification, max_length=12)
+
+
+def test_many_texts_pass_in_pieces(encoder_directory, monkeypatch, caplog):
+    texts = ["a " + "b " * (7 * i % 11) for i in range(10)]
+    extractor = FeatureExtractor.from_pretrained(encoder_directory[0])
+    vectors = extractor.encode(texts, texts[::-1])
+    monkeypatch.setattr(feature_extractor, "_TEXTS_AT_ONCE", 4)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        pieces = list(extractor.encode_chunks(texts, texts[::-1], batch_size=2))
+    assert [len(piece) for piece in pieces] == [4, 4, 2]
+    np.testing.assert_allclose(np.concatenate(pieces), vectors, atol=1e-5)
+    num_cut = sum(3 + 2 + 7 * i % 11 + 7 * (9 - i) % 11 > 12 for i in range(10))
+    assert f"{num_cut} of 10 texts were longer than 12 tokens and have been cut" in caplog.text
+
+
+@pytest.mark.parametrize(("pooling", "layer"), [("mean", -1), ("cls", 2), ("mean", 1), ("cls", -3)])
+def test_vectors_of_texts(encoder_directory, pooling, layer):
+    directory, model = encoder_directory
+    texts = ["a", "h g f e d c b a", "A b ax"]
+    expected = []
+    for ids in rows_of("a", "h g f e d c b a", "a b a ##x"):
+        inside = model.convbert.activations({"input_ids": ids})
+        hidden = np.asarray([inside["projected"], *inside["layers"]][layer])[0]
+        expected.append(hidden.mean(axis=0) if pooling == "mean" else hidden[0])
+    vectors = FeatureExtractor.from_pretrained(directory, pooling, layer).encode(texts)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_pairs_and_cut_texts(encoder_directory, caplog):
+    directory, model = encoder_directory
+    extractor = FeatureExtractor.from_pretrained(directory)
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        vectors = extractor.encode(["a b", "c " * 20], ["d", "e"])
+    assert "1 of 2 texts were longer than 12 tokens" in caplog.text
+    for vector, first, second in zip(vectors, ("a b", "c " * 8), ("d", "e"), strict=True):
+        (ids,) = rows_of(f"{first} [SEP] {second}")
+        segments = [[0] * (2 + len(first.split())) + [1, 1]]
+        hidden = model.convbert({"input_ids": ids, "segment_ids": np.array(segments)})
+        np.testing.assert_allclose(vector, np.asarray(hidden)[0].mean(axis=0), atol=1e-5)
+    assert extractor.encode([]).shape == (0, 16)
+
+
+def test_outputs_that_are_no_numbers(tmp_path):
+    model = save(tmp_path)
+    model.convbert.embeddings.norm.gamma.assign(np.full(16, np.nan))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="not finite numbers"):
+        FeatureExtractor.from_pretrained(tmp_path).encode(["a"])
+
+
+def test_wrong_arguments(encoder_directory):
+    directory, _ = encoder_directory
+    extractor = FeatureExtractor.from_pretrained(directory)
+    for call, message in (
+        (lambda: extractor.encode(["a", " "]), r"expected text in texts\[1\], got none"),
+        (lambda: extractor.encode(["a"], ["b", "c"]), "1 `texts`, but 2 `text_pairs`"),
+        (lambda: extractor.encode(["a"], batch_size=0), "`batch_size` must be a positive"),
+        (lambda: FeatureExtractor.from_pretrained(directory, "max"), "one of mean, cls"),
+        (lambda: FeatureExtractor.from_pretrained(directory, layer=3), "from 0.* to 2.* -3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_wrong_directory(tmp_path):
+    with pytest.raises(InputError, match=r"no such file: .*config\.json"):
+        FeatureExtractor.from_pretrained(tmp_path)
+
+
+def test_a_stated_length_without_limit_is_the_positions(tmp_path):
+    save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    assert FeatureExtractor.from_pretrained(tmp_path).max_seq_length == 64
