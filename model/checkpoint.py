@@ -34,6 +34,9 @@ HEADS = (
 )
 IGNORED = ("embeddings.position_ids", "generator_lm_head.weight")  # constants, and a tied table
 
+# What the names of fine-tuned heads begin with in the original's checkpoints.
+TASK_SCOPE = "task_specific/{task}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -42,7 +45,8 @@ class Tensor:
     Args:
         variable: the Keras variable, in the original's layout.
         hf_name: without the prefix of models that have a head.
-        tf1_name: in the original's checkpoints; None where it has no such weight.
+        tf1_name: in the original's checkpoints, `{task}` standing for the name of the task that a
+            head was fine-tuned on; None where it has no such weight.
         axes: Hugging Face's layout as a transposition of ours; None where they agree.
         column: Hugging Face keeps this vector as a column [A, 1].
         head: belongs to a head, which a file may lack.
@@ -176,14 +180,10 @@ def discriminator_tensors(head) -> list[Tensor]:
     ]
 
 
-# Before the names of a head in the original's checkpoints; `{task}` is the task's name.
-TASK_SCOPE = "task_specific/{task}"
-
-
 def classifier_tensors(head) -> list[Tensor]:
     """A classification head: "linear" is the original's, "mlp" Hugging Face's.
 
-    Hugging Face has a linear head, under the same names, for tokens and for multiple choice.
+    For tokens and for multiple choice, Hugging Face has a linear one under the same names.
     """
     if head.kind == "linear":
         return _dense(head.prediction, "classifier", f"{TASK_SCOPE}/dense", head=True)

@@ -484,14 +484,12 @@ class ClassificationHead(ConfiguredLayer):
 
 @keras.saving.register_keras_serializable(package="convbert")
 class JointSpanHead(ConfiguredLayer):
-    """The original's question-answering head: where an answer starts, where it then ends, whether.
+    """The original's question-answering head: an answer's start, its end, and whether it exists.
 
-    The end is predicted from the start's vector beside each token's, so that a start and an end
-    that are likely together are found together. Only the text's tokens (segment 1), and [CLS] for
-    "no answer", can be either.
+    The end is predicted from the vector of the start beside each token's own. Only the text's
+    tokens (segment 1), and [CLS] for "no answer", can be start or end.
 
-    Source: `get_prediction_module` of the release's finetune/qa/qa_tasks.py. There, the places of
-    the beam that no such token is left for hold other tokens, of no probability.
+    Source: `get_prediction_module` of the release's finetune/qa/qa_tasks.py.
     """
 
     WIDTH = 512  # of the hidden layers, whatever the encoder's
