@@ -352,6 +352,7 @@ def build_models(job: Job, trial: int) -> dict[str, Any]:
         if not job.config.do_train:
             models[task.name] = load_trained(kind, job.trained_model(trial, task), task, fields)
             continue
+        fields["task_specific_params"] = task.saved_options(job.config) or None
         options = task.model_options(job.config)
         if models:
             options["convbert"] = next(iter(models.values())).convbert

@@ -61,6 +61,7 @@ def read_conll(
     tag_column: int | None = None,
     num_columns: int | None = None,
     may_lack_tags: bool = False,
+    words_only: bool = False,
 ) -> ConllFile:
     """Reads a file of one word a line, with blank lines between sentences.
 
@@ -77,6 +78,7 @@ def read_conll(
         num_columns: columns that the file should have, if that is known.
         may_lack_tags: whether a file with fewer columns than `num_columns`, or a CoNLL-U file whose
             tags are all "_", is one without tags.
+        words_only: leave tags alone, whether there are any or not.
 
     Raises:
         InputError: not UTF-8, no words, a line with another number of columns than the first, or
@@ -87,6 +89,7 @@ def read_conll(
     separator, width, line = _layout(path, text)
     wanted = _CONLLU_WIDTH if is_conllu else num_columns
     has_tags = not may_lack_tags or num_columns is None or width >= num_columns
+    has_tags = has_tags and not words_only
     if wanted is not None and width != wanted and (has_tags or is_conllu):
         why = "as CoNLL-U has" if is_conllu else "as the training file has"
         raise InputError(f"{path}, line {line}: expected {wanted} columns {why}, got {width}")

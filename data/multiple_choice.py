@@ -45,6 +45,8 @@ from data.task_fields import (
 )
 from errors import InputError
 
+KIND = "multiple_choice"
+
 
 @dataclasses.dataclass(frozen=True)
 class ChoiceExamples(Examples):
@@ -69,6 +71,12 @@ class ChoiceExamples(Examples):
     def num_choices(self) -> int:
         """Choices of each example."""
         return len(self.choices[0])
+
+    def as_pairs(self) -> TextExamples:
+        """All choices, each a pair with its context, question by question."""
+        contexts = [text for text in self.contexts for _ in range(self.num_choices)]
+        choices = [choice for of_one in self.choices for choice in of_one]
+        return TextExamples(self.path, self.sha256, contexts, choices, None)
 
     @property
     def num_characters(self) -> int:
@@ -143,9 +151,7 @@ class MultipleChoiceTask(Task):
         """See `Task`: a row for each choice, and an example's rows one after the other."""
         from data.features import make_features
 
-        contexts = [text for text in examples.contexts for _ in range(examples.num_choices)]
-        choices = [choice for of_one in examples.choices for choice in of_one]
-        pairs = TextExamples(examples.path, examples.sha256, contexts, choices, None)
+        pairs = examples.as_pairs()
         labels = np.zeros(len(examples), np.int32) if examples.labels is None else examples.labels
         return dataclasses.replace(
             make_features(tokenizer, pairs, options.max_seq_length),
@@ -156,6 +162,10 @@ class MultipleChoiceTask(Task):
     def model_fields(self) -> dict[str, Any]:
         """See `Task`; the model has one output, however many choices there are."""
         return {}
+
+    def saved_options(self, options: Any) -> dict[str, Any]:
+        """See `Task`."""
+        return {KIND: {"labels": list(self.labels)}} if self.labels else {}
 
     def score(self, examples, features, outputs) -> dict[str, float]:
         """See `Task`; outputs are logits `[N, choices]`."""

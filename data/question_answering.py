@@ -19,13 +19,13 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
 import files
 from data.question_files import ENDINGS, QuestionExamples, read_questions
 from data.squad_evaluation import evaluate, evaluate_with_unanswerable
 from data.task import Task
 from data.task_fields import check_fields, files_beside, is_files, is_name
+
+KIND = "question_answering"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +85,17 @@ class QuestionAnsweringTask(Task):
         names = ("joint_prediction", "beam_size", "answerable_weight")
         return {name: getattr(options, name) for name in names}
 
+    def saved_options(self, options: Any) -> dict[str, Any]:
+        """See `Task`."""
+        names = ("max_query_length", "doc_stride", "n_best_size", "max_answer_length",
+                 "qa_na_threshold")  # fmt: skip
+        windows = {name: getattr(options, name) for name in names}
+        return {KIND: windows | {"unanswerable": self.unanswerable}}
+
+    def is_answered(self, answer: Any, na_threshold: float) -> bool:
+        """Whether what `find_answers` found for a question is given as its answer."""
+        return not self.unanswerable or answer.null_odds <= na_threshold
+
     def make_features(self, tokenizer, examples, options, training):
         """See `Task`: a row a window, and where in it the answer is."""
         from data.windows import make_features
@@ -112,12 +123,10 @@ class QuestionAnsweringTask(Task):
         answers = _answers(examples, features, outputs)
         odds = {question: answer.null_odds for question, answer in answers.items()}
         texts = {
-            question: ""
-            if self.unanswerable and answer.null_odds > features.na_threshold
-            else answer.candidates[0].text
+            question: answer.candidates[0].text * self.is_answered(answer, features.na_threshold)
             for question, answer in answers.items()
         }
-        beside = {"predictions": texts, "nbest": {q: _described(a) for q, a in answers.items()}}
+        beside = {"predictions": texts, "nbest": {q: describe(a) for q, a in answers.items()}}
         if self.unanswerable:
             beside["null_odds"] = odds
         stem = os.path.splitext(path)[0]
@@ -138,18 +147,18 @@ def _answers(examples, features, outputs):
     return {question.id: answer for question, answer in zip(examples.questions, found, strict=True)}
 
 
-def _described(answer):
-    """An answer's candidates with their probabilities among themselves, for JSON."""
-    scores = np.array([c.start_score + c.end_score for c in answer.candidates])
-    shares = np.exp(scores - scores.max())
+def describe(answer: Any) -> list[dict[str, Any]]:
+    """The candidates of a `data.windows.Answer`, for JSON."""
     return [
         {
             "text": candidate.text,
             "probability": round(float(share), 6),
             "start_score": round(candidate.start_score, 6),
             "end_score": round(candidate.end_score, 6),
+            "start": candidate.start,
+            "end": candidate.end,
         }
-        for candidate, share in zip(answer.candidates, shares / shares.sum(), strict=True)
+        for candidate, share in zip(answer.candidates, answer.probabilities, strict=True)
     ]
 
 

@@ -35,6 +35,7 @@ from data.task import Examples, Task
 from data.task_fields import check_fields, files_beside, is_files, is_list, is_name, require
 from errors import InputError
 
+KIND = "tagging"
 ENTITIES = "entities"
 LABELS = "labels"
 METRICS = {ENTITIES: ("f1", "precision", "recall"), LABELS: ("accuracy", "macro_f1")}
@@ -167,6 +168,10 @@ class TaggingTask(Task):
     def model_fields(self) -> dict[str, Any]:
         """See `Task`."""
         return {"num_labels": len(self.labels), "id2label": self.labels}
+
+    def saved_options(self, options: Any) -> dict[str, Any]:
+        """See `Task`."""
+        return {KIND: {"scheme": self.file_scheme}} if self.tags == ENTITIES else {}
 
     def score(self, examples, features, outputs) -> dict[str, float]:
         """See `Task`; outputs are logits `[tokens, labels]`."""

@@ -144,6 +144,19 @@ class Task:
         """Arguments of the model's class beside its configuration; see `make_features`."""
         return {}
 
+    def saved_options(self, options: Any) -> dict[str, Any]:
+        """What predictions of new texts must know beside the model and `max_seq_length`.
+
+        It is kept in `config.json` as `task_specific_params`.
+
+        Args:
+            options: see `make_features`.
+
+        Returns:
+            Options by the task's kind; `{}` where there are none.
+        """
+        return {}
+
     def score(self, examples: Examples, features: Any, outputs: Any) -> dict[str, float]:
         """Metrics in percent.
 

@@ -23,9 +23,9 @@ ENDING = ".json"
 TASKS: Mapping[str, Task] = {**glue.TASKS, **question_answering.TASKS, **tagging.TASKS}
 KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], Task]] = {
     "classification": classification_fields.task_from_fields,
-    "tagging": tagging.task_from_fields,
-    "question_answering": question_answering.task_from_fields,
-    "multiple_choice": multiple_choice.task_from_fields,
+    tagging.KIND: tagging.task_from_fields,
+    question_answering.KIND: question_answering.task_from_fields,
+    multiple_choice.KIND: multiple_choice.task_from_fields,
 }
 
 

@@ -50,11 +50,19 @@ class WindowFeatures(Features):
 
 
 class Candidate(NamedTuple):
-    """A possible answer, and the logits (or log probabilities) of its first and last piece."""
+    """A possible answer: a text, and where in its context it is.
+
+    Args:
+        text: the characters `[start, end)` of the context.
+        start_score, end_score: the logits (or log probabilities) of its first and last piece.
+        start, end: equal where there is no text.
+    """
 
     text: str
     start_score: float
     end_score: float
+    start: int
+    end: int
 
 
 class Answer(NamedTuple):
@@ -67,6 +75,13 @@ class Answer(NamedTuple):
 
     candidates: list[Candidate]
     null_odds: float
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of the candidates, among themselves."""
+        scores = np.array([c.start_score + c.end_score for c in self.candidates])
+        shares = np.exp(scores - scores.max())
+        return shares / shares.sum()
 
 
 def make_features(
@@ -259,10 +274,11 @@ def _best_texts(found, pieces, context, n_best_size):
     starts, lasts, start_scores, end_scores = map(np.concatenate, zip(*found, strict=True))
     candidates = {}
     for index in np.argsort(-(start_scores + end_scores), kind="stable"):
-        text = context[pieces.starts[starts[index]] : pieces.ends[lasts[index]]]
+        start, end = int(pieces.starts[starts[index]]), int(pieces.ends[lasts[index]])
+        text = context[start:end]
         if text not in candidates:
             scores = float(start_scores[index]), float(end_scores[index])
-            candidates[text] = Candidate(text, *scores)
+            candidates[text] = Candidate(text, *scores, start, end)
             if len(candidates) == n_best_size:
                 break
-    return list(candidates.values()) or [Candidate("", 0.0, 0.0)]
+    return list(candidates.values()) or [Candidate("", 0.0, 0.0, 0, 0)]

@@ -108,7 +108,7 @@ def test_the_best_answers_of_the_simple_head(tokenizer):
             (0, 0, "start", 9.0), (0, 1, "end", 9.0)]  # fmt: skip
     (answer,) = find_answers(examples(asked), features, simple_outputs(features, best))
     # To the best end it is too far, and there is no answer in the question.
-    assert answer.candidates[0] == ("wc wd", 5.0, 4.0)
+    assert answer.candidates[0] == ("wc wd", 5.0, 4.0, 6, 11)
     assert len(answer.candidates) == 4
     assert answer.null_odds == (9.0 + 0.0) - (5.0 + 4.0)
 
@@ -124,7 +124,9 @@ def test_of_windows_the_one_with_most_context_counts(tokenizer):
     outputs = simple_outputs(features, best, null=4.0)
     outputs["start_logits"][features.starts[3]] = -1.0  # no answer is least likely in window 3
     (answer,) = find_answers(examples(asked), features, outputs)
-    assert answer.candidates[:2] == [(WORDS[10], 3.0, 3.0), (WORDS[6], 2.0, 2.0)]
+    assert answer.candidates[:2] == [
+        (WORDS[10], 3.0, 3.0, 30, 32), (WORDS[6], 2.0, 2.0, 18, 20),
+    ]  # fmt: skip
     assert answer.null_odds == (-1.0 + 2.0) - (3.0 + 3.0)
 
 
@@ -178,12 +180,13 @@ def test_the_best_answers_of_the_joint_head(tokenizer):
         answerable=-1.5,
     )
     (answer,) = find_answers(examples(asked), features, outputs)
-    texts = [("wb wc", -2.0, -1.5), ("wc wd we", -1.0, -3.0), ("wz", -2.5, -2.0)]
+    texts = [("wb wc", -2.0, -1.5, 3, 8), ("wc wd we", -1.0, -3.0, 6, 14),
+             ("wz", -2.5, -2.0, 75, 77)]  # fmt: skip
     assert answer.candidates == texts
     assert answer.null_odds == -1.5
     nothing = joint_outputs([(0, -0.1, [(0, -0.1)])], answerable=0.5)
     (answer,) = find_answers(examples(asked), features, nothing)
-    assert answer.candidates == [("", 0.0, 0.0)]
+    assert answer.candidates == [("", 0.0, 0.0, 0, 0)]
 
 
 def test_answers_are_the_contexts_own_characters(tokenizer):
@@ -194,7 +197,7 @@ def test_answers_are_the_contexts_own_characters(tokenizer):
     best = [(0, 4, "start", 5.0), (0, 6, "end", 5.0)]
     found = find_answers(given, features, simple_outputs(features, best))
     assert found[0].candidates[0].text == "Cafe\u0301S\u2003!"
-    assert found[1].candidates == [("", 0.0, 0.0)]
+    assert found[1].candidates == [("", 0.0, 0.0, 0, 0)]
 
 
 def task_and_outputs(tokenizer, unanswerable):
