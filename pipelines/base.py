@@ -15,6 +15,7 @@ from data.tokenizer_config import CONFIG_FILE, stated_max_length
 from errors import InputError
 from model import ConvBertConfig
 from model.config import override
+from pipelines.saved import check_architecture
 
 # Without XLA, on CPUs, the small operations of one batch leave cores to another.
 BATCHES_AT_ONCE = 2
@@ -37,6 +38,22 @@ def load_tokenizer(
     stated = stated_max_length(pathlib.Path(directory) / CONFIG_FILE)
     longest = config.max_position_embeddings
     return tokenizer, min(stated or longest, longest)
+
+
+def load(kind: Any, directory: str | os.PathLike, what: str) -> tuple[Any, ConvBertTokenizer, int]:
+    """A saved model of the class `kind`, with what `load_tokenizer` returns.
+
+    Args:
+        kind: a class of `model`.
+        directory: that `save_pretrained`, or transformers, wrote.
+        what: what such a model is called in an error.
+
+    Raises:
+        InputError: it is no such directory, or a file of it is missing or damaged.
+    """
+    check_architecture(directory, kind.architecture, what)
+    model = kind.from_pretrained(directory)
+    return model, *load_tokenizer(directory, model.config)
 
 
 def saved_options(config: ConvBertConfig, kind: str) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from pipelines.base import (
     check_positive,
     check_texts,
     compute_outputs,
-    load_tokenizer,
+    load,
 )
-from pipelines.saved import check_architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +73,7 @@ class TextClassifier:
         Raises:
             InputError: it is no such directory, or a file of it is missing or damaged.
         """
-        kind = ConvBertForSequenceClassification
-        check_architecture(directory, kind.architecture, "a fine-tuned classifier")
-        model = kind.from_pretrained(directory)
-        return cls(model, *load_tokenizer(directory, model.config))
+        return cls(*load(ConvBertForSequenceClassification, directory, "a fine-tuned classifier"))
 
     def predict(
         self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, batch_size: int = 32

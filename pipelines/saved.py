@@ -5,7 +5,8 @@ import os
 
 from errors import InputError
 
-_HINT = "finetune.sh writes fine-tuned models to DATA_DIR/models/NAME/finetuning_models/"
+# Where directories are that pipelines of fine-tuned models read.
+HINT = "finetune.sh writes fine-tuned models to DATA_DIR/models/NAME/finetuning_models/"
 
 
 def architecture_of(directory: str | os.PathLike) -> str | None:
@@ -16,7 +17,7 @@ def architecture_of(directory: str | os.PathLike) -> str | None:
     """
     path = os.path.join(directory, "config.json")
     if not os.path.isfile(path):
-        raise InputError(f"no such file: {path}. {_HINT}")
+        raise InputError(f"no such file: {path}. {HINT}")
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file).get("architectures")
@@ -36,14 +37,7 @@ def check_architecture(directory: str | os.PathLike, expected: str, what: str) -
     """
     found = architecture_of(directory)
     if found != expected:
-        raise wrong_architecture(directory, what, found, expected)
-
-
-def wrong_architecture(
-    directory: str | os.PathLike, what: str, found: str | None, expected: str
-) -> InputError:
-    """The error of a directory with another model than is needed; see `check_architecture`."""
-    return InputError(
-        f"{directory} is not {what}: its config.json has the architecture {json.dumps(found)}, not "
-        f"{expected}. {_HINT}"
-    )
+        raise InputError(
+            f"{directory} is not {what}: its config.json has the architecture {json.dumps(found)}, "
+            f"not {expected}. {HINT}"
+        )

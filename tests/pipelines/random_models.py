@@ -1,10 +1,15 @@
 """Random models and what they should compute, for the tests of pipelines."""
 
+import json
+import pathlib
+
 import keras
 import numpy as np
+import pytest
 
+import finetune
 from data import ConvBertTokenizer
-from model import ConvBertConfig, ConvBertForMaskedLM
+from model import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "##x", "H", "[", "]", "mask"]
 NETWORK = dict(
@@ -28,3 +33,30 @@ def rows_of(*texts):
     """Token ids of texts written as tokens with spaces between them, without padding."""
     for text in texts:
         yield np.array([[VOCAB.index(token) for token in f"[CLS] {text} [SEP]".split()]])
+
+
+def finetune_at_random(directory, fields, split_files, **hparams):
+    """What finetune.py leaves of a task of one's own, but that nothing is learnt.
+
+    Args:
+        directory: an empty one; it becomes DATA_DIR.
+        fields: of the task's JSON file, "mine".
+        split_files: name → text of "train" and "test" with their endings.
+        **hparams: hyper-parameters.
+
+    Returns:
+        The model's directory; and the path of its predictions for the test file.
+    """
+    encoder = directory / "models" / "m" / "discriminator"
+    save(encoder, ConvBertModel, num_hidden_layers=1)
+    (directory / "finetuning_data" / "mine").mkdir(parents=True)
+    for name, text in split_files.items():
+        (directory / "finetuning_data" / "mine" / name).write_text(text, encoding="utf-8")
+    (directory / "mine.json").write_text(json.dumps(fields))
+    hparams = {"do_eval": False, "train_batch_size": 2, "max_seq_length": 16} | hparams
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "train", lambda *_: None)
+        names = ["--data-dir", str(directory), "--model-name", "m", str(directory / "mine.json")]
+        finetune.main([*names, "--hparams", json.dumps(hparams)])
+    done = pathlib.Path(directory / "models" / "m")
+    return done / "finetuning_models" / "mine_1", done / "test_predictions" / "mine_test_1.tsv"

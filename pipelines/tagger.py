@@ -1,0 +1,161 @@
+"""A fine-tuned tagger: words in; a tag for each, and the entities they mark, out."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from data import ConvBertTokenizer, conll, tagging
+from data.classification import SINGLE_LABEL, parse_text, probabilities
+from errors import InputError
+from model import ConvBertForTokenClassification
+from model.config import require_one_of
+from model.training import default_jit_compile
+from pipelines.base import (
+    check_positive,
+    compute_outputs,
+    load,
+    reading_options,
+    saved_options,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundEntity:
+    """Words that follow one another and are, say, a name.
+
+    Args:
+        type: such as "PER".
+        first, last: its words, from 0.
+        text: these, with spaces between them.
+    """
+
+    type: str
+    first: int
+    last: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggedSentence:
+    """A sentence's words and what was found.
+
+    Args:
+        words: as they were given, or as spaces separate them.
+        tags: one a word; of entities in the scheme of the file that the model was trained on.
+        probabilities: of each word's likeliest label, float32 `[words]`. That is its tag, but
+            where labels that do not fit together were made tags of entities.
+        entities: in order; None if the tags mark none.
+    """
+
+    words: list[str]
+    tags: list[str]
+    probabilities: np.ndarray
+    entities: list[FoundEntity] | None
+
+
+class Tagger:
+    """A fine-tuned model with its tokenizer.
+
+    Sentences of more tokens than in fine-tuning are read in windows, as there.
+
+    Args:
+        model: a `ConvBertForTokenClassification`.
+        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
+        max_seq_length: the most tokens the model is given at once.
+        scheme: of `data.conll.SCHEMES`, what tags of entities are given in; None leaves them as
+            the model's labels are.
+
+    Attributes:
+        labels: the model's.
+        marks_entities: whether they are tags of entities, such as B-PER and O.
+    """
+
+    def __init__(
+        self,
+        model: ConvBertForTokenClassification,
+        tokenizer: ConvBertTokenizer,
+        max_seq_length: int,
+        scheme: str | None = None,
+    ):
+        self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
+        config = model.config
+        self.labels = config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
+        self.marks_entities = all(map(conll.is_entity_tag, self.labels))
+        if scheme is not None:
+            require_one_of("scheme", scheme, conll.SCHEMES)
+            if not self.marks_entities:
+                raise InputError(f"`scheme` is {scheme}, but the labels mark no entities")
+        kind = tagging.ENTITIES if scheme else tagging.LABELS
+        self.task = tagging.TaggingTask(
+            "", tagging.METRICS[kind], tags=kind, labels=self.labels, file_scheme=scheme
+        )
+        self.options = reading_options(max_seq_length, {})
+        model.compile(optimizer=None, jit_compile=default_jit_compile())
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike) -> "Tagger":
+        """The tagger that `finetune.py`, or transformers, saved in `directory`.
+
+        Raises:
+            InputError: it is no such directory, or a file of it is missing or damaged.
+        """
+        loaded = load(ConvBertForTokenClassification, directory, "a fine-tuned tagger")
+        return cls(*loaded, saved_options(loaded[0].config, tagging.KIND).get("scheme"))
+
+    def predict(
+        self, sentences: Sequence[Sequence[str] | str], batch_size: int = 32
+    ) -> list[TaggedSentence]:
+        """Tags sentences, in batches of about the same length.
+
+        Args:
+            sentences: lists of words; or strings, which are cut into words at spaces.
+            batch_size: sentences, or windows of long ones, that are computed together.
+
+        Raises:
+            InputError: a sentence without words, or a word that is empty or no text.
+        """
+        check_positive("batch_size", batch_size)
+        rows = _words_of(sentences)
+        if not rows:
+            return []
+        words = list(itertools.chain.from_iterable(rows))
+        starts = np.cumsum([0, *map(len, rows)])
+        examples = tagging.SentenceExamples("the input", "", words, None, starts)
+        features = self.task.make_features(self.tokenizer, examples, self.options, training=False)
+        logits = compute_outputs(self.model, features, batch_size)
+        tags = self.task.predictions(examples, features, logits)
+        shares = probabilities(SINGLE_LABEL, logits[features.word_positions]).max(axis=1)
+        return [
+            TaggedSentence(
+                row, tags[begin:end], shares[begin:end], self._entities(row, tags[begin:end])
+            )
+            for row, (begin, end) in zip(rows, itertools.pairwise(starts), strict=True)
+        ]
+
+    def _entities(self, words, tags):
+        if not self.marks_entities:
+            return None
+        return [
+            FoundEntity(kind, begin, end - 1, " ".join(words[begin:end]))
+            for begin, end, kind in conll.entities_of(tags)
+        ]
+
+
+def _words_of(sentences) -> list[list[str]]:
+    """The words of each sentence, checked."""
+    if isinstance(sentences, str):
+        raise InputError("`sentences` must be a list: write [sentence] for a single one")
+    rows = []
+    for index, sentence in enumerate(sentences):
+        place = f"sentences[{index}]"
+        if isinstance(sentence, str):
+            words = parse_text(sentence, place).split()
+        else:
+            words = [parse_text(word, f"{place}[{i}]") for i, word in enumerate(sentence)]
+        if not words:
+            raise InputError(f"expected words in {place}, got none")
+        rows.append(words)
+    return rows

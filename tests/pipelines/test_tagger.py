@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+
+from data import conll
+from errors import InputError
+from model import ConvBertForTokenClassification
+from pipelines import Tagger
+from scripts import predict
+from tests.pipelines.random_models import finetune_at_random, rows_of, save
+
+TRAIN = "a B-P\nb I-P\nc O\n\nA B-L\n"
+# The second sentence is longer than the 14 tokens that fit between [CLS] and [SEP].
+SENTENCES = ["a b C ax d", "e f g h a b c d e f g h a b c d ax e f g", "h g"]
+TEST = "\n\n".join("\n".join(sentence.split()) for sentence in SENTENCES) + "\n"
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    fields = {"kind": "tagging"}
+    files = {"train.txt": TRAIN, "test.txt": TEST}
+    return finetune_at_random(tmp_path_factory.mktemp("tagger"), fields, files)
+
+
+@pytest.fixture(scope="module")
+def tagger(tuned):
+    return Tagger.from_pretrained(tuned[0])
+
+
+@pytest.fixture
+def run(tuned, tagger, monkeypatch, capsys):
+    """A function that runs the script, with a model that is loaded already: what it prints."""
+    monkeypatch.setattr(Tagger, "from_pretrained", lambda directory: tagger)
+
+    def run(*arguments):
+        predict.main([str(tuned[0]), *map(str, arguments)])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_tags_are_those_that_fine_tuning_wrote(tuned, tagger):
+    directory, path = tuned
+    written = [block.splitlines() for block in path.read_text().rstrip().split("\n\n")]
+    found = tagger.predict(SENTENCES, batch_size=2)
+    for sentence, rows, text in zip(found, written, SENTENCES, strict=True):
+        assert sentence.words == text.split()
+        assert ["\t".join(row) for row in zip(sentence.words, sentence.tags, strict=True)] == rows
+    tags = [tag for sentence in found for tag in sentence.tags]
+    # In the file's scheme, other than the labels.
+    assert {"O"} != set(tags) <= {"O", "B-P", "I-P", "B-L", "I-L"} and len(set(tags)) > 1
+    config = json.loads((directory / "config.json").read_text())
+    assert config["task_specific_params"] == {"tagging": {"scheme": "BIO"}}
+    assert "S-L" in config["id2label"].values()
+
+
+def test_entities_are_what_tags_mark(tagger):
+    found = tagger.predict([sentence.split() for sentence in SENTENCES])
+    assert sum(len(sentence.entities) for sentence in found) > 2
+    for sentence in found:
+        spans = [(entity.first, entity.last + 1, entity.type) for entity in sentence.entities]
+        assert conll.tags_of(spans, len(sentence.words), "BIO") == sentence.tags
+        for entity in sentence.entities:
+            assert entity.text == " ".join(sentence.words[entity.first : entity.last + 1])
+
+
+def test_a_model_without_a_scheme_keeps_its_labels(tmp_path):
+    """As transformers saves one: nothing but the labels is known."""
+    labels = ("O", "B-X", "I-X")
+    model = save(tmp_path, ConvBertForTokenClassification, num_labels=3, id2label=labels,
+                 num_hidden_layers=1)  # fmt: skip
+    tagger = Tagger.from_pretrained(tmp_path)
+    found = tagger.predict(["a ax b c", "h"])
+    for sentence, row in zip(found, rows_of("a a ##x b c", "h"), strict=True):
+        logits = np.asarray(model({"input_ids": row}))[0, 1:-1].astype(np.float64)
+        logits = np.delete(logits, 2, axis=0) if len(logits) > 1 else logits
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        assert sentence.tags == [labels[number] for number in shares.argmax(axis=1)]
+        np.testing.assert_allclose(sentence.probabilities, shares.max(axis=1), atol=1e-5)
+    save(tmp_path, ConvBertForTokenClassification, num_labels=2, id2label=("NOUN", "VERB"))
+    tagger = Tagger.from_pretrained(tmp_path)
+    assert (tagger.labels, tagger.marks_entities) == (("NOUN", "VERB"), False)
+    assert tagger.predict([]) == []
+
+
+def test_script_writes_conll(tuned, run, tmp_path):
+    _, path = tuned
+    (tmp_path / "t.conll").write_text(TEST)
+    assert run("--input", tmp_path / "t.conll") == path.read_text()
+    (tmp_path / "t.txt").write_text("\n".join(SENTENCES) + "\n")
+    output = tmp_path / "tags.conll"
+    assert run("--input", tmp_path / "t.txt", "--output", output) == ""
+    assert output.read_text() == path.read_text()
+
+
+def test_script_reads_words_of_columns_and_conllu(run, tagger, tmp_path):
+    (tmp_path / "t.tsv").write_text("1\ta\n2\tb\n\n1\th\n")
+    arguments = ["--format", "jsonl", "--input"]
+    lines = run(*arguments, tmp_path / "t.tsv", "--columns", "2").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [(row["index"], row["words"]) for row in rows] == [(0, ["a", "b"]), (1, ["h"])]
+    expected, _ = tagger.predict(["a b", "h"])
+    assert rows[0]["tags"] == expected.tags
+    np.testing.assert_allclose(rows[0]["probabilities"], expected.probabilities, atol=1e-5)
+    names = ["type", "first", "last", "text"]
+    assert [[entity[name] for name in names] for entity in rows[0]["entities"]] == [
+        [getattr(entity, name) for name in names] for entity in expected.entities
+    ]
+    rest = "\t_" * 8
+    (tmp_path / "t.conllu").write_text(f"# text = ab\n1-2\tab{rest}\n1\ta{rest}\n2\tb{rest}\n")
+    assert json.loads(run(*arguments, tmp_path / "t.conllu"))["words"] == ["a", "b"]
+    with pytest.raises(InputError, match=r"t\.tsv must be the number, from 1"):
+        run(*arguments, tmp_path / "t.tsv", "--columns", "word")
+    with pytest.raises(InputError, match=r"--format must be conll or jsonl here\. Received: tsv"):
+        run("a", "--format", "tsv")
+
+
+def test_wrong_input(tuned, tagger, tmp_path):
+    for sentences, message in (
+        ("a b", r"`sentences` must be a list"),
+        (["a", " "], r"expected text in sentences\[1\], got none"),
+        ([[]], r"expected words in sentences\[0\], got none"),
+        ([["a", None]], r"expected text in sentences\[0\]\[1\], got null"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tagger.predict(sentences)
+    fields = json.loads((tuned[0] / "config.json").read_text())
+    save(tmp_path)
+    for changes, message in (
+        ({"task_specific_params": {"tagging": {"scheme": "X"}}}, '`scheme` must be one of "BIOES"'),
+        ({"task_specific_params": {"tagging": 3}}, "`tagging`: expected an object, got 3"),
+        ({"architectures": ["ConvBertModel"]}, "not a fine-tuned tagger: .*ConvBertModel"),
+    ):
+        for name in ("vocab.txt", "model.safetensors"):
+            (tmp_path / name).write_bytes((tuned[0] / name).read_bytes())
+        (tmp_path / "config.json").write_text(json.dumps(fields | changes))
+        with pytest.raises(InputError, match=message):
+            Tagger.from_pretrained(tmp_path)
