@@ -1,54 +1,70 @@
-"""Labels or scores texts with a fine-tuned model, and says how probable each label is.
+"""Says what a fine-tuned model makes of texts: labels, scores, tags, answers or choices.
 
     python3 scripts/predict.py MODEL_DIR "a fine film" "not so fine"
     python3 scripts/predict.py MODEL_DIR < texts.txt > labels.tsv
     python3 scripts/predict.py MODEL_DIR --input reviews.csv --columns review --output labels.jsonl
 
-MODEL_DIR is what finetune.py leaves in DATA_DIR/models/NAME/finetuning_models/TASK_TRIAL. Without
---columns there is one text a line (or an argument), or two with a tab between them for a model of
-pairs. With --columns the input is a TSV, CSV or JSON-lines file. Results are in the texts' order.
+MODEL_DIR is what finetune.py leaves in DATA_DIR/models/NAME/finetuning_models/TASK_TRIAL; what kind
+of model it is says its config.json. Texts are arguments, or one a line of a file or of standard
+input; with --columns they are in a TSV, CSV or JSON-lines file. Results are in the texts' order.
+
+Classification: a text, or two with a tab between them for a model of pairs.
+
+Tagging: a sentence is words with spaces between them. A file .conll, .conllu or .tsv has one word a
+line, in the first column (FORM of CoNLL-U) or that of --columns. Out come words and tags in CoNLL's
+format, or JSON lines, with entities:
+
+    python3 scripts/predict.py MODEL_DIR "Karen Blixen was born in Rungsted"
+    python3 scripts/predict.py MODEL_DIR --input news.conllu --output tags.conll
+
+Question answering: a question and its context, as two arguments, with a tab between them, or in two
+columns; or a SQuAD or MRQA file (.json, .jsonl, .jsonl.gz). Out come answers and their places as
+TSV, JSON lines with further candidates, or (--format squad) the JSON that SQuAD's evaluation takes:
+
+    python3 scripts/predict.py MODEL_DIR "Who is it?" "It is Karen. It is late."
+    python3 scripts/predict.py MODEL_DIR --input faq.csv --columns question text
+    python3 scripts/predict.py MODEL_DIR --input dev-v2.0.json --format squad --output answers.json
+
+Multiple choice: a context and its choices, likewise; a single column may hold lists of choices:
+
+    python3 scripts/predict.py MODEL_DIR "The dog barks." "It is a cat." "It is loud."
+    python3 scripts/predict.py MODEL_DIR --input swag.csv --stem-column sent2 \\
+        --columns sent1 ending0 ending1 ending2 ending3
 """
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import errors
-from scripts import text_input
-
-FORMATS = ("tsv", "jsonl")
+from errors import InputError
+from scripts import prediction_kinds, text_input
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Reads and checks the texts, classifies them, writes what comes out."""
+    """Reads and checks the texts, predicts, writes what comes out as it comes."""
     args = parse_arguments(arguments)
-    output_format = text_input.choose_format(args.output, FORMATS, args.format)
-    texts, pairs = text_input.read_texts(args)
+    kind = prediction_kinds.find_kind(args.model_dir)
+    output_format = text_input.choose_format(args.output, kind.formats, args.format)
+    if args.stem_column is not None and not (args.columns and kind.pipeline == "MultipleChoice"):
+        raise InputError("--stem-column is for a model of multiple choice, beside --columns")
+    rows = kind.read(args)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
-    from absl import logging
 
+    import pipelines
     from data.devices import prepare_tensorflow
-    from pipelines import TextClassifier
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
-    classifier = TextClassifier.from_pretrained(args.model_dir)
-    found = classify(classifier, texts, pairs, args.batch_size)
-    if found.num_cut:
-        logging.warning(
-            "%d of %d texts were longer than %d tokens and have been cut",
-            found.num_cut,
-            len(texts),
-            classifier.max_seq_length,
-        )
-    to_lines = tsv_lines if output_format == "tsv" else jsonl_lines
-    text_input.write_lines(args.output, to_lines(found, classifier.labels))
+    pipeline = getattr(pipelines, kind.pipeline).from_pretrained(args.model_dir)
+    with text_input.progress_bar(len(rows), kind.rows_at_once, kind.unit) as bar:
+        results = predict(kind, pipeline, rows, args.batch_size, bar)
+        text_input.write_lines(args.output, kind.lines(output_format, pipeline, results))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -57,54 +73,43 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model_dir", metavar="MODEL_DIR", help="folder of a fine-tuned model")
-    text_input.add_arguments(parser)
-    parser.add_argument("--output", help="file to write (default: standard output)")
-    parser.add_argument("--format", choices=FORMATS, help="default: as --output ends, or tsv")
+    text_input.add_arguments(parser, "columns")
+    parser.add_argument(
+        "--stem-column",
+        metavar="COLUMN",
+        help="of multiple choice: the column of what all choices begin with",
+    )
+    parser.add_argument("--output", metavar="FILE", help="to write (default: standard output)")
+    formats = dict.fromkeys(
+        name for kind in prediction_kinds.KINDS.values() for name in kind.formats
+    )
+    parser.add_argument(
+        "--format",
+        choices=formats,
+        help="default: as --output ends, or tsv; of tagging conll",
+    )
     return parser.parse_intermixed_args(arguments)
 
 
-def classify(classifier, texts: list[str], pairs: list[str] | None, batch_size: int):
-    """The classifier's `Predictions`, with a progress bar for many texts."""
-    import numpy as np
+def predict(
+    kind: prediction_kinds.Kind, pipeline, rows: list, batch_size: int, bar
+) -> Iterator[tuple]:
+    """(number, row, result) of each row; the bar moves when a part has been computed."""
+    from absl import logging
 
-    from pipelines.classifier import Predictions
-
-    parts = []
-    with text_input.progress_bar(len(texts)) as bar:
-        for begin in range(0, len(texts), text_input.MANY):
-            chunk = slice(begin, begin + text_input.MANY)
-            parts.append(classifier.predict(texts[chunk], pairs and pairs[chunk], batch_size))
-            bar.update(len(parts[-1]))
-    return Predictions(
-        [answer for part in parts for answer in part.answers],
-        classifier.labels and np.concatenate([part.probabilities for part in parts]),
-        sum(part.num_cut for part in parts),
-    )
-
-
-def tsv_lines(found, labels: tuple[str, ...] | None) -> Iterable[str]:
-    """A header, and for each text its number from 0, what it is, and the labels' probabilities."""
-    from data.classification import answer_text
-
-    yield "\t".join(["index", "prediction", *(labels or ())])
-    for index, answer in enumerate(found.answers):
-        numbers = [] if labels is None else found.probabilities[index]
-        yield "\t".join([str(index), answer_text(answer), *(f"{p:.6f}" for p in numbers)])
-
-
-def jsonl_lines(found, labels: tuple[str, ...] | None) -> Iterable[str]:
-    """An object a text: `label`, `labels` or `score`, and the labels' `probabilities`."""
-    from data.classification import answer_text
-
-    for index, answer in enumerate(found.answers):
-        if labels is None:
-            fields = {"index": index, "score": float(answer_text(answer))}
-        else:
-            numbers = (round(float(p), 6) for p in found.probabilities[index])
-            kind = "labels" if isinstance(answer, list) else "label"
-            probabilities = dict(zip(labels, numbers, strict=True))
-            fields = {"index": index, kind: answer, "probabilities": probabilities}
-        yield json.dumps(fields, ensure_ascii=False)
+    num_cut = 0
+    for begin in range(0, len(rows), kind.rows_at_once):
+        part = rows[begin : begin + kind.rows_at_once]
+        results, num_cut_here = kind.predict(pipeline, part, batch_size)
+        num_cut += num_cut_here
+        yield from zip(range(begin, begin + len(part)), part, results, strict=True)
+        bar.update(len(part))
+    if num_cut:
+        logging.warning(
+            "%d texts were longer than %d tokens and have been cut",
+            num_cut,
+            pipeline.max_seq_length,
+        )
 
 
 if __name__ == "__main__":

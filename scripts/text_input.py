@@ -17,7 +17,7 @@ MANY = 1024
 def add_arguments(parser: argparse.ArgumentParser, columns: str = "one or two columns") -> None:
     """Declares the texts, --input, --columns and --batch-size."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="default: those in --input")
-    parser.add_argument("--input", help="file of texts (default: standard input)")
+    parser.add_argument("--input", metavar="FILE", help="of texts (default: standard input)")
     parser.add_argument(
         "--columns",
         nargs="+",
@@ -32,8 +32,11 @@ def choose_format(output: str | None, formats: tuple[str, ...], asked: str | Non
     """The output's format: `asked`, or as its name ends; printed, the first of `formats`.
 
     Raises:
-        InputError: a file that cannot be written; so it is seen before all the work.
+        InputError: a file that cannot be written, or no such format; so it is seen before all the
+            work.
     """
+    if asked and asked not in formats:
+        raise InputError(f"--format must be {' or '.join(formats)} here. Received: {asked}")
     ending = os.path.splitext(output or "")[1].removeprefix(".")
     if output and not os.path.isdir(os.path.dirname(os.path.abspath(output))):
         raise InputError(f"--output: no such folder: {os.path.dirname(output)}")
@@ -56,15 +59,10 @@ def read_texts(
     Raises:
         InputError: no texts, an empty one, or another number of them in a row than in the first.
     """
-    if args.texts and args.input:
-        raise InputError("texts are given as arguments and in --input: give them in one place")
-    if args.columns and not args.input:
-        raise InputError("--columns are those of a file: name it with --input")
+    check_source(args)
     if args.columns and len(args.columns) > 1 + may_be_pairs:
         allowed = "one or two" if may_be_pairs else "one"
         raise InputError(f"--columns must be {allowed}. Received: {' '.join(args.columns)}")
-    if args.input and not os.path.isfile(args.input):
-        raise InputError(f"--input: no such file: {args.input}")
     if args.columns:
         rows = _rows_of_columns(args.input, args.columns)
     elif args.texts:
@@ -83,16 +81,70 @@ def read_texts(
     return texts, pairs or None
 
 
+def read_rows(
+    args: argparse.Namespace, names: tuple[str, ...], may_be_more: bool = False
+) -> list[list[str]]:
+    """Rows of several texts: the arguments are one; a file has one a line, with tabs in between.
+
+    Args:
+        args: what `add_arguments` declares.
+        names: what the texts of a row are.
+        may_be_more: whether a row may go on with more of the last kind, as many in each row.
+
+    Raises:
+        InputError: no texts, an empty one, or another number of them in a row.
+    """
+    check_source(args)
+    if args.columns and len(args.columns) != len(names):
+        raise InputError(f"--columns must be those of {', '.join(names)}: {len(names)} in all. "
+                         f"Received: {' '.join(args.columns)}")  # fmt: skip
+    if args.columns:
+        rows = _rows_of_columns(args.input, args.columns)
+    elif args.texts:
+        rows = [("arguments", args.texts)]
+    else:
+        lines = enumerate(_read_lines(args.input), start=1)
+        rows = ((f"{args.input or 'input'}, line {n}", line.split("\t")) for n, line in lines)
+    found: list[list[str]] = []
+    for place, row in rows:
+        width = len(found[0]) if found else len(names)
+        if len(row) < width or (len(row) > width and (found or not may_be_more)):
+            wanted = f"{width} texts as at first" if found else ", ".join(names)
+            between = "" if args.texts else " with tabs between them"
+            raise InputError(f"{place}: expected {wanted}{between}; got {len(row)}")
+        if not all(text.strip() for text in row):
+            raise InputError(f"{place}: expected text, got none")
+        found.append(row)
+    if not found:
+        raise InputError(f"no texts in {args.input or 'the input'}")
+    return found
+
+
+def check_source(args: argparse.Namespace) -> None:
+    """Refuses texts in two places, columns of nothing, and a file that is not there."""
+    if args.texts and args.input:
+        raise InputError("texts are given as arguments and in --input: give them in one place")
+    if args.columns and not args.input:
+        raise InputError("--columns are those of a file: name it with --input")
+    if args.input and not os.path.isfile(args.input):
+        raise InputError(f"--input: no such file: {args.input}")
+
+
+def columns_of(path: str, columns: list[str]) -> list[int | str]:
+    """--columns as `data.tables` has them: numbers from 0, or names."""
+    are_numbers = all(column.isdecimal() and int(column) for column in columns)
+    if are_numbers and not path.endswith(".jsonl"):
+        return [int(column) - 1 for column in columns]
+    return list(columns)
+
+
 def _rows_of_columns(path, columns) -> Iterator[tuple[str, list[str]]]:
     """The place and the texts of each row of a TSV, CSV or JSON-lines file."""
     from data.classification import parse_text
     from data.tables import read_table
 
-    are_numbers = all(column.isdecimal() and int(column) for column in columns)
-    if are_numbers and not path.endswith(".jsonl"):
-        table = read_table(path, [int(column) - 1 for column in columns], has_header=False)
-    else:
-        table = read_table(path, columns, has_header=True)
+    wanted = columns_of(path, columns)
+    table = read_table(path, wanted, has_header=isinstance(wanted[0], str))
     for line, row in table.rows:
         place = f"{path}, line {line}"
         try:
@@ -142,10 +194,11 @@ def _rows_of_lines(lines, place, may_be_pairs) -> Iterator[tuple[str, list[str]]
         yield f"{place} {number}", row
 
 
-def progress_bar(total: int, **options) -> tqdm:
-    """A bar on stderr that counts texts, if there are many."""
+def progress_bar(total: int, many: int | None = None, unit: str = "text", **options) -> tqdm:
+    """A bar on stderr that counts texts, if there are more than `many`, by default `MANY`."""
     mininterval = 0.5 if sys.stderr.isatty() else 30
-    return tqdm(total=total, unit="text", mininterval=mininterval, disable=total <= MANY, **options)
+    is_short = total <= (many or MANY)
+    return tqdm(total=total, unit=unit, mininterval=mininterval, disable=is_short, **options)
 
 
 def write_lines(output: str | None, lines: Iterable[str]) -> None:

@@ -16,7 +16,11 @@ FIELDS = {
     "choice_columns": ["one", "two", "three"], "label_column": "right", "labels": ["A", "B", "C"],
 }  # fmt: skip
 ROWS = [
-    [" ".join("abcdefgh"[i:]), "d", *(" ".join("abcdefgh"[j : j + 2 + i]) for j in (0, 3, 5))]
+    [
+        " ".join("abcdefgh"[i:]),
+        "d",
+        *(" ".join("abcdefgh"[j : j + 2 + i]) for j in np.roll([0, 3, 5], i)),
+    ]
     for i in range(6)
 ]
 

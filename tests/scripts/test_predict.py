@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import logging
@@ -10,7 +11,7 @@ import pytest
 from errors import InputError
 from pipelines import TextClassifier
 from pipelines.classifier import Predictions
-from scripts import predict
+from scripts import predict, prediction_kinds, text_input
 
 
 class Classifier:
@@ -32,6 +33,8 @@ class Classifier:
 @pytest.fixture
 def run(monkeypatch, capsys):
     """A function that runs the script with a stand-in model: texts asked, lines printed."""
+    kind = prediction_kinds.KINDS["ConvBertForSequenceClassification"]
+    monkeypatch.setattr(prediction_kinds, "find_kind", lambda directory: kind)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     monkeypatch.setattr("data.devices.prepare_tensorflow", lambda *_: None)
 
@@ -55,21 +58,24 @@ def test_arguments_in_labels_out(run, caplog):
     ]
     with caplog.at_level(logging.WARNING, logger="absl"):
         run("one", "two")
-    assert "1 of 2 texts were longer than 16 tokens and have been cut" in caplog.text
+    assert "1 texts were longer than 16 tokens and have been cut" in caplog.text
 
 
-def test_many_texts_show_a_bar_and_keep_their_order(run, monkeypatch, capsys):
+def test_many_texts_show_a_bar_and_keep_their_order(run, capsys, caplog):
     class Numbers(Classifier):
         def predict(self, texts, pairs, batch_size):
             answers = [f"{text}{pair}" for text, pair in zip(texts, pairs, strict=True)]
             return Predictions(answers, np.float32([[float(text), 1] for text in texts]), 1)
 
-    monkeypatch.setattr("scripts.text_input.MANY", 2)
-    classifier = Numbers(("no", "yes"), None)
-    found = predict.classify(classifier, list("12345"), list("abcde"), 32)
-    assert found.answers == ["1a", "2b", "3c", "4d", "5e"]
-    assert found.probabilities[:, 0].tolist() == [1, 2, 3, 4, 5]
-    assert found.num_cut == 3
+    kind = prediction_kinds.KINDS["ConvBertForSequenceClassification"]
+    kind = dataclasses.replace(kind, rows_at_once=2)
+    rows = list(zip("12345", "abcde", strict=True))
+    with text_input.progress_bar(len(rows), kind.rows_at_once, kind.unit) as bar:
+        found = list(predict.predict(kind, Numbers(("no", "yes"), None), rows, 32, bar))
+    assert [index for index, _, _ in found] == list(range(5))
+    assert [answer for *_, (answer, _) in found] == ["1a", "2b", "3c", "4d", "5e"]
+    assert [shares[0] for *_, (_, shares) in found] == [1, 2, 3, 4, 5]
+    assert "3 texts were longer than 16 tokens and have been cut" in caplog.text
     assert "5/5" in capsys.readouterr().err
     assert run("a", "b")[1][0].startswith("index")
     assert capsys.readouterr().err == ""
@@ -125,12 +131,18 @@ ERRORS = {
     "other bytes": ([], b"a\n\xff\n", "input, line 2: expected UTF-8 text"),
     "texts twice": (["a", "--input", "x"], b"", "give them in one place"),
     "columns of nothing": (["a", "--columns", "x"], b"", "name it with --input"),
-    "three columns": (["--columns", "x", "y", "z", "--input", "x"], b"", "must be one or two"),
+    "three columns": (
+        ["--columns", "x", "y", "z", "--input", "{}/a.csv"],
+        b"",
+        "must be one or two",
+    ),
     "no file": (["--input", "nowhere.csv"], b"", r"--input: no such file: nowhere\.csv"),
     "no columns": (["--input", "{}/a.csv"], b"", r"a\.csv: say with --columns where"),
     "no such column": (["--input", "{}/a.csv", "--columns", "x"], b"", 'one column "x"; got t'),
     "empty cell": (["--input", "{}/a.csv", "--columns", "t"], b"", r"a\.csv, line 3: .*, got none"),
     "output's ending": (["a", "--output", "{}/a.txt"], b"", r"end in \.tsv or \.jsonl"),
+    "stem": (["a", "--stem-column", "x"], b"", "is for a model of multiple choice, beside --col"),
+    "format": (["a", "--format", "squad"], b"", r"must be tsv or jsonl here\. Received: squad"),
     "output's folder": (["a", "--output", "{}/no/a.tsv"], b"", "--output: no such folder: .*/no"),
 }
 
@@ -141,3 +153,16 @@ def test_wrong_input(run, tmp_path, case):
     (tmp_path / "a.csv").write_text('t\nx\n" "\n')
     with pytest.raises(InputError, match=message):
         run(*(text.replace("{}", str(tmp_path)) for text in arguments), stdin=stdin)
+
+
+def test_a_directory_without_a_fine_tuned_model(tmp_path):
+    with pytest.raises(InputError, match=r"no such file: .*config\.json.*finetuning_models"):
+        predict.main([str(tmp_path), "a"])
+    (tmp_path / "config.json").write_text('{"architectures": ["ConvBertModel"]}')
+    with pytest.raises(
+        InputError, match=r'no fine-tuned .* "ConvBertModel", not one of ConvBertFo'
+    ):
+        predict.main([str(tmp_path), "a"])
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"config\.json: not a JSON object"):
+        predict.main([str(tmp_path), "a"])
