@@ -214,6 +214,7 @@ def summarize(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> dict[str,
     results = [
         summary.TaskResults(
             part.task.name,
+            part.task.metrics,
             [entries[part.task.name] for _, entries in sorted(finished[job.name].items())],
             job.config.num_trials,
             len(part.train) if part.train else None,
@@ -293,8 +294,6 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
     """Trains and scores once; writes models and predictions; returns each task's results' entry."""
     import keras
 
-    from pipelines.base import compute_outputs
-
     started, config, seed = time.time(), job.config, job.config.seed + trial - 1
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
@@ -305,17 +304,8 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
         train(models, training, config, seed, title)
     metrics, outputs = {}, {}
     for part in job.parts:
-        name, task = part.task.name, part.task
-        metrics[name], outputs[name] = {}, {}
-        for split, examples in part.dev.items():
-            found = compute_outputs(models[name], features[name][split], config.eval_batch_size)
-            scores = task.score(examples, features[name][split], found)
-            suffix = split.removeprefix("dev")  # accuracy, and accuracy_mismatched
-            metrics[name] |= {metric + suffix: score for metric, score in scores.items()}
-        for split in job.tests_of(part, trial):
-            outputs[name][split] = compute_outputs(
-                models[name], features[name][split], config.predict_batch_size
-            )
+        name = part.task.name
+        metrics[name], outputs[name] = evaluate(job, part, models[name], features[name], trial)
     if config.do_train:
         # Results of other settings must not stand beside this trial's models if it ends here.
         write_results(job, read_results(job))
@@ -324,7 +314,8 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
         for split, found in outputs[part.task.name].items():
             path = job.predictions(part.task, split, trial)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            given = (part.tests[split], features[part.task.name][split], found)
+            examples = (part.dev | part.tests)[split]
+            given = (examples, features[part.task.name][split], found)
             part.task.write_predictions(*given, path)
     return {
         part.task.name: {
@@ -338,6 +329,23 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
         }
         for part in job.parts
     }
+
+
+def evaluate(job: Job, part: TaskData, model, features: dict[str, Any], trial: int):
+    """A task's scores by metric's name, and the outputs to be written as predictions by split."""
+    from pipelines.base import compute_outputs
+
+    metrics, outputs, task = {}, {}, part.task
+    for split, examples in part.dev.items():
+        found = compute_outputs(model, features[split], job.config.eval_batch_size)
+        scores = task.score(examples, features[split], found)
+        suffix = split.removeprefix("dev")  # accuracy, and accuracy_mismatched
+        metrics |= {metric + suffix: score for metric, score in scores.items()}
+        if task.predicts_dev:
+            outputs[split] = found
+    for split in job.tests_of(part, trial):
+        outputs[split] = compute_outputs(model, features[split], job.config.predict_batch_size)
+    return metrics, outputs
 
 
 def build_models(job: Job, trial: int) -> dict[str, Any]:

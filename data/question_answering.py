@@ -44,6 +44,7 @@ class QuestionAnsweringTask(Task):
     tests: tuple[str, ...] = ()
 
     architecture: ClassVar[str] = "ConvBertForQuestionAnswering"
+    predicts_dev: ClassVar[bool] = True
 
     @classmethod
     def of_files(

@@ -52,6 +52,8 @@ class TaskResults:
 
     Args:
         name: the task's.
+        main_metrics: what of `metrics` belongs in a table; with it comes the same of further dev
+            sets, such as "accuracy_mismatched".
         trials: the finished ones, each with `metrics` (name → percent) and `seed`.
         num_trials: how many there are to be.
         train_examples: rows read from the training file; None where nothing was trained.
@@ -60,6 +62,7 @@ class TaskResults:
     """
 
     name: str
+    main_metrics: tuple[str, ...]
     trials: list[dict[str, Any]]
     num_trials: int
     train_examples: int | None
@@ -91,7 +94,10 @@ def summarize(model_name: str, tasks: list[TaskResults]) -> dict[str, Any]:
 def _summarize_task(task):
     scored = [trial for trial in task.trials if trial["metrics"]]
     metrics = {}
+    beginnings = tuple(f"{name}_" for name in task.main_metrics)
     for name in scored[0]["metrics"] if scored else ():
+        if name not in task.main_metrics and not name.startswith(beginnings):
+            continue
         values = [trial["metrics"][name] for trial in scored]
         metrics[name] = over_trials(values) | {"values": values}
     return {

@@ -53,6 +53,8 @@ class Task:
 
     # The class in `model` that learns it.
     architecture: ClassVar[str]
+    # Whether predictions are written for dev sets, too: others' scripts score them.
+    predicts_dev: ClassVar[bool] = False
     # What an error says after the places where a missing file may be.
     where_from: ClassVar[str] = ""
 

@@ -354,7 +354,7 @@ def suite(data_dir, tmp_path, monkeypatch):
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(finetune, name, stand_in)
-    monkeypatch.setattr("classifier.compute_outputs", Model.outputs)
+    monkeypatch.setattr("pipelines.base.compute_outputs", Model.outputs)
     monkeypatch.setattr("keras.backend.clear_session", lambda: None)
     monkeypatch.setattr("data.classification.ClassificationTask.score", made_up_score)
     monkeypatch.setattr(finetune.files, "sync", lambda path: None)

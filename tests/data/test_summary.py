@@ -19,7 +19,12 @@ def results(name, scores, num_trials=None, **counts):
     train, dev = summary.GLUE_EXAMPLES[name]
     counts = {"train_examples": train, "dev_examples": dev} | counts
     return summary.TaskResults(
-        name, trials, num_trials or len(scores), **counts, hparams={"num_train_epochs": 3.0}
+        name,
+        glue.TASKS[name].metrics,
+        trials,
+        num_trials or len(scores),
+        **counts,
+        hparams={"num_train_epochs": 3.0},
     )
 
 
@@ -129,10 +134,13 @@ def test_a_few_damaged_rows_are_no_sample():
 
 
 def test_a_task_of_ones_own_is_in_the_table_and_in_no_average():
-    own = summary.TaskResults("mine", [{"metrics": {"accuracy": 1.0}, "seed": 0}], 1, 9, 9, {})
+    metrics = {"accuracy": 1.0, "best_threshold": 0.5}
+    trials = [{"metrics": metrics, "seed": 0}]
+    own = summary.TaskResults("mine", ("accuracy",), trials, 1, 9, 9, {})
     table = summary.summarize("m", [own])
     assert (table["averages"], table["tasks"]["mine"]["remarks"]) == ([], [])
     assert averages_of([own, *whole_suite()]) == averages_of(whole_suite())
+    assert list(table["tasks"]["mine"]["metrics"]) == ["accuracy"]
     assert "| mine | accuracy |   1.00 | 1.00 |         – | 1.00 |" in summary.to_markdown(table)
 
 
