@@ -3,8 +3,8 @@
     python3 scripts/benchmark.py data --corpus openwebtext.tar --num-processes 2 --output data.json
     python3 scripts/benchmark.py pretrain --peer-python ~/torch/bin/python --output pretrain.json
     python3 scripts/benchmark.py infer --peers torch torch-compiled --peer-python ~/torch/bin/python
-    python3 scripts/benchmark.py finetune --task sst --glue-dir glue --peer-python ~/t/bin/python
-    python3 scripts/benchmark.py predict --task sst --glue-dir glue --peer-python ~/t/bin/python
+    python3 scripts/benchmark.py finetune --task sst --tasks-dir D --peer-python ~/t/bin/python
+    python3 scripts/benchmark.py predict --task sst --tasks-dir D --peer-python ~/t/bin/python
 
 What is compared runs in turn, several times over, on the same cores; the tables show medians.
 """
@@ -27,14 +27,14 @@ MODEL_PEERS = ("torch", "torch-compiled")
 def main():
     """Runs the benchmark that the first argument names."""
     args = parse_arguments()
-    from scripts import benchmark_data, benchmark_glue, benchmark_model
+    from scripts import benchmark_data, benchmark_model, benchmark_tasks
 
     benchmarks = {
         "data": benchmark_data.benchmark_data,
         "pretrain": benchmark_model.benchmark_pretrain,
         "infer": benchmark_model.benchmark_infer,
-        "finetune": benchmark_glue.benchmark_glue,
-        "predict": benchmark_glue.benchmark_glue,
+        "finetune": benchmark_tasks.benchmark_task,
+        "predict": benchmark_tasks.benchmark_task,
     }
     benchmarks[args.benchmark](args)
 
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     data = benchmarks.add_parser("data", help="from a corpus to records")
     pretrain = benchmarks.add_parser("pretrain", help="the step of pretrain.py")
     infer = benchmarks.add_parser("infer", help="the encoder's forward pass")
-    finetune = benchmarks.add_parser("finetune", help="the step of finetune.py, on GLUE's texts")
+    finetune = benchmarks.add_parser("finetune", help="the step of finetune.py, on a task's texts")
     predict = benchmarks.add_parser("predict", help="finetune.py's predictions for a dev set")
     add_data_options(data)
     add_model_options(pretrain, 16, ["torch"], MODEL_PEERS)
@@ -57,8 +57,12 @@ def parse_arguments() -> argparse.Namespace:
         add_computation_options(benchmark)
     for benchmark in (finetune, predict):
         add_model_options(benchmark, 32, ["torch"], ("torch",), rounds=3, steps=16)
-        benchmark.add_argument("--task", default="sst", help="of GLUE (default: %(default)s)")
-        benchmark.add_argument("--glue-dir", required=True, help="the folder of GLUE's folders")
+        benchmark.add_argument(
+            "--task", default="sst", help="what finetune.py takes (default: %(default)s)"
+        )
+        benchmark.add_argument(
+            "--tasks-dir", required=True, help="the folder of the tasks' folders"
+        )
     pretrain.add_argument(
         "--steps-per-execution", type=int, default=1, help="the hyper-parameter of that name"
     )
@@ -111,7 +115,9 @@ def add_model_options(
     )
     parser.add_argument("--batch-size", type=int, default=batch_size, help="(default: %(default)s)")
     parser.add_argument(
-        "--length", type=int, help="tokens a row, of GLUE's at most (default: 128, or the records')"
+        "--length",
+        type=int,
+        help="tokens a row, of a task's at most (default: the task's or the records', or 128)",
     )
     parser.add_argument(
         "--backend",

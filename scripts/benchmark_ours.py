@@ -1,4 +1,4 @@
-"""This project's models as contenders; benchmark_model.py and benchmark_glue.py start this file."""
+"""This project's models as contenders; benchmark_model.py and benchmark_tasks.py start it."""
 
 import itertools
 import json
@@ -162,7 +162,8 @@ def finetune(session: Session) -> None:
     from model.training import default_jit_compile
 
     job, passes = session.job, 1000
-    found, model = glue_features(job), classifier(job)
+    model = with_head(job)
+    found = read_features(job, model)
     shape = {
         "batch_size": job["batch_size"],
         "seed": 0,
@@ -179,61 +180,79 @@ def finetune(session: Session) -> None:
         3e-4, steps, steps * 0.1, layerwise_lr_decay=0.8,
         num_hidden_layers=model.config.num_hidden_layers,
     )  # fmt: skip
-    if model.config.problem_type == "regression":
-        loss = keras.losses.MeanSquaredError(reduction="sum")
-    else:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
-    model.compile(optimizer, loss=loss, jit_compile=default_jit_compile())
+    model.compile(optimizer, **model.objective("sum"), jit_compile=default_jit_compile())
     tell_about(session, model, one_pass)
     model.fit(batches, shuffle=False, verbose=0, callbacks=[StepsOnRequest(session)])
 
 
 def predict(session: Session) -> None:
-    """Computes logits of all examples as finetune.py does."""
+    """Computes the outputs for all examples as finetune.py does; first, for one batch."""
     from data import features
     from model.training import default_jit_compile
+    from pipelines.base import BATCHES_AT_ONCE, compute_outputs
 
     job = session.job
-    found, model = glue_features(job), classifier(job)
+    model = with_head(job)
+    found = read_features(job, model)
     model.compile(jit_compile=default_jit_compile())
-    logits = np.zeros((len(found), model.config.num_labels), np.float32)
+    shape = (job["batch_size"], job["pad_to_max"], model.jit_compile)
+    batches, _ = features.evaluation_batches(found, *shape)
+    outputs = {}
 
-    def all_batches():
-        return features.evaluation_batches(
-            found, job["batch_size"], job["pad_to_max"], few_lengths=model.jit_compile
-        )
+    def compute():
+        if not job["pad_to_max"]:
+            return compute_outputs(model, found, job["batch_size"])
+        threads = 1 if model.jit_compile else BATCHES_AT_ONCE
+        given = (found, model.predict_on_batch, model.token_outputs, *shape)
+        return features.gather_outputs(*given, num_threads=threads)
 
     def run(count):
-        batches, order = all_batches()
-        computed = model.predict(batches.take(count), verbose=0)
-        logits[order[: len(computed)]] = computed
+        if count < len(batches):
+            model.predict_on_batch(next(batches.as_numpy_iterator())[0])
+            return {}
+        computed = compute()
+        outputs.update(computed if isinstance(computed, dict) else {"logits": computed})
+        return {"steps": len(batches)}
+
+    def save(path):
+        np.savez(path, **outputs)
         return {}
 
-    tell_about(session, model, all_batches()[0])
-    session.tools["logits"] = lambda: {"logits": logits.tolist()}
+    tell_about(session, model, batches)
+    session.tools["outputs"] = save
     session.serve(run)
 
 
-def glue_features(job: dict):
-    """The examples that all contenders share."""
+def read_features(job: dict, model):
+    """The examples that all contenders share, with the targets and inputs that `model` has."""
     from data.features import Features
 
     with np.load(job["features"]) as arrays:
         fields = dict(arrays)
-    return Features(**fields | {"max_seq_length": int(fields["max_seq_length"])})
+    known = {"inputs": model.further_inputs}
+    losses = model.objective()["loss"]
+    if isinstance(losses, dict):
+        known["targets"] = losses
+    named = {
+        field: {name: fields[f"{field}.{name}"] for name in names if f"{field}.{name}" in fields}
+        for field, names in known.items()
+    }
+    single = {name: array for name, array in fields.items() if "." not in name}
+    numbers = {name: int(single[name]) for name in ("max_seq_length", "rows_an_example")}
+    return Features(**single | named | numbers)
 
 
-def classifier(job: dict):
-    """The model with random weights, the same in every process."""
-    from model import ConvBertForSequenceClassification
+def with_head(job: dict):
+    """The model that learns the task, with random weights, the same in every process."""
+    import model
 
     keras.utils.set_random_seed(0)
-    return ConvBertForSequenceClassification(job["network"])
+    return getattr(model, job["architecture"])(job["network"], **job["options"])
 
 
 def tell_about(session: Session, model, batches) -> None:
     """Has reports say how large the model is, and how long the rows of one pass are."""
-    lengths = [inputs["input_ids"].shape[1] for inputs, _ in batches]
+    lengths = [inputs["input_ids"].shape[-1] for inputs, *_ in batches]
     fields = {"parameters": model.count_params(), "tokens_a_row": sum(lengths) / len(lengths)}
     session.tools["report"] = lambda: report() | fields
 

@@ -1,4 +1,4 @@
-"""Hugging Face's ConvBERT in PyTorch: a contender of benchmark_model.py and benchmark_glue.py.
+"""Hugging Face's ConvBERT in PyTorch: a contender of benchmark_model.py and benchmark_tasks.py.
 
 transformers cannot pre-train a ConvBERT: the ELECTRA step around its two networks is written here,
 as lean as the rest allows: one uniform number a sampled token, the vocabulary's logits of masked
@@ -6,7 +6,6 @@ positions alone, no metrics, and the faster of PyTorch's two AdamW. Needs torch 
 and nothing of this project but benchmark_session.py.
 """
 
-import functools
 import itertools
 import sys
 import time
@@ -20,12 +19,7 @@ import torch
 import transformers
 from torch import nn
 from torch.nn import functional
-from transformers import (
-    ConvBertConfig,
-    ConvBertForMaskedLM,
-    ConvBertForSequenceClassification,
-    ConvBertModel,
-)
+from transformers import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
 
 from scripts.benchmark_session import Session, peak_memory, rate_of_product
 
@@ -35,6 +29,13 @@ DTYPES = {
     "mixed_bfloat16": torch.bfloat16,
     "mixed_float16": torch.float16,
 }
+# What arrays of a task's features are called as arguments of transformers' models.
+TARGETS = {
+    "targets": "labels",
+    "targets.start_logits": "start_positions",
+    "targets.end_logits": "end_positions",
+}
+IGNORED = -100  # the target of padding
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -186,72 +187,94 @@ def pretrain(session: Session) -> Callable[[int], dict]:
 
 
 def finetune(session: Session) -> Callable[[int], dict]:
-    """Steps of a classifier or regressor; the examples come in ever other random orders."""
-    examples, model = GlueExamples(session.job), classifier(session.job).train()
+    """Steps of a model with a head; the examples come in ever other random orders."""
+    examples, model = TaskExamples(session.job), with_head(session.job).train()
     batches = examples.shuffled_batches()
     session.tools["report"] = lambda: report() | examples.fields(model)
     return Training(model, lambda: model(**next(batches)).loss).run
 
 
 def predict(session: Session) -> Callable[[int], dict]:
-    """A classifier's or regressor's logits of the examples in the file's order."""
-    examples, model = GlueExamples(session.job), classifier(session.job).eval()
+    """A model's outputs for the examples in the file's order."""
+    examples, model = TaskExamples(session.job), with_head(session.job).eval()
     session.tools["report"] = lambda: report() | examples.fields(model)
 
     def run(count):
-        order = np.arange(len(examples.rows))
+        order = np.arange(len(examples))
         with torch.inference_mode():
-            for batch in itertools.islice(examples.batches(order), count):
-                model(**batch).logits.cpu()
+            for batch in itertools.islice(examples.batches(order, with_targets=False), count):
+                for output in model(**batch).to_tuple():
+                    output.cpu()
         return {}
 
     return run
 
 
-def classifier(job: dict) -> nn.Module:
-    """The encoder with Hugging Face's head for one label, or one number, a text."""
-    config = ConvBertConfig(**job["networks"]["classifier"])
-    return ConvBertForSequenceClassification(config).to(DEVICE)
+def with_head(job: dict) -> nn.Module:
+    """The encoder with Hugging Face's head for the task."""
+    config = ConvBertConfig(**job["networks"]["with_head"])
+    return getattr(transformers, job["architecture"])(config).to(DEVICE)
 
 
-class GlueExamples:
+class TaskExamples:
     """The examples that all contenders share, in batches padded to their longest."""
 
     def __init__(self, job: dict):
         self.batch_size = job["batch_size"]
-        with np.load(job["features"]) as arrays:
-            ids, segments, starts, targets = (
-                arrays[name] for name in ("input_ids", "segment_ids", "starts", "targets")
-            )
-        self.rows = [
-            (torch.from_numpy(ids[a:b]).long(), torch.from_numpy(segments[a:b]).long())
-            for a, b in itertools.pairwise(starts)
-        ]
-        self.targets = torch.from_numpy(targets)
-        if not self.targets.is_floating_point():
-            self.targets = self.targets.long()
+        with np.load(job["features"]) as saved:
+            arrays = dict(saved)
+        num_tokens, bounds = len(arrays["input_ids"]), arrays["starts"][1:-1]
+        self.rows_an_example = int(arrays["rows_an_example"])
+        self.of_tokens = {
+            "input_ids": arrays["input_ids"],
+            "token_type_ids": arrays["segment_ids"],
+            "attention_mask": np.ones(num_tokens, np.int64),
+        }
+        self.of_examples = {}
+        for name in TARGETS.keys() & arrays.keys():
+            array = arrays[name]
+            place = self.of_tokens if len(array) == num_tokens else self.of_examples
+            place[TARGETS[name]] = array
+        self.of_tokens = {
+            name: [torch.from_numpy(row).long() for row in np.split(array, bounds)]
+            for name, array in self.of_tokens.items()
+        }
+        self.of_examples = {
+            name: torch.from_numpy(array if array.dtype == np.float32 else array.astype(np.int64))
+            for name, array in self.of_examples.items()
+        }
         self.lengths = []
+
+    def __len__(self) -> int:
+        return len(self.of_tokens["input_ids"]) // self.rows_an_example
 
     def shuffled_batches(self) -> Iterator[dict]:
         """A first batch, and then the examples in one random order after the other."""
         random = np.random.default_rng(0)
-        yield next(self.batches(random.permutation(len(self.rows))))
+        yield next(self.batches(random.permutation(len(self))))
         while True:
-            yield from self.batches(random.permutation(len(self.rows)))
+            yield from self.batches(random.permutation(len(self)))
 
-    def batches(self, order: np.ndarray) -> Iterator[dict]:
+    def batches(self, order: np.ndarray, with_targets: bool = True) -> Iterator[dict]:
         """Arguments of the model for the examples in this order."""
-        pad = functools.partial(nn.utils.rnn.pad_sequence, batch_first=True)
+        targets = set(TARGETS.values())
+        shape = (-1, self.rows_an_example) if self.rows_an_example > 1 else (-1,)
         for indices in np.split(order, range(self.batch_size, len(order), self.batch_size)):
-            ids, segments = zip(*(self.rows[index] for index in indices), strict=True)
-            batch = {
-                "input_ids": pad(ids),
-                "token_type_ids": pad(segments),
-                "attention_mask": pad([torch.ones_like(row) for row in ids]),
-                "labels": self.targets[indices],
+            rows = indices[:, None] * self.rows_an_example + np.arange(self.rows_an_example)
+            batch = {}
+            for name, values in self.of_tokens.items():
+                padding = IGNORED if name in targets else 0
+                padded = nn.utils.rnn.pad_sequence(
+                    [values[row] for row in rows.flat], batch_first=True, padding_value=padding
+                )
+                batch[name] = padded.reshape(*shape, padded.shape[1])
+            batch |= {name: array[indices] for name, array in self.of_examples.items()}
+            self.lengths.append(batch["input_ids"].shape[-1])
+            yield {
+                name: tensor.to(DEVICE)
+                for name, tensor in batch.items()
+                if with_targets or name not in targets
             }
-            self.lengths.append(batch["input_ids"].shape[1])
-            yield {name: tensor.to(DEVICE) for name, tensor in batch.items()}
 
     def fields(self, model: nn.Module) -> dict:
         """How large the model is, and how long rows were, padding included."""
