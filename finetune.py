@@ -42,6 +42,7 @@ from trials import (
     TaskData,
     read_results,
     result_line,
+    trained_entry,
     write_results,
     write_results_as_text,
 )
@@ -317,18 +318,22 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
             examples = (part.dev | part.tests)[split]
             given = (examples, features[part.task.name][split], found)
             part.task.write_predictions(*given, path)
-    return {
-        part.task.name: {
-            "trial": trial,
+    trained = {
+        "trial": trial,
+        "seed": seed,
+        "seconds": round(time.time() - started, 1),
+        "fingerprint": job.fingerprint(),
+    }
+    entries = {}
+    for part in job.parts:
+        # A model that was only scored stays the one that was trained.
+        known = {} if config.do_train else trained_entry(job, part.task, trial)
+        entries[part.task.name] = (known or trained) | {
             "metrics": metrics[part.task.name],
             "num_examples": len(part.dev["dev"]) if config.do_eval else 0,
-            "seed": seed,
-            "seconds": round(time.time() - started, 1),
-            "fingerprint": job.fingerprint(),
             "tests": {split: part.tests[split].sha256 for split in job.tests_of(part, trial)},
         }
-        for part in job.parts
-    }
+    return entries
 
 
 def evaluate(job: Job, part: TaskData, model, features: dict[str, Any], trial: int):

@@ -131,19 +131,38 @@ def read_results(job: Job) -> dict[int, dict[str, Entry]]:
     if not (job.config.do_train and os.path.isfile(job.results_path)):
         return {}
     try:
-        with open(job.results_path, encoding="utf-8") as file:
-            written = json.load(file)
         found: dict[int, dict[str, Entry]] = {}
         for part in job.parts:
-            for entry in written[part.task.name]:
+            for entry in _written_entries(job)[part.task.name]:
                 if is_finished(job, part, entry):
                     found.setdefault(entry["trial"], {})[part.task.name] = entry
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{job.results_path} is not a results file ({error!r}): move it away"
-        ) from None
+    except (KeyError, TypeError) as error:
+        raise _no_results_file(job, error) from None
     whole = len(job.parts)
     return {trial: found[trial] for trial in sorted(found) if len(found[trial]) == whole}
+
+
+def trained_entry(job: Job, task: Task, trial: int) -> Entry:
+    """What is written of a trial's model, which is only to be scored again; {} if nothing is."""
+    if not os.path.isfile(job.results_path):
+        return {}
+    try:
+        entries = _written_entries(job).get(task.name, [])
+        return next((entry for entry in entries if entry["trial"] == trial), {})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _no_results_file(job, error) from None
+
+
+def _written_entries(job):
+    with open(job.results_path, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise _no_results_file(job, error) from None
+
+
+def _no_results_file(job, error):
+    return InputError(f"{job.results_path} is not a results file ({error!r}): move it away")
 
 
 def is_finished(job: Job, part: TaskData, entry: Entry) -> bool:

@@ -25,6 +25,8 @@ def prepare_tensorflow(
         num_devices: that will train it. Where there is no GPU, the CPU is made to look like so
             many: a trial of a job for several GPUs.
     """
+    # A batch of another length is no reason to warn, and TensorFlow soon traces for any length.
+    tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
     gpus = tf.config.list_physical_devices("GPU")
     if not trains_the_model:
         if gpus:
