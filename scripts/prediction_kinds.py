@@ -96,7 +96,11 @@ def read_sentences(args):
     """The words of each sentence."""
     text_input.check_source(args)
     if not (args.input and args.input.lower().endswith(CONLL_ENDINGS)):
-        texts, _ = text_input.read_texts(args, may_be_pairs=False)
+        try:
+            texts, _ = text_input.read_texts(args, may_be_pairs=False)
+        except InputError as error:
+            endings = ", ".join(CONLL_ENDINGS)
+            raise InputError(f"{error}. (Of one word a line are files {endings})") from None
         return [text.split() for text in texts]
     from itertools import pairwise
 

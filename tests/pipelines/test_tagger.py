@@ -112,6 +112,9 @@ def test_script_reads_words_of_columns_and_conllu(run, tagger, tmp_path):
     assert json.loads(run(*arguments, tmp_path / "t.conllu"))["words"] == ["a", "b"]
     with pytest.raises(InputError, match=r"t\.tsv must be the number, from 1"):
         run(*arguments, tmp_path / "t.tsv", "--columns", "word")
+    (tmp_path / "t.txt").write_text("a O\n\nb O\n")
+    with pytest.raises(InputError, match=r"line 2: expected text, got none.* \.conll, \.conllu, "):
+        run("--input", tmp_path / "t.txt")
     with pytest.raises(InputError, match=r"--format must be conll or jsonl here\. Received: tsv"):
         run("a", "--format", "tsv")
 
