@@ -16,7 +16,11 @@ from model.config import MODEL_SIZES, load_hparams, override, require, require_o
 # A JSON file a task; a task without one has the defaults below.
 TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "tasks")
 
-
+# Fields of `ConvBertConfig` that the task, or another hyper-parameter, decides.
+_HAVE_A_PLACE = (
+    "vocab_size", "mask_padding", "num_labels", "id2label", "problem_type", "score_range",
+    "beam_size", "task_specific_params",
+)  # fmt: skip
 _POSITIVE = (
     "num_trials", "train_batch_size", "eval_batch_size", "predict_batch_size", "max_query_length",
     "doc_stride", "n_best_size", "max_answer_length", "beam_size",
@@ -104,7 +108,7 @@ class FinetuningConfig:
             require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
         for name in ("seed", "n_writes_test"):
             require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
-        for name in ("vocab_size", "mask_padding", "num_labels", "id2label", "problem_type"):
+        for name in _HAVE_A_PLACE:
             require(
                 name not in self.model_hparam_overrides,
                 "model_hparam_overrides",
@@ -117,12 +121,11 @@ class FinetuningConfig:
             value = getattr(self, name)
             allowed = value is None or 0 < value < math.inf
             require(allowed, name, "a finite number above 0", value)
-        require(
-            0 <= self.weight_decay_rate < math.inf,
-            "weight_decay_rate",
-            "a finite number, zero or more",
-            self.weight_decay_rate,
-        )
+        for name in ("weight_decay_rate", "answerable_weight"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, name, "a finite number, zero or more", value)
+        is_finite = math.isfinite(self.qa_na_threshold)
+        require(is_finite, "qa_na_threshold", "a finite number", self.qa_na_threshold)
         require(
             0 < self.layerwise_lr_decay <= 1,
             "layerwise_lr_decay",

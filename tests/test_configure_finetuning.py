@@ -90,8 +90,12 @@ def test_unknown_name_suggests_the_nearest():
         ("model_size", "large"),
         ("model_size", 3),
         ("classifier_head", "deep"),
+        ("doc_stride", 0),
+        ("answerable_weight", -1.0),
+        ("qa_na_threshold", float("inf")),
         ("model_hparam_overrides", [1]),
         ("model_hparam_overrides", {"num_labels": 3}),
+        ("model_hparam_overrides", {"beam_size": 3}),
     ],
 )
 def test_impossible_value_names_the_field_and_the_value(name, value):
