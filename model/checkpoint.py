@@ -274,6 +274,14 @@ class Source:
                 row.assign_hf(self.arrays[name])
 
 
+def _is_tf1_checkpoint(path):
+    """Whether `path` is the name of such a checkpoint, one of its files, or a folder of some."""
+    if os.path.isdir(path):
+        names = os.listdir(path)
+        return "config.json" not in names and any(name.endswith(".index") for name in names)
+    return any(os.path.isfile(name + ".index") for name in (path, path.removesuffix(".index")))
+
+
 def read(directory: str | os.PathLike) -> Source:
     """Reads a directory that `save` or transformers wrote.
 
@@ -281,6 +289,11 @@ def read(directory: str | os.PathLike) -> Source:
         InputError: a file is missing or damaged, or the configuration is not ConvBERT's.
     """
     directory = os.fspath(directory)
+    if _is_tf1_checkpoint(directory):
+        raise InputError(
+            f"{directory} is a TF 1 checkpoint. Make saved models of it with: "
+            f"python3 scripts/convert_checkpoint.py {directory} OUT_DIR"
+        )
     paths = {name: os.path.join(directory, name) for name in ("config.json", "model.safetensors")}
     for path in paths.values():
         if not os.path.isfile(path):

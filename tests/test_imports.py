@@ -18,6 +18,7 @@ TOOLS = (
     "scripts/extract_features",
     "scripts/download_glue",
     "scripts/make_submission",
+    "scripts/convert_checkpoint",
 )
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
 SHARED = ("errors", "files", "run_record", "stopping")
