@@ -376,7 +376,7 @@ def load_saved_models(source: str, task: str | None) -> list[Network]:
                          "a folder in it")  # fmt: skip
     if task is not None:
         raise InputError(f"--task is for a single model; {source} holds {', '.join(folders)}")
-    generator = folders.pop("generator") if "discriminator" in folders else None
+    generator = folders.pop("generator", None) if "discriminator" in folders else None
     networks = []
     for name, folder in folders.items():
         encoder, network = load_main(folder, name)

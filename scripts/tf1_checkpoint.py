@@ -80,9 +80,7 @@ def read(path: str) -> tuple[str, dict[str, np.ndarray], int]:
         if wrong:
             raise InputError(f"{prefix} holds what is no ConvBERT weight: {', '.join(wrong[:20])}")
         arrays = {name: reader.get_tensor(name).astype("float32") for name in names}
-    except (tf.errors.OpError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (tf.errors.OpError, IndexError) as error:  # IndexError: a file is too short
         raise InputError(f"{prefix}: damaged, or a part of it is missing: {error}") from None
     return prefix, arrays, len(types) - len(names)
 
