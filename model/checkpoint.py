@@ -274,12 +274,25 @@ class Source:
                 row.assign_hf(self.arrays[name])
 
 
-def _is_tf1_checkpoint(path):
-    """Whether `path` is the name of such a checkpoint, one of its files, or a folder of some."""
+def refuse_tf1_checkpoint(path: str) -> None:
+    """Says what to do where a saved model is expected and there is a TF 1 checkpoint.
+
+    Args:
+        path: perhaps a checkpoint's name, one of its files, or their folder.
+
+    Raises:
+        InputError: it is.
+    """
     if os.path.isdir(path):
         names = os.listdir(path)
-        return "config.json" not in names and any(name.endswith(".index") for name in names)
-    return any(os.path.isfile(name + ".index") for name in (path, path.removesuffix(".index")))
+        found = "config.json" not in names and any(name.endswith(".index") for name in names)
+    else:
+        found = os.path.isfile(path + ".index") or path.endswith(".index")
+    if found:
+        raise InputError(
+            f"{path} is a TF 1 checkpoint. Make saved models of it with: "
+            f"python3 scripts/convert_checkpoint.py {path} OUT_DIR"
+        )
 
 
 def read(directory: str | os.PathLike) -> Source:
@@ -289,11 +302,7 @@ def read(directory: str | os.PathLike) -> Source:
         InputError: a file is missing or damaged, or the configuration is not ConvBERT's.
     """
     directory = os.fspath(directory)
-    if _is_tf1_checkpoint(directory):
-        raise InputError(
-            f"{directory} is a TF 1 checkpoint. Make saved models of it with: "
-            f"python3 scripts/convert_checkpoint.py {directory} OUT_DIR"
-        )
+    refuse_tf1_checkpoint(directory)
     paths = {name: os.path.join(directory, name) for name in ("config.json", "model.safetensors")}
     for path in paths.values():
         if not os.path.isfile(path):

@@ -33,6 +33,7 @@ def find_models(path: str | os.PathLike) -> dict[str, str]:
             return {key: directory for key, directory in found.items() if os.path.isdir(directory)}
     if os.path.isfile(os.path.join(path, "config.json")):
         return {"main": path}
+    checkpoint.refuse_tf1_checkpoint(path)
     raise InputError(
         f"`init_checkpoint`: {path} is neither the directory of a run, with discriminator/ or "
         "encoder/ in it, nor that of a saved model, with config.json and model.safetensors"

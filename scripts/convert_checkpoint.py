@@ -148,16 +148,8 @@ def to_saved_models(args: argparse.Namespace) -> None:
     for network in networks:
         describe(network)
     print(f"written to {target}")
-    if tokenizer is None:
-        print("note: the models have no vocab.txt; --vocab-file puts one beside each")
-    for network in networks:
-        if note := network.config.transformers_incompatibility():
-            print(f"note: {network.name} is not for transformers: {note}")
-    if networks[0].config.mask_padding:
-        print(
-            "note: padding is masked, so that it changes no result. For the original's outputs on "
-            """padded text: --hparams '{"mask_padding": false}'"""
-        )
+    for note in gained_settings(networks, tokenizer is not None):
+        print(f"note: {note}")
 
 
 def networks_of(arrays: dict, hparams: dict, tagging: Iterable[str], source: str) -> list[Network]:
@@ -499,6 +491,25 @@ def load_weights(network: Network, found) -> None:
         listed = "\n  ".join(problems)
         raise InputError(f"{found.path} cannot be a checkpoint of the original:\n  {listed}")
     found.load_into(network.rows)
+
+
+def gained_settings(networks: list[Network], have_vocab: bool) -> list[str]:
+    """What saved models say and a checkpoint of the original does not tell."""
+    notes = []
+    if not have_vocab:
+        notes.append("the models have no vocab.txt; --vocab-file puts one beside each")
+    for network in networks:
+        config = network.config
+        if note := config.transformers_incompatibility():
+            notes.append(f"{network.name} is not for transformers: {note}")
+        is_labelled = "Classification" in network.architecture and config.num_labels > 1
+        if is_labelled and config.id2label is None:
+            notes.append(f"the labels of {network.name} have no names; give them in their order "
+                         """with --hparams '{"id2label": […]}'""")  # fmt: skip
+    if networks[0].config.mask_padding:
+        notes.append("padding is masked, so that it changes no result. For the original's outputs "
+                     """on padded text: --hparams '{"mask_padding": false}'""")  # fmt: skip
+    return notes
 
 
 def lost_settings(networks: list[Network]) -> list[str]:

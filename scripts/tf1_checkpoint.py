@@ -5,6 +5,7 @@ TensorFlow is imported when a file is read or written.
 
 import glob
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -169,7 +170,29 @@ def encoder_config(
             """it with --hparams '{"num_attention_heads": …}'"""
         )
     encoder_hparams = {name: value for name, value in hparams.items() if name not in HEAD_FIELDS}
-    return override(ConvBertConfig(), encoder_hparams | fields)
+    config = override(ConvBertConfig(), encoder_hparams | fields)
+    _check_size(config, shapes, source)
+    return config
+
+
+def _check_size(config, shapes, source):
+    """Refuses single shapes that are of a far larger network than the file holds.
+
+    Variables that are merely missing, or too many, are better listed, once the network is made.
+    """
+    width = config.num_heads * config.head_size
+    feed_forward = 2 * config.hidden_size * config.intermediate_size // config.linear_groups
+    attention = width * (3 * config.hidden_size + config.num_heads * config.conv_kernel_size)
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    if config.conv_type == "noconv":
+        attention = 3 * width * config.hidden_size
+    expected = config.num_hidden_layers * (feed_forward + attention) + rows * config.embedding_size
+    found = sum(math.prod(shape) for shape in shapes.values())
+    if expected > 10 * found:
+        raise InputError(
+            f"{source}: its shapes contradict each other: some are of a network with more than "
+            f"{expected:,} parameters, and it holds {found:,}"
+        )
 
 
 class _Finder:

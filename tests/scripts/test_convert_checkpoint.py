@@ -17,6 +17,7 @@ from model import (
     ConvBertForSequenceClassification,
     ConvBertForTokenClassification,
     ConvBertModel,
+    initialization,
 )
 from model.config import Objective
 from model.pretraining import gather_positions
@@ -141,7 +142,7 @@ def test_plain_attention_needs_the_number_of_heads(tmp_path):
     assert_same_arrays(read_tf1(tmp_path / "back"), drawn(model.tensors()) | {"global_step": 0})
 
 
-def test_fine_tuned_heads_become_models(tmp_path):
+def test_fine_tuned_heads_become_models(tmp_path, capsys):
     encoder = ConvBertModel(tiny())
     kinds = {
         "mnli": (ConvBertForSequenceClassification, 3),
@@ -157,6 +158,8 @@ def test_fine_tuned_heads_become_models(tmp_path):
     weights |= drawn(answers.tensors(), "squad")
     prefix = write_tf1(tmp_path / "model.ckpt-3", weights)
     convert(prefix, tmp_path / "out", "--tagging", "ner")
+    unnamed = [line for line in capsys.readouterr().out.splitlines() if "have no names" in line]
+    assert [line.split()[4] for line in unnamed] == ["chunk", "mine", "ner"]
     inputs = {"input_ids": np.arange(5, 17).reshape(1, 12)}
     hidden = np.asarray(ConvBertModel.from_pretrained(tmp_path / "out/mnli")(inputs))
     for task, (kind, outputs) in kinds.items():
@@ -222,6 +225,17 @@ def test_variables_that_do_not_fit_are_listed(tmp_path):
     ):
         assert part in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_shapes_of_a_huge_network_are_refused_before_it_is_made(tmp_path):
+    weights = drawn(ConvBertForPreTraining(tiny(), OBJECTIVES["electra"]).tensors())
+    wide = np.zeros((1, 4_000_000), "float32")
+    weights["electra/encoder/layer_0/intermediate/dense/kernel"] = wide
+    weights["electra/encoder/layer_0/attention/output/dense/kernel"] = wide
+    del weights["electra/encoder/layer_0/intermediate/g_dense/kernel"]
+    prefix = write_tf1(tmp_path / "model.ckpt-3", weights)
+    with pytest.raises(InputError, match="more than 64,000,384,001,888 parameters"):
+        convert(prefix, tmp_path / "out")
 
 
 def test_options_that_do_not_fit_are_named(tmp_path, checkpoint):
@@ -298,8 +312,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path, checkpoint):
 
 def test_from_pretrained_names_the_command(tmp_path, checkpoint):
     for path in (checkpoint, checkpoint + ".index", tmp_path):
-        with pytest.raises(InputError, match=r"convert_checkpoint\.py .* OUT_DIR"):
-            ConvBertModel.from_pretrained(path)
+        for load in (ConvBertModel.from_pretrained, initialization.find_models):
+            with pytest.raises(InputError, match=r"convert_checkpoint\.py .* OUT_DIR"):
+                load(str(path))
 
 
 @pytest.mark.parametrize(
