@@ -328,6 +328,9 @@ def to_tf1(source: str, prefix: str, task: str | None) -> None:
 
     from scripts import tf1_checkpoint
 
+    if os.path.isdir(prefix) or not os.path.basename(prefix):
+        name = os.path.join(prefix, "model.ckpt-0")
+        raise InputError(f"{prefix} is a folder: name the checkpoint to write, such as {name}")
     if os.path.exists(prefix + ".index"):
         raise InputError(f"{prefix}.index exists already: name another checkpoint, or remove it")
     networks = load_saved_models(source, task)

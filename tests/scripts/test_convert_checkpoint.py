@@ -251,8 +251,15 @@ def test_options_that_do_not_fit_are_named(tmp_path, checkpoint):
     (tmp_path / "out/mine").touch()
     with pytest.raises(InputError, match="out exists already"):
         convert(checkpoint, tmp_path / "out")
-    with pytest.raises(InputError, match="exists already"):
-        convert("--to", "tf1", tmp_path / "out", checkpoint)
+    for target, message in (
+        (checkpoint, "exists already"),
+        (tmp_path, "is a folder: name the checkpoint to write"),
+        (f"{tmp_path}/new/", "new/ is a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            convert("--to", "tf1", tmp_path / "out", target)
+    with pytest.raises(SystemExit):
+        convert("--to", "tf1", "--cased", tmp_path / "out", tmp_path / "new")
 
 
 def test_a_task_cannot_lead_out_of_the_folder(tmp_path):
