@@ -7,7 +7,6 @@ is the same for both.
 import dataclasses
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -129,6 +128,7 @@ class ClassificationTask(Task):
     may_be_wider: bool = False
 
     architecture: ClassVar[str] = "ConvBertForSequenceClassification"
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
 
     @property
     def is_regression(self) -> bool:
@@ -139,12 +139,6 @@ class ClassificationTask(Task):
     def test_splits(self) -> tuple[str, ...]:
         """See `Task`."""
         return tuple(self.test_columns)
-
-    def paths(self, directory: str, split: str) -> list[str]:
-        """See `Task`."""
-        if split in self.files:
-            return [self.files[split]]
-        return [os.path.join(directory, self.name, split + ending) for ending in ENDINGS]
 
     def has_header(self, split: str) -> bool:
         """Whether the split's file, if it is TSV or CSV, begins with a header."""

@@ -44,6 +44,7 @@ from data.task_fields import (
     is_list,
     is_name,
     require,
+    tests_among,
 )
 
 
@@ -64,13 +65,12 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> ClassificationTask
     labels = () if kind == REGRESSION else values.get("labels")
     score_range = values.get("score_range")
     files = files_beside(path, values)
-    tests = [split for split in files if split not in ("train", "dev")] or ["test"]
     return ClassificationTask(
         name=values["name"],
         metrics=tuple(values.get("metrics", DEFAULT_METRICS[kind])),
         text_columns=tuple(texts),
         label_column=label,
-        test_columns={split: tuple(texts) for split in tests},
+        test_columns={split: tuple(texts) for split in tests_among(files)},
         labels=None if labels is None else tuple(labels),
         problem_type=kind,
         score_range=score_range and tuple(map(float, score_range)),

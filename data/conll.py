@@ -9,13 +9,13 @@ the entity's type, as `B-PER`; `O` is outside of all entities. Three schemes are
 """
 
 import dataclasses
-import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from data.tables import read_text
 from errors import InputError
 
 OUTSIDE = "O"
@@ -84,7 +84,7 @@ def read_conll(
         InputError: not UTF-8, no words, a line with another number of columns than the first, or
             without a word or a tag.
     """
-    text, sha256 = _read_text(path)
+    text, sha256 = read_text(path)
     is_conllu = path.lower().endswith(_CONLLU_ENDING)
     separator, width, line = _layout(path, text)
     wanted = _CONLLU_WIDTH if is_conllu else num_columns
@@ -118,17 +118,6 @@ def read_conll(
         raise InputError(f"{path}: no words in the file")
     found = tags if has_tags else None
     return ConllFile(path, sha256, words, found, lines, np.array(starts, np.int64), width)
-
-
-def _read_text(path):
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: expected UTF-8 text, got other bytes") from None
-    return text, hashlib.sha256(content).hexdigest()
 
 
 def _layout(path, text):

@@ -308,8 +308,13 @@ def _tokens_of(features, indices):
     rows = indices[:, None] * features.rows_an_example + np.arange(features.rows_an_example)
     starts = features.starts[rows.reshape(-1)]
     counts = features.starts[rows.reshape(-1) + 1] - starts
+    return ranges(starts, counts)
+
+
+def ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`begins[0]`, `begins[0] + 1`, … of `counts[0]` numbers, then those of the next."""
     ends = np.cumsum(counts)
-    return np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
+    return np.arange(ends[-1]) + np.repeat(begins - ends + counts, counts)
 
 
 def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):

@@ -42,6 +42,7 @@ from data.task_fields import (
     is_list,
     is_name,
     require,
+    tests_among,
 )
 from errors import InputError
 
@@ -108,17 +109,12 @@ class MultipleChoiceTask(Task):
     test_names: tuple[str, ...] = ("test",)
 
     architecture: ClassVar[str] = "ConvBertForMultipleChoice"
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
 
     @property
     def test_splits(self) -> tuple[str, ...]:
         """See `Task`."""
         return self.test_names
-
-    def paths(self, directory: str, split: str) -> list[str]:
-        """See `Task`."""
-        if split in self.files:
-            return [self.files[split]]
-        return [os.path.join(directory, self.name, split + ending) for ending in ENDINGS]
 
     def read(self, path: str, split: str) -> ChoiceExamples:
         """See `Task.load`."""
@@ -248,7 +244,7 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> MultipleChoiceTask
         column(values["label_column"]),
         stem_column=column(values.get("stem_column")),
         labels=None if labels is None else tuple(labels),
-        test_names=tuple(s for s in given if s not in ("train", "dev")) or ("test",),
+        test_names=tests_among(given),
         files=given,
     )
 

@@ -23,7 +23,7 @@ import files
 from data.question_files import ENDINGS, QuestionExamples, read_questions
 from data.squad_evaluation import evaluate, evaluate_with_unanswerable
 from data.task import Task
-from data.task_fields import check_fields, files_beside, is_files, is_name
+from data.task_fields import check_fields, files_beside, is_files, is_name, tests_among
 
 KIND = "question_answering"
 
@@ -44,6 +44,7 @@ class QuestionAnsweringTask(Task):
     tests: tuple[str, ...] = ()
 
     architecture: ClassVar[str] = "ConvBertForQuestionAnswering"
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
     predicts_dev: ClassVar[bool] = True
 
     @classmethod
@@ -58,20 +59,13 @@ class QuestionAnsweringTask(Task):
                 "train" and "dev" is a test set; "test" is one even if it is not named.
         """
         files = files or {}
-        tests = tuple(split for split in files if split not in ("train", "dev")) or ("test",)
         metrics = ("exact", "f1") if unanswerable else ("exact_match", "f1")
-        return cls(name, metrics, unanswerable, tests, files=files)
+        return cls(name, metrics, unanswerable, tests_among(files), files=files)
 
     @property
     def test_splits(self) -> tuple[str, ...]:
         """See `Task`."""
         return self.tests
-
-    def paths(self, directory: str, split: str) -> list[str]:
-        """See `Task`."""
-        if split in self.files:
-            return [self.files[split]]
-        return [os.path.join(directory, self.name, split + ending) for ending in ENDINGS]
 
     def read(self, path: str, split: str) -> QuestionExamples:
         """See `Task.load`."""

@@ -81,16 +81,9 @@ def read_table(
     ending = _ending(path)
     if ending not in ENDINGS:
         raise InputError(f"{path}: expected a file name ending in {', '.join(ENDINGS)}")
-    with open(path, "rb") as file:
-        content = file.read()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: expected UTF-8 text, got other bytes") from None
+    text, sha256 = read_text(path)
     readers = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _json_rows}
     rows = list(readers[ending](path, text.rstrip("\r\n"))) if text.strip("\r\n") else []
-    sha256 = hashlib.sha256(content).hexdigest()
     if ending == ".jsonl":
         if any(isinstance(column, int) for column in columns):
             raise InputError(f"{path}: expected names of its fields as columns, got numbers")
@@ -108,6 +101,22 @@ def read_table(
         for column, number in zip(columns, numbers, strict=True)
     ]
     return Table(path, sha256, header, rows, numbers, labels, width, may_be_wider)
+
+
+def read_text(path: str) -> tuple[str, str]:
+    """A file's text, without a byte-order mark, and the hash of its bytes.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {line}: expected UTF-8 text, got other bytes") from None
+    return text, hashlib.sha256(content).hexdigest()
 
 
 def _ending(path):

@@ -32,7 +32,15 @@ from absl import logging
 import files
 from data import conll
 from data.task import Examples, Task
-from data.task_fields import check_fields, files_beside, is_files, is_list, is_name, require
+from data.task_fields import (
+    check_fields,
+    files_beside,
+    is_files,
+    is_list,
+    is_name,
+    require,
+    tests_among,
+)
 from errors import InputError
 
 KIND = "tagging"
@@ -98,17 +106,12 @@ class TaggingTask(Task):
     num_columns: int | None = None
 
     architecture: ClassVar[str] = "ConvBertForTokenClassification"
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
 
     @property
     def test_splits(self) -> tuple[str, ...]:
         """See `Task`."""
         return self.test_names
-
-    def paths(self, directory: str, split: str) -> list[str]:
-        """See `Task`."""
-        if split in self.files:
-            return [self.files[split]]
-        return [os.path.join(directory, self.name, split + ending) for ending in ENDINGS]
 
     def complete(self, directory: str) -> "TaggingTask":
         """The task with the labels that its training file has; see `Task.load`."""
@@ -286,7 +289,7 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> TaggingTask:
         scheme=values.get("scheme", "BIOES"),
         word_column=word_column,
         tag_column=tag_column,
-        test_names=tuple(s for s in given if s not in ("train", "dev")) or ("test",),
+        test_names=tests_among(given),
         files=given,
     )
 

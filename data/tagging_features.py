@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.features import IGNORED, Features
+from data.features import IGNORED, Features, ranges
 
 _TOKENIZE_AT_ONCE = 65536  # words; bounds the ragged arrays in memory
 
@@ -64,7 +64,7 @@ def make_tagging_features(
     ids[row_starts[1:] - 1] = tokenizer.sep_id
     is_piece = np.ones(len(ids), bool)
     is_piece[row_starts[:-1]] = is_piece[row_starts[1:] - 1] = False
-    ids[is_piece] = pieces[_ranges(piece_starts[begin], row_lengths - 2)]
+    ids[is_piece] = pieces[ranges(piece_starts[begin], row_lengths - 2)]
     row_of_word = np.repeat(np.arange(len(begin)), own[own > 0])
     in_row = piece_starts[:-1] - piece_starts[begin[row_of_word]]
     positions = row_starts[row_of_word] + 1 + in_row
@@ -98,16 +98,10 @@ def _tokenize(tokenizer, words, room):
     word_counts = np.clip(counts, 1, room)[number]
     piece_starts = np.concatenate([[0], np.cumsum(word_counts)])
     return (
-        ids[_ranges(begins[number], word_counts)],
+        ids[ranges(begins[number], word_counts)],
         piece_starts,
         int((counts > room)[number].sum()),
     )
-
-
-def _ranges(begins, counts):
-    """`begins[0]`, `begins[0] + 1`, … of `counts[0]` numbers, then those of the next."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1]) + np.repeat(begins - ends + counts, counts)
 
 
 def _windows(piece_starts, begin, last, room):

@@ -53,6 +53,8 @@ class Task:
 
     # The class in `model` that learns it.
     architecture: ClassVar[str]
+    # What the names of its files may end in.
+    endings: ClassVar[tuple[str, ...]]
     # Whether predictions are written for dev sets, too: others' scripts score them.
     predicts_dev: ClassVar[bool] = False
     # What an error says after the places where a missing file may be.
@@ -70,7 +72,9 @@ class Task:
 
     def paths(self, directory: str, split: str) -> list[str]:
         """Where a split's file may be; `directory` holds the tasks' folders."""
-        raise TypeError(f"{type(self).__name__} does not say where its files are")
+        if split in self.files:
+            return [self.files[split]]
+        return [os.path.join(directory, self.name, split + ending) for ending in self.endings]
 
     def complete(self, directory: str) -> "Task":
         """The task with what its training file alone can say, such as the labels there are.

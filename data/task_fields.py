@@ -76,6 +76,11 @@ def is_files(value: Any) -> bool:
     )
 
 
+def tests_among(files: Mapping[str, str]) -> tuple[str, ...]:
+    """The splits that are no training or dev sets; "test", which may be elsewhere, if none is."""
+    return tuple(split for split in files if split not in ("train", "dev")) or ("test",)
+
+
 def files_beside(path: str, fields: Mapping[str, Any]) -> dict[str, str]:
     """The paths in the field `files`, which are relative to the JSON file's folder."""
     folder = os.path.dirname(os.path.abspath(path))

@@ -35,7 +35,7 @@ def test_each_mask_gets_the_likeliest_tokens(filler):
         best = np.argsort(-expected)[:3]
         mask = found[row][number]
         assert mask.tokens == [VOCAB[i] for i in best]
-        np.testing.assert_allclose(mask.probabilities, expected[best], atol=1e-6)
+        np.testing.assert_allclose(mask.probabilities, expected[best], atol=1e-5)
     assert found[1][0].probabilities.dtype == np.float32
     assert len({tuple(mask.tokens) for masks in found for mask in masks}) > 1
 
@@ -43,7 +43,7 @@ def test_each_mask_gets_the_likeliest_tokens(filler):
 def test_all_tokens_together_have_probability_one(filler):
     ((mask,),) = filler[1].predict(["a [MASK]"], top_k=len(VOCAB))
     assert sorted(mask.tokens) == sorted(VOCAB)
-    np.testing.assert_allclose(mask.probabilities.sum(), 1, atol=1e-6)
+    np.testing.assert_allclose(mask.probabilities.sum(), 1, atol=1e-5)
 
 
 def test_texts_are_filled_as_they_are_written(filler):
@@ -59,7 +59,8 @@ def test_texts_are_filled_as_they_are_written(filler):
 def test_case_is_the_tokenizers(tmp_path):
     model = save(tmp_path, lower=False)
     ((mask,),) = FillMask.from_pretrained(tmp_path).predict(["H h [MASK]"], top_k=1)
-    np.testing.assert_allclose(mask.probabilities, probabilities_at(model, "H h [MASK]", 3).max())
+    best = probabilities_at(model, "H h [MASK]", 3).max()
+    np.testing.assert_allclose(mask.probabilities, best, atol=1e-5)
 
 
 def test_masks_of_a_long_text_see_what_is_around_them(tmp_path, caplog):
@@ -73,9 +74,9 @@ def test_masks_of_a_long_text_see_what_is_around_them(tmp_path, caplog):
     windows = [("[MASK] a b c d [MASK]", 1), ("b c d [MASK] e f", 4), ("[MASK] e f g h [MASK]", 6)]
     for mask, window in zip(long, windows, strict=True):
         best = probabilities_at(model, *window).max()
-        np.testing.assert_allclose(mask.probabilities, best, atol=1e-6)
+        np.testing.assert_allclose(mask.probabilities, best, atol=1e-5)
     best = probabilities_at(model, "a [MASK] b c d e", 2).max()
-    np.testing.assert_allclose(short[0].probabilities, best, atol=1e-6)
+    np.testing.assert_allclose(short[0].probabilities, best, atol=1e-5)
 
 
 def test_many_texts_pass_in_pieces(filler, monkeypatch):
