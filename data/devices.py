@@ -1,6 +1,16 @@
 """What TensorFlow must be told before it computes anything."""
 
+import ctypes
+
 import tensorflow as tf
+
+# glibc's `mallopt`: (parameter, value).
+KEEP_FREED_MEMORY = (
+    (-1, -1),  # M_TRIM_THRESHOLD: never give the end of the heap back
+    (-2, 2**26),  # M_TOP_PAD: grow the heap by 64 MB
+    (-4, 0),  # M_MMAP_MAX: no mappings of their own for large arrays
+    (-8, 1),  # M_ARENA_MAX: one heap, which has no largest size
+)
 
 # Rewritings of a graph that find nothing to do in these models on a CPU; looking takes them a
 # tenth of the time to the first step.
@@ -37,6 +47,7 @@ def prepare_tensorflow(
         parts = [tf.config.LogicalDeviceConfiguration()] * num_devices
         tf.config.set_logical_device_configuration(cpu, parts)
     if not gpus:
+        keep_freed_memory()
         tf.config.optimizer.set_experimental_options(dict.fromkeys(IDLE_ON_CPUS, False))
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -46,3 +57,15 @@ def prepare_tensorflow(
         if not gpus:
             tf.config.threading.set_intra_op_parallelism_threads(1)
             tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def keep_freed_memory() -> None:
+    """Has the allocator keep what is freed for the next step, where it is glibc's.
+
+    It gives large arrays back to the system at once, and a step gets the same ones again: hundreds
+    of thousands of pages, each of which the system clears, and on virtual machines maps at length.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in KEEP_FREED_MEMORY:
+            mallopt(parameter, value)

@@ -3,6 +3,8 @@
 Source: the release's model/optimization.py, and ELECTRA's layer-wise learning rates.
 """
 
+import itertools
+import math
 import re
 
 import keras
@@ -12,6 +14,10 @@ from model import fused
 from model.distribution import sum_over_replicas
 
 NO_DECAY = ("gamma", "beta", "bias", "output_bias")  # LayerNorm and biases, by variable name
+
+# Numbers that are updated as one vector: few operations, but arrays (of 16 MB) that the allocator
+# keeps. It gets larger ones from the system for every step, which clears them page by page.
+GROUP_SIZE = 2**22
 
 # Of the loss for float16, as Keras's LossScaleOptimizer has them.
 INITIAL_LOSS_SCALE = 2.0**15
@@ -60,9 +66,9 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 class AdamWeightDecay(keras.optimizers.Optimizer):
     """Adam without bias correction, with decoupled weight decay and clipping by global norm.
 
-    The moments of all variables live in two flat vectors, and one update is computed for all:
-    hundreds of small operations become a few large ones, which matters to the time a step takes
-    to trace as well as to run.
+    Variables are taken together in groups of about `GROUP_SIZE` numbers. The moments of a group
+    live in two flat vectors, and one update is computed for all of it: hundreds of small operations
+    become a few large ones, which matters to the time a step takes to trace as well as to run.
 
     Args:
         learning_rate: a number or a schedule.
@@ -104,15 +110,21 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         self.dynamic_loss_scale = dynamic_loss_scale
 
     def build(self, variables):
-        """Creates the two moments, as long as all `variables` together."""
+        """Creates the two moments of each group, as long as all of its `variables` together."""
         if self.built:
             return
         super().build(variables)
-        self.sizes = [_size(variable) for variable in variables]
-        self.first_moment, self.second_moment = (
-            self.add_variable(
-                shape=(sum(self.sizes),), initializer="zeros", dtype="float32", name=name
-            )
+        self.groups = _grouped(self._trainable_variables)
+        self.first_moments, self.second_moments = (
+            [
+                self.add_variable(
+                    shape=(sum(map(_size, group)),),
+                    initializer="zeros",
+                    dtype="float32",
+                    name=f"{name}_{i}",
+                )
+                for i, group in enumerate(self.groups)
+            ]
             for name in ("first_moment", "second_moment")
         )
         if self.dynamic_loss_scale:
@@ -132,22 +144,13 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
     def moments(self) -> list[tuple]:
         """For every variable, in the order of `build`: (first, second), in its own shape."""
-        split = [
-            ops.split(moment.value, self._ends())
-            for moment in (self.first_moment, self.second_moment)
-        ]
         return [
-            tuple(ops.reshape(part, variable.shape) for part in parts)
-            for variable, *parts in zip(self._trainable_variables, *split, strict=True)
+            pair
+            for group, *moments in zip(
+                self.groups, self.first_moments, self.second_moments, strict=True
+            )
+            for pair in zip(*(_split(moment.value, group) for moment in moments), strict=True)
         ]
-
-    def _ends(self):
-        """Where each variable but the last ends in the flat vectors."""
-        ends, total = [], 0
-        for size in self.sizes[:-1]:
-            total += size
-            ends.append(total)
-        return ends
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """One update of every variable; Keras calls it with the gradients of a step."""
@@ -155,53 +158,39 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             id(variable): gradient
             for gradient, variable in zip(grads, trainable_variables, strict=True)
         }
-        flat = []
-        for variable, size in zip(self._trainable_variables, self.sizes, strict=True):
-            gradient = given.get(id(variable))
-            if gradient is None:  # not part of this step's loss
-                gradient = ops.zeros((size,), dtype="float32")
-            flat.append(ops.reshape(ops.convert_to_tensor(gradient, dtype="float32"), (size,)))
         # Replicas then make the same update, each to its own copy of the variables.
-        gradient = sum_over_replicas(ops.concatenate(flat))
+        gradients = [sum_over_replicas(_joined(group, given)) for group in self.groups]
         if self.dynamic_loss_scale:
-            gradient /= self.loss_scale
-        norm = ops.sqrt(ops.sum(ops.square(gradient)))
-        first, second, update = fused.adam(
-            gradient,
-            self.first_moment.value,
-            self.second_moment.value,
-            self._decayed(),
-            (
-                self.clip_norm / ops.maximum(norm, self.clip_norm),
-                learning_rate,
-                self.beta_1,
-                self.beta_2,
-                self.epsilon,
-                self.weight_decay_rate,
-            ),
+            gradients = [gradient / self.loss_scale for gradient in gradients]
+        norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
+        numbers = (
+            self.clip_norm / ops.maximum(norm, self.clip_norm),
+            learning_rate,
+            self.beta_1,
+            self.beta_2,
+            self.epsilon,
+            self.weight_decay_rate,
         )
-        new_values = [(self.first_moment, first), (self.second_moment, second)]
-        parts = ops.split(update, self._ends())
-        for variable, part in zip(self._trainable_variables, parts, strict=True):
-            scale = self.learning_rate_scale(variable)
-            change = ops.reshape(part if scale == 1.0 else scale * part, variable.shape)
-            new_values.append((variable, variable - change))
         finite = ops.isfinite(norm) if self.dynamic_loss_scale else None
-        for variable, value in new_values:
-            variable.assign(value if finite is None else ops.where(finite, value, variable))
+        for group, gradient, *moments in zip(
+            self.groups, gradients, self.first_moments, self.second_moments, strict=True
+        ):
+            old = [moment.value for moment in moments]
+            first, second, update = fused.adam(gradient, *old, self._decayed(group), numbers)
+            new_values = list(zip(moments, (first, second), strict=True))
+            for variable, change in zip(group, _split(update, group), strict=True):
+                scale = self.learning_rate_scale(variable)
+                new = variable - (change if scale == 1.0 else scale * change)
+                new_values.append((variable, new))
+            for variable, value in new_values:
+                variable.assign(value if finite is None else ops.where(finite, value, variable))
         if finite is not None:
             self._adapt_loss_scale(finite)
 
-    def _decayed(self):
-        """All variables as one vector, with zeros for those that do not decay."""
-        return ops.concatenate(
-            [
-                ops.zeros((size,), dtype="float32")
-                if not self.weight_decay_rate or variable.name in NO_DECAY
-                else ops.reshape(variable.value, (size,))
-                for variable, size in zip(self._trainable_variables, self.sizes, strict=True)
-            ]
-        )
+    def _decayed(self, group):
+        """A group's variables as one vector, with zeros for those that do not decay."""
+        decays = self.weight_decay_rate
+        return _joined(group, {id(v): v.value for v in group if decays and v.name not in NO_DECAY})
 
     def _adapt_loss_scale(self, finite):
         """Halves the scale after gradients that were not finite; doubles it now and then."""
@@ -250,12 +239,40 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         return config
 
 
+def _grouped(variables) -> list[list]:
+    """The variables, in their order, in groups of at most `GROUP_SIZE` numbers or one variable."""
+    groups, total = [], 0
+    for variable in variables:
+        total += _size(variable)
+        if not groups or total > GROUP_SIZE:
+            groups.append([])
+            total = _size(variable)
+        groups[-1].append(variable)
+    return groups
+
+
+def _joined(group, values: dict):
+    """The arrays of a group's variables, by the variables' `id`, as one vector; zeros for none."""
+    return ops.concatenate(
+        [
+            ops.reshape(ops.convert_to_tensor(values[id(variable)], dtype="float32"), (-1,))
+            if values.get(id(variable)) is not None
+            else ops.zeros((_size(variable),), dtype="float32")
+            for variable in group
+        ]
+    )
+
+
+def _split(vector, group) -> list:
+    """The inverse of `_joined`: each variable's part, in its shape."""
+    ends = list(itertools.accumulate(map(_size, group)))[:-1]
+    parts = ops.split(vector, ends) if ends else [vector]
+    return [ops.reshape(part, v.shape) for part, v in zip(parts, group, strict=True)]
+
+
 def _size(variable) -> int:
     """Number of elements."""
-    size = 1
-    for width in variable.shape:
-        size *= width
-    return size
+    return math.prod(variable.shape)
 
 
 def create_optimizer(

@@ -90,7 +90,7 @@ def start(data_dir, **hparams):
 def test_the_discriminators_directory_alone(folders, first, tmp_path):
     model, step = start(folders[1], init_checkpoint=str(first / "discriminator"))
     assert step == 0 and int(model.optimizer.iterations) == 0
-    assert not np.any(model.optimizer.first_moment)
+    assert not any(np.any(moment) for moment in model.optimizer.first_moments)
     drawn, _ = start(folders[1])
     for made, directory in ((model, tmp_path / "made"), (drawn, tmp_path / "drawn")):
         made.save_pretrained(directory)

@@ -156,6 +156,29 @@ def test_clipping_and_decay_of_one_update():
     np.testing.assert_allclose(float(bias[0]), 4 - step[1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_groups_change_nothing(monkeypatch, size):
+    shapes = [(4, 2), (3,), (1,), (2, 2), (5,)]
+
+    def updated(group_size):
+        monkeypatch.setattr("model.optimizer.GROUP_SIZE", group_size)
+        random = np.random.default_rng(0)
+        variables = [keras.Variable(random.standard_normal(s), name="kernel") for s in shapes]
+        optimizer = AdamWeightDecay(0.1)
+        optimizer.build(variables)
+        for _ in range(2):
+            gradients = [tf.constant(random.standard_normal(s), "float32") for s in shapes]
+            optimizer.apply([*gradients[:2], None, *gradients[3:]], variables)
+        moments = [np.asarray(moment) for pair in optimizer.moments() for moment in pair]
+        assert [moment.shape for moment in moments[::2]] == shapes
+        return len(optimizer.groups), [*map(np.asarray, variables), *moments]
+
+    groups, found = updated(size)
+    assert groups == {1: 5, 7: 4, 100: 1}[size]
+    for array, expected in zip(found, updated(21)[1], strict=True):
+        np.testing.assert_allclose(array, expected, rtol=1e-5)
+
+
 def test_an_overflow_halves_the_loss_scale_and_changes_nothing_else():
     def made(**options):
         variables = [keras.Variable([1.0, -2.0], name="kernel"), keras.Variable([3.0], name="bias")]
@@ -169,8 +192,9 @@ def test_an_overflow_halves_the_loss_scale_and_changes_nothing_else():
     scaled.apply([tf.constant([np.inf, 1.0]), tf.constant([1.0])])
     np.testing.assert_array_equal(variables[0], [1.0, -2.0])
     np.testing.assert_array_equal(variables[1], [3.0])
-    for moment in (scaled.first_moment, scaled.second_moment):
-        np.testing.assert_array_equal(moment, [0.0] * 3)
+    for variable, moments in zip(variables, scaled.moments(), strict=True):
+        for moment in moments:
+            np.testing.assert_array_equal(moment, np.zeros(variable.shape))
     assert float(scaled.loss_scale) == INITIAL_LOSS_SCALE / 2
     assert int(scaled.iterations) == 1  # a step is done, even so
 
