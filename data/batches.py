@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from data import devices
 from data.records import RecordsMetadata, load_metadata
 from errors import InputError
 
@@ -47,9 +48,9 @@ def training_batches(
         InputError: see `load_metadata`; or the records are longer than `max_seq_length`.
     """
     metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
-    dataset = tf.data.Dataset.from_generator(
+    dataset = devices.generator_dataset(
         lambda: _blocks(metadata, seed, first_step * batch_size),
-        output_signature=(tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)),
+        (tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)),
     )
     # Blocks are read one at a time, the next one while this one is used.
     dataset = dataset.map(_read_block).prefetch(1).unbatch()

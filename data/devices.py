@@ -1,6 +1,8 @@
 """What TensorFlow must be told before it computes anything."""
 
 import ctypes
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import tensorflow as tf
 
@@ -69,3 +71,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for parameter, value in KEEP_FREED_MEMORY:
             mallopt(parameter, value)
+
+
+def generator_dataset(generate: Callable[[], Iterable], output_signature: Any) -> tf.data.Dataset:
+    """`tf.data.Dataset.from_generator`, which also has the allocator give back what is freed.
+
+    That is undone when the first element is asked for.
+    """
+
+    def elements():
+        keep_freed_memory()
+        yield from generate()
+
+    return tf.data.Dataset.from_generator(elements, output_signature=output_signature)

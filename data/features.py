@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from data import devices
 from data.classification import TextExamples
 from errors import InputError
 
@@ -337,9 +338,9 @@ def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
     signature = [tokens | further, tf.nest.map_structure(spec, features.targets)]
     if features.weights is not None:
         signature.append(tf.nest.map_structure(spec, features.weights))
-    dataset = tf.data.Dataset.from_generator(
+    dataset = devices.generator_dataset(
         lambda: (_batch(features, indices, length_of(indices)) for indices in index_batches()),
-        output_signature=tuple(signature),
+        tuple(signature),
     )
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     return dataset.prefetch(2)

@@ -191,25 +191,25 @@ def _cross_entropy_gradient(logits, normaliser, targets, upstream):
     return (probabilities - ops.cast(is_target, "float32")) * upstream[..., None]
 
 
-def adam(gradient, first, second, decayed, numbers):
+def adam(gradient, first, second, values, numbers):
     """One Adam update of a flat vector, without bias correction.
 
     Args:
-        gradient, first, second: float32 [n], of this step, and the two moments before it.
-        decayed: [n], what weight decay is a share of.
+        gradient, first, second, values: float32 [n], of this step, the two moments before it, and
+            what is updated.
         numbers: what to multiply the gradient by, the learning rate, beta 1, beta 2, epsilon and
             the rate of weight decay.
 
     Returns:
-        The moments after the step, and what to subtract from the variables.
+        The moments and the values after the step.
     """
-    compute = _compiled(_adam) if applies(gradient, first, second, decayed) else _adam
-    return compute(gradient, first, second, decayed, *numbers)
+    compute = _compiled(_adam) if applies(gradient, first, second, values) else _adam
+    return compute(gradient, first, second, values, *numbers)
 
 
-def _adam(gradient, first, second, decayed, scale, rate, beta_1, beta_2, epsilon, decay):
+def _adam(gradient, first, second, values, scale, rate, beta_1, beta_2, epsilon, decay):
     gradient = gradient * scale
     first = beta_1 * first + (1 - beta_1) * gradient
     second = beta_2 * second + (1 - beta_2) * gradient * gradient
-    update = first / (ops.sqrt(second) + epsilon) + decay * decayed
-    return first, second, rate * update
+    update = first / (ops.sqrt(second) + epsilon) + decay * values
+    return first, second, values - rate * update

@@ -66,9 +66,10 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 class AdamWeightDecay(keras.optimizers.Optimizer):
     """Adam without bias correction, with decoupled weight decay and clipping by global norm.
 
-    Variables are taken together in groups of about `GROUP_SIZE` numbers. The moments of a group
-    live in two flat vectors, and one update is computed for all of it: hundreds of small operations
-    become a few large ones, which matters to the time a step takes to trace as well as to run.
+    Variables of the same rate and weight decay are taken together, in groups of about `GROUP_SIZE`
+    numbers. The moments of a group live in two flat vectors, and one update is computed for all of
+    it: hundreds of small operations become a few large ones, which matters to the time a step takes
+    to trace as well as to run.
 
     Args:
         learning_rate: a number or a schedule.
@@ -114,7 +115,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.groups = _grouped(self._trainable_variables)
+        self.groups = self._grouped(self._trainable_variables)
         self.first_moments, self.second_moments = (
             [
                 self.add_variable(
@@ -142,15 +143,26 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         """Keras calls it on a step's loss, before the gradients are taken."""
         return loss * self.loss_scale if self.dynamic_loss_scale else super().scale_loss(loss)
 
+    def _grouped(self, variables) -> list[list]:
+        """Groups of at most `GROUP_SIZE` numbers, or one variable, that are updated alike."""
+        groups = {}
+        for variable in variables:
+            key = (self.learning_rate_scale(variable), variable.name in NO_DECAY)
+            alike = groups.setdefault(key, [[]])
+            if alike[-1] and sum(map(_size, [*alike[-1], variable])) > GROUP_SIZE:
+                alike.append([])
+            alike[-1].append(variable)
+        return [group for alike in groups.values() for group in alike]
+
     def moments(self) -> list[tuple]:
         """For every variable, in the order of `build`: (first, second), in its own shape."""
-        return [
-            pair
-            for group, *moments in zip(
-                self.groups, self.first_moments, self.second_moments, strict=True
-            )
-            for pair in zip(*(_split(moment.value, group) for moment in moments), strict=True)
-        ]
+        found = {}
+        for group, *moments in zip(
+            self.groups, self.first_moments, self.second_moments, strict=True
+        ):
+            parts = zip(*(_split(moment.value, group) for moment in moments), strict=True)
+            found |= dict(zip(map(id, group), parts, strict=True))
+        return [found[id(variable)] for variable in self._trainable_variables]
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """One update of every variable; Keras calls it with the gradients of a step."""
@@ -163,34 +175,25 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         if self.dynamic_loss_scale:
             gradients = [gradient / self.loss_scale for gradient in gradients]
         norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
-        numbers = (
-            self.clip_norm / ops.maximum(norm, self.clip_norm),
-            learning_rate,
-            self.beta_1,
-            self.beta_2,
-            self.epsilon,
-            self.weight_decay_rate,
-        )
+        clip = self.clip_norm / ops.maximum(norm, self.clip_norm)
         finite = ops.isfinite(norm) if self.dynamic_loss_scale else None
         for group, gradient, *moments in zip(
             self.groups, gradients, self.first_moments, self.second_moments, strict=True
         ):
-            old = [moment.value for moment in moments]
-            first, second, update = fused.adam(gradient, *old, self._decayed(group), numbers)
-            new_values = list(zip(moments, (first, second), strict=True))
-            for variable, change in zip(group, _split(update, group), strict=True):
-                scale = self.learning_rate_scale(variable)
-                new = variable - (change if scale == 1.0 else scale * change)
-                new_values.append((variable, new))
-            for variable, value in new_values:
+            rate = learning_rate * self.learning_rate_scale(group[0])
+            decay = 0.0 if group[0].name in NO_DECAY else self.weight_decay_rate
+            first, second, values = fused.adam(
+                gradient,
+                *(moment.value for moment in moments),
+                _joined(group, {id(variable): variable.value for variable in group}),
+                (clip, rate, self.beta_1, self.beta_2, self.epsilon, decay),
+            )
+            for variable, value in zip(
+                [*moments, *group], [first, second, *_split(values, group)], strict=True
+            ):
                 variable.assign(value if finite is None else ops.where(finite, value, variable))
         if finite is not None:
             self._adapt_loss_scale(finite)
-
-    def _decayed(self, group):
-        """A group's variables as one vector, with zeros for those that do not decay."""
-        decays = self.weight_decay_rate
-        return _joined(group, {id(v): v.value for v in group if decays and v.name not in NO_DECAY})
 
     def _adapt_loss_scale(self, finite):
         """Halves the scale after gradients that were not finite; doubles it now and then."""
@@ -237,18 +240,6 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         ):
             config[name] = getattr(self, name)
         return config
-
-
-def _grouped(variables) -> list[list]:
-    """The variables, in their order, in groups of at most `GROUP_SIZE` numbers or one variable."""
-    groups, total = [], 0
-    for variable in variables:
-        total += _size(variable)
-        if not groups or total > GROUP_SIZE:
-            groups.append([])
-            total = _size(variable)
-        groups[-1].append(variable)
-    return groups
 
 
 def _joined(group, values: dict):

@@ -2,6 +2,7 @@ import ctypes
 import resource
 
 import pytest
+import tensorflow as tf
 
 from data import devices
 
@@ -27,3 +28,15 @@ def test_freed_memory_is_kept():
     devices.keep_freed_memory()
     pages_got_from_the_system()
     assert pages_got_from_the_system() * resource.getpagesize() < LARGE / 100
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator")
+def test_freed_memory_is_kept_while_a_generator_is_read():
+    devices.keep_freed_memory()
+    signature = tf.TensorSpec([], tf.int32)
+    found = []
+    for number in devices.generator_dataset(lambda: iter(range(3)), signature):
+        found.append(int(number))
+        pages_got_from_the_system()
+        assert pages_got_from_the_system() * resource.getpagesize() < LARGE / 100
+    assert found == [0, 1, 2]

@@ -97,11 +97,11 @@ def test_adam():
     arrays.insert(2, np.square(numbers(50, seed=5)))
     rates = (0.5, tf.constant(0.1), 0.9, 0.999, 1e-6, 0.01)
     compiled = tf.function(lambda *arrays: fused.adam(*arrays, rates))(*map(tf.constant, arrays))
-    gradient, first, second, decayed = arrays
+    gradient, first, second, values = arrays
     first = 0.9 * first + 0.1 * 0.5 * gradient
     second = 0.999 * second + 0.001 * np.square(0.5 * gradient)
-    update = 0.1 * (first / (np.sqrt(second) + 1e-6) + 0.01 * decayed)
-    for ours, theirs in zip(compiled, (first, second, update), strict=True):
+    update = 0.1 * (first / (np.sqrt(second) + 1e-6) + 0.01 * values)
+    for ours, theirs in zip(compiled, (first, second, values - update), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-8)
 
 
