@@ -40,7 +40,8 @@ class PretrainingConfig(Objective):
         mask_padding: False reproduces the original on padded input.
         pretrain_tfrecords: the folder of records; None is DATA_DIR/pretrain_tfrecords.
         vocab_file: None is DATA_DIR/vocab.txt.
-        init_checkpoint: a run's directory, or a Hugging Face one, that gives the first weights.
+        init_checkpoint: a run's directory, or a Hugging Face one or its name on the hub, that gives
+            the first weights.
         max_seq_length: tokens a row; None is what the records hold.
         steps_per_execution: steps that are computed in one call of the backend, without a look at
             what happens in them: logs, checkpoints and signals wait for the call's end.

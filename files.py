@@ -1,9 +1,13 @@
-"""Files and directories that appear whole or not at all."""
+"""Files and directories that appear whole or not at all, and small files read with care."""
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
+
+from errors import InputError
 
 
 @contextlib.contextmanager
@@ -57,3 +61,22 @@ def sync(path: str | os.PathLike) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json_object(path: str | os.PathLike, max_bytes: int = 4 << 20) -> dict[str, Any]:
+    """Reads a small file with one JSON object.
+
+    Raises:
+        InputError: larger than `max_bytes`, not JSON, or of another type.
+    """
+    with open(path, "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise InputError(f"{path}: larger than {max_bytes >> 20} MB, as no such file is")
+    try:
+        fields = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: not a JSON object, but a {type(fields).__name__}")
+    return fields

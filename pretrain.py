@@ -213,7 +213,8 @@ def initialize(run, model):
     from model import initialization
 
     path = run.config.init_checkpoint
-    directory = initialization.find_models(path)["main"]
+    found = initialization.find_models(path)
+    directory = found["main"]
     vocab_file = os.path.join(directory, "vocab.txt")
     if not os.path.exists(vocab_file):
         logging.warning("%s is not there: only the vocabulary's size can be checked", vocab_file)
@@ -226,7 +227,7 @@ def initialize(run, model):
                 f"({ours.vocab_size:,} tokens, SHA-256 {ours.vocab_sha256[:12]}…). Build records "
                 "with it: build_data.sh --vocab-file"
             )
-    initialization.initialize(model, path)
+    initialization.initialize(model, found)
 
 
 def check_same_run(config, saved):

@@ -21,6 +21,7 @@ import tensorflow_text as tf_text
 from absl import logging
 
 import files
+import hub
 from data.tokenizer_config import CONFIG_FILE, stated_options
 from errors import InputError
 
@@ -345,18 +346,29 @@ class ConvBertTokenizer:
         return text
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> "ConvBertTokenizer":
-        """Loads the tokenizer of a model directory, this project's or Hugging Face's.
+    def from_pretrained(
+        cls,
+        name_or_directory: str | os.PathLike,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+    ) -> "ConvBertTokenizer":
+        """Loads the tokenizer of a model, this project's or Hugging Face's, here or on the hub.
 
         Args:
-            directory: holds vocab.txt and, unless all is as in BERT uncased, tokenizer_config.json.
+            name_or_directory: a directory with vocab.txt and, unless all is as in BERT uncased,
+                tokenizer_config.json; or a name of the Hugging Face hub.
+            revision: a branch, tag or commit on the hub; None is its main branch.
+            cache_dir: where downloads are kept; None is huggingface_hub's cache.
+            local_files_only: download nothing, and use what was downloaded before.
 
         Raises:
-            InputError: a file is missing or broken, or asks for what this tokenizer cannot do.
+            InputError: there is no such directory or name, a file is missing or broken, or asks for
+                what this tokenizer cannot do.
         """
-        directory = pathlib.Path(directory)
-        if not directory.is_dir():
-            raise InputError(f"{directory} is not a directory with a {VOCAB_FILE}")
+        directory = pathlib.Path(
+            hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
+        )
         stated = stated_options(directory / CONFIG_FILE)
         lower = stated.get("do_lower_case", True)
         strip = stated.get("strip_accents", lower)  # as Hugging Face's tokenizers

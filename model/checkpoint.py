@@ -13,12 +13,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import safetensors
 import safetensors.numpy
 from absl import logging
 
 import files
+import hub
 from errors import InputError
+from model import weight_files
 from model.config import ConvBertConfig
 
 PREFIX = "convbert."  # before the encoder's tensors where the file has a head
@@ -33,6 +34,7 @@ HEADS = (
     "sequence_summary.",
 )
 IGNORED = ("embeddings.position_ids", "generator_lm_head.weight")  # constants, and a tied table
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 # What the names of fine-tuned heads begin with in the original's checkpoints.
 TASK_SCOPE = "task_specific/{task}"
@@ -259,6 +261,11 @@ class Source:
                     f"shape of {name}: {self.arrays[name].shape} in the file, "
                     f"{row.hf_shape()} in the model"
                 )
+            elif self.arrays[name].dtype not in _FLOATS:
+                problems.append(
+                    f"type of {name}: {self.arrays[name].dtype} in the file; "
+                    "quantised weights are not supported"
+                )
         problems += [
             f"unexpected: {name} {self.arrays[name].shape}"
             for name in self.arrays
@@ -295,35 +302,49 @@ def refuse_tf1_checkpoint(path: str) -> None:
         )
 
 
-def read(directory: str | os.PathLike) -> Source:
-    """Reads a directory that `save` or transformers wrote.
+def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> Source:
+    """Reads a directory that `save` or transformers wrote, or one that the hub has.
+
+    Args:
+        name_or_directory: see `hub.resolve`; the weights are those of `weight_files.read`.
+        **hub_options: `revision`, `cache_dir` and `local_files_only` of `hub.resolve`.
 
     Raises:
-        InputError: a file is missing or damaged, or the configuration is not ConvBERT's.
+        InputError: there is no such directory or name, a file is missing or damaged, or the
+            configuration is not ConvBERT's, or not that of the weights.
     """
-    directory = os.fspath(directory)
-    refuse_tf1_checkpoint(directory)
-    paths = {name: os.path.join(directory, name) for name in ("config.json", "model.safetensors")}
-    for path in paths.values():
-        if not os.path.isfile(path):
-            raise InputError(
-                f"no such file: {path}. A saved model is a directory with config.json and "
-                "model.safetensors"
-            )
-    try:
-        with open(paths["config.json"], encoding="utf-8") as file:
-            fields = json.load(file)
-    except ValueError as error:
-        raise InputError(f"{paths['config.json']}: not JSON: {error}") from None
-    config = ConvBertConfig.from_hf_dict(fields, paths["config.json"])
-    try:
-        arrays = safetensors.numpy.load_file(paths["model.safetensors"])
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{paths['model.safetensors']}: damaged: {error}") from None
-    arrays = {name.removeprefix(PREFIX): value for name, value in arrays.items()}
+    refuse_tf1_checkpoint(os.fspath(name_or_directory))
+    directory = hub.resolve(name_or_directory, **hub_options)
+    config_path = os.path.join(directory, "config.json")
+    if not os.path.isfile(config_path):
+        raise InputError(
+            f"no such file: {config_path}. A saved model is a directory with config.json and one "
+            f"of {', '.join(hub.WEIGHT_FILES)}"
+        )
+    config = ConvBertConfig.from_hf_dict(files.read_json_object(config_path), config_path)
+    weights = weight_files.read(directory)
+    arrays = {name.removeprefix(PREFIX): value for name, value in weights.arrays.items()}
     query = arrays.get("encoder.layer.0.attention.self.query.weight")
     if query is not None:  # the one field that the original and Hugging Face derive differently
         size = query.shape[0] // config.num_heads
         if size != config.head_size:
             config = dataclasses.replace(config, attention_head_size=size)
-    return Source(paths["model.safetensors"], config, arrays)
+    _check_size(config, config_path, arrays, weights)
+    return Source(weights.path, config, arrays)
+
+
+def _check_size(config, config_path, arrays, weights):
+    """Refuses a network that the weights cannot be of, before memory is taken for it."""
+    # A parameter takes two bytes or more, so an honest file has twice as many as there are here.
+    if config.num_kernel_parameters() > weights.num_bytes:
+        raise InputError(
+            f"{config_path} describes a network of more than "
+            f"{config.num_kernel_parameters():,} parameters, and {weights.path} has but "
+            f"{weights.num_bytes:,} bytes"
+        )
+    layers = {name.split(".")[2] for name in arrays if name.startswith("encoder.layer.")}
+    if config.num_hidden_layers > len(layers):
+        raise InputError(
+            f"{config_path} says `num_hidden_layers` {config.num_hidden_layers}, and "
+            f"{weights.path} has {len(layers)}"
+        )

@@ -194,6 +194,19 @@ class ConvBertConfig:
         require_one_of("model_size", size, MODEL_SIZES)
         return override(cls(**MODEL_SIZES[size].config_fields()), overrides)
 
+    def num_kernel_parameters(self) -> int:
+        """Parameters of the encoder's tables and kernels and of a classifier: nearly all it has."""
+        hidden, width = self.hidden_size, self.num_heads * self.head_size
+        tables = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
+        total = tables * self.embedding_size + self.num_labels * hidden
+        if self.embedding_size != hidden:
+            total += self.embedding_size * hidden
+        layer = 4 * hidden * width + 2 * hidden * self.intermediate_size // self.linear_groups
+        if self.conv_type == "sdconv":
+            taps = self.conv_kernel_size
+            layer += 3 * hidden * width + taps * (hidden + width * self.num_heads)
+        return total + self.num_hidden_layers * layer
+
     def generator(self, hidden_fraction: float, layer_fraction: float = 1.0) -> "ConvBertConfig":
         """The generator's configuration: width, feed-forward width and heads scaled together.
 
@@ -244,6 +257,9 @@ class ConvBertConfig:
         kind = fields.get("model_type", "convbert")
         if kind != "convbert":
             raise InputError(f'{source}: `model_type` is "{kind}", not "convbert"')
+        labels = fields.get("id2label") or {}
+        if not isinstance(labels, dict) or not all(key.isdecimal() for key in labels):
+            raise InputError(f"{source}: `id2label` must be an object of names by number")
         fields = dict(fields)
         if "num_groups" in fields:
             fields["linear_groups"] = fields.pop("num_groups")
@@ -265,7 +281,7 @@ class ConvBertConfig:
                     )
         try:
             return override(cls(), {k: v for k, v in fields.items() if k in known})
-        except InputError as error:
+        except (InputError, OverflowError) as error:  # the latter: 10^400 for a fraction
             raise InputError(f"{source}: {error}") from None
 
 

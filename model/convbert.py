@@ -55,23 +55,42 @@ class PretrainedModel(TrainableModel):
         checkpoint.save(directory, self.config, self.tensors(), self.architecture)
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike, dtype=None, **overrides):
-        """A model with the weights of a directory that `save_pretrained` or transformers wrote.
+    def from_pretrained(
+        cls,
+        name_or_directory: str | os.PathLike,
+        dtype=None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        **overrides,
+    ):
+        """A model with weights that `save_pretrained` or transformers wrote, here or on the hub.
 
         Args:
-            directory: holds `config.json` and `model.safetensors`.
-            dtype: a Keras dtype policy for the computation.
+            name_or_directory: a directory with `config.json` and weights, or a name of the Hugging
+                Face hub. Of several weight files the first of these is read: `model.safetensors`,
+                `pytorch_model.bin`, `tf_model.h5`; the first two may be in parts, with an index.
+            dtype: a Keras dtype policy for the computation. Weights are float32, those of
+                half-precision files too.
+            revision: a branch, tag or commit on the hub; None is its main branch.
+            cache_dir: where downloads are kept; None is huggingface_hub's cache.
+            local_files_only: download nothing, and use what was downloaded before.
             **overrides: fields of `ConvBertConfig` to set otherwise than the file does, and
                 further arguments of the class.
 
         Raises:
-            InputError: a missing or unreadable file, or tensors that do not fit; names and shapes
-                are listed. Weights of the class's own head may be missing: they stay as drawn,
-                and a warning lists them.
+            InputError: no such directory or name, a missing, damaged or unsafe file (nothing in one
+                is executed), or tensors that do not fit; names and shapes are listed. Weights of
+                the class's own head may be missing: they stay as drawn, and a warning lists them.
         """
         names = {field.name for field in dataclasses.fields(ConvBertConfig)}
         fields = {k: overrides.pop(k) for k in list(overrides) if k in names}
-        source = checkpoint.read(directory)
+        source = checkpoint.read(
+            name_or_directory,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         config = override(source.config, fields)
         model = cls(config, dtype=dtype, **cls._options_from(source, overrides))
         source.load_into(model.tensors())

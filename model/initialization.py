@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from absl import logging
 
+import hub
 from errors import InputError
 from model import checkpoint
 from model.config import ConvBertConfig
@@ -18,7 +19,8 @@ def find_models(path: str | os.PathLike) -> dict[str, str]:
     """The directories of the saved models in `path`.
 
     Args:
-        path: a run's directory, or that of one saved model, this project's or Hugging Face's.
+        path: a run's directory, or that of one saved model, this project's or Hugging Face's; or a
+            name of the hub.
 
     Returns:
         "main": the discriminator, or whatever encoder is there; and "generator", if there is one.
@@ -34,23 +36,24 @@ def find_models(path: str | os.PathLike) -> dict[str, str]:
     if os.path.isfile(os.path.join(path, "config.json")):
         return {"main": path}
     checkpoint.refuse_tf1_checkpoint(path)
+    if not hub.looks_like_path(path):
+        return {"main": hub.resolve(path)}
     raise InputError(
         f"`init_checkpoint`: {path} is neither the directory of a run, with discriminator/ or "
-        "encoder/ in it, nor that of a saved model, with config.json and model.safetensors"
+        "encoder/ in it, nor that of a saved model, with config.json and weights"
     )
 
 
-def initialize(model: ConvBertForPreTraining, path: str | os.PathLike) -> None:
-    """Sets a model's weights to those saved in `path` (see `find_models`).
+def initialize(model: ConvBertForPreTraining, found: dict[str, str]) -> None:
+    """Sets a model's weights to those saved in the directories that `find_models` found.
 
     The encoder that is there becomes the discriminator's, or that of masked language modelling.
     Heads and a generator that are not there stay as drawn, and warnings list them.
 
     Raises:
-        InputError: there is no saved model, or its vocabulary or its tensors do not fit; tensors
-            are listed with their shapes.
+        InputError: a file is damaged, or the vocabulary or tensors do not fit; tensors are listed
+            with their shapes.
     """
-    found = find_models(path)
     networks = model.saved_models()
     config, tensors, _ = next(networks[name] for name in MAIN if name in networks)
     _load(found["main"], config, tensors)
@@ -63,7 +66,7 @@ def initialize(model: ConvBertForPreTraining, path: str | os.PathLike) -> None:
         logging.warning(
             "%s has no generator/: the generator is newly initialised, but for the embeddings "
             "it shares with the discriminator",
-            path,
+            found["main"],
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+import hub
 from configure_finetuning import FinetuningConfig
 from data import ConvBertTokenizer
 from data.classification import parse_text
@@ -40,17 +41,21 @@ def load_tokenizer(
     return tokenizer, min(stated or longest, longest)
 
 
-def load(kind: Any, directory: str | os.PathLike, what: str) -> tuple[Any, ConvBertTokenizer, int]:
+def load(
+    kind: Any, name_or_directory: str | os.PathLike, what: str, **hub_options: Any
+) -> tuple[Any, ConvBertTokenizer, int]:
     """A saved model of the class `kind`, with what `load_tokenizer` returns.
 
     Args:
         kind: a class of `model`.
-        directory: that `save_pretrained`, or transformers, wrote.
+        name_or_directory: that `save_pretrained`, or transformers, wrote; or a name of the hub.
         what: what such a model is called in an error.
+        **hub_options: of `hub.resolve`.
 
     Raises:
-        InputError: it is no such directory, or a file of it is missing or damaged.
+        InputError: there is no such model, or a file of it is missing or damaged.
     """
+    directory = hub.resolve(name_or_directory, **hub_options)
     check_architecture(directory, kind.architecture, what)
     model = kind.from_pretrained(directory)
     return model, *load_tokenizer(directory, model.config)

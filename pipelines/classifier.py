@@ -67,13 +67,26 @@ class TextClassifier:
         model.compile(optimizer=None, jit_compile=default_jit_compile())
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> "TextClassifier":
-        """The classifier that `finetune.py`, or transformers, saved in `directory`.
+    def from_pretrained(
+        cls, name_or_directory: str | os.PathLike, **hub_options: Any
+    ) -> "TextClassifier":
+        """The classifier that `finetune.py`, or transformers, saved.
+
+        Args:
+            name_or_directory: a directory, or a name of the Hugging Face hub.
+            **hub_options: `revision`, `cache_dir` and `local_files_only` of `hub.resolve`.
 
         Raises:
-            InputError: it is no such directory, or a file of it is missing or damaged.
+            InputError: there is no such model, or a file of it is missing or damaged.
         """
-        return cls(*load(ConvBertForSequenceClassification, directory, "a fine-tuned classifier"))
+        return cls(
+            *load(
+                ConvBertForSequenceClassification,
+                name_or_directory,
+                "a fine-tuned classifier",
+                **hub_options,
+            )
+        )
 
     def predict(
         self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, batch_size: int = 32

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from absl import logging
 from keras import ops
 
+import hub
 from data import ConvBertTokenizer
 from data.classification import TextExamples
 from data.features import count_cut, make_features
@@ -102,13 +104,24 @@ class FeatureExtractor:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | os.PathLike, pooling: str = "mean", layer: int = -1
+        cls,
+        name_or_directory: str | os.PathLike,
+        pooling: str = "mean",
+        layer: int = -1,
+        **hub_options: Any,
     ) -> "FeatureExtractor":
-        """The encoder of any ConvBERT directory, whether pre-trained, fine-tuned or transformers'.
+        """The encoder of any ConvBERT model, whether pre-trained, fine-tuned or transformers'.
+
+        Args:
+            name_or_directory: a directory, or a name of the Hugging Face hub.
+            pooling: see the class.
+            layer: likewise.
+            **hub_options: `revision`, `cache_dir` and `local_files_only` of `hub.resolve`.
 
         Raises:
-            InputError: it is no such directory, or a file of it is missing or damaged.
+            InputError: there is no such model, or a file of it is missing or damaged.
         """
+        directory = hub.resolve(name_or_directory, **hub_options)
         # As in `FillMask`: a padded row's vectors are those of the text alone.
         encoder = ConvBertModel.from_pretrained(directory, mask_padding=True)
         return cls(encoder, *load_tokenizer(directory, encoder.config), pooling, layer)

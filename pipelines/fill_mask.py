@@ -3,11 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 from keras import ops
 
+import hub
 from data import ConvBertTokenizer
 from data.features import Features
 from errors import InputError
@@ -55,16 +57,23 @@ class FillMask:
         model.convbert.compile(optimizer=None, jit_compile=default_jit_compile())
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> "FillMask":
+    def from_pretrained(
+        cls, name_or_directory: str | os.PathLike, **hub_options: Any
+    ) -> "FillMask":
         """A generator, or another masked language model, of `pretrain.py` or transformers.
 
+        Args:
+            name_or_directory: a directory, or a name of the Hugging Face hub.
+            **hub_options: `revision`, `cache_dir` and `local_files_only` of `hub.resolve`.
+
         Raises:
-            InputError: it is no such directory, or a file of it is missing or damaged.
+            InputError: there is no such model, or a file of it is missing or damaged.
         """
+        directory = hub.resolve(name_or_directory, **hub_options)
         names = checkpoint.read(directory).arrays
         if not any(name.startswith("generator_predictions.") for name in names):
             raise InputError(
-                f"{directory} cannot fill a {MASK}: it has no head that predicts tokens. "
+                f"{name_or_directory} cannot fill a {MASK}: it has no head that predicts tokens. "
                 "pretrain.sh writes one to DATA_DIR/models/NAME/generator, or to encoder without "
                 "ELECTRA's objective"
             )

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from data import ConvBertTokenizer, multiple_choice
 from data.classification import SINGLE_LABEL, probabilities
@@ -50,13 +51,24 @@ class MultipleChoice:
         model.compile(optimizer=None, jit_compile=default_jit_compile())
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> "MultipleChoice":
-        """The model that `finetune.py`, or transformers, saved in `directory`.
+    def from_pretrained(
+        cls, name_or_directory: str | os.PathLike, **hub_options: Any
+    ) -> "MultipleChoice":
+        """The model that `finetune.py`, or transformers, saved.
+
+        Args:
+            name_or_directory: a directory, or a name of the Hugging Face hub.
+            **hub_options: `revision`, `cache_dir` and `local_files_only` of `hub.resolve`.
 
         Raises:
-            InputError: it is no such directory, or a file of it is missing or damaged.
+            InputError: there is no such model, or a file of it is missing or damaged.
         """
-        loaded = load(ConvBertForMultipleChoice, directory, "a fine-tuned multiple-choice model")
+        loaded = load(
+            ConvBertForMultipleChoice,
+            name_or_directory,
+            "a fine-tuned multiple-choice model",
+            **hub_options,
+        )
         return cls(*loaded, saved_options(loaded[0].config, multiple_choice.KIND).get("labels"))
 
     def predict(

@@ -74,17 +74,34 @@ class QuestionAnswerer:
         model.compile(optimizer=None, jit_compile=default_jit_compile())
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike, **options: Any) -> "QuestionAnswerer":
-        """The model that `finetune.py`, or transformers, saved in `directory`.
+    def from_pretrained(
+        cls,
+        name_or_directory: str | os.PathLike,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> "QuestionAnswerer":
+        """The model that `finetune.py`, or transformers, saved.
 
         Args:
-            directory: with its `config.json`.
+            name_or_directory: a directory, or a name of the Hugging Face hub.
+            revision: see `hub.resolve`, as for the following two.
+            cache_dir: where downloads are kept.
+            local_files_only: download nothing.
             **options: arguments of the class that are to be other than in fine-tuning.
 
         Raises:
-            InputError: it is no such directory, or a file of it is missing or damaged.
+            InputError: there is no such model, or a file of it is missing or damaged.
         """
-        loaded = load(ConvBertForQuestionAnswering, directory, "a fine-tuned question answerer")
+        loaded = load(
+            ConvBertForQuestionAnswering,
+            name_or_directory,
+            "a fine-tuned question answerer",
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
         saved = saved_options(loaded[0].config, question_answering.KIND)
         return cls(*loaded, **(saved | options))
 

@@ -3,6 +3,7 @@
 import json
 import os
 
+import files
 from errors import InputError
 
 # Where directories are that pipelines of fine-tuned models read.
@@ -18,11 +19,7 @@ def architecture_of(directory: str | os.PathLike) -> str | None:
     path = os.path.join(directory, "config.json")
     if not os.path.isfile(path):
         raise InputError(f"no such file: {path}. {HINT}")
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file).get("architectures")
-    except (ValueError, AttributeError):
-        raise InputError(f"{path}: not a JSON object") from None
+    found = files.read_json_object(path).get("architectures")
     is_one = isinstance(found, list) and len(found) == 1 and isinstance(found[0], str)
     return found[0] if is_one else None
 

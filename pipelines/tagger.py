@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -96,13 +97,19 @@ class Tagger:
         model.compile(optimizer=None, jit_compile=default_jit_compile())
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike) -> "Tagger":
-        """The tagger that `finetune.py`, or transformers, saved in `directory`.
+    def from_pretrained(cls, name_or_directory: str | os.PathLike, **hub_options: Any) -> "Tagger":
+        """The tagger that `finetune.py`, or transformers, saved.
+
+        Args:
+            name_or_directory: a directory, or a name of the Hugging Face hub.
+            **hub_options: `revision`, `cache_dir` and `local_files_only` of `hub.resolve`.
 
         Raises:
-            InputError: it is no such directory, or a file of it is missing or damaged.
+            InputError: there is no such model, or a file of it is missing or damaged.
         """
-        loaded = load(ConvBertForTokenClassification, directory, "a fine-tuned tagger")
+        loaded = load(
+            ConvBertForTokenClassification, name_or_directory, "a fine-tuned tagger", **hub_options
+        )
         return cls(*loaded, saved_options(loaded[0].config, tagging.KIND).get("scheme"))
 
     def predict(

@@ -1,14 +1,14 @@
 """Writes a vector for each text, or pair of texts: the mean of an encoder's outputs, or [CLS]'s.
 
-    python3 scripts/extract_features.py MODEL_DIR --input texts.txt --output vectors.npy
-    python3 scripts/extract_features.py MODEL_DIR --input new.csv --columns title body \\
+    python3 scripts/extract_features.py MODEL --input texts.txt --output vectors.npy
+    python3 scripts/extract_features.py MODEL --input new.csv --columns title body \\
         --pooling cls --output vectors.parquet
 
-MODEL_DIR is any saved ConvBERT model: DATA_DIR/models/NAME/discriminator, a fine-tuned one, or
-transformers'. Without --columns there is one text a line (or an argument), or two with a tab
-between them; with --columns the input is a TSV, CSV or JSON-lines file. A .npy file is an array
-float32 [texts, H]; a .parquet file has the texts beside their vectors. Both are in the texts'
-order, and are written while they are computed.
+MODEL is any saved ConvBERT model: DATA_DIR/models/NAME/discriminator, a fine-tuned one,
+transformers', or the name of one on the Hugging Face hub. Without --columns there is one text a
+line (or an argument), or two with a tab between them; with --columns the input is a TSV, CSV or
+JSON-lines file. A .npy file is an array float32 [texts, H]; a .parquet file has the texts beside
+their vectors. Both are in the texts' order, and are written while they are computed.
 """
 
 import argparse
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     output_format = text_input.choose_format(args.output, FORMATS)
     texts, pairs = text_input.read_texts(args)
+    directory = text_input.find_model(args)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     from pipelines import FeatureExtractor
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
-    extractor = FeatureExtractor.from_pretrained(args.model_dir, args.pooling, args.layer)
+    extractor = FeatureExtractor.from_pretrained(directory, args.pooling, args.layer)
     chunks = extractor.encode_chunks(texts, pairs, args.batch_size)
     write = write_npy if output_format == "npy" else write_parquet
     with (
@@ -56,7 +57,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="folder of a saved model")
+    text_input.add_model(parser, "a saved model")
     text_input.add_arguments(parser)
     parser.add_argument("--output", required=True, help="file to write: .npy or .parquet")
     parser.add_argument(

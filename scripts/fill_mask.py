@@ -1,13 +1,13 @@
 """Says what a masked language model would write for each [MASK] of a text, and how probable it is.
 
-    python3 scripts/fill_mask.py MODEL_DIR "the capital of denmark is [MASK] ."
-    python3 scripts/fill_mask.py MODEL_DIR --top-k 10 < texts.txt > tokens.tsv
-    python3 scripts/fill_mask.py MODEL_DIR --input texts.csv --columns text --output tokens.jsonl
+    python3 scripts/fill_mask.py MODEL "the capital of denmark is [MASK] ."
+    python3 scripts/fill_mask.py MODEL --top-k 10 < texts.txt > tokens.tsv
+    python3 scripts/fill_mask.py MODEL --input texts.csv --columns text --output tokens.jsonl
 
-MODEL_DIR is DATA_DIR/models/NAME/generator, or encoder of a run without ELECTRA's objective.
-Without --columns there is one text a line (or an argument). With --columns the input is a TSV, CSV
-or JSON-lines file. Of a text longer than the model takes, a mask is predicted from the tokens
-around it.
+MODEL is DATA_DIR/models/NAME/generator, or encoder of a run without ELECTRA's objective; or the
+name of a model on the Hugging Face hub. Without --columns there is one text a line (or an
+argument). With --columns the input is a TSV, CSV or JSON-lines file. Of a text longer than the
+model takes, a mask is predicted from the tokens around it.
 """
 
 import argparse
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     output_format = text_input.choose_format(args.output, FORMATS, args.format)
     texts, _ = text_input.read_texts(args, may_be_pairs=False, must_hold="[MASK]")
+    directory = text_input.find_model(args)
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     from pipelines import FillMask
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
-    fill_mask = FillMask.from_pretrained(args.model_dir)
+    fill_mask = FillMask.from_pretrained(directory)
     filled = fill_mask.iterate(texts, args.top_k, args.batch_size)
     to_lines = tsv_lines if output_format == "tsv" else jsonl_lines
     with text_input.progress_bar(len(texts), iterable=filled) as bar:
@@ -51,7 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="folder of a masked language model")
+    text_input.add_model(parser, "a masked language model")
     text_input.add_arguments(parser, "the column")
     parser.add_argument(
         "--top-k", type=int, default=5, help="tokens for a mask (default: %(default)s)"

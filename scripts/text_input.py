@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from tqdm import tqdm
 
 import files
+import hub
 from errors import InputError
 
 # A progress bar is for more texts than these.
@@ -26,6 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser, columns: str = "one or two co
         "1 if it has no header",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+
+
+def add_model(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declares MODEL, which `find_model` finds, and --revision."""
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"folder of {what}, or its name on the Hugging Face hub"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
+
+
+def find_model(args: argparse.Namespace) -> str:
+    """The folder of the model that the arguments name, downloaded where it is one of the hub's.
+
+    Raises:
+        InputError: there is none.
+    """
+    return hub.resolve(args.model, args.revision)
 
 
 def choose_format(output: str | None, formats: tuple[str, ...], asked: str | None = None) -> str:

@@ -8,6 +8,7 @@ import pytest
 from errors import InputError
 from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel, initialization
 from model.config import Objective
+from model.initialization import find_models
 from model.pretraining import SpecialTokens
 
 CONFIG = ConvBertConfig.from_size(
@@ -58,7 +59,7 @@ def test_a_run_gives_every_weight(saved, warnings):
     before = values(model)
     matrices = {name for name, value in theirs.items() if value.ndim > 1}
     assert len(matrices) > 20 and same(before, theirs, matrices) == set()
-    initialization.initialize(model, directory)
+    initialization.initialize(model, find_models(directory))
     assert same(values(model), theirs, theirs) == set(theirs)
     assert warnings == []
 
@@ -67,7 +68,7 @@ def test_the_discriminator_alone(saved, warnings):
     directory, theirs = saved
     model = drawn(2)
     before = values(model)
-    initialization.initialize(model, directory / "discriminator")
+    initialization.initialize(model, find_models(directory / "discriminator"))
     after = values(model)
     generator = {name for name in theirs if name.startswith("generator")}
     assert 20 < len(generator) < len(theirs) - 20
@@ -83,7 +84,7 @@ def test_an_encoder_without_heads(tmp_path, warnings):
     encoder.save_pretrained(tmp_path)
     model = drawn(2)
     before = values(model)
-    initialization.initialize(model, tmp_path)
+    initialization.initialize(model, find_models(tmp_path))
     after, theirs = values(model), values(encoder)
     assert same(after, theirs, theirs) == set(theirs)
     heads = {name for name in after if "predictions" in name}
@@ -96,16 +97,16 @@ def test_an_encoder_without_heads(tmp_path, warnings):
 def test_between_objectives(saved, tmp_path, warnings):
     directory, theirs = saved
     masked = drawn(2, electra_objective=False)
-    initialization.initialize(masked, directory)
+    initialization.initialize(masked, find_models(directory))
     encoder = {name for name in theirs if name.startswith("electra/")}
     assert same(values(masked), theirs, encoder) == encoder
     assert len(warnings) == 1 and "newly initialised: missing: generator_predictions" in warnings[0]
     masked.save_pretrained(tmp_path)
     model = drawn(3)
-    initialization.initialize(model, tmp_path)
+    initialization.initialize(model, find_models(tmp_path))
     assert same(values(model), theirs, encoder) == encoder
     uniform = drawn(3, uniform_generator=True)
-    initialization.initialize(uniform, directory)
+    initialization.initialize(uniform, find_models(directory))
     assert same(values(uniform), theirs, values(uniform)) == set(values(uniform))
 
 
@@ -115,7 +116,7 @@ def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
     other = drawn(7)
     other.generator.save_pretrained(tmp_path / "generator")
     model = drawn(2)
-    initialization.initialize(model, tmp_path)
+    initialization.initialize(model, find_models(tmp_path))
     after = values(model)
     shared = {name for name in theirs if name.startswith("electra/embeddings/")}
     assert len(shared) == 5 and same(after, theirs, shared) == shared
@@ -144,14 +145,14 @@ def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
 def test_another_network(saved, fields, message):
     model = drawn(2, dataclasses.replace(CONFIG, **fields))
     with pytest.raises(InputError, match=message):
-        initialization.initialize(model, saved[0])
+        initialization.initialize(model, find_models(saved[0]))
 
 
 def test_nothing_to_start_from(saved, tmp_path):
     with pytest.raises(
         InputError, match=r"`init_checkpoint`: .* is neither the directory of a run"
     ):
-        initialization.find_models(tmp_path / "missing")
+        find_models(tmp_path / "missing")
     (tmp_path / "discriminator").mkdir()
     with pytest.raises(InputError, match=r"no such file: .*discriminator/config\.json"):
-        initialization.initialize(drawn(2), tmp_path)
+        initialization.initialize(drawn(2), find_models(tmp_path))
