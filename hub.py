@@ -111,6 +111,13 @@ def _check_name(name, revision):
         raise InputError(f"`revision` must be a branch, tag or commit. Received: {revision!r}")
 
 
+def _endpoint():
+    """The hub's address, read now: the library reads it when it is imported."""
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+
+
 class _Fetcher:
     """Fetches files of one repository, at one revision."""
 
@@ -129,6 +136,7 @@ class _Fetcher:
                 cache_dir=self.cache_dir,
                 local_files_only=self.local_files_only,
                 allow_patterns=list(names),
+                endpoint=_endpoint(),
             )
 
     def weights(self, directory: str) -> str:
@@ -168,7 +176,7 @@ class _Fetcher:
 def _explained(name: str, revision: str | None) -> Iterator[None]:
     """Turns the library's errors into ones that say what to do."""
     import httpx2
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
     at = f" at revision {revision!r}" if revision else ""
     try:
@@ -180,7 +188,7 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
         ) from None
     except errors.RepositoryNotFoundError:
         raise InputError(
-            f"{name} is neither a directory here nor a public model on {constants.ENDPOINT}. Check "
+            f"{name} is neither a directory here nor a public model on {_endpoint()}. Check "
             "the name; for a private model, log in with `hf auth login`, or set HF_TOKEN"
         ) from None
     except errors.RevisionNotFoundError:
@@ -200,10 +208,8 @@ def _explained(name: str, revision: str | None) -> Iterator[None]:
 
 
 def _unreachable(name, at, error):
-    from huggingface_hub import constants
-
     return (
-        f"{name} is no directory here, and {constants.ENDPOINT} cannot be reached for {name}{at}: "
+        f"{name} is no directory here, and {_endpoint()} cannot be reached for {name}{at}: "
         f"{error or type(error).__name__}. Check the connection, or give the directory of a copy"
     )
 

@@ -176,7 +176,7 @@ def _unpickle(file) -> dict[str, _Tensor]:
     return state
 
 
-def _storages(state) -> set[_Storage]:
+def _storages(state) -> list[_Storage]:
     """The storages that the tensors are made of."""
     found = {}
     for name, tensor in state.items():
@@ -185,7 +185,7 @@ def _storages(state) -> set[_Storage]:
             raise _Refused(f"{name} is not made of a storage")
         if found.setdefault(storage.key, storage) != storage:
             raise _Refused(f"storage {storage.key!r:.40} has two types or sizes")
-    return set(found.values())
+    return list(found.values())
 
 
 def _as_storage(storage, data: bytes) -> np.ndarray:
