@@ -23,6 +23,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def find_encoder(args: argparse.Namespace, config: FinetuningConfig) -> Encoder:
 
     if args.from_scratch:
         directory, source = None, args.data_dir
-        tokenizer = ConvBertTokenizer.from_pretrained(args.data_dir)
+        tokenizer = ConvBertTokenizer.from_pretrained(Path(args.data_dir))  # no name of the hub
         overrides = {"vocab_size": tokenizer.vocab_size} | config.model_hparam_overrides
         model_config = ConvBertConfig.from_size(config.model_size or "medium-small", **overrides)
         identity = hashlib.sha256(repr(model_config).encode())
@@ -154,11 +155,12 @@ def find_encoder(args: argparse.Namespace, config: FinetuningConfig) -> Encoder:
                 "pretrain.sh first, or say --from-scratch to start from random weights"
             )
         directory = source = found[0]
-        saved_config = checkpoint.read(directory).config
+        saved = checkpoint.read(directory)
+        saved_config = saved.config
         check_size(config.model_size, saved_config, directory)
         model_config = override(saved_config, config.model_hparam_overrides)
         tokenizer = ConvBertTokenizer.from_pretrained(directory)
-        identity = hash_files(directory, ("config.json", "model.safetensors"))
+        identity = hash_files(os.path.join(directory, "config.json"), *saved.paths)
     if tokenizer.vocab_size != model_config.vocab_size:
         raise InputError(
             f"{os.path.join(source, 'vocab.txt')} has {tokenizer.vocab_size} tokens, but the "
@@ -186,11 +188,11 @@ def check_size(size: str | None, saved: ConvBertConfig, directory: str) -> None:
             )
 
 
-def hash_files(directory: str, names: tuple[str, ...]):
-    """A running SHA-256 over the contents of files in a directory."""
+def hash_files(*paths: str):
+    """A running SHA-256 over the contents of files."""
     digest = hashlib.sha256()
-    for name in names:
-        with open(os.path.join(directory, name), "rb") as file:
+    for path in paths:
+        with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest
 

@@ -239,11 +239,22 @@ def save(
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A saved model as read: its configuration and its tensors by unprefixed name."""
+    """A saved model as read.
 
-    path: str
+    Args:
+        config: what `config.json` says.
+        arrays: the tensors by unprefixed name.
+        paths: the files with the tensors: one, or an index and the parts it names.
+    """
+
     config: ConvBertConfig
     arrays: dict[str, np.ndarray]
+    paths: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """The file that errors are about."""
+        return self.paths[0]
 
     def load_into(self, tensors: Iterable[Tensor]) -> None:
         """Assigns every variable of `tensors`, or none.
@@ -329,22 +340,24 @@ def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> Source:
         size = query.shape[0] // config.num_heads
         if size != config.head_size:
             config = dataclasses.replace(config, attention_head_size=size)
-    _check_size(config, config_path, arrays, weights)
-    return Source(weights.path, config, arrays)
+    source = Source(config, arrays, weights.paths)
+    _check_size(source, config_path)
+    return source
 
 
-def _check_size(config, config_path, arrays, weights):
+def _check_size(source, config_path):
     """Refuses a network that the weights cannot be of, before memory is taken for it."""
+    num_parameters = source.config.num_kernel_parameters()
+    num_bytes = sum(map(os.path.getsize, source.paths))
     # A parameter takes two bytes or more, so an honest file has twice as many as there are here.
-    if config.num_kernel_parameters() > weights.num_bytes:
+    if num_parameters > num_bytes:
         raise InputError(
-            f"{config_path} describes a network of more than "
-            f"{config.num_kernel_parameters():,} parameters, and {weights.path} has but "
-            f"{weights.num_bytes:,} bytes"
+            f"{config_path} describes a network of more than {num_parameters:,} parameters, and "
+            f"{source.path} has but {num_bytes:,} bytes"
         )
-    layers = {name.split(".")[2] for name in arrays if name.startswith("encoder.layer.")}
-    if config.num_hidden_layers > len(layers):
+    layers = {name.split(".")[2] for name in source.arrays if name.startswith("encoder.layer.")}
+    if source.config.num_hidden_layers > len(layers):
         raise InputError(
-            f"{config_path} says `num_hidden_layers` {config.num_hidden_layers}, and "
-            f"{weights.path} has {len(layers)}"
+            f"{config_path} says `num_hidden_layers` {source.config.num_hidden_layers}, and "
+            f"{source.path} has {len(layers)}"
         )

@@ -19,11 +19,10 @@ _MAX_INDEX_BYTES = 16 << 20
 
 
 class Weights(NamedTuple):
-    """The tensors by name, the file (or index of files) they are from, and its size in bytes."""
+    """The tensors by name, and the files they are from: one, or an index and its parts."""
 
     arrays: dict[str, np.ndarray]
-    path: str
-    num_bytes: int
+    paths: tuple[str, ...]
 
 
 def read(directory: str | os.PathLike) -> Weights:
@@ -41,7 +40,7 @@ def read(directory: str | os.PathLike) -> Weights:
         read_one = _READERS[form.single]
         path = os.path.join(directory, form.single)
         if os.path.isfile(path):
-            return Weights(read_one(path), path, os.path.getsize(path))
+            return Weights(read_one(path), (path,))
         if form.index and os.path.isfile(path := os.path.join(directory, form.index)):
             return _read_shards(path, read_one)
     raise InputError(
@@ -55,7 +54,7 @@ def _read_shards(path, read_one) -> Weights:
     where = files.read_json_object(path, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
         raise InputError(f"{path}: `weight_map` must be an object of file names")
-    arrays, num_bytes = {}, 0
+    arrays, paths = {}, [path]
     for shard in sorted(set(where.values())):
         if shard in ("", ".", "..") or os.path.basename(shard) != shard or "\0" in shard:
             raise InputError(f"{path}: {shard!r:.200} is not the name of a file beside it")
@@ -68,8 +67,8 @@ def _read_shards(path, read_one) -> Weights:
             fault = "lacks" if name in expected else "has"
             raise InputError(f"{shard_path} {fault} the tensor {name}, which {path} says otherwise")
         arrays |= found
-        num_bytes += os.path.getsize(shard_path)
-    return Weights(arrays, path, num_bytes)
+        paths.append(shard_path)
+    return Weights(arrays, tuple(paths))
 
 
 def _read_safetensors(path) -> dict[str, np.ndarray]:

@@ -117,7 +117,7 @@ def test_which_file_is_read(tmp_path):
     safetensors.numpy.save_file(arrays, paths[3])
     for path in reversed(paths):
         found = weight_files.read(tmp_path)
-        assert Path(found.path) == path
+        assert Path(found.paths[0]) == path
         unprefixed = {name.removeprefix("convbert."): array for name, array in found.arrays.items()}
         for name, array in arrays.items():
             np.testing.assert_array_equal(unprefixed[name], array)
