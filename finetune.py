@@ -137,6 +137,7 @@ def load_job(config: FinetuningConfig, args: argparse.Namespace) -> Job:
 def find_encoder(args: argparse.Namespace, config: FinetuningConfig) -> Encoder:
     """The pre-trained model and its tokenizer, checked against each other and `config`."""
     from data import ConvBertTokenizer
+    from data.tokenizer_files import vocabulary_file
     from model import checkpoint
 
     if args.from_scratch:
@@ -163,7 +164,7 @@ def find_encoder(args: argparse.Namespace, config: FinetuningConfig) -> Encoder:
         identity = hash_files(os.path.join(directory, "config.json"), *saved.paths)
     if tokenizer.vocab_size != model_config.vocab_size:
         raise InputError(
-            f"{os.path.join(source, 'vocab.txt')} has {tokenizer.vocab_size} tokens, but the "
+            f"{vocabulary_file(source)} has {tokenizer.vocab_size} tokens, but the "
             f"model's `vocab_size` is {model_config.vocab_size}: it is not this model's vocabulary"
         )
     if config.max_seq_length > model_config.max_position_embeddings:

@@ -210,16 +210,17 @@ def start_model(run):
 def initialize(run, model):
     """Gives a run that begins the weights of `init_checkpoint`, if its vocabulary is the run's."""
     from data import ConvBertTokenizer
+    from data.tokenizer_files import vocabulary_file
     from model import initialization
 
     path = run.config.init_checkpoint
     found = initialization.find_models(path)
     directory = found["main"]
-    vocab_file = os.path.join(directory, "vocab.txt")
-    if not os.path.exists(vocab_file):
+    vocab_file = vocabulary_file(directory)
+    if not vocab_file.exists():
         logging.warning("%s is not there: only the vocabulary's size can be checked", vocab_file)
     else:
-        theirs, ours = ConvBertTokenizer(vocab_file), run.tokenizer
+        theirs, ours = ConvBertTokenizer.from_pretrained(directory), run.tokenizer
         if theirs.vocab_sha256 != ours.vocab_sha256:
             raise InputError(
                 f"the vocabulary of `init_checkpoint`, {vocab_file} ({theirs.vocab_size:,} tokens, "

@@ -1,342 +1,305 @@
-"""BERT's WordPiece tokenizer as a TensorFlow graph: text in, token ids out.
+"""BERT's WordPiece tokenizer: text in, token ids and batches for a model out.
 
 The same ids as the original's Python tokenizer (its `model/tokenization.py`, which is BERT's with
-words of up to 200 characters), so that its checkpoints and vocabularies mean the same here; but
-made of a few string kernels over whole batches, so that it is fast and runs in an exported graph.
+words of up to 200 characters), so that its checkpoints and vocabularies mean the same here. What
+users of transformers' BERT tokenizers call has their names.
 """
 
 import hashlib
 import itertools
-import json
 import os
-import pathlib
 import re
-import unicodedata
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_text as tf_text
-from absl import logging
 
-import files
 import hub
-from data.tokenizer_config import CONFIG_FILE, stated_options
+from data import tokenizer_files
+from data.truncation import STRATEGIES, kept_lengths, truncate_pair
+from data.vocabulary_file import (
+    MAX_WORD_LENGTH,
+    SPECIAL_TOKENS,
+    VOCAB_FILE,
+    check_tokens,
+    load_vocabulary,
+)
+from data.wordpiece import Pieces, WordPiece, check_strings
 from errors import InputError
 
-VOCAB_FILE = "vocab.txt"
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-MAX_WORD_LENGTH = 200  # characters; a longer word is [UNK]
-MAX_TOKEN_BYTES = 256  # tensorflow-text's limit
+__all__ = [
+    "SPECIAL_TOKENS",
+    "VOCAB_FILE",
+    "ConvBertTokenizer",
+    "Pieces",
+    "load_vocabulary",
+    "truncate_pair",
+]
 
-# Patterns are RE2's. All of category C, unassigned included (RE2's own \p{C} leaves those out),
-# but for the three control characters that count as spaces; and U+FFFD.
-_CONTROLS = r"[^\p{L}\p{M}\p{N}\p{P}\p{S}\p{Z}\t\n\r]|\x{FFFD}"
-_ACCENTS = r"\p{Mn}+"
-_ASCII_SYMBOLS = r"!-/:-@\[-`{-~"
-_CJK = (
-    r"\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}"
-    r"\x{2B740}-\x{2B81F}\x{2B820}-\x{2CEAF}\x{2F800}-\x{2FA1F}"
+_SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
+# In this order, text by text, as transformers does it.
+_CLEAN_UPS = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")),
 )
-_SINGLES = rf"\p{{P}}{_ASCII_SYMBOLS}{_CJK}"  # each of these is a word by itself
-_WORD_BOUNDARY = rf"[\p{{Z}}{_SINGLES}]"
-_POSSIBLE_TOKEN = rf"[{_SINGLES}]|(?:##)?[^\p{{C}}\p{{Z}}{_SINGLES}\x{{FFFD}}]+"
-# Finds all that may hold a word over the limit. Only the commonest boundaries are in it: 201
-# copies of the complete class outgrow RE2's automaton, and then it is a thousand times slower.
-_MAYBE_LONG_WORD = (
-    rf"(?s).*[^ \t\n\r{_ASCII_SYMBOLS}\x{{3000}}-\x{{3002}}\x{{4E00}}-\x{{9FFF}}\x{{FF0C}}]"
-    rf"{{{MAX_WORD_LENGTH + 1}}}.*"
-)
-_TOO_LONG_WORD = re.compile(rf"[^ \t\n\r]{{{MAX_WORD_LENGTH + 1},}}")
-# Capital letters of Unicode 14 that TensorFlow's lower-casing, of Unicode 13, leaves as they are:
-# first, last, and the distance to the small letters.
-_NEW_CAPITALS = (
-    (0x2C2F, 0x2C2F, 0x30),
-    (0xA7C0, 0xA7C0, 1),
-    (0xA7D0, 0xA7D0, 1),
-    (0xA7D6, 0xA7D6, 1),
-    (0xA7D8, 0xA7D8, 1),
-    (0x10570, 0x10595, 0x27),
-)
-_CLASS_OF_NEW_CAPITALS = "".join(
-    rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last, _ in _NEW_CAPITALS
-)
-_ORDINARY = rf"[^{_CLASS_OF_NEW_CAPITALS}]*"  # it matches valid UTF-8 only
-
-# Private-use characters never come out of the clean-up, so no text has words made of them.
-_LONG_WORD = "\ue000"
-_IMPOSSIBLE_TOKEN = "\ue001"
 
 
-def load_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
-    """Reads a vocabulary: one token a line, its id the line's number from 0.
-
-    Lines are stripped, as the original does; blank ones keep their number. Where a token is
-    repeated, the last line gives its id, and a warning says so.
-
-    Args:
-        vocab_file: path of a UTF-8 text file.
-
-    Returns:
-        list of the V tokens, in the order of their ids.
-
-    Raises:
-        InputError: there is no such file, it is not UTF-8 text with a token a line, or a special
-            token is missing.
-    """
-    try:
-        with open(vocab_file, "rb") as file:
-            lines = file.read().split(b"\n")
-    except OSError as error:
-        raise InputError(f"cannot read the vocabulary {vocab_file}: {error.strerror}") from error
-    if lines[-1] == b"":
-        lines.pop()
-    tokens = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            tokens.append(line.decode("utf-8").strip())
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{vocab_file}, line {number}: not UTF-8 ({line!r:.80}); a vocabulary is a UTF-8 "
-                "text file with one token a line"
-            ) from error
-        if len(tokens[-1].encode()) > MAX_TOKEN_BYTES:
-            raise InputError(
-                f"{vocab_file}, line {number}: a token of over {MAX_TOKEN_BYTES} bytes "
-                f"({tokens[-1]!r:.80}); a vocabulary is a text file with one token a line"
-            )
-    missing = [token for token in SPECIAL_TOKENS if token not in tokens]
-    if missing:
-        raise InputError(
-            f"{vocab_file} has no {', '.join(missing)} among its {len(tokens)} tokens; a BERT "
-            f"vocabulary has one token a line, {', '.join(SPECIAL_TOKENS)} among them"
-        )
-    crlf = sum(line.endswith(b"\r") for line in lines)
-    repeated = len(tokens) - len(set(tokens))
-    if crlf or repeated:
-        logging.warning(
-            "%s: %d of %d lines end in CRLF (read as LF), %d lines repeat a token (the last wins)",
-            vocab_file,
-            crlf,
-            len(tokens),
-            repeated,
-        )
-    return tokens
-
-
-class Pieces(NamedTuple):
-    """The word pieces of one text: int32 ids, and which characters of it `[start, end)` each is."""
-
-    ids: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-
-
-class ConvBertTokenizer:
+class ConvBertTokenizer(WordPiece):
     """Turns text into WordPiece ids, exactly as the original ConvBERT does.
 
     Text is cleaned of control characters, lower-cased and freed of accents as asked, split at
     spaces, punctuation and CJK characters, and each word cut into the longest pieces that the
-    vocabulary has. Special tokens written in a text ("[MASK]") are ordinary text. Code points
-    that Unicode 14 leaves unassigned, and a capital sigma beside characters that came with
-    Unicode 14, follow TensorFlow's tables rather than Python's.
+    vocabulary has. Special tokens written in a text ("[MASK]") are ordinary text, unless a method
+    is told to parse them. Code points that Unicode 14 leaves unassigned, and a capital sigma beside
+    characters that came with Unicode 14, follow TensorFlow's tables rather than Python's.
 
     Args:
-        vocab_file: path of the vocabulary, one token a line.
+        vocab_file: path of the vocabulary, one token a line; or the list of its tokens.
         do_lower_case: lower-case the text; if false, it is taken as it is (a cased vocabulary).
         strip_accents: decompose the text and drop its accents; only with `do_lower_case`.
+        max_word_length: words with more characters are [UNK]; at most 200, as in the original.
+        model_max_length: the most tokens the model takes; recorded for pipelines and transformers.
+        clean_up_tokenization_spaces: `decode` takes spaces out of "don ' t" and "it ' s".
 
     Attributes:
-        vocab: list of the V tokens; `vocab_size` is V.
+        vocab: list of the V tokens; `vocab_size` is V, and so is `len(tokenizer)`.
         vocab_sha256: hash of the tokens as loaded, whatever the file's line ends.
-        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens.
+        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens; `pad_token_id` and so
+            on are the same.
+        pad_token, unk_token, cls_token, sep_token, mask_token: the special tokens themselves.
+        all_special_tokens, all_special_ids: all five.
 
     Raises:
         InputError: the vocabulary cannot be used; see `load_vocabulary`.
     """
 
+    pad_token, unk_token, cls_token, sep_token, mask_token = SPECIAL_TOKENS
+    all_special_tokens = SPECIAL_TOKENS
+
     def __init__(
         self,
-        vocab_file: str | os.PathLike,
+        vocab_file: str | os.PathLike | Sequence[str],
         do_lower_case: bool = True,
         strip_accents: bool = True,
+        max_word_length: int = MAX_WORD_LENGTH,
+        model_max_length: int = 512,
+        clean_up_tokenization_spaces: bool = False,
     ):
-        self.vocab = load_vocabulary(vocab_file)
-        self.vocab_size = len(self.vocab)
-        self.vocab_sha256 = hashlib.sha256("\n".join(self.vocab).encode()).hexdigest()
-        self.do_lower_case = do_lower_case
-        self.strip_accents = do_lower_case and strip_accents
-        self._ids = {token: index for index, token in enumerate(self.vocab)}
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            self._ids[token] for token in SPECIAL_TOKENS
-        )
-        self._wordpiece = tf_text.FastWordpieceTokenizer(
-            _usable_tokens(self.vocab, self._ids),
-            unknown_token="[UNK]",
-            max_bytes_per_word=2**30,  # the limit is in characters, and applied before
-            token_out_type=tf.int32,
-            support_detokenization=False,
-        )
+        if isinstance(vocab_file, str | os.PathLike):
+            vocab = load_vocabulary(vocab_file)
+        else:
+            vocab = list(vocab_file)
+            check_tokens(vocab, "the list of tokens")
+        if not 1 <= max_word_length <= MAX_WORD_LENGTH:
+            raise InputError(
+                f"`max_word_length` must be from 1 to {MAX_WORD_LENGTH}. "
+                f"Received: {max_word_length!r}"
+            )
+        super().__init__(vocab, do_lower_case, do_lower_case and strip_accents, max_word_length)
+        self.vocab_size = len(vocab)
+        self.vocab_sha256 = hashlib.sha256("\n".join(vocab).encode()).hexdigest()
+        self.model_max_length = model_max_length
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.all_special_ids = [self._ids[token] for token in SPECIAL_TOKENS]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self.all_special_ids
+        self.pad_token_id, self.unk_token_id, self.cls_token_id, *_ = self.all_special_ids
+        self.sep_token_id, self.mask_token_id = self.sep_id, self.mask_id
+        self._cls, self._sep = _one(self.cls_id), _one(self.sep_id)
 
-    def tokenize(self, texts) -> tf.RaggedTensor:
-        """Cuts texts into word pieces, without special tokens.
+    def __len__(self):
+        return self.vocab_size
 
-        TensorFlow operations only: it can be part of a `tf.function` or of a `tf.data` map. The
-        ids of a text depend on nothing but the text. Bytes that are not UTF-8 are dropped.
-
-        Args:
-            texts: strings `[N]`: a string tensor, or a list of `str` or UTF-8 `bytes`.
-
-        Returns:
-            int32 ids, ragged `[N, (tokens)]`.
-
-        Raises:
-            InputError: `texts` is anything else.
-        """
-        texts = _normalize(_as_string_tensor(texts), self.do_lower_case, self.strip_accents)
-        return self._wordpiece.tokenize(texts)
-
-    def tokenize_with_offsets(self, texts: Iterable[str]) -> list[Pieces]:
-        """Cuts texts into the pieces of `tokenize`, and says where in the texts they come from.
-
-        An accent that is dropped belongs to the letter before it, other characters that are
-        dropped to no piece. Where the clean-up makes several characters of one, such as the letters
-        of a Hangul syllable, all of them have its place.
-
-        Args:
-            texts: N strings.
-
-        Returns:
-            N `Pieces`; places are indices of Python's characters.
-
-        Raises:
-            InputError: `texts` is anything else.
-        """
-        texts = list(texts)
-        clean = _cover_long_words(
-            _clean(_as_string_tensor(texts), self.do_lower_case, self.strip_accents)
-        )
-        ids, first_bytes, end_bytes = self._wordpiece.tokenize_with_offsets(clean)
-        starts_at, ends_at = self._source_places(texts)
-        clean = clean.numpy()
-        is_first_byte = (np.frombuffer(b"".join(clean), np.uint8) & 0xC0) != 0x80
-        char_of_byte = np.cumsum(is_first_byte) - 1
-        counts = ids.row_lengths().numpy()
-        text_bytes = np.repeat(np.cumsum([0, *map(len, clean)])[:-1], counts)
-        text_chars = np.repeat(np.cumsum([0, *map(len, texts)])[:-1], counts)
-        first = char_of_byte[first_bytes.values.numpy() + text_bytes]
-        last = char_of_byte[end_bytes.values.numpy() + text_bytes - 1]
-        starts = (starts_at[first] - text_chars).astype(np.int32)
-        ends = (ends_at[last] - text_chars).astype(np.int32)
-        splits = itertools.pairwise(ids.row_splits.numpy())
-        ids = ids.values.numpy()
-        return [Pieces(ids[a:b], starts[a:b], ends[a:b]) for a, b in splits]
-
-    def _source_places(self, texts):
-        """For each character of the cleaned texts, one after the other: where in the joined texts
-        the one that it comes from begins, and where it ends."""
-        # How many characters come of one does not depend on its neighbours.
-        points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
-        distinct, inverse = np.unique(points, return_inverse=True)
-        chars = [chr(point) for point in distinct]
-        clean = _clean(_as_string_tensor(chars), self.do_lower_case, self.strip_accents)
-        lengths = tf.strings.length(clean, unit="UTF8_CHAR").numpy()
-        is_accent = np.array([unicodedata.category(char) == "Mn" for char in chars], bool)
-        places = np.arange(len(points))
-        sources = np.repeat(places, lengths[inverse])
-        # A letter ends where the next character begins that is no accent of it.
-        is_dropped = (is_accent & (lengths == 0))[inverse]
-        next_letter = np.where(is_dropped, len(points), places)
-        next_letter = np.minimum.accumulate(np.append(next_letter, len(points))[::-1])[::-1]
-        text_lengths = np.array([len(text) for text in texts], np.int64)
-        text_ends = np.repeat(np.cumsum(text_lengths), text_lengths)
-        return sources, np.minimum(next_letter[1:], text_ends)[sources]
+    def get_vocab(self) -> dict[str, int]:
+        """Returns the id of each token; where a token is repeated, its last."""
+        return dict(self._ids)
 
     def __call__(
-        self, texts, text_pairs=None, max_length: int | None = None, padding: str = "longest"
-    ) -> dict[str, np.ndarray]:
+        self,
+        texts,
+        text_pairs=None,
+        max_length: int | None = None,
+        padding: str | bool = "longest",
+        truncation: str | bool = "electra",
+        *,
+        add_special_tokens: bool = True,
+        parse_special_tokens: bool = False,
+        return_offsets_mapping: bool = False,
+        return_special_tokens_mask: bool = False,
+    ) -> dict[str, np.ndarray | list]:
         """Makes a batch for a model: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` with pairs.
 
         Args:
             texts: B strings.
             text_pairs: the B second segments, or None.
             max_length: most tokens a row may have, special ones counted; what is too long loses
-                tokens at its end, a pair one by one where it is longer (where equal, the second).
-            padding: "longest" pads to the longest row, "max_length" to `max_length`.
+                tokens at its end.
+            padding: "longest" (or True) pads to the longest row, "max_length" to `max_length`;
+                False leaves the rows as they are, and returns lists of lists.
+            truncation: how pairs over `max_length` are cut: "electra" (or True) one token at a
+                time where it is longer (where equal, the second); "longest_first", "only_first",
+                "only_second" as transformers does, see `truncation.kept_lengths`; False cuts none.
+            add_special_tokens: put [CLS] and [SEP] around the texts.
+            parse_special_tokens: special tokens in a text ("[MASK]") are these tokens, and not
+                text; transformers calls this `split_special_tokens=False`, and does it by default.
+            return_offsets_mapping: return `offset_mapping`, too.
+            return_special_tokens_mask: return `special_tokens_mask`, too.
 
         Returns:
             dict of `input_ids`, `input_mask` (1 = token) and `segment_ids` (1 = second segment
-            and its `[SEP]`), int32 `[B, T]`.
+            and its `[SEP]`), int32 `[B, T]`, which is what models take. If asked for, also
+            `offset_mapping` `[B, T, 2]`: the characters `[start, end)` of its text that a token
+            is, (0, 0) for added tokens and padding; and `special_tokens_mask` `[B, T]`: 1 for
+            these.
 
         Raises:
             InputError: texts that are not strings, unequal numbers of them, a `max_length` that
-                leaves no room for the special tokens, or an unknown padding.
+                leaves no room for the special tokens, or an unknown padding or truncation.
         """
-        num_special = 2 if text_pairs is None else 3
-        if padding not in ("longest", "max_length"):
-            raise InputError(f'`padding` must be "longest" or "max_length". Received: {padding!r}')
-        if max_length is None and padding == "max_length":
-            raise InputError('`padding="max_length"` needs a `max_length`')
-        if max_length is not None and max_length < num_special:
-            raise InputError(
-                f"`max_length` must leave room for {num_special} special tokens. "
-                f"Received: max_length={max_length}"
-            )
-        firsts = _rows(self.tokenize(texts))
-        seconds = [None] * len(firsts) if text_pairs is None else _rows(self.tokenize(text_pairs))
+        num_special = add_special_tokens * self.num_special_tokens_to_add(text_pairs is not None)
+        _check_lengths(padding, truncation, max_length, num_special)
+        cut = (parse_special_tokens, return_offsets_mapping)
+        firsts = self._pieces(texts, *cut)
+        seconds = [None] * len(firsts) if text_pairs is None else self._pieces(text_pairs, *cut)
         if len(firsts) != len(seconds):
             raise InputError(f"{len(firsts)} `texts`, but {len(seconds)} `text_pairs`")
+        room = None if max_length is None or truncation is False else max_length - num_special
+        strategy = "electra" if truncation is True else truncation
+        padding_values = {"input_ids": self.pad_id, "input_mask": 0, "segment_ids": 0}
+        if return_offsets_mapping:
+            padding_values["offset_mapping"] = 0
+        if return_special_tokens_mask:
+            padding_values["special_tokens_mask"] = 1
+        rows = [
+            self._row(
+                *_truncate(*pair, room, strategy), add_special_tokens, len(padding_values) > 3
+            )
+            for pair in zip(firsts, seconds, strict=True)
+        ]
+        if padding is False:
+            return {name: [row[name].tolist() for row in rows] for name in padding_values}
+        length = max((len(row["input_ids"]) for row in rows), default=0)
+        length = max(length, max_length) if padding == "max_length" else length
+        return {name: _pad(rows, name, length, value) for name, value in padding_values.items()}
 
-        rows = []
-        room = None if max_length is None else max_length - num_special
-        for pair in zip(firsts, seconds, strict=True):
-            first, second = truncate_pair(*pair, room)
-            segments = [[self.cls_id], first, [self.sep_id]]
-            if second is not None:
-                segments += [second, [self.sep_id]]
-            rows.append((np.concatenate(segments), len(first) + 2))
-        longest = max((len(ids) for ids, _ in rows), default=0)
-        shape = (len(rows), max_length if padding == "max_length" else longest)
-        batch = {
-            "input_ids": np.full(shape, self.pad_id, np.int32),
-            "input_mask": np.zeros(shape, np.int32),
-            "segment_ids": np.zeros(shape, np.int32),
-        }
-        for index, (ids, first_end) in enumerate(rows):
-            batch["input_ids"][index, : len(ids)] = ids
-            batch["input_mask"][index, : len(ids)] = 1
-            batch["segment_ids"][index, first_end : len(ids)] = 1
-        return batch
+    def encode(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        add_special_tokens: bool = True,
+        *,
+        max_length: int | None = None,
+        truncation: str | bool = "electra",
+        parse_special_tokens: bool = False,
+    ) -> list[int]:
+        """Returns the ids of one text, or pair of texts; see `__call__` for the arguments."""
+        batch = self(
+            [text],
+            None if text_pair is None else [text_pair],
+            max_length,
+            padding=False,
+            truncation=truncation,
+            add_special_tokens=add_special_tokens,
+            parse_special_tokens=parse_special_tokens,
+        )
+        return batch["input_ids"][0]
 
-    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """Looks up the tokens of a sequence of ids.
+    def build_inputs_with_special_tokens(
+        self, ids0: Iterable[int], ids1: Iterable[int] | None = None
+    ) -> list[int]:
+        """Returns `[CLS] ids0 [SEP]`, or `[CLS] ids0 [SEP] ids1 [SEP]`."""
+        pair = [] if ids1 is None else [*ids1, self.sep_id]
+        return [self.cls_id, *ids0, self.sep_id, *pair]
+
+    def create_token_type_ids_from_sequences(
+        self, ids0: Sequence[int], ids1: Sequence[int] | None = None
+    ) -> list[int]:
+        """Returns the segments of `build_inputs_with_special_tokens`: 1 from `ids1` on."""
+        return [0] * (len(ids0) + 2) + [1] * (0 if ids1 is None else len(ids1) + 1)
+
+    def get_special_tokens_mask(
+        self,
+        ids0: Sequence[int],
+        ids1: Sequence[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """Says which tokens of `build_inputs_with_special_tokens` it adds: 1, and 0 for the others.
+
+        Args:
+            ids0: of the first text.
+            ids1: of the second, or None.
+            already_has_special_tokens: `ids0` is a whole row; 1 for any special token in it, a
+                [MASK] or [UNK] included.
+
+        Raises:
+            InputError: `ids1` beside a whole row.
+        """
+        if already_has_special_tokens:
+            if ids1 is not None:
+                raise InputError("`ids1` must be None where `ids0` already has special tokens")
+            return [int(index in self.all_special_ids) for index in ids0]
+        return [1, *[0] * len(ids0), 1, *([] if ids1 is None else [*[0] * len(ids1), 1])]
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Returns how many special tokens a row has, of a text or of a pair."""
+        return 3 if pair else 2
+
+    def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
+        """Looks up the tokens of a sequence of ids, or the token of one.
 
         Raises:
             InputError: an id is not in the vocabulary.
         """
+        if isinstance(ids, int | np.integer):
+            return self.convert_ids_to_tokens([ids])[0]
         ids = [int(index) for index in ids]
         for index in ids:
             if not 0 <= index < self.vocab_size:
                 raise InputError(f"id {index} is not in the vocabulary of {self.vocab_size} tokens")
         return [self.vocab[index] for index in ids]
 
-    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
-        """Looks up the ids of a sequence of tokens; one that is not in the vocabulary is [UNK]."""
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
+        """Looks up the ids of tokens, or of one; what is not in the vocabulary is [UNK]."""
+        if isinstance(tokens, str):
+            return self._ids.get(tokens, self.unk_id)
         return [self._ids.get(token, self.unk_id) for token in tokens]
 
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+    def decode(
+        self,
+        ids: Iterable[int],
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
         """Writes one sequence of ids as text, spaced as Hugging Face's BERT tokenizer does.
 
         Pieces are joined to words, words by spaces; a `.`, `,`, `?` or `!` follows without one.
 
+        Args:
+            ids: T ids.
+            skip_special_tokens: leave these out; transformers does not by default.
+            clean_up_tokenization_spaces: also around apostrophes; None is as the tokenizer has it.
+
         Raises:
             InputError: an id is not in the vocabulary.
         """
+        tokens = self.convert_ids_to_tokens(ids)
+        if skip_special_tokens:
+            tokens = [token for token in tokens if token not in SPECIAL_TOKENS]
+        text = self.convert_tokens_to_string(tokens)
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        for found, replacement in _CLEAN_UPS if clean_up_tokenization_spaces else ():
+            text = text.replace(found, replacement)
+        return text
+
+    def batch_decode(self, rows: Iterable[Iterable[int]], **options) -> list[str]:
+        """Writes sequences of ids as texts; `options` are those of `decode`."""
+        return [self.decode(ids, **options) for ids in rows]
+
+    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
+        """Joins tokens as `decode` does."""
         text = ""
-        for token in self.convert_ids_to_tokens(ids):
-            if skip_special_tokens and token in SPECIAL_TOKENS:
-                continue
+        for token in tokens:
             if text and token.startswith("##"):
                 text += token[2:]
             elif text and token not in (".", ",", "?", "!"):
@@ -356,188 +319,143 @@ class ConvBertTokenizer:
         """Loads the tokenizer of a model, this project's or Hugging Face's, here or on the hub.
 
         Args:
-            name_or_directory: a directory with vocab.txt and, unless all is as in BERT uncased,
-                tokenizer_config.json; or a name of the Hugging Face hub.
+            name_or_directory: a name of the Hugging Face hub; or a directory with vocab.txt or
+                tokenizer.json, or both, and, unless all is as in BERT uncased,
+                tokenizer_config.json. Where there is a tokenizer.json, it is the tokenizer, and
+                the others must not contradict it.
             revision: a branch, tag or commit on the hub; None is its main branch.
             cache_dir: where downloads are kept; None is huggingface_hub's cache.
             local_files_only: download nothing, and use what was downloaded before.
 
         Raises:
-            InputError: there is no such directory or name, a file is missing or broken, or asks for
-                what this tokenizer cannot do.
+            InputError: there is no such directory or name; a file is missing or broken, contradicts
+                another, or asks for what this tokenizer cannot do; the message names file and
+                field.
         """
-        directory = pathlib.Path(
-            hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
-        )
-        stated = stated_options(directory / CONFIG_FILE)
-        lower = stated.get("do_lower_case", True)
-        strip = stated.get("strip_accents", lower)  # as Hugging Face's tokenizers
-        return cls(directory / VOCAB_FILE, do_lower_case=lower, strip_accents=strip)
+        found = hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
+        saved = tokenizer_files.read(found)
+        return cls(saved.vocab, **saved.options)
 
-    def save_pretrained(self, directory: str | os.PathLike, model_max_length: int = 512) -> None:
-        """Writes vocab.txt and tokenizer_config.json, as Hugging Face's BERT tokenizers read them.
+    def save_pretrained(
+        self, directory: str | os.PathLike, model_max_length: int | None = None
+    ) -> tuple[str, ...]:
+        """Writes the tokenizer as this project and transformers read it.
+
+        These are vocab.txt, tokenizer_config.json and special_tokens_map.json for transformers 4,
+        and tokenizer.json, which transformers 5 reads, with `max_word_length` in it.
 
         Args:
             directory: made if it is not there.
-            model_max_length: the most tokens the model takes; recorded for Hugging Face only.
+            model_max_length: the most tokens the model takes; None is the tokenizer's own.
+
+        Returns:
+            The paths of the files.
         """
-        directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        config = {
-            "tokenizer_class": "ConvBertTokenizer",
+        options = {
             "do_lower_case": self.do_lower_case,
             "strip_accents": self.strip_accents,
-            "tokenize_chinese_chars": True,
-            "model_max_length": model_max_length,
-            **{f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS},
+            "max_word_length": self.max_word_length,
+            "model_max_length": model_max_length or self.model_max_length,
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
         }
-        files.write_text(directory / VOCAB_FILE, "".join(token + "\n" for token in self.vocab))
-        files.write_text(directory / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+        return tokenizer_files.write(directory, tokenizer_files.Saved(self.vocab, options))
+
+    def save_vocabulary(
+        self, save_directory: str | os.PathLike, filename_prefix: str | None = None
+    ) -> tuple[str]:
+        """Writes vocab.txt, or PREFIX-vocab.txt, alone; returns its path in a tuple.
+
+        Raises:
+            InputError: there is no such directory.
+        """
+        if not os.path.isdir(save_directory):
+            raise InputError(f"`save_directory`: {save_directory} is not a directory")
+        name = f"{filename_prefix}-{VOCAB_FILE}" if filename_prefix else VOCAB_FILE
+        path = str(Path(save_directory) / name)
+        tokenizer_files.write_vocabulary(path, self.vocab)
+        return (path,)
+
+    def _pieces(self, texts, parse_special_tokens, with_places) -> list[Pieces]:
+        """Cuts texts into pieces, whose places are 0 unless they are wanted."""
+        if parse_special_tokens:
+            rows = [_SPECIAL_TOKEN.split(text) for text in check_strings(texts)]
+            # Every other part is a special token. It ends a word, so that what is between can be
+            # tokenized alone.
+            between = self._pieces([part for row in rows for part in row[::2]], False, with_places)
+            between = iter(between)
+            return [self._join(row, between) for row in rows]
+        if with_places:
+            return self.tokenize_with_offsets(texts)
+        ids = self.tokenize(texts)
+        splits, ids = itertools.pairwise(ids.row_splits.numpy()), ids.values.numpy()
+        zeros = np.zeros_like(ids)
+        return [Pieces(ids[a:b], zeros[a:b], zeros[a:b]) for a, b in splits]
+
+    def _join(self, parts, between):
+        """The pieces of a text that `_SPECIAL_TOKEN` has split; `between` has the next text's."""
+        pieces, start = [], 0
+        for number, part in enumerate(parts):
+            found = _one(self._ids[part], len(part)) if number % 2 else next(between)
+            pieces.append(Pieces(found.ids, found.starts + start, found.ends + start))
+            start += len(part)
+        return Pieces(*map(np.concatenate, zip(*pieces, strict=True)))
+
+    def _row(self, first, second, add_special_tokens, with_extras):
+        """Lays one or two texts out as a row: the arrays of `__call__`, without padding."""
+        cls, sep = [self._cls] * add_special_tokens, [self._sep] * add_special_tokens
+        parts, added = [*cls, first, *sep], [1] * len(cls) + [0] + [1] * len(sep)
+        first_end = sum(len(part.ids) for part in parts)
+        if second is not None:
+            parts, added = [*parts, second, *sep], [*added, 0, *[1] * len(sep)]
+        ids = np.concatenate([part.ids for part in parts])
+        segment_ids = np.zeros_like(ids)
+        segment_ids[first_end:] = 1
+        row = {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": segment_ids}
+        if with_extras:
+            places = [np.stack([part.starts, part.ends], axis=1) for part in parts]
+            row["offset_mapping"] = np.concatenate(places)
+            row["special_tokens_mask"] = np.repeat(added, [len(part.ids) for part in parts])
+        return row
 
 
-def truncate_pair(first, second, max_tokens: int | None):
-    """Cuts a pair as the original does: the longer loses its last token until both fit.
+def _one(index, length=0):
+    """One token that is the first `length` characters of a text."""
+    return Pieces(*(np.array([value], np.int32) for value in (index, 0, length)))
 
-    Args:
-        first: sequence of token ids.
-        second: another, or None.
-        max_tokens: the most tokens that both may have together; None leaves them alone.
 
-    Returns:
-        (first, second); where both are equally long, the second is cut.
-    """
-    if max_tokens is None:
+def _truncate(first, second, room, strategy):
+    if room is None:
         return first, second
-    if second is None:
-        return first[:max_tokens], None
-    if len(first) + len(second) > max_tokens:
-        first = first[: max(max_tokens - len(second), (max_tokens + 1) // 2)]
-        second = second[: max_tokens - len(first)]
-    return first, second
+    lengths = len(first.ids), None if second is None else len(second.ids)
+    kept = kept_lengths(*lengths, room, strategy)
+    cut = [
+        None if text is None else Pieces(*(column[:length] for column in text))
+        for text, length in zip((first, second), kept, strict=True)
+    ]
+    return tuple(cut)
 
 
-def separate_words(texts, do_lower_case: bool = True, strip_accents: bool = True) -> tf.Tensor:
-    """Makes of texts the words that `ConvBertTokenizer` would cut into pieces.
-
-    Args:
-        texts: strings `[N]`, as `ConvBertTokenizer.tokenize` takes them.
-        do_lower_case: as in `ConvBertTokenizer`.
-        strip_accents: as in `ConvBertTokenizer`; ignored unless `do_lower_case`.
-
-    Returns:
-        strings `[N]`: the words with one or more spaces between them. In place of a word over the
-        length limit stands a private-use character, which is in no vocabulary.
-    """
-    texts = _normalize(_as_string_tensor(texts), do_lower_case, do_lower_case and strip_accents)
-    texts = tf.strings.regex_replace(texts, r"[\p{Z}\t\n\r]", " ")
-    return tf.strings.regex_replace(texts, f"[{_SINGLES}]", r" \0 ")
+def _pad(rows, name, length, value):
+    """Stacks an array of each row to int32 `[B, length, …]`, with `value` where a row ends."""
+    shape = rows[0][name].shape[1:] if rows else ()
+    padded = np.full((len(rows), length, *shape), value, np.int32)
+    for index, row in enumerate(rows):
+        padded[index, : len(row[name])] = row[name]
+    return padded
 
 
-def possible_tokens(tokens) -> np.ndarray:
-    """Says which tokens a text can match: bool `[N]`. "don't" is none: it is split before."""
-    return tf.strings.regex_full_match(tokens, _POSSIBLE_TOKEN).numpy()
-
-
-def _normalize(texts, do_lower_case, strip_accents):
-    """Cleans strings `[N]` so that splitting and looking up pieces is all that is left."""
-    texts = _clean(texts, do_lower_case, strip_accents)
-    return tf.cond(
-        tf.reduce_any(tf.strings.regex_full_match(texts, _MAYBE_LONG_WORD)),
-        lambda: _replace_long_words(texts),
-        lambda: texts,
-    )
-
-
-def _clean(texts, do_lower_case, strip_accents):
-    """Drops control characters from strings `[N]`; lower-cases and drops accents as asked."""
-    # The order is the original's. A lower-case sigma depends on its neighbours, so control
-    # characters must be gone before; accents come off only once NFD has taken them apart.
-    texts = tf.cond(
-        tf.reduce_all(tf.strings.regex_full_match(texts, _ORDINARY)),
-        lambda: texts,
-        lambda: _repair(texts, do_lower_case),
-    )
-    texts = tf.strings.regex_replace(texts, _CONTROLS, "")
-    if do_lower_case:
-        texts = tf.strings.lower(texts, encoding="utf-8")
-    if strip_accents:
-        texts = tf_text.normalize_utf8(texts, "NFD")
-        texts = tf.strings.regex_replace(texts, _ACCENTS, "")
-    return texts
-
-
-def _repair(texts, do_lower_case):
-    """Drops bytes that are not UTF-8, and lower-cases what `tf.strings.lower` does not."""
-    texts = tf.strings.unicode_decode(texts, "UTF-8", errors="ignore")
-    if do_lower_case:
-        points = texts.flat_values
-        for first, last, distance in _NEW_CAPITALS:
-            is_capital = (points >= first) & (points <= last)
-            points = tf.where(is_capital, points + distance, points)
-        texts = texts.with_flat_values(points)
-    return tf.strings.unicode_encode(texts, "UTF-8")
-
-
-def _replace_long_words(texts):
-    """Puts a word that no vocabulary has in place of each that is over the limit."""
-    words = tf.strings.split(tf.strings.regex_replace(texts, _WORD_BOUNDARY, r" \0 "))
-    too_long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > MAX_WORD_LENGTH
-    words = words.with_flat_values(tf.where(too_long, _LONG_WORD, words.flat_values))
-    return tf.strings.reduce_join(words, axis=-1, separator=" ")
-
-
-def _cover_long_words(texts):
-    """Puts a word of the same length that no vocabulary has in place of each over the limit."""
-    is_suspect = tf.strings.regex_full_match(texts, _MAYBE_LONG_WORD).numpy()
-    if not is_suspect.any():
-        return texts
-    covered = texts.numpy()
-    words = tf.strings.regex_replace(texts, _WORD_BOUNDARY, " ").numpy()
-    for index in np.flatnonzero(is_suspect):
-        text = covered[index].decode()
-        for word in _TOO_LONG_WORD.finditer(words[index].decode()):
-            start, end = word.span()
-            text = text[:start] + _LONG_WORD * (end - start) + text[end:]
-        covered[index] = text.encode()
-    return tf.constant(covered, tf.string)
-
-
-def _usable_tokens(vocab, ids):
-    """Keeps each token that a text can match at its id, and puts fillers in place of the others.
-
-    The others are repeated tokens but for their last line, and such as splitting would have cut
-    ("don't"). With them, tensorflow-text finds other pieces than the original, or refuses.
-    """
-    possible = possible_tokens(vocab)
-    usable = []
-    for index, token in enumerate(vocab):
-        keep = ids[token] == index and (possible[index] or token == "[UNK]")
-        usable.append(token if keep else f"{_IMPOSSIBLE_TOKEN}{index}")
-    return usable
-
-
-def _as_string_tensor(texts):
-    if not tf.is_tensor(texts):
-        if isinstance(texts, str | bytes):
-            raise InputError("`texts` must be a list of strings: write [text] for a single one")
-        texts = list(texts)
-        for index, text in enumerate(texts):
-            if not isinstance(text, str | bytes):
-                raise InputError(
-                    f"`texts` must be strings. Received at index {index}: {type(text).__name__} "
-                    f"({text!r:.50})"
-                )
-        texts = tf.constant(texts, tf.string, shape=[len(texts)])
-    if texts.dtype != tf.string or texts.shape.rank not in (1, None):
+def _check_lengths(padding, truncation, max_length, num_special):
+    if padding not in ("longest", "max_length", True, False):
         raise InputError(
-            "`texts` must be a string tensor of shape [N]. "
-            f"Received: {texts.dtype.name} of shape {texts.shape}"
+            f'`padding` must be "longest", "max_length" or False. Received: {padding!r}'
         )
-    return texts
-
-
-def _rows(ragged):
-    """Splits ragged ids into one array a row."""
-    splits = ragged.row_splits.numpy()
-    ids = ragged.values.numpy()
-    return [ids[start:end] for start, end in itertools.pairwise(splits)]
+    if truncation not in (*STRATEGIES, True, False):
+        names = ", ".join(f'"{name}"' for name in STRATEGIES)
+        raise InputError(f"`truncation` must be {names} or False. Received: {truncation!r}")
+    if max_length is None and padding == "max_length":
+        raise InputError('`padding="max_length"` needs a `max_length`')
+    if max_length is not None and max_length < num_special:
+        raise InputError(
+            f"`max_length` must leave room for {num_special} special tokens. "
+            f"Received: max_length={max_length}"
+        )

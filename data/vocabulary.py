@@ -17,13 +17,9 @@ from tqdm import tqdm
 
 from data.corpus import Corpus
 from data.documents import read_lines
-from data.tokenizer import (
-    MAX_TOKEN_BYTES,
-    SPECIAL_TOKENS,
-    ConvBertTokenizer,
-    possible_tokens,
-    separate_words,
-)
+from data.tokenizer import ConvBertTokenizer
+from data.vocabulary_file import MAX_TOKEN_BYTES, SPECIAL_TOKENS
+from data.wordpiece import possible_tokens, separate_words
 from errors import InputError
 
 # Without a limit, the alphabet is the commonest characters that make up this share of the text.

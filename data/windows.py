@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from data.features import Features
 from data.question_files import QuestionExamples
-from data.tokenizer import Pieces
+from data.wordpiece import Pieces
 from errors import InputError
 
 _TOKENIZE_AT_ONCE = 1024  # bounds the memory that text takes on its way

@@ -13,6 +13,7 @@ from data import ConvBertTokenizer
 from data.classification import parse_text
 from data.features import Arrays, Features, gather_outputs
 from data.tokenizer_config import CONFIG_FILE, stated_max_length
+from data.tokenizer_files import vocabulary_file
 from errors import InputError
 from model import ConvBertConfig
 from model.config import override
@@ -33,7 +34,7 @@ def load_tokenizer(
     tokenizer = ConvBertTokenizer.from_pretrained(directory)
     if tokenizer.vocab_size != config.vocab_size:
         raise InputError(
-            f"{os.path.join(directory, 'vocab.txt')} has {tokenizer.vocab_size} tokens, but the "
+            f"{vocabulary_file(directory)} has {tokenizer.vocab_size} tokens, but the "
             f"model's `vocab_size` is {config.vocab_size}"
         )
     stated = stated_max_length(pathlib.Path(directory) / CONFIG_FILE)

@@ -136,22 +136,19 @@ class FillMask:
         Returns:
             The rows; where in them each mask is, in the masks' order; how many texts are long.
         """
-        # A mask ends a word, so what is before and after it can be tokenised alone.
-        parts = [text.split(MASK) for text in texts]
-        pieces = iter(self.tokenizer.tokenize([part for row in parts for part in row]).to_list())
-        room = self.max_seq_length - 2
+        tokenizer, room = self.tokenizer, self.max_seq_length - 2
+        tokens = tokenizer(
+            texts, padding=False, add_special_tokens=False, parse_special_tokens=True
+        )["input_ids"]
         rows, places, start, num_long = [], [], 0, 0
-        for count in map(len, parts):
-            ids, masks = next(pieces), []
-            for _ in range(count - 1):
-                masks.append(len(ids))
-                ids += [self.tokenizer.mask_id, *next(pieces)]
+        for ids in tokens:
+            masks = [place for place, index in enumerate(ids) if index == tokenizer.mask_id]
             is_long = len(ids) > room
             num_long += is_long
             for group in [[mask] for mask in masks] if is_long else [masks]:
                 first = max(0, min(group[0] - room // 2, len(ids) - room))
                 window = ids[first : first + room]
-                rows.append([self.tokenizer.cls_id, *window, self.tokenizer.sep_id])
+                rows.append(tokenizer.build_inputs_with_special_tokens(window))
                 places += [start + 1 + mask - first for mask in group]
                 start += len(rows[-1])
         input_ids = np.concatenate(rows).astype(np.int32)

@@ -80,7 +80,7 @@ def build_plainly(sources: list, vocab_file: str, path: str) -> tuple[int, int, 
     """Writes the records of sources; returns the bytes of text, of records, and the tokens."""
     from data.examples import ExampleBuilder
     from data.records import open_shard
-    from data.tokenizer import load_vocabulary
+    from data.vocabulary_file import load_vocabulary
     from tests.wordpiece import reference_ids
 
     vocab = {token: index for index, token in enumerate(load_vocabulary(vocab_file))}

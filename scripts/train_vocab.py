@@ -3,19 +3,18 @@
     python3 scripts/train_vocab.py --data-dir DATA_DIR --corpus my_texts/ --cased
 
 Reads what build_data.py reads, and writes DATA_DIR/vocab.txt, where the other scripts look for it,
-and DATA_DIR/tokenizer_config.json, which says whether it is cased.
+and DATA_DIR/tokenizer_config.json, which says whether it is cased; transformers finds there all it
+needs for the same tokenizer.
 """
 
 import argparse
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import errors
-import files
 from data.command_line import add_corpus_arguments, reading
 from errors import InputError
 
@@ -51,10 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     counts = vocabulary.count_words(find_corpus(args.data_dir, args.corpus, reading(args)), options)
     tokens = vocabulary.train_vocabulary(counts, options)
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "vocab.txt")
-        files.write_text(path, "".join(f"{token}\n" for token in tokens))
-        tokenizer = ConvBertTokenizer(path, options.do_lower_case, options.strip_accents)
+    tokenizer = ConvBertTokenizer(tokens, options.do_lower_case, options.strip_accents)
     fit = vocabulary.measure_fit(tokenizer, counts)
     tokenizer.save_pretrained(output)
     print(summary(output, tokenizer, fit))
@@ -70,7 +66,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_corpus_arguments(parser)
     parser.add_argument(
         "--output",
-        help="folder for vocab.txt and tokenizer_config.json (default: the data folder)",
+        help="folder for vocab.txt, tokenizer_config.json, … (default: the data folder)",
     )
     parser.add_argument("--vocab-size", type=int, default=30_522, help="tokens (default: 30522)")
     parser.add_argument("--cased", action="store_true", help="keep case and accents")

@@ -124,6 +124,7 @@ def test_what_cannot_be_gone_on_from(folders, first, tmp_path, capsys):
     shutil.copytree(first / "discriminator", other)
     tokens = (other / "vocab.txt").read_text().replace("ding\n", "dingo\n")
     (other / "vocab.txt").write_text(tokens)
+    (other / "tokenizer.json").unlink()
     fails(
         capsys,
         folders,

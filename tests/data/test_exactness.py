@@ -24,7 +24,7 @@ from data.corpus import find_corpus
 from data.documents import read_lines
 from data.examples import ExampleBuilder
 from data.shards import BuildOptions, LineTokenizer, ShardTask, build_shard
-from data.tokenizer import load_vocabulary
+from data.vocabulary_file import load_vocabulary
 from tests.wordpiece import reference_ids
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -270,7 +270,7 @@ def test_a_pairs_longer_side_is_cut_and_a_tie_cuts_the_second(bert):
                 got = truncate_pair(range(first), range(second), room)
                 assert got == (range(kept[0]), range(kept[1]))
     cls, sep = bert.cls_id, bert.sep_id
-    ids = bert.convert_tokens_to_ids("abcdef")
+    ids = bert.convert_tokens_to_ids([*"abcdef"])
     batch = bert(["a b c"], ["d e f"], max_length=8)
     assert batch["input_ids"].tolist() == [[cls, *ids[:3], sep, *ids[3:5], sep]]
 
@@ -287,7 +287,11 @@ def test_a_pairs_longer_side_is_cut_and_a_tie_cuts_the_second(bert):
         ({"texts": ["a"], "max_length": 1}, "max_length=1"),
         ({"texts": ["a"], "text_pairs": ["b"], "max_length": 2}, "max_length=2"),
         ({"texts": ["a"], "padding": "max_length"}, "needs a `max_length`"),
-        ({"texts": ["a"], "padding": True}, "Received: True"),
+        ({"texts": ["a"], "padding": "left"}, "Received: 'left'"),
+        ({"texts": ["a"], "truncation": "first"}, r"`truncation` must be .*Received: 'first'"),
+        ({"texts": b"a", "parse_special_tokens": True}, "must be a list of `str`"),
+        ({"texts": [b"a"], "return_offsets_mapping": True}, "must be a list of `str`"),
+        ({"texts": tf.constant(["a"]), "return_offsets_mapping": True}, "must be a list of `str`"),
     ],
 )
 def test_wrong_arguments_are_named(bert, arguments, message):
@@ -322,6 +326,127 @@ def test_decode_special_tokens(bert):
         bert.decode([-1])
 
 
+def test_spaces_around_apostrophes(bert):
+    ids = bert.encode("Don't, you've: it's 'x'!", add_special_tokens=False)
+    assert bert.decode(ids) == "don ' t, you ' ve : it ' s ' x '!"
+    assert bert.decode(ids, clean_up_tokenization_spaces=True) == "don't, you've : it's'x '!"
+
+
+def test_ids_and_tokens_one_or_many(bert):
+    assert bert.convert_ids_to_tokens(1996) == "the" == bert.convert_ids_to_tokens(np.int32(1996))
+    assert bert.convert_tokens_to_ids("the") == 1996
+    assert bert.convert_tokens_to_ids(["the", "[MASK]"]) == [1996, 103]
+    assert len(bert) == bert.vocab_size == 30522
+    assert bert.get_vocab()["the"] == 1996 and len(bert.get_vocab()) == 30522
+    assert (bert.mask_token, bert.mask_token_id) == ("[MASK]", 103)
+    names = ("pad", "unk", "cls", "sep", "mask")
+    ids = [getattr(bert, f"{name}_token_id") for name in names]
+    assert ids == [getattr(bert, f"{name}_id") for name in names] == bert.all_special_ids
+    assert tuple(getattr(bert, f"{name}_token") for name in names) == bert.all_special_tokens
+    assert bert.batch_decode([[101, 1996], [102]], skip_special_tokens=False) == [
+        "[CLS] the",
+        "[SEP]",
+    ]
+
+
+def test_special_tokens_around_ids(bert):
+    cls, sep = bert.cls_id, bert.sep_id
+    for pair in ((), ([9, 10],)):
+        row = bert.build_inputs_with_special_tokens([7, 8], *pair)
+        segments = bert.create_token_type_ids_from_sequences([7, 8], *pair)
+        mask = bert.get_special_tokens_mask([7, 8], *pair)
+        assert row == [cls, 7, 8, sep, *([9, 10, sep] if pair else [])]
+        assert segments == [0, 0, 0, 0, *([1, 1, 1] if pair else [])]
+        assert mask == [1, 0, 0, 1, *([0, 0, 1] if pair else [])]
+        assert bert.get_special_tokens_mask(row, already_has_special_tokens=True) == mask
+        assert bert.num_special_tokens_to_add(bool(pair)) == sum(mask)
+    with pytest.raises(InputError, match="`ids1` must be None"):
+        bert.get_special_tokens_mask([7], [8], already_has_special_tokens=True)
+
+
+def test_encode_gives_a_rows_ids(bert):
+    cls, sep = bert.cls_id, bert.sep_id
+    a, b, c, d = bert.convert_tokens_to_ids(["a", "b", "c", "d"])
+    assert bert.encode("a b") == [cls, a, b, sep]
+    assert bert.encode("a b", "c") == [cls, a, b, sep, c, sep]
+    assert bert.encode("a b", "c", False) == [a, b, c]
+    assert bert.encode("a b", "c d", max_length=6) == [cls, a, b, sep, c, sep]
+    longest_first = bert.encode("a b", "c d", max_length=6, truncation="longest_first")
+    assert longest_first == [cls, a, sep, c, d, sep]
+    assert bert.encode("a b", "c d", max_length=6, truncation="only_second")[-2:] == [c, sep]
+    assert len(bert.encode("a b", "c d", max_length=3, truncation=False)) == 7
+    assert bert.encode("a [MASK]", parse_special_tokens=True) == [cls, a, bert.mask_id, sep]
+    assert bert.encode("") == [cls, sep] and bert.encode("", "", False) == []
+
+
+def test_rows_without_padding(bert):
+    padded = bert(["a b", "c"], padding=True)
+    rows = bert(["a b", "c"], padding=False)
+    assert rows["input_ids"] == [padded["input_ids"][0].tolist(), [101, 1039, 102]]
+    assert rows["input_mask"] == [[1, 1, 1, 1], [1, 1, 1]]
+    assert rows["segment_ids"] == [[0, 0, 0, 0], [0, 0, 0]]
+    assert bert([], padding=False)["input_ids"] == []
+
+
+def test_places_and_added_tokens_in_a_batch(bert):
+    texts, pairs = ["Crème [MASK]", ""], ["x  [SEP]y", "z"]
+    batch = bert(
+        texts, pairs, 9, "max_length", parse_special_tokens=True,
+        return_offsets_mapping=True, return_special_tokens_mask=True,
+    )  # fmt: skip
+    tokens = [bert.convert_ids_to_tokens(row) for row in batch["input_ids"]]
+    first = ["[CLS]", "cr", "##eme", "[MASK]", "[SEP]", "x", "[SEP]", "y", "[SEP]"]
+    assert tokens == [first, ["[CLS]", "[SEP]", "z", "[SEP]", *["[PAD]"] * 5]]
+    none = (0, 0)
+    places = [
+        [none, (0, 2), (2, 5), (6, 12), none, (0, 1), (3, 8), (8, 9), none],
+        [none, none, (0, 1), *[none] * 6],
+    ]
+    assert [[tuple(place) for place in row] for row in batch["offset_mapping"]] == places
+    assert batch["special_tokens_mask"].tolist() == [
+        [1, 0, 0, 0, 1, 0, 0, 0, 1],
+        [1, 1, 0, 1, 1, 1, 1, 1, 1],
+    ]
+    assert {array.dtype for array in batch.values()} == {np.dtype("int32")}
+    plain = bert(texts, pairs, parse_special_tokens=True)
+    assert list(plain) == ["input_ids", "input_mask", "segment_ids"]
+    np.testing.assert_array_equal(plain["input_ids"], batch["input_ids"])
+    cut = bert(texts, pairs, 5, return_offsets_mapping=True, parse_special_tokens=True)
+    assert cut["offset_mapping"].tolist()[0] == [[0, 0], [0, 2], [0, 0], [0, 1], [0, 0]]
+
+
+def test_special_tokens_in_text_are_text_unless_parsed(bert):
+    text = "[MASK][MASK] [mask] a[SEP]\u0301b [[PAD]]"
+    tokens = bert.convert_ids_to_tokens(bert.encode(text, None, False, parse_special_tokens=True))
+    parsed = ["[MASK]", "[MASK]", "[", "mask", "]", "a", "[SEP]", "b", "[", "[PAD]", "]"]
+    assert tokens == parsed
+    assert bert.encode(text, None, False) == bert.tokenize([text]).to_list()[0]
+    assert bert.mask_id not in bert.encode(text)
+
+
+def test_shorter_words_may_be_the_limit(bert):
+    tokenizer = ConvBertTokenizer(bert.vocab, max_word_length=3)
+    texts = ["cat cats c.a.t", "日本語日本語 cat", "Ünd", "한국"]
+    unknown = tokenizer.unk_id
+    ids = tokenizer.tokenize(texts).to_list()
+    assert ids[0] == [4937, unknown, *bert.tokenize(["c.a.t"]).to_list()[0]]
+    assert ids[1:3] == bert.tokenize(texts[1:3]).to_list()
+    assert ids[3] == [unknown]  # six letters, once decomposed
+    assert [row.ids.tolist() for row in tokenizer.tokenize_with_offsets(texts)] == ids
+    for length in (0, 201):
+        with pytest.raises(InputError, match=f"Received: {length}"):
+            ConvBertTokenizer(bert.vocab, max_word_length=length)
+
+
+def test_a_list_of_tokens_is_a_vocabulary(bert):
+    assert ConvBertTokenizer(bert.vocab).vocab_sha256 == bert.vocab_sha256
+    with pytest.raises(InputError, match=r"list of tokens has no \[UNK\], \[CLS\]"):
+        ConvBertTokenizer(["[PAD]", "a"])
+    for token in (7, "a\nb", "x" * 257):
+        with pytest.raises(InputError, match="token 5 must be a line of at most 256 bytes, not"):
+            ConvBertTokenizer([*SPECIAL_TOKENS, token])
+
+
 @pytest.mark.parametrize(("lower", "strip"), MODES)
 def test_save_and_load(bert, tmp_path, lower, strip):
     saved = ConvBertTokenizer(BERT_VOCAB, lower, strip)
@@ -332,13 +457,15 @@ def test_save_and_load(bert, tmp_path, lower, strip):
     texts = ["Ünïcode CAFÉ"]
     assert loaded.tokenize(texts).to_list() == saved.tokenize(texts).to_list()
     files = sorted(path.name for path in (tmp_path / "model").iterdir())
-    assert files == ["tokenizer_config.json", "vocab.txt"]
+    special = "special_tokens_map.json"
+    assert files == [special, "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
     assert json.loads((tmp_path / "model/tokenizer_config.json").read_text()) == {
         "tokenizer_class": "ConvBertTokenizer",
         "do_lower_case": lower,
         "strip_accents": strip,
         "tokenize_chinese_chars": True,
         "model_max_length": 128,
+        "clean_up_tokenization_spaces": False,
         "pad_token": "[PAD]",
         "unk_token": "[UNK]",
         "cls_token": "[CLS]",

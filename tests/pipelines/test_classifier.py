@@ -110,5 +110,6 @@ def test_wrong_directory(tmp_path):
         TextClassifier.from_pretrained(tmp_path)
     save(tmp_path, **SINGLE)
     (tmp_path / "vocab.txt").write_text("\n".join([*VOCAB, "more"]) + "\n")
+    (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"vocab\.txt has 16 tokens.*`vocab_size` is 15"):
         TextClassifier.from_pretrained(tmp_path)

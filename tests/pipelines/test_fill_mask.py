@@ -106,5 +106,6 @@ def test_wrong_directory(tmp_path):
         FillMask.from_pretrained(tmp_path / "encoder")
     save(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join([*VOCAB, "more"]) + "\n")
+    (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"vocab\.txt has 19 tokens.*`vocab_size` is 18"):
         FillMask.from_pretrained(tmp_path)

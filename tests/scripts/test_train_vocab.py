@@ -67,7 +67,8 @@ def test_what_is_written_says_how_to_use_it(data_dir, arguments, lower, strip, w
     output = data_dir / "vocabulary"
     output.mkdir()
     run(data_dir, "--vocab-size", "180", "--output", str(output), *arguments)
-    assert sorted(path.name for path in output.iterdir()) == ["tokenizer_config.json", "vocab.txt"]
+    names = ["special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    assert sorted(path.name for path in output.iterdir()) == names
     config = json.loads((output / "tokenizer_config.json").read_text())
     assert (config["do_lower_case"], config["strip_accents"]) == (lower, strip)
     assert tokenizer_options(output / "vocab.txt", False, True) == {
