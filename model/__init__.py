@@ -1,9 +1,11 @@
 """The network, its objective, its optimiser and its checkpoints, on any Keras backend.
 
-Names are imported on first use, so that reading a configuration costs no Keras import.
+Names are imported on first use, so that reading a configuration costs no Keras import. Once Keras
+is there all of them are: `keras.models.load_model` finds no class that was not imported.
 """
 
 import importlib
+import sys
 
 _PUBLIC = {
     "ConvBertConfig": "model.config",
@@ -31,6 +33,18 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_PUBLIC[name])
+    if "keras" in sys.modules:
+        _import_all()
+    return getattr(module, name)
+
+
+def _import_all():
+    for name in (*_PUBLIC.values(), "model.optimizer"):
+        importlib.import_module(name)
+
+
+if "keras" in sys.modules:
+    _import_all()

@@ -21,6 +21,7 @@ import hub
 from errors import InputError
 from model import weight_files
 from model.config import ConvBertConfig
+from model.layers import merged_kernel
 
 PREFIX = "convbert."  # before the encoder's tensors where the file has a head
 # Tensors of heads: a class without that head passes over them.
@@ -45,7 +46,8 @@ class Tensor:
     """One weight and its names elsewhere.
 
     Args:
-        variable: the Keras variable, in the original's layout.
+        variable: the Keras variable, in the original's layout; a tensor for a kernel with a
+            low-rank update.
         hf_name: without the prefix of models that have a head.
         tf1_name: in the original's checkpoints, `{task}` standing for the name of the task that a
             head was fine-tuned on; None where it has no such weight.
@@ -63,7 +65,7 @@ class Tensor:
 
     def to_hf(self) -> np.ndarray:
         """The value in Hugging Face's layout."""
-        value = keras.ops.convert_to_numpy(self.variable.value)
+        value = keras.ops.convert_to_numpy(self.variable)
         if self.axes is not None:
             value = value.transpose(self.axes)
         return np.ascontiguousarray(value[:, None] if self.column else value)
@@ -85,12 +87,19 @@ class Tensor:
 
 def _dense(layer, hf_name, tf1_name, head=False):
     """Kernel (transposed in Hugging Face unless grouped) and bias of a dense layer."""
-    axes = (1, 0) if len(layer.kernel.shape) == 2 else None
+    if layer.quantization_mode is not None:
+        raise InputError(
+            f"{layer.path} is {layer.quantization_mode}, and config.json and model.safetensors "
+            "hold a model in float32: write them before quantize. A quantized model is saved as "
+            'model.save("NAME.keras")'
+        )
+    kernel = merged_kernel(layer)
+    axes = (1, 0) if len(kernel.shape) == 2 else None
     tf1_kernel = tf1_bias = None
     if tf1_name is not None:
         tf1_kernel, tf1_bias = f"{tf1_name}/kernel", f"{tf1_name}/bias"
     return [
-        Tensor(layer.kernel, f"{hf_name}.weight", tf1_kernel, axes, head=head),
+        Tensor(kernel, f"{hf_name}.weight", tf1_kernel, axes, head=head),
         Tensor(layer.bias, f"{hf_name}.bias", tf1_bias, head=head),
     ]
 

@@ -6,7 +6,8 @@ import os
 import keras
 from keras import ops
 
-from model import checkpoint
+from errors import InputError
+from model import adaptation, checkpoint
 from model.config import ConvBertConfig, as_config, override
 from model.layers import MASKED_SCORE, Embeddings, EncoderLayer
 
@@ -27,6 +28,15 @@ class TrainableModel(keras.Model):
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
+    def summary(self, *args, expand_nested=True, **kwargs):
+        """Keras's `summary`, with the rows of an encoder below its own."""
+        super().summary(*args, expand_nested=expand_nested, **kwargs)
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """Keras's `quantize`, for models that are used; this one is there to be trained."""
+        raise InputError(f"a {type(self).__name__} cannot be quantized: save it, and quantize the "
+                         "models that from_pretrained reads")  # fmt: skip
+
     def compile_from_config(self, config):
         """Compiles a model that Keras loads as the saved one was."""
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -41,9 +51,13 @@ class PretrainedModel(TrainableModel):
     """
 
     architecture = ""  # the class's name in `config.json`
+    input_rank = 2  # axes of `input_ids`
 
     def __init__(self, config: ConvBertConfig | dict, **kwargs):
         super().__init__(**kwargs)
+        if self.quantization_mode is not None:
+            raise InputError(f"`dtype` cannot be {self.dtype_policy.name}: call quantize on the "
+                             "model once it has its weights")  # fmt: skip
         self.config = as_config(config)
 
     def tensors(self) -> list[checkpoint.Tensor]:
@@ -96,14 +110,96 @@ class PretrainedModel(TrainableModel):
         source.load_into(model.tensors())
         return model
 
+    def encoder(self) -> "ConvBertModel":
+        """The encoder: the model itself, or what its head reads."""
+        return self
+
+    def input_shapes(self) -> dict[str, tuple]:
+        """Of the inputs that are always possible; what `export` and `summary` go by."""
+        return dict.fromkeys(INPUT_NAMES, (None,) * self.input_rank)
+
+    def enable_lora(self, rank: int, alpha: float | None = None) -> None:
+        """Leaves of the encoder only low-rank updates to be trained (LoRA, arXiv:2106.09685).
+
+        Query, key, value, the attention's output and the feed-forward layers get an update
+        `alpha / rank · A B` each; all else in the encoder is frozen, and the head is not. Nothing
+        that the model computes changes before it is trained. Whatever saves the model saves its
+        kernels with the updates in them, and what is loaded has no updates of its own.
+
+        Args:
+            rank: of the updates; where layers have groups, of each group's.
+            alpha: scales the updates; None is `rank`.
+
+        Raises:
+            InputError: the model is compiled, quantized, or has updates already.
+        """
+        if self.compiled:
+            raise InputError("call enable_lora before compile: the optimizer was made for all the "
+                             "weights. A saved model is read without: "
+                             "load_model(path, compile=False)")  # fmt: skip
+        adaptation.enable_lora(self.encoder(), rank, alpha)
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """Makes int8 of the kernels that `enable_lora` names, for a model that is only used.
+
+        Keras's dense layers then multiply in integers, quantising their inputs row by row; grouped
+        ones keep int8 kernels, and multiply in the model's precision.
+
+        Args:
+            mode: "int8".
+            config: None, or a `keras.quantizers.Int8QuantizationConfig` for Keras's dense layers.
+            filters: must be None.
+
+        Raises:
+            InputError: another mode, `filters`, or low-rank updates that are not merged.
+        """
+        if config.mode != adaptation.QUANTIZATION_MODE:  # Keras has made a `config` of the mode
+            raise InputError(f'`mode` must be "int8". Received: {config.mode}')
+        if filters is not None or kwargs:
+            raise InputError("quantize takes no `filters` and no further arguments: it chooses the "
+                             "encoder's dense layers")  # fmt: skip
+        adaptation.quantize(self.encoder(), config)
+        self.train_function = self.test_function = self.predict_function = None
+
+    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None,
+               **kwargs):  # fmt: skip
+        """Keras's `export`; the default signature is the dict of three, of any size."""
+        if input_signature is None:
+            shapes = self.input_shapes()
+            input_signature = [
+                {name: keras.InputSpec("int32", shapes[name], name=name) for name in shapes}
+            ]
+        return super().export(filepath, format, verbose, input_signature, **kwargs)
+
     @classmethod
     def _options_from(cls, source, options):
         """Arguments of the class that the tensors decide where the caller does not."""
         return options
 
     def get_config(self):
-        """Arguments of the constructor."""
-        return super().get_config() | {"config": dataclasses.asdict(self.config)}
+        """Arguments of the constructor, and how the model was quantized."""
+        config = super().get_config() | {"config": dataclasses.asdict(self.config)}
+        quantization = adaptation.quantization_config(self.encoder())
+        if quantization is not None:
+            config["quantization"] = keras.saving.serialize_keras_object(quantization)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The inverse of `get_config`."""
+        config = dict(config)
+        quantization = config.pop("quantization", None)
+        model = super().from_config(config, custom_objects)
+        if quantization is not None:
+            model.quantize(config=keras.saving.deserialize_keras_object(quantization))
+        return model
+
+    def get_compile_config(self):
+        """How the model was compiled, if what is loaded will have the same trained weights."""
+        encoder = self.encoder()
+        if adaptation.has_lora(encoder) or adaptation.quantization_config(encoder) is not None:
+            return None
+        return super().get_compile_config()
 
 
 def read_inputs(inputs: dict) -> tuple:
@@ -158,16 +254,22 @@ class ConvBertModel(PretrainedModel):
             EncoderLayer(config, name=f"layer_{i}", dtype=policy)
             for i in range(config.num_hidden_layers)
         ]
-        self.build()
+        self.build(self.input_shapes())
 
     def build(self, input_shape=None):
         """Creates the variables; no shape is needed."""
+        hidden = (None, None, self.config.hidden_size)
         if not self.embeddings.built:
-            self.embeddings.build()
+            self.embeddings.build((None, None))
         if self.embeddings_project is not None:
             self.embeddings_project.build((None, None, self.config.embedding_size))
         for layer in self.encoder_layers:
-            layer.build()
+            layer.build(hidden)
+
+    @property
+    def output_shape(self):
+        """For `summary`."""
+        return (None, None, self.config.hidden_size)
 
     def call(self, inputs, training=False):
         """See the class."""

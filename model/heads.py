@@ -47,6 +47,10 @@ class HeadModel(PretrainedModel):
             )
         self.convbert = convbert
 
+    def encoder(self):
+        """See `PretrainedModel.encoder`."""
+        return self.convbert
+
     def call(self, inputs, training=False):
         """See the class."""
         hidden = self.convbert(encoder_inputs(inputs, self.further_inputs), training=training)
@@ -104,11 +108,11 @@ class ConvBertForMaskedLM(HeadModel):
             convbert = ConvBertModel(as_config(config), embeddings, name="convbert", dtype=dtype)
         super().__init__(config, convbert, **kwargs)
         self.head = MaskedLMHead(self.config, name="generator_predictions", dtype=self.dtype_policy)
-        self.build()
+        self.build(self.input_shapes())
 
     def build(self, input_shape=None):
         """Creates the variables; no shape is needed."""
-        self.head.build()
+        self.head.build((None, None, self.config.hidden_size))
 
     def apply_head(self, hidden, inputs, training=False):
         """See `HeadModel.apply_head`."""
@@ -152,11 +156,11 @@ class ConvBertForSequenceClassification(HeadModel):
         self.classifier = ClassificationHead(
             self.config, classifier_head, name="classifier", dtype=self.dtype_policy
         )
-        self.build()
+        self.build(self.input_shapes())
 
     def build(self, input_shape=None):
         """Creates the variables; no shape is needed."""
-        self.classifier.build()
+        self.classifier.build((None, self.config.hidden_size))
 
     def apply_head(self, hidden, inputs, training=False):
         """See `HeadModel.apply_head`."""
@@ -218,11 +222,11 @@ class ConvBertForTokenClassification(HeadModel):
         self.classifier = ClassificationHead(
             self.config, name="classifier", dtype=self.dtype_policy
         )
-        self.build()
+        self.build(self.input_shapes())
 
     def build(self, input_shape=None):
         """Creates the variables; no shape is needed."""
-        self.classifier.build()
+        self.classifier.build((None, None, self.config.hidden_size))
 
     def apply_head(self, hidden, inputs, training=False):
         """See `HeadModel.apply_head`."""
@@ -291,7 +295,7 @@ class ConvBertForQuestionAnswering(HeadModel):
             self.head = JointSpanHead(config, name="qa_joint", dtype=self.dtype_policy)
         else:
             self.head = keras.layers.Dense(2, name="qa_outputs", dtype=self.dtype_policy)
-        self.build()
+        self.build(self.input_shapes())
 
     def build(self, input_shape=None):
         """Creates the variables; no shape is needed."""
@@ -366,17 +370,18 @@ class ConvBertForMultipleChoice(HeadModel):
     """
 
     architecture = "ConvBertForMultipleChoice"
+    input_rank = 3
 
     def __init__(self, config, convbert=None, **kwargs):
         super().__init__(config, convbert, **kwargs)
         self.classifier = ClassificationHead(
             self.config, units=1, name="classifier", dtype=self.dtype_policy
         )
-        self.build()
+        self.build(self.input_shapes())
 
     def build(self, input_shape=None):
         """Creates the variables; no shape is needed."""
-        self.classifier.build()
+        self.classifier.build((None, self.config.hidden_size))
 
     def call(self, inputs, training=False):
         """See the class."""

@@ -51,6 +51,10 @@ class JointModel(TrainableModel):
             }
         )
 
+    def get_config(self):
+        """Raises an `InputError`: the heads are what is saved."""
+        raise InputError("a JointModel is not saved as a whole: save each of its heads")
+
     def objective(self, reduction: str = "sum") -> dict[str, Any]:
         """The arguments `loss` and `loss_weights` of `compile`: see `HeadModel.objective`."""
         losses, weights = {}, {}

@@ -106,7 +106,8 @@ def dynamic_convolution(values, kernels):
 class GroupedDense(keras.layers.Layer):
     """A dense layer in G contiguous channel groups (the paper's grouped linear, section 3.3).
 
-    Variables: kernel [G, in / G, out / G], bias [out].
+    Variables: kernel [G, in / G, out / G], bias [out]. Like Keras's Dense it can be given low-rank
+    updates, and its kernel be quantised.
     """
 
     def __init__(self, units: int, groups: int, kernel_initializer="glorot_uniform", **kwargs):
@@ -114,14 +115,73 @@ class GroupedDense(keras.layers.Layer):
         self.units = units
         self.groups = groups
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.lora_enabled = False
 
     def build(self, input_shape):
         """Creates the variables for inputs whose last axis is `input_shape[-1]` wide."""
         shape = (self.groups, input_shape[-1] // self.groups, self.units // self.groups)
-        self.kernel = self.add_weight(
+        self._kernel = self.add_weight(
             name="kernel", shape=shape, initializer=self.kernel_initializer
         )
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+
+    @property
+    def kernel(self):
+        """What inputs are multiplied by, [G, in / G, out / G]."""
+        if self.quantization_mode is not None:
+            return ops.cast(
+                ops.cast(self._kernel, "float32") / self.kernel_scale, self.compute_dtype
+            )
+        return merged_kernel(self, self.compute_dtype) if self.lora_enabled else self._kernel
+
+    def enable_lora(self, rank: int, lora_alpha: float | None = None):
+        """Keras's `Dense.enable_lora`, with an update of that rank for every group."""
+        groups, inputs, outputs = self._kernel.shape
+        self._tracker.unlock()  # as Keras's own layers do, for variables after `build`
+        self.lora_kernel_a = self.add_weight(
+            name="lora_kernel_a",
+            shape=(groups, inputs, rank),
+            initializer=keras.initializers.RandomUniform(  # Keras's, of one group's fan-in
+                -math.sqrt(6 / inputs), math.sqrt(6 / inputs)
+            ),
+        )
+        self.lora_kernel_b = self.add_weight(
+            name="lora_kernel_b", shape=(groups, rank, outputs), initializer="zeros"
+        )
+        self._tracker.lock()
+        self._kernel.trainable = False
+        self.lora_enabled, self.lora_rank = True, rank
+        self.lora_alpha = rank if lora_alpha is None else lora_alpha
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Makes the kernel int8, with a scale for each output; inputs keep their precision."""
+        if mode != "int8":
+            raise self._quantization_mode_error(mode)
+        values, scale = keras.quantizers.abs_max_quantize(self._kernel, axis=1, to_numpy=True)
+        shape = self._kernel.shape
+        del self._kernel
+        self._kernel = self.add_weight(
+            name="kernel", shape=shape, initializer="zeros", dtype="int8", trainable=False
+        )
+        self.kernel_scale = self.add_weight(
+            name="kernel_scale", shape=scale.shape, trainable=False, autocast=False
+        )
+        self._kernel.assign(values)
+        self.kernel_scale.assign(scale)
+        self._is_quantized = True
+        self.dtype_policy = keras.dtype_policies.get(f"int8_from_{self.dtype_policy.name}")
+
+    def quantized_call(self, inputs):
+        """Keras calls it in place of `call`."""
+        return self.call(inputs)
+
+    def save_own_variables(self, store):
+        """Writes the variables as Keras's Dense does: a low-rank update as part of the kernel."""
+        super().save_own_variables(store)
+        if self.lora_enabled:
+            for key in list(store.keys()):
+                del store[key]
+            store["0"], store["1"] = merged_kernel(self), self.bias.value
 
     def call(self, inputs):
         """[B, T, in] → [B, T, out]."""
@@ -148,6 +208,26 @@ class GroupedDense(keras.layers.Layer):
             "groups": self.groups,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
+
+
+def merged_kernel(layer, dtype="float32"):
+    """The kernel of a Dense or GroupedDense layer with its low-rank update, if it has one."""
+    (kernel,) = (variable for variable in layer.weights if variable.name == "kernel")
+    if not layer.lora_enabled:
+        return kernel
+    update = ops.matmul(layer.lora_kernel_a, layer.lora_kernel_b)
+    return ops.cast(kernel + (layer.lora_alpha / layer.lora_rank) * update, dtype)
+
+
+def product(layer, inputs) -> tuple:
+    """What a dense layer makes of inputs […, in]: [..., out], and a bias still to be added.
+
+    The bias is the business of a function that fuses it with what comes next. A quantised layer of
+    Keras multiplies in integers, and adds its own: then zeros are left.
+    """
+    if isinstance(layer, keras.layers.Dense) and layer.quantization_mode is not None:
+        return layer(inputs), ops.zeros((layer.units,), dtype=layer.compute_dtype)
+    return ops.matmul(inputs, layer.kernel), _tensor(layer.bias)
 
 
 class ConfiguredLayer(keras.layers.Layer):
@@ -209,6 +289,11 @@ class Embeddings(ConfiguredLayer):
         self.norm = layer_norm(config, "LayerNorm", self.dtype_policy)
         self.norm.build((None, None, config.embedding_size))
         self.dropout = Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
+
+    @property
+    def output_shape(self):
+        """For `summary`."""
+        return (None, None, self.config.embedding_size)
 
     def call(self, input_ids, segment_ids=None, training=False):
         """Int32 [B, T] twice → [B, T, E]; missing segment ids are zeros."""
@@ -308,6 +393,8 @@ class MixedAttention(ConfiguredLayer):
         layers = [self.query, self.key, self.value]
         if self.config.conv_type == "sdconv":
             layers.append(self.conv_attn_point)
+        if any(layer.quantization_mode is not None for layer in layers):
+            return [layer(hidden) for layer in layers]
         kernel = ops.concatenate([_tensor(layer.kernel) for layer in layers], axis=1)
         bias = ops.concatenate([_tensor(layer.bias) for layer in layers])
         return ops.split(ops.matmul(hidden, kernel) + bias, len(layers), axis=-1)
@@ -349,6 +436,17 @@ class EncoderLayer(ConfiguredLayer):
             Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy) for _ in range(2)
         ]
 
+    @property
+    def output_shape(self):
+        """For `summary`."""
+        return (None, None, self.config.hidden_size)
+
+    def dense_layers(self) -> dict[str, keras.layers.Layer]:
+        """By name, the dense layers that every transformer has."""
+        attention = {name: getattr(self.attention, name) for name in ("query", "key", "value")}
+        names = ("attention_output", "intermediate", "output_dense")
+        return attention | {name: getattr(self, name) for name in names}
+
     def call(self, hidden, scores_mask=None, conv_mask=None, training=False, internals=False):
         """[B, T, H] → [B, T, H]; the masks and `internals` are `MixedAttention`'s."""
         context, seen = self.attention(
@@ -358,9 +456,8 @@ class EncoderLayer(ConfiguredLayer):
             training=training,
             internals=True,
         )
-        dense = self.attention_output
-        mixed = ops.matmul(context, dense.kernel)
-        mixed = self.dropouts[0].add(hidden, mixed, _tensor(dense.bias), training)
+        mixed, bias = product(self.attention_output, context)
+        mixed = self.dropouts[0].add(hidden, mixed, bias, training)
         hidden = self.attention_norm(mixed)
         narrow, bias = self._feed_forward(hidden)
         hidden = self.output_norm(self.dropouts[1].add(hidden, narrow, bias, training))
@@ -374,8 +471,7 @@ class EncoderLayer(ConfiguredLayer):
         """
         first, second, groups = self.intermediate, self.output_dense, self.config.linear_groups
         if groups == 1:
-            wide = self.activation(ops.matmul(hidden, first.kernel), _tensor(first.bias))
-            return ops.matmul(wide, second.kernel), _tensor(second.bias)
+            return product(second, self.activation(*product(first, hidden)))
         parts = zip(
             ops.split(hidden, groups, axis=-1),
             ops.unstack(_tensor(first.kernel)),
@@ -410,6 +506,10 @@ class MaskedLMHead(ConfiguredLayer):
             name="output_bias", shape=(config.vocab_size,), initializer="zeros"
         )
 
+    def compute_output_shape(self, input_shape):
+        """[B, P, V]."""
+        return (*input_shape[:-1], self.config.vocab_size)
+
     def call(self, hidden, word_embeddings):
         """[B, P, H] and [V, E] → float32 logits [B, P, V]."""
         transformed = self.norm(self.activation(self.transform(hidden)))
@@ -430,6 +530,10 @@ class DiscriminatorHead(ConfiguredLayer):
         self.activation = activation(self.config.hidden_act)
         self.prediction = keras.layers.Dense(1, name="dense_prediction", dtype=self.dtype_policy)
         self.prediction.build(hidden)
+
+    def compute_output_shape(self, input_shape):
+        """[B, T]."""
+        return input_shape[:-1]
 
     def call(self, hidden):
         """[B, T, H] → float32 logits [B, T]; positive where a token looks replaced."""
@@ -468,6 +572,10 @@ class ClassificationHead(ConfiguredLayer):
             self.activation = activation(config.hidden_act)
         self.prediction = keras.layers.Dense(self.units, name="prediction", dtype=self.dtype_policy)
         self.prediction.build((None, config.hidden_size))
+
+    def compute_output_shape(self, input_shape):
+        """[B, units], or with T between the two."""
+        return (*input_shape[:-1], self.units)
 
     def call(self, vectors, training=False):
         """[B, H] → float32 logits [B, units], or with T between the two."""

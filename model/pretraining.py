@@ -7,6 +7,7 @@ import os
 import keras
 from keras import ops
 
+from errors import InputError
 from model import checkpoint, distribution, fused
 from model.config import ConvBertConfig, Objective, as_config, override
 from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
@@ -222,7 +223,7 @@ class ConvBertForPreTraining(TrainableModel):
         self.discriminator_head = DiscriminatorHead(
             config, name="discriminator_predictions", dtype=policy
         )
-        self.discriminator_head.build()
+        self.discriminator_head.build((None, None, config.hidden_size))
         if objective.has_separate_generator:
             smaller = config.generator(objective.generator_hidden_size, objective.generator_layers)
             embeddings = self.discriminator.embeddings
@@ -234,7 +235,7 @@ class ConvBertForPreTraining(TrainableModel):
             )
         elif not objective.uniform_generator:
             self.masked_lm_head = MaskedLMHead(config, name="generator_predictions", dtype=policy)
-            self.masked_lm_head.build()
+            self.masked_lm_head.build((None, None, config.hidden_size))
 
     def _make_metrics(self):
         metrics = keras.metrics
@@ -450,6 +451,11 @@ class ConvBertForPreTraining(TrainableModel):
         fresh = keras.random.SeedGenerator(self.seed + 1)
         self.eval_random.state.assign(fresh.state)
         return super().evaluate(*args, **kwargs)
+
+    def export(self, *args, **kwargs):
+        """Raises an `InputError`: what is used are the networks that it trains."""
+        raise InputError("a ConvBertForPreTraining is there to be trained. Export what "
+                         "from_pretrained reads of its save_pretrained")  # fmt: skip
 
     def saved_models(self) -> dict[str, tuple]:
         """The `save_pretrained` directories of this objective.
