@@ -19,6 +19,8 @@ TOOLS = (
     "scripts/download_glue",
     "scripts/make_submission",
     "scripts/convert_checkpoint",
+    "scripts/adopt_checkpoint",
+    "scripts/compare_transformers",
 )
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
 SHARED = ("errors", "files", "hub", "run_record", "stopping")

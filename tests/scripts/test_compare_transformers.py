@@ -1,0 +1,31 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from errors import InputError
+from model.config import ConvBertConfig
+from scripts import compare_transformers
+
+PEER_PYTHON = os.environ.get("PEER_PYTHON", sys.executable)
+
+
+def test_transformers_opens_every_class_and_computes_the_same(tmp_path):
+    probe = [PEER_PYTHON, "-c", "import torch, transformers"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("PEER_PYTHON has no torch and transformers")
+    config = ConvBertConfig.from_size("tiny", num_hidden_layers=2, initializer_range=0.08)
+    _, rows = compare_transformers.compare(config, str(tmp_path), PEER_PYTHON)
+    assert [row.name for row in rows] == list(compare_transformers.CLASSES)
+    for row in rows:
+        assert max(row.unpadded, row.padded, row.pipeline or 0) < 1e-4, row
+        assert row.reach > 0.1
+    assert sum(row.pipeline is not None for row in rows) == 4
+
+
+def test_a_python_without_transformers_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"--peer-python: .*nowhere"):
+        compare_transformers.ask_peer([], str(tmp_path), str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="failed:"):
+        compare_transformers.ask_peer([], str(tmp_path), "false")
