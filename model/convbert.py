@@ -216,7 +216,9 @@ def read_inputs(inputs: dict) -> tuple:
     unknown = sorted(set(inputs) - set(INPUT_NAMES))
     if unknown or "input_ids" not in inputs:
         raise ValueError(
-            f"Expected `input_ids`, and only {', '.join(INPUT_NAMES)}. Received: {sorted(inputs)}"
+            f"Expected `input_ids`, and only {', '.join(INPUT_NAMES)}. Received: {sorted(inputs)}. "
+            "(transformers' `attention_mask` is `input_mask` here, its `token_type_ids` "
+            "`segment_ids`.)"
         )
     return tuple(
         ops.cast(inputs[name], "int32") if name in inputs else None for name in INPUT_NAMES

@@ -29,6 +29,7 @@ INPUTS = {
     "attention_mask": "input_mask",
     "token_type_ids": "segment_ids",
 }
+TOKENIZER_FILES = ("vocab.txt", "tokenizer.json")  # either holds a vocabulary
 DEFAULT_TOLERANCE = 1e-4
 
 
@@ -122,17 +123,16 @@ def save_tokenizer(source: str, directory: str, config) -> bool:
     Raises:
         InputError: the vocabulary is not the model's.
     """
-    from data.tokenizer import VOCAB_FILE, ConvBertTokenizer
+    from data.tokenizer import ConvBertTokenizer
     from data.tokenizer_config import CONFIG_FILE, stated_max_length
 
-    path = Path(source) / VOCAB_FILE
-    if not path.exists():
+    if not any((Path(source) / name).exists() for name in TOKENIZER_FILES):
         return False
     tokenizer = ConvBertTokenizer.from_pretrained(source)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
-            f"{path} has {tokenizer.vocab_size:,} tokens, but the model's word embeddings are of "
-            f"{config.vocab_size:,}"
+            f"{source}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the model's word "
+            f"embeddings are of {config.vocab_size:,}"
         )
     length = stated_max_length(Path(source) / CONFIG_FILE)
     tokenizer.save_pretrained(directory, length or config.max_position_embeddings)
@@ -233,7 +233,9 @@ def notes(model, has_tokenizer: bool, left_out: list[str]) -> list[str]:
     """What a user of the new directory should know."""
     found = []
     if not has_tokenizer:
-        found.append("the source has no vocab.txt: put one into the new folder, to read text")
+        found.append(
+            "the source has no vocabulary: put vocab.txt into the new folder, to read text"
+        )
     if left_out:
         found.append(f"left out, as {type(model).__name__} has no place for them: "
                      f"{', '.join(left_out)}")  # fmt: skip
