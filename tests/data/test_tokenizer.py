@@ -494,7 +494,7 @@ def test_from_pretrained_reads_hugging_faces_configurations(bert, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             load(text)
-    with pytest.raises(InputError, match="no such directory: .*nowhere"):
+    with pytest.raises(InputError, match=r"no such directory: .*nowhere"):
         ConvBertTokenizer.from_pretrained(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty/vocab\.txt: No such file"):
