@@ -37,15 +37,16 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def replace_directory(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Renames the directory `temporary`, of files only and on the same file system, to `path`.
+    """Renames the directory `temporary`, on the same file system, to `path`.
 
     Its content reaches the disk first. A directory that has the name already is deleted; between
     the two there is a moment without either, and never one with a part of one.
     """
     path, old = os.fspath(path), f"{os.fspath(path)}.old"
-    for name in os.listdir(temporary):
-        sync(os.path.join(temporary, name))
-    sync(temporary)
+    for folder, _, names in os.walk(temporary):
+        for name in names:
+            sync(os.path.join(folder, name))
+        sync(folder)
     shutil.rmtree(old, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, old)

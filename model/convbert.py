@@ -297,9 +297,9 @@ class ConvBertModel(PretrainedModel):
         masks = {}
         if input_mask is not None:
             mask = ops.cast(input_mask, hidden.dtype)
-            masks["scores_mask"] = (1 - mask[:, None, None, :]) * MASKED_SCORE
+            masks["scores_mask"] = (1 - ops.expand_dims(mask, (1, 2))) * MASKED_SCORE
             if self.config.mask_padding:
-                masks["conv_mask"] = mask[:, :, None]
+                masks["conv_mask"] = ops.expand_dims(mask, -1)
         seen = {"embeddings": embedded, "projected": hidden, "layers": []}
         for layer in self.encoder_layers:
             if internals:

@@ -10,18 +10,47 @@ other backends, in eager mode, in other precisions than float32, and, where XLA 
 that does not know the shapes: XLA would compile again for every new one.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import keras
 from keras import ops
 
 from model.distribution import tensorflow_backend
 
+_for_export = _without_loops = False
+
+
+@contextlib.contextmanager
+def exporting(loops: bool = True) -> Iterator[None]:
+    """Makes graphs for other programs, within: of operations that all of them know.
+
+    Those have neither XLA's functions nor gradients of one's own, and know GELU as it is written
+    with erf; Keras, on TensorFlow, writes it with erfc.
+
+    Args:
+        loops: whether they have loops over arrays of unknown shape.
+    """
+    global _for_export, _without_loops  # noqa: PLW0603 (one thread traces)
+    _for_export, _without_loops = True, not loops
+    try:
+        yield
+    finally:
+        _for_export = _without_loops = False
+
+
+def map_rows(function, arrays, count: int):
+    """`function` of each of `count` arrays, one after the other: [count, …] → the results'."""
+    if _without_loops:
+        return ops.stack([function(array) for array in ops.unstack(arrays, count)])
+    return ops.map(function, arrays)
+
 
 def applies(*arrays) -> bool:
     """Whether XLA may compute with these arrays; see the module."""
     tensorflow = tensorflow_backend()
-    return bool(tensorflow) and tensorflow.in_graph_of_known_shapes(*arrays)
+    return bool(tensorflow) and not _for_export and tensorflow.in_graph_of_known_shapes(*arrays)
 
 
 def _compiled(function):
@@ -40,7 +69,7 @@ def _bias_gradient(gradient):
 def gelu(x, bias, approximate: bool = False):
     """`gelu(x + bias)`: [B, T, C] and [C] → [B, T, C]; `approximate` is the tanh form."""
     if not applies(x, bias):
-        return keras.activations.gelu(x + bias, approximate=approximate)
+        return plain_gelu(x + bias, approximate)
     forward, backward = (
         (_gelu_tanh, _gelu_tanh_gradient) if approximate else (_gelu, _gelu_gradient)
     )
@@ -53,6 +82,13 @@ def gelu(x, bias, approximate: bool = False):
         return _compiled(forward)(x, bias), gradient
 
     return _custom_gradient(apply, x, bias)
+
+
+def plain_gelu(x, approximate: bool = False):
+    """GELU by Keras's operations, of any shape."""
+    if _for_export:
+        return (_gelu_tanh if approximate else _gelu)(x, 0.0)
+    return keras.activations.gelu(x, approximate=approximate)
 
 
 def _gelu(x, bias):
@@ -87,7 +123,7 @@ def layer_norm(x, gamma, beta, epsilon: float):
     Not XLA, whose reductions gain nothing, but a gradient of few operations, of any shape.
     """
     tensorflow = tensorflow_backend()
-    if not (tensorflow and tensorflow.in_graph(x, gamma, beta)):
+    if _for_export or not (tensorflow and tensorflow.in_graph(x, gamma, beta)):
         return ops.layer_normalization(x, gamma, beta, -1, epsilon)
 
     def apply(x, gamma, beta):

@@ -307,7 +307,8 @@ class ConvBertForQuestionAnswering(HeadModel):
         if not self.joint_prediction:
             logits = ops.cast(self.head(hidden), "float32")
             if mask is not None and self.config.mask_padding:
-                logits += (1.0 - ops.cast(mask, "float32")[:, :, None]) * MASKED_SCORE
+                padding = 1.0 - ops.cast(ops.expand_dims(mask, -1), "float32")
+                logits += padding * MASKED_SCORE
             return {"start_logits": logits[:, :, 0], "end_logits": logits[:, :, 1]}
         if "segment_ids" not in inputs:
             raise ValueError(
@@ -404,7 +405,7 @@ class ConvBertForMultipleChoice(HeadModel):
                 mask = ops.cast(inputs["input_mask"], "int32")
                 last = ops.argmax(mask * ops.arange(ops.shape(mask)[1], dtype="int32"), axis=-1)
                 places = ops.one_hot(last, ops.shape(mask)[1], dtype=hidden.dtype)
-                vectors = ops.squeeze(ops.matmul(places[:, None], hidden), axis=1)
+                vectors = ops.squeeze(ops.matmul(ops.expand_dims(places, 1), hidden), axis=1)
         return ops.squeeze(self.classifier(vectors, training=training), axis=-1)
 
     def objective(self, reduction="sum"):

@@ -56,7 +56,7 @@ def layer_norm(config: ConvBertConfig, name: str, dtype=None) -> LayerNorm:
 def activation(name: str):
     """A `hidden_act` as a function; "gelu" is the exact erf form, "gelu_new" the tanh one."""
     if name in ("gelu", "gelu_new"):
-        return lambda x: keras.activations.gelu(x, approximate=name == "gelu_new")
+        return lambda x: fused.plain_gelu(x, approximate=name == "gelu_new")
     return keras.activations.get(name)
 
 
@@ -680,7 +680,8 @@ class JointSpanHead(ConfiguredLayer):
         def logits_of(vector):  # [B, WIDTH]
             return self._logits(self.end, self.activation(ops.expand_dims(vector, 1) + tokens))
 
-        logits = ops.map(logits_of, ops.transpose(vectors, (1, 0, 2)))  # [S, B, T]
+        vectors = ops.transpose(vectors, (1, 0, 2))  # [S, B, WIDTH]
+        logits = fused.map_rows(logits_of, vectors, starts.shape[1])  # [S, B, T]
         return ops.transpose(logits, (1, 0, 2))
 
     def _answerable(self, hidden, start_logits):

@@ -61,7 +61,7 @@ class PooledEncoder(keras.Model):
         hidden = ops.cast(hidden, "float32")  # [B, T, H]
         if self.pooling == "cls":
             return hidden[:, 0]
-        mask = ops.cast(inputs["input_mask"], "float32")[:, :, None]
+        mask = ops.cast(ops.expand_dims(inputs["input_mask"], -1), "float32")
         return ops.sum(hidden * mask, axis=1) / ops.sum(mask, axis=1)
 
 

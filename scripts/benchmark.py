@@ -5,6 +5,7 @@
     python3 scripts/benchmark.py infer --peers torch torch-compiled --peer-python ~/torch/bin/python
     python3 scripts/benchmark.py finetune --task sst --tasks-dir D --peer-python ~/t/bin/python
     python3 scripts/benchmark.py predict --task sst --tasks-dir D --peer-python ~/t/bin/python
+    python3 scripts/benchmark.py export --model-dir M --task sst --tasks-dir D
 
 What is compared runs in turn, several times over, on the same cores; the tables show medians.
 """
@@ -27,7 +28,7 @@ MODEL_PEERS = ("torch", "torch-compiled")
 def main():
     """Runs the benchmark that the first argument names."""
     args = parse_arguments()
-    from scripts import benchmark_data, benchmark_model, benchmark_tasks
+    from scripts import benchmark_data, benchmark_export, benchmark_model, benchmark_tasks
 
     benchmarks = {
         "data": benchmark_data.benchmark_data,
@@ -35,6 +36,7 @@ def main():
         "infer": benchmark_model.benchmark_infer,
         "finetune": benchmark_tasks.benchmark_task,
         "predict": benchmark_tasks.benchmark_task,
+        "export": benchmark_export.benchmark_export,
     }
     benchmarks[args.benchmark](args)
 
@@ -50,13 +52,16 @@ def parse_arguments() -> argparse.Namespace:
     infer = benchmarks.add_parser("infer", help="the encoder's forward pass")
     finetune = benchmarks.add_parser("finetune", help="the step of finetune.py, on a task's texts")
     predict = benchmarks.add_parser("predict", help="finetune.py's predictions for a dev set")
+    export = benchmarks.add_parser("export", help="a fine-tuned classifier in every format")
     add_data_options(data)
+    add_export_options(export)
     add_model_options(pretrain, 16, ["torch"], MODEL_PEERS)
     add_model_options(infer, 32, list(MODEL_PEERS), MODEL_PEERS)
     for benchmark in (pretrain, infer):
         add_computation_options(benchmark)
     for benchmark in (finetune, predict):
         add_model_options(benchmark, 32, ["torch"], ("torch",), rounds=3, steps=16)
+    for benchmark in (finetune, predict, export):
         benchmark.add_argument(
             "--task", default="sst", help="what finetune.py takes (default: %(default)s)"
         )
@@ -70,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
         "--records",
         help="train on these, not on random tokens, and measure the input pipeline alone, too",
     )
-    for benchmark in (data, pretrain, infer, finetune, predict):
+    for benchmark in (data, pretrain, infer, finetune, predict, export):
         benchmark.add_argument("--output", help="JSON file for every measurement")
     return parser.parse_args()
 
@@ -98,6 +103,23 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--original-python", default=sys.executable, help="the Python that runs the checkout"
+    )
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `export` alone."""
+    parser.add_argument(
+        "--model-dir", required=True, help="a classifier that finetune.py left for the task"
+    )
+    parser.add_argument(
+        "--num-texts",
+        type=int,
+        default=200,
+        help="dev examples that are timed, from all over the file (default: %(default)s)",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="and cores used (default: all)"
     )
 
 

@@ -14,6 +14,7 @@ TOOLS = (
     "scripts/inspect_data",
     "scripts/plot_run",
     "scripts/predict",
+    "scripts/export",
     "scripts/fill_mask",
     "scripts/extract_features",
     "scripts/download_glue",

@@ -157,3 +157,23 @@ def test_a_step_in_a_graph_is_the_step_in_eager_mode(groups):
     largest = max(np.abs(gradient).max() for gradient in eager_gradients)
     for ours, theirs in zip(graph_gradients, eager_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * largest)
+
+
+def test_graphs_for_other_programs_have_plain_operations():
+    def compute(x, bias, gamma, beta):
+        wide = fused.gelu(x, bias) + fused.plain_gelu(x) + fused.gelu(x, bias, approximate=True)
+        normal = fused.layer_norm(fused.add_dropped(x, wide, bias, 0.0, None), gamma, beta, 1e-6)
+        return fused.map_rows(lambda row: 2 * row, normal, B)
+
+    shapes = (B, T, C), (C,), (C,), (C,)
+    arguments = [tf.constant(numbers(*shape, seed=seed)) for seed, shape in enumerate(shapes)]
+    function = tf.function(compute)
+    with fused.exporting(loops=False):
+        graph = function.get_concrete_function(*arguments).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert "Erf" in kinds and not kinds & {"Erfc", "IdentityN", "While", "StatelessWhile"}
+    assert not {kind for kind in kinds if "Call" in kind}
+    np.testing.assert_allclose(function(*arguments), compute(*arguments), rtol=0, atol=1e-5)
+    with fused.exporting():
+        graph = tf.function(compute).get_concrete_function(*arguments).graph
+    assert {"StatelessWhile", "While"} & {operation.type for operation in graph.get_operations()}
