@@ -1,15 +1,15 @@
-"""`ConvBertTokenizer.tokenize_with_offsets` as operations of a graph."""
+"""`WordPiece.tokenize_with_offsets` as operations of a graph."""
 
 import tensorflow as tf
 
-from data import tokenizer as parts  # of which this is a part, in a file of its own
-from data.tokenizer import MAX_WORD_LENGTH, ConvBertTokenizer
+from data import wordpiece as parts  # of which this is a part, in a file of its own
+from data.wordpiece import WordPiece
 
 _BOUNDARY = rf"[\t\n\r]|{parts._WORD_BOUNDARY}"
 
 
 def tokenize_with_places(
-    tokenizer: ConvBertTokenizer, texts: tf.Tensor
+    tokenizer: WordPiece, texts: tf.Tensor
 ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
     """Cuts texts into pieces, and says where in the texts they come from.
 
@@ -21,8 +21,8 @@ def tokenize_with_places(
         Ids int32, and the characters `[start, end)` of each piece, int64; ragged `[N, (tokens)]`.
     """
     options = tokenizer.do_lower_case, tokenizer.strip_accents
-    clean = _cover_long_words(parts._clean(texts, *options))
-    ids, first_bytes, end_bytes = tokenizer._wordpiece.tokenize_with_offsets(clean)
+    clean = _cover_long_words(parts._clean(texts, *options), tokenizer.max_word_length)
+    ids, first_bytes, end_bytes = tokenizer._kernel.tokenize_with_offsets(clean)
     sources, ends_of_letters, text_starts = _source_places(texts, options)
     char_starts = tf.strings.unicode_decode_with_offsets(clean, "UTF-8")[1]  # in bytes
     text_bytes = tf.cumsum(tf.strings.length(clean), exclusive=True)
@@ -41,7 +41,7 @@ def tokenize_with_places(
 
 
 def _source_places(texts, options):
-    """See `ConvBertTokenizer._source_places`.
+    """See `WordPiece._source_places`.
 
     Returns:
         Of each character of the cleaned texts, one after the other, the number of the one it comes
@@ -64,9 +64,9 @@ def _source_places(texts, options):
     return sources, tf.minimum(next_letter, text_ends), points.row_starts()
 
 
-def _cover_long_words(texts):
-    """`data.tokenizer._cover_long_words` in a graph."""
-    is_suspect = tf.strings.regex_full_match(texts, parts._MAYBE_LONG_WORD)
+def _cover_long_words(texts, max_word_length):
+    """`data.wordpiece._cover_long_words` in a graph."""
+    is_suspect = parts._may_have_long_words(texts, max_word_length)
 
     def cover():
         chars = tf.strings.unicode_split(texts, "UTF-8")
@@ -74,7 +74,7 @@ def _cover_long_words(texts):
         # Both grow along the texts, so their sum is another number in every other word.
         word = tf.cumsum(tf.cast(is_boundary, tf.int64)) + chars.value_rowids()
         lengths = tf.math.segment_sum(tf.cast(~is_boundary, tf.int64), word)
-        too_long = ~is_boundary & (tf.gather(lengths, word) > MAX_WORD_LENGTH)
+        too_long = ~is_boundary & (tf.gather(lengths, word) > max_word_length)
         covered = tf.where(too_long, parts._LONG_WORD, chars.flat_values)
         return tf.strings.reduce_join(chars.with_flat_values(covered), axis=-1)
 

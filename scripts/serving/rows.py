@@ -26,7 +26,7 @@ def cut(pieces: tf.RaggedTensor, counts: tf.Tensor) -> tf.RaggedTensor:
 
 
 def cut_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, max_tokens: int):
-    """`data.tokenizer.truncate_pair` of N pairs."""
+    """`data.truncation.truncate_pair` of N pairs."""
     firsts, seconds = first.row_lengths(), second.row_lengths()
     longest = tf.maximum(max_tokens - seconds, (max_tokens + 1) // 2)
     firsts = tf.where(firsts + seconds > max_tokens, tf.minimum(firsts, longest), firsts)

@@ -38,10 +38,11 @@ def tokenizers(tmp_path_factory):
         ConvBertTokenizer(vocab),
         ConvBertTokenizer(vocab, strip_accents=False),
         ConvBertTokenizer(vocab, do_lower_case=False),
+        ConvBertTokenizer(vocab, max_word_length=100),
     ]
 
 
-@pytest.mark.parametrize("number", range(3), ids=("stripped", "lower", "cased"))
+@pytest.mark.parametrize("number", range(4), ids=("stripped", "lower", "cased", "shorter"))
 def test_places_are_those_of_the_tokenizer(tokenizers, number):
     tokenizer = tokenizers[number]
     draw = random.Random(0)
