@@ -18,9 +18,9 @@ NETWORK = dict(
 )  # fmt: skip
 
 
-def save(directory, kind=ConvBertForMaskedLM, max_length=64, lower=True, **fields):
+def save(directory, kind=ConvBertForMaskedLM, max_length=64, lower=True, seed=0, **fields):
     """A random model's directory; the model is returned."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     model = kind(ConvBertConfig(**(NETWORK | fields)))
     model.save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(VOCAB) + "\n")

@@ -80,7 +80,7 @@ KINDS = {
     "answers": (ConvBertForQuestionAnswering,
                 {"task_specific_params": {"question_answering": {
                     "max_query_length": 40, "doc_stride": 7, "max_answer_length": 9,
-                    "unanswerable": True, "qa_na_threshold": 0.0}}},
+                    "unanswerable": True, "qa_na_threshold": -2.0}}},
                 [], {"question": OTHERS, "context": TEXTS}),
     "choices": (ConvBertForMultipleChoice, {}, [], {"context": TEXTS, "choices": CHOICES}),
     "masks": (ConvBertForMaskedLM, {}, ["--top-k", "3"], {"text": MASKED}),
@@ -93,7 +93,8 @@ def exported(tmp_path_factory):
     """The folder with a model, its SavedModel, and what that says, of each kind."""
     folder = tmp_path_factory.mktemp("export")
     for name, (kind, fields, options, _) in KINDS.items():
-        save(folder_of(folder, name), kind, num_hidden_layers=1, **fields)
+        seed = 1 if name == "tags" else 0  # with it, tags have mistakes to mend
+        save(folder_of(folder, name), kind, num_hidden_layers=1, seed=seed, **fields)
         source, target = str(folder / f"{name}_model"), str(folder / name)
         export.main([source, target, "--format", "savedmodel", *options])
     (folder / "feeds.json").write_text(json.dumps({n: feed for n, (*_, feed) in KINDS.items()}))
@@ -368,13 +369,14 @@ def test_8_bit_weights_are_near(exported, tmp_path):
     model, tokenizer, length = load(ConvBertForSequenceClassification, source, "")
     batch = tokenizer(TEXTS, OTHERS, length)
     difference = np.abs(run(**batch)["logits"] - np.asarray(model(batch))).max()
-    assert 1e-6 < difference < 0.1
+    assert 0 < difference < 0.1
 
 
 def test_what_lies_beside_the_model(exported, capsys):
     directory = exported / "classes"
     assert sorted(path.name for path in directory.iterdir()) == [
-        "export.json", "saved_model", "tokenizer_config.json", "vocab.txt",
+        "export.json", "saved_model", "special_tokens_map.json", "tokenizer.json",
+        "tokenizer_config.json", "vocab.txt",
     ]  # fmt: skip
     fields = json.loads((directory / "export.json").read_text())
     assert fields["model"] == "saved_model" and fields["pipeline"] == "TextClassifier"
