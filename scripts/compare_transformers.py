@@ -25,8 +25,8 @@ from model.config import MODEL_SIZES, ConvBertConfig, override
 
 PEER = Path(__file__).with_name("transformers_outputs.py")
 VOCAB = Path(__file__).parents[1] / "data" / "vocab" / "bert_uncased.txt"
-TEXTS = ("Oslo is the [MASK] of Norway, isn't it?", "Søren visited a naïve café in [MASK].")
-TOP = 5  # answers of transformers' fill-mask
+TEXTS = ("Oslo is the capital of Norway, isn't it?", "Søren visited a naïve café in Paris.")
+MASKED_TEXTS = ("Oslo is the [MASK] of Norway, isn't it?", "Søren visited a naïve café in [MASK].")
 LENGTHS = (32, 20, 9)  # of the padded rows
 # Class → transformers' class, and its pipeline, if that reads texts alone.
 CLASSES = {
@@ -114,7 +114,7 @@ def compare(config: ConvBertConfig, folder: str, peer_python: str) -> tuple[str,
             write_inputs(directory, inputs)
             pipe = None if padded else pipeline
             job = {"directory": directory, "auto_class": auto_class, "pipeline": pipe}
-            jobs.append(job | {"texts": TEXTS})
+            jobs.append(job | {"texts": texts_of(pipeline)})
     versions = ask_peer(jobs, folder, peer_python)
     rows = [compare_one(name, models[name], tokenizer, folder) for name in CLASSES]
     return versions, rows
@@ -198,39 +198,44 @@ def compare_one(name: str, model, tokenizer, folder: str) -> Row:
     pipeline = None
     if kind is not None:
         pipeline = max(
-            pipeline_difference(kind, answer, model, tokenizer([text]))
-            for text, answer in zip(TEXTS, report["answers"], strict=True)
+            pipeline_difference(kind, answer, model, tokenizer, text)
+            for text, answer in zip(texts_of(kind), report["answers"], strict=True)
         )
     return Row(name, differences[False], differences[True], pipeline, reach)
 
 
-def pipeline_difference(kind: str, answer, model, inputs: dict) -> float:
+def texts_of(pipeline: str | None) -> tuple[str, ...]:
+    """What a pipeline is given to read."""
+    return MASKED_TEXTS if pipeline == "fill-mask" else TEXTS
+
+
+def pipeline_difference(kind: str, answer, model, tokenizer, text: str) -> float:
     """The largest difference of a pipeline's scores, or vectors, for one text from ours."""
     import keras
     import numpy as np
 
-    if kind == "feature-extraction":
-        return float(np.max(np.abs(np.array(model(inputs)) - np.array(answer))))
-    probabilities = np.array(keras.ops.softmax(model(inputs)))[0]
-    labels = model.config.id2label
+    from pipelines import FillMask
+
     if kind == "fill-mask":
-        (place,) = np.flatnonzero(inputs["input_ids"][0] == MASK_ID)
-        tokens = np.argsort(-probabilities[place])[:TOP]
-        expected = [(int(token), probabilities[place, token]) for token in tokens]
-        found = [(item["token"], item["score"]) for item in answer]
-    elif kind == "text-classification":
-        expected = [(labels[np.argmax(probabilities)], np.max(probabilities))]
-        found = [(answer["label"], answer["score"])]
-    else:  # every token but [CLS] and [SEP], and what is masked
-        rows = range(1, len(probabilities) - 1)
-        expected = [(labels[np.argmax(probabilities[i])], np.max(probabilities[i])) for i in rows]
-        found = [(item["entity"], item["score"]) for item in answer]
+        (filled,) = FillMask(model, tokenizer, model.config.max_position_embeddings).predict(
+            [text]
+        )[0]
+        expected = list(zip(filled.tokens, filled.probabilities, strict=True))
+        found = [(item["token_str"], item["score"]) for item in answer]
+    else:
+        outputs = np.array(model(tokenizer([text])))
+        if kind == "feature-extraction":
+            return float(np.max(np.abs(outputs - np.array(answer))))
+        answers, rows = [answer], outputs
+        if kind == "token-classification":  # has no answer for [CLS] and [SEP]
+            answers, rows = answer, outputs[0, 1:-1]
+        probabilities = np.array(keras.ops.softmax(rows))
+        labels = [model.config.id2label[i] for i in np.argmax(probabilities, axis=-1)]
+        expected = list(zip(labels, np.max(probabilities, axis=-1), strict=True))
+        found = [(item.get("entity", item.get("label")), item["score"]) for item in answers]
     if [name for name, _ in found] != [name for name, _ in expected]:
         return float("inf")
-    return max(abs(a - b) for (_, a), (_, b) in zip(found, expected, strict=True))
-
-
-MASK_ID = 103  # of VOCAB
+    return max(abs(a - float(b)) for (_, a), (_, b) in zip(found, expected, strict=True))
 
 
 if __name__ == "__main__":
