@@ -81,9 +81,7 @@ def resolve(
             )
         return path
     if isinstance(name_or_directory, os.PathLike) or looks_like_path(path):
-        raise InputError(
-            f"no such directory: {path}. A saved model is a directory with config.json and weights"
-        )
+        raise InputError(f"no such directory: {path}; and a name on the hub looks like owner/model")
     _check_name(path, revision)
     fetch = _Fetcher(path, revision, cache_dir, local_files_only)
     directory = fetch(SMALL_FILES)
