@@ -84,8 +84,9 @@ class PretrainedModel(TrainableModel):
             name_or_directory: a directory with `config.json` and weights, or a name of the Hugging
                 Face hub. Of several weight files the first of these is read: `model.safetensors`,
                 `pytorch_model.bin`, `tf_model.h5`; the first two may be in parts, with an index.
-            dtype: a Keras dtype policy for the computation. Weights are float32, those of
-                half-precision files too.
+            dtype: a Keras dtype policy. Weights are float32, those of half-precision files too,
+                unless it says otherwise: "mixed_bfloat16" computes in half precision, "bfloat16"
+                has weights in it as well.
             revision: a branch, tag or commit on the hub; None is its main branch.
             cache_dir: where downloads are kept; None is huggingface_hub's cache.
             local_files_only: download nothing, and use what was downloaded before.

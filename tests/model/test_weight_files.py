@@ -136,6 +136,18 @@ def test_other_precisions_become_float32(tmp_path, dtype):
     np.testing.assert_array_equal(table, arrays["embeddings.word_embeddings.weight"].astype("f4"))
 
 
+def test_weights_are_halved_on_request(tmp_path):
+    whole = ConvBertModel.from_pretrained(HUGGINGFACE / "tiny_relu")
+    half = ConvBertModel.from_pretrained(HUGGINGFACE / "tiny_relu", dtype="bfloat16")
+    half.save_pretrained(tmp_path)
+    again = ConvBertModel.from_pretrained(tmp_path)
+    for full, short, saved in zip(whole.weights, half.weights, again.weights, strict=True):
+        assert short.dtype == "bfloat16" and saved.dtype == "float32"
+        rounded = np.asarray(full).astype(ml_dtypes.bfloat16)
+        np.testing.assert_array_equal(np.asarray(short), rounded)
+        np.testing.assert_array_equal(saved, rounded.astype("f4"))
+
+
 def test_quantised_weights_are_refused(tmp_path):
     copy_config("tiny_relu", tmp_path)
     arrays = tensors_of("tiny_relu")
