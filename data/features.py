@@ -1,4 +1,4 @@
-"""Token features → `tf.data` batches, and a model's outputs in the features' order.
+"""Token features → batches, and a model's outputs in the features' order.
 
 A batch is as long as its longest row, rounded up a little so that not every length occurs: that is
 exact, since padding changes no result of a model that masks it.
@@ -7,7 +7,7 @@ exact, since padding changes no result of a model that masks it.
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -91,6 +91,8 @@ def make_features(tokenizer: Any, examples: TextExamples, max_seq_length: int) -
 def count_cut(tokenizer: Any, examples: TextExamples, features: Features) -> int:
     """How many of the examples that `features` were made of had to be cut."""
     full = np.flatnonzero(features.lengths == features.max_seq_length)
+    if not len(full):
+        return 0
     texts, pairs = examples.texts, examples.text_pairs
     lengths = 2 + tokenizer.tokenize([texts[i] for i in full]).row_lengths().numpy()
     if pairs is not None:
@@ -165,9 +167,32 @@ def _by_length(pool, lengths, batch_size, random):
     return random.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
 
 
+class Batches(Sequence):
+    """Batches of chosen examples, as NumPy arrays; each is made when it is asked for.
+
+    Args:
+        features: the examples.
+        indices: of each batch's examples.
+        pad_to_max, few_lengths: see `training_batches`.
+    """
+
+    def __init__(
+        self, features: Features, indices: list[np.ndarray], pad_to_max: bool, few_lengths: bool
+    ):
+        self._features, self._indices = features, indices
+        self._length = pad_to_max, few_lengths
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple:
+        """`(inputs, targets)` or `(inputs, targets, weights)`."""
+        return _batch(self._features, self._indices[index], *self._length)
+
+
 def evaluation_batches(
     features: Features, batch_size: int, pad_to_max: bool = False, few_lengths: bool = True
-) -> tuple[tf.data.Dataset, np.ndarray]:
+) -> tuple[Batches, np.ndarray]:
     """Batches of all examples, each once, sorted by length to save padding.
 
     Args are those of `training_batches`.
@@ -176,12 +201,8 @@ def evaluation_batches(
         The batches, and the order of the examples in them: int64 `[N]` indices.
     """
     order = np.argsort(features.lengths, kind="stable")
-    splits = range(0, len(order), batch_size)
-
-    def index_batches() -> Iterator[np.ndarray]:
-        return (order[begin : begin + batch_size] for begin in splits)
-
-    return _dataset(features, index_batches, len(splits), pad_to_max, few_lengths), order
+    indices = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
+    return Batches(features, indices, pad_to_max, few_lengths), order
 
 
 def padded_length(longest: int, few_lengths: bool) -> int:
@@ -217,9 +238,10 @@ def gather_outputs(
     Returns:
         For each output `[N, …]`, or, where it is of tokens, `[tokens, …]` as `input_ids` has them.
     """
+    devices.keep_freed_memory()
     batches, order = evaluation_batches(features, batch_size, pad_to_max, few_lengths)
     gathered, begin = {}, 0
-    all_inputs = (inputs for inputs, *_ in batches.as_numpy_iterator())
+    all_inputs = (inputs for inputs, *_ in batches)
     for inputs, outputs in _in_threads(predict, all_inputs, num_threads):
         indices = order[begin : begin + batch_size]
         begin += batch_size
@@ -320,13 +342,6 @@ def ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
     """A dataset of `(inputs, targets)` or `(inputs, targets, weights)` from batches of indices."""
-
-    def length_of(indices):
-        if pad_to_max:
-            return features.max_seq_length
-        longest = int(features.lengths[indices].max())
-        return min(features.max_seq_length, padded_length(longest, few_lengths))
-
     rank = 3 if features.rows_an_example > 1 else 2
 
     def spec(array):
@@ -339,18 +354,21 @@ def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
     if features.weights is not None:
         signature.append(tf.nest.map_structure(spec, features.weights))
     dataset = devices.generator_dataset(
-        lambda: (_batch(features, indices, length_of(indices)) for indices in index_batches()),
+        lambda: (_batch(features, indices, pad_to_max, few_lengths) for indices in index_batches()),
         tuple(signature),
     )
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     return dataset.prefetch(2)
 
 
-def _batch(features, indices, length):
-    """The examples `indices`, padded to `length`, as `_dataset` yields them."""
-    rows_an_example = features.rows_an_example
+def _batch(features, indices, pad_to_max, few_lengths):
+    """The examples `indices`, padded, as `_dataset` and `Batches` have them."""
+    rows_an_example, length = features.rows_an_example, features.max_seq_length
     rows = (indices[:, None] * rows_an_example + np.arange(rows_an_example)).reshape(-1)
-    is_token = np.arange(length) < (features.starts[rows + 1] - features.starts[rows])[:, None]
+    lengths = features.starts[rows + 1] - features.starts[rows]
+    if not pad_to_max:
+        length = min(length, padded_length(int(lengths.max()), few_lengths))
+    is_token = np.arange(length) < lengths[:, None]
     tokens = _tokens_of(features, indices)
     shape = (len(indices), rows_an_example, length) if rows_an_example > 1 else is_token.shape
 

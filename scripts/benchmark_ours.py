@@ -208,7 +208,7 @@ def predict(session: Session) -> None:
 
     def run(count):
         if count < len(batches):
-            model.predict_on_batch(next(batches.as_numpy_iterator())[0])
+            model.predict_on_batch(batches[0][0])
             return {}
         computed = compute()
         outputs.update(computed if isinstance(computed, dict) else {"logits": computed})

@@ -258,7 +258,7 @@ def test_batches_have_what_the_joint_head_needs(tokenizer):
     asked = Question("q", "wa wb wc", 0, span=(6 * 3, 7 * 3 + 2))
     features = make_features(tokenizer, examples(asked), options(), training=True)
     batches, order = evaluation_batches(features, batch_size=8)
-    ((inputs, targets),) = batches.as_numpy_iterator()
+    ((inputs, targets),) = batches
     assert inputs["input_ids"].shape == (5, 14)
     assert inputs["start_positions"].tolist() == [[11, 6, 0, 0, 0][row] for row in order]
     assert set(targets) == {"start_logits", "end_logits", "answerable_logits"}
