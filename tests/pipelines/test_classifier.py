@@ -40,7 +40,7 @@ def test_answers_are_in_the_texts_order(tmp_path):
     np.testing.assert_allclose(found.probabilities, shares, atol=1e-5)
     assert found.answers == ["xyz"[i] for i in shares.argmax(1)]
     assert (len(found), found.num_cut) == (7, 0)
-    assert len(set(found.answers)) > 1  # else the order would not show
+    assert np.abs(np.diff(shares, axis=0)).max(axis=1).min() > 1e-4  # else it would not show
     pairs = classifier.predict(TEXTS, TEXTS[::-1])
     expected = np.asarray(model(tokenizer(TEXTS, TEXTS[::-1])))
     assert pairs.answers == ["xyz"[i] for i in expected.argmax(1)]
