@@ -36,6 +36,24 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         file.write(text)
 
 
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike) -> Iterator[str]:
+    """Yields a new directory beside `path`, which becomes `path` at the end: `replace_directory`.
+
+    One that a killed process left is deleted before. If the block raises, the new directory is
+    removed and `path` stays as it was.
+    """
+    path = os.path.abspath(path)  # "name/" would have it inside
+    temporary = f"{path}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.makedirs(temporary)
+    try:
+        yield temporary
+        replace_directory(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def replace_directory(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
     """Renames the directory `temporary`, on the same file system, to `path`.
 

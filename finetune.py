@@ -461,13 +461,11 @@ def save_models(job: Job, models: dict[str, Any], trial: int) -> None:
     be cut as those trained on were, to `max_seq_length`.
     """
     directory = job.trained_model(trial)
-    temporary = directory + ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    for name, model in models.items():
-        folder = os.path.join(temporary, name) if job.is_joint else temporary
-        model.save_pretrained(folder)
-        job.encoder.tokenizer.save_pretrained(folder, job.config.max_seq_length)
-    files.replace_directory(temporary, directory)
+    with files.atomic_directory(directory) as temporary:
+        for name, model in models.items():
+            folder = os.path.join(temporary, name) if job.is_joint else temporary
+            model.save_pretrained(folder)
+            job.encoder.tokenizer.save_pretrained(folder, job.config.max_seq_length)
     for before in range(1, 1 if job.config.keep_all_models else trial):
         shutil.rmtree(job.trained_model(before), ignore_errors=True)
 

@@ -120,16 +120,12 @@ class TrainingCheckpoints:
             WriteError: the disk is full, or similar. What was there before is as it was.
         """
         step = int(model.optimizer.iterations.numpy())
-        path, temporary = self.path(step), f"{self.path(step)}.tmp"
+        path = self.path(step)
         with write_errors_named(path):
             for name in self._names(r"step_\d+\.(tmp|old)"):  # of a killed process
                 shutil.rmtree(os.path.join(self.directory, name))
-            os.makedirs(temporary)
-            try:
+            with files.atomic_directory(path) as temporary:
                 _write(temporary, model, {"step": step, "hparams": hparams})
-                files.replace_directory(temporary, path)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
             self.last_good = path
             # Later ones than this were damaged: the run went on from before them.
             steps = self.steps()

@@ -12,7 +12,6 @@ that make such a file where the old code still runs. Nothing is left behind unle
 import argparse
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -43,9 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     architecture = find_class(args.source, args.architecture)
     hparams = load_hparams(args.hparams) if args.hparams else {}
     model = architecture.from_pretrained(args.source, **hparams)
-    temporary = target + ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with files.atomic_directory(target) as temporary:
         model.save_pretrained(temporary)
         has_tokenizer = save_tokenizer(args.source, temporary, model.config)
         count, left_out = verify_tensors(args.source, temporary, architecture)
@@ -53,9 +50,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{count} tensors: read again, each has the bits of the source")
         if args.expected:
             verify_outputs(temporary, architecture, args.expected, args.tolerance)
-        files.replace_directory(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     print(f"written to {target}")
     for note in notes(model, has_tokenizer, left_out):
         print(f"note: {note}")

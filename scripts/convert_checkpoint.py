@@ -19,7 +19,6 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -134,17 +133,12 @@ def to_saved_models(args: argparse.Namespace) -> None:
     networks = networks_of(arrays, hparams, args.tagging, source)
     assign(networks, arrays, source)
     tokenizer = load_tokenizer(args.vocab_file, args.cased, networks[0].config)
-    temporary = target + ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with files.atomic_directory(target) as temporary:
         for network in networks:
             folder = os.path.join(temporary, network.name)
             checkpoint.save(folder, network.config, network.rows, network.architecture)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder, network.config.max_position_embeddings)
-        files.replace_directory(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     for network in networks:
         describe(network)
     print(f"written to {target}")

@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import errors
+from scripts import text_input
 from scripts.serving import directory
 
 
@@ -57,18 +58,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--features", action="store_true", help="vectors of texts, whatever head the model has"
     )
-    parser.add_argument(
-        "--pooling",
-        choices=("mean", "cls"),
-        default="mean",
-        help="of the vectors of all tokens, or that of [CLS] (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--layer",
-        type=int,
-        default=-1,
-        help="whose vectors: 1 is the first, 0 the embeddings, -1 the last (default: %(default)s)",
-    )
+    text_input.add_vector_options(parser)
     parser.add_argument(
         "--top-k", type=int, default=5, help="tokens for each [MASK] (default: %(default)s)"
     )

@@ -60,18 +60,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     text_input.add_model(parser, "a saved model")
     text_input.add_arguments(parser)
     parser.add_argument("--output", required=True, help="file to write: .npy or .parquet")
-    parser.add_argument(
-        "--pooling",
-        choices=("mean", "cls"),
-        default="mean",
-        help="of the vectors of all tokens, or that of [CLS] (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--layer",
-        type=int,
-        default=-1,
-        help="whose vectors: 1 is the first, 0 the embeddings, -1 the last (default: %(default)s)",
-    )
+    text_input.add_vector_options(parser)
     return parser.parse_intermixed_args(arguments)
 
 

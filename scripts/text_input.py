@@ -37,6 +37,22 @@ def add_model(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
 
 
+def add_vector_options(parser: argparse.ArgumentParser) -> None:
+    """Declares --pooling and --layer: what a text's vector is made of."""
+    parser.add_argument(
+        "--pooling",
+        choices=("mean", "cls"),
+        default="mean",
+        help="of the vectors of all tokens, or that of [CLS] (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layer",
+        type=int,
+        default=-1,
+        help="whose vectors: 1 is the first, 0 the embeddings, -1 the last (default: %(default)s)",
+    )
+
+
 def find_model(args: argparse.Namespace) -> str:
     """The folder of the model that the arguments name, downloaded where it is one of the hub's.
 

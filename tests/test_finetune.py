@@ -313,7 +313,7 @@ class Model:
         self.config = types.SimpleNamespace(max_position_embeddings=32)
 
     def save_pretrained(self, directory):
-        os.makedirs(directory)
+        os.makedirs(directory, exist_ok=True)
         path = pathlib.Path(directory, "model.safetensors")
         path.write_text(f"{self.job.config.learning_rate} {self.seed}")
 

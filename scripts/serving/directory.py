@@ -5,7 +5,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 from typing import Any
 
 import files
@@ -133,20 +132,13 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
     kind = getattr(pipelines, name)
     more = {"pooling": options.pooling, "layer": options.layer}
     pipeline = kind.from_pretrained(model_dir, **(more if name == "FeatureExtractor" else {}))
-    # Beside its name: a rename is only possible on the same file system.
-    path = os.path.abspath(path)
-    temporary = f"{path}.{os.uname().nodename}-{os.getpid()}.tmp"
-    os.makedirs(temporary)
-    try:
+    with files.atomic_directory(path) as temporary:
         target = os.path.join(temporary, MODEL[options.format])
         fields = {"format": options.format, "model": MODEL[options.format]}
         fields |= _describe(name, pipeline, options) | _write_model(name, pipeline, target, options)
         pipeline.tokenizer.save_pretrained(temporary, fields["max_seq_length"])
         text = json.dumps(fields, indent=1, ensure_ascii=False)
         files.write_text(os.path.join(temporary, METADATA), text + "\n")
-        files.replace_directory(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return fields
 
 
