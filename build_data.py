@@ -3,8 +3,8 @@
 import argparse
 import os
 
-import errors
-from data.command_line import add_arguments, build
+from common import errors
+from data.records.command_line import add_arguments, build
 
 
 def main():

@@ -10,7 +10,7 @@ import math
 import os
 from typing import Any
 
-from errors import InputError
+from common.errors import InputError
 from model.config import MODEL_SIZES, load_hparams, override, require, require_one_of
 
 # A JSON file a task; a task without one has the defaults below.

@@ -8,7 +8,7 @@ sizes in `RECIPES`.
 import dataclasses
 from typing import Any
 
-from errors import InputError
+from common.errors import InputError
 from model.config import MODEL_SIZES, ConvBertConfig, Objective, override, require, require_one_of
 
 

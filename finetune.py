@@ -5,8 +5,8 @@
     python3 finetune.py --data-dir D --model-name N my_task.json
     python3 finetune.py --data-dir D --model-name N --hparams '{"task_names": ["mnli", "rte"]}'
 
-A task is one of GLUE's, or described by a JSON file: see data/task_file.py. Tasks that are given as
-arguments are learnt one after the other; several `task_names` by one encoder, jointly.
+A task is one of GLUE's, or described by a JSON file: see data/tasks/registry.py. Tasks that are
+given as arguments are learnt one after the other; several `task_names` by one encoder, jointly.
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK; writes, below D/models/N,
 results/TASK_results.json and .txt, test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model
@@ -30,14 +30,13 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-import errors
-import files
+from common import errors, files
+from common.errors import InputError
 from configure_finetuning import FinetuningConfig
-from data import glue, summary
-from data.task_file import get_task
-from errors import InputError
-from model.config import MODEL_SIZES, ConvBertConfig, load_hparams, override
-from trials import (
+from data.tasks import glue
+from data.tasks.registry import get_task
+from jobs import results_table
+from jobs.trials import (
     Encoder,
     Job,
     TaskData,
@@ -47,6 +46,7 @@ from trials import (
     write_results,
     write_results_as_text,
 )
+from model.config import MODEL_SIZES, ConvBertConfig, load_hparams, override
 
 # Where below models/MODEL_NAME an encoder may be: from replaced-token detection, from masked
 # language modelling alone, or a saved model put there by hand.
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     jobs = [load_job(config, args) for config in configs]
     import keras
 
-    from data.devices import prepare_tensorflow
+    from data.tensorflow_setup import prepare_tensorflow
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow", first.deterministic)
     encoder = find_encoder(args, first)
@@ -137,8 +137,8 @@ def load_job(config: FinetuningConfig, args: argparse.Namespace) -> Job:
 def find_encoder(args: argparse.Namespace, config: FinetuningConfig) -> Encoder:
     """The pre-trained model and its tokenizer, checked against each other and `config`."""
     from data import ConvBertTokenizer
-    from data.tokenizer_files import vocabulary_file
-    from model import checkpoint
+    from data.tokenizer.saved_files import vocabulary_file
+    from model.weights import pretrained
 
     if args.from_scratch:
         directory, source = None, args.data_dir
@@ -156,7 +156,7 @@ def find_encoder(args: argparse.Namespace, config: FinetuningConfig) -> Encoder:
                 "pretrain.sh first, or say --from-scratch to start from random weights"
             )
         directory = source = found[0]
-        saved = checkpoint.read(directory)
+        saved = pretrained.read(directory)
         saved_config = saved.config
         check_size(config.model_size, saved_config, directory)
         model_config = override(saved_config, config.model_hparam_overrides)
@@ -208,15 +208,15 @@ def run_suite(jobs: list[Job]) -> None:
         finetune(job, finished[job.name], lambda: progress(jobs, finished))
         if has_table:
             table = summarize(jobs, finished)
-            summary.write(table, os.path.dirname(job.results_path), name)
+            results_table.write(table, os.path.dirname(job.results_path), name)
     if has_table:
-        print(f"\n{summary.to_markdown(table)}", flush=True)
+        print(f"\n{results_table.to_markdown(table)}", flush=True)
 
 
 def summarize(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> dict[str, Any]:
     """The table of all tasks, of which some may not be finished."""
     results = [
-        summary.TaskResults(
+        results_table.TaskResults(
             part.task.name,
             part.task.metrics,
             [entries[part.task.name] for _, entries in sorted(finished[job.name].items())],
@@ -228,7 +228,7 @@ def summarize(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> dict[str,
         for job in jobs
         for part in job.parts
     ]
-    return summary.summarize(os.path.basename(jobs[0].model_dir), results)
+    return results_table.summarize(os.path.basename(jobs[0].model_dir), results)
 
 
 def progress(jobs: list[Job], finished: dict[str, dict[int, Any]]) -> str:
@@ -359,7 +359,7 @@ def evaluate(job: Job, part: TaskData, model, features: dict[str, Any], trial: i
 def build_models(job: Job, trial: int) -> dict[str, Any]:
     """A model for each task, all with the same encoder; without training, the trained ones."""
     import model as library
-    from model.training import default_jit_compile
+    from model.training.callbacks import default_jit_compile
 
     models: dict[str, Any] = {}
     for task in (part.task for part in job.parts):
@@ -409,10 +409,10 @@ def train(models, features, config: FinetuningConfig, seed: int, title: str) -> 
     """
     import keras
 
-    from data.features import join_features, training_batches
+    from data.tasks.batching import join_features, training_batches
     from model.joint import JointModel
-    from model.optimizer import create_optimizer
-    from model.training import default_jit_compile
+    from model.training.callbacks import default_jit_compile
+    from model.training.optimizer import create_optimizer
 
     jit_compile = default_jit_compile()
     is_joint = len(models) > 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tunes on GLUE tasks ("all": the nine) or your own (JSON files, see data/task_file.py), one after
+# Fine-tunes on GLUE tasks ("all": the nine) or your own (JSON files, see data/tasks/registry.py), one after
 # the other. Further arguments go to finetune.py:
 #     DATA_DIR=~/convbert MODEL_NAME=my_model bash finetune.sh cola rte --hparams '{"num_trials": 5}'
 set -euo pipefail

@@ -16,13 +16,12 @@ from typing import Any
 
 from absl import logging
 
-import errors
-import files
-import run_record
+from common import errors, files
+from common.errors import InputError
 from configure_pretraining import PretrainingConfig
-from errors import InputError
+from jobs import run_record
+from jobs.stop_signals import StopSignals
 from model.config import ConvBertConfig, load_hparams, require
-from stopping import StopSignals
 
 # A resumed run may change these: they alter neither the data's order nor the state's shape. (More
 # steps stretch the schedule from here on.)
@@ -118,8 +117,8 @@ def prepare_backend(config):
         os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     import keras
 
-    from data.devices import prepare_tensorflow
-    from model import distribution
+    from data.tensorflow_setup import prepare_tensorflow
+    from model.backends import distribution
 
     distribution.connect_processes(config.seed)
     prepare_tensorflow(
@@ -134,8 +133,9 @@ def prepare_backend(config):
 
 def open_run(args, config):
     """Reads and checks everything the run needs but its state."""
-    from data import batches, records
-    from model.training_state import TrainingCheckpoints
+    from data.records import batches
+    from data.records import metadata as records
+    from model.training.checkpoints import TrainingCheckpoints
 
     metadata, evaluated = open_records(args, config)
     vocab_file = config.vocab_file or os.path.join(args.data_dir, "vocab.txt")
@@ -160,7 +160,7 @@ def open_run(args, config):
 
 def open_records(args, config):
     """The metadata of the records to train on, and of those to evaluate on."""
-    from data import records
+    from data.records import metadata as records
 
     records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
     metadata = evaluated = records.load_metadata(records_dir)
@@ -176,7 +176,7 @@ def start_model(run):
     import keras
 
     from model.pretraining import SpecialTokens
-    from model.training import make_model
+    from model.training.callbacks import make_model
 
     logging.set_verbosity(logging.INFO)
     config, tokenizer = run.config, run.tokenizer
@@ -210,11 +210,11 @@ def start_model(run):
 def initialize(run, model):
     """Gives a run that begins the weights of `init_checkpoint`, if its vocabulary is the run's."""
     from data import ConvBertTokenizer
-    from data.tokenizer_files import vocabulary_file
-    from model import initialization
+    from data.tokenizer.saved_files import vocabulary_file
+    from model.weights import warm_start
 
     path = run.config.init_checkpoint
-    found = initialization.find_models(path)
+    found = warm_start.find_models(path)
     directory = found["main"]
     vocab_file = vocabulary_file(directory)
     if not vocab_file.exists():
@@ -228,7 +228,7 @@ def initialize(run, model):
                 f"({ours.vocab_size:,} tokens, SHA-256 {ours.vocab_sha256[:12]}…). Build records "
                 "with it: build_data.sh --vocab-file"
             )
-    initialization.initialize(model, found)
+    warm_start.initialize(model, found)
 
 
 def check_same_run(config, saved):
@@ -247,8 +247,8 @@ def check_same_run(config, saved):
 
 def train(run, model, first_step, stop):
     """Runs the steps that are left, with log, progress and checkpoints."""
-    from data import batches
-    from model import distribution
+    from data.records import batches
+    from model.backends import distribution
 
     config = run.config
     steps = config.num_train_steps - first_step
@@ -277,8 +277,8 @@ def record_start(run, first_step):
     """Notes in the run's directory what is started, and with what."""
     import keras
 
-    from data.records import METADATA_FILE
-    from model.training_state import write_errors_named
+    from data.records.metadata import METADATA_FILE
+    from model.training.checkpoints import write_errors_named
 
     entry = run_record.describe_start(
         first_step,
@@ -293,8 +293,8 @@ def record_start(run, first_step):
 
 def training_log(run, interval):
     """The log, of which one process of a run writes and shows something."""
-    from model import distribution
-    from model.training import TrainingLog
+    from model.backends import distribution
+    from model.training.callbacks import TrainingLog
 
     path = write_scalars = None
     if distribution.writes():
@@ -311,9 +311,9 @@ def training_log(run, interval):
 
 def training_callbacks(run, model, log, interval, stop):
     """What happens between the steps, in this order."""
-    from model import distribution
-    from model.evaluation import PeriodicEvaluation
-    from model.training import CheckFinite, SaveCheckpoints
+    from model.backends import distribution
+    from model.training.callbacks import CheckFinite, SaveCheckpoints
+    from model.training.evaluation import PeriodicEvaluation
 
     config = run.config
     save = SaveCheckpoints(
@@ -340,8 +340,8 @@ def training_callbacks(run, model, log, interval, stop):
 
 def saver(run, model):
     """A function that writes a checkpoint: the models anyone can open, then the training state."""
-    from model import distribution
-    from model.training_state import not_finite, write_errors_named
+    from model.backends import distribution
+    from model.training.checkpoints import not_finite, write_errors_named
 
     hparams = dataclasses.asdict(run.config)
     temporary = os.path.join(run.directory, ".saving.tmp")
@@ -369,7 +369,7 @@ def saver(run, model):
 
 def not_finite_error(run, what, first, last):
     """The error for a loss or a weight that is not finite after the steps `first` to `last`."""
-    from data import batches
+    from data.records import batches
 
     config = run.config
     lines = []
@@ -394,7 +394,7 @@ def tensorboard_writer(directory):
     """A function (step, {name: value}) that writes TensorBoard event files."""
     import tensorflow as tf
 
-    from model.training_state import write_errors_named
+    from model.training.checkpoints import write_errors_named
 
     def write_errors():
         return write_errors_named(directory, tf.errors.OpError)
@@ -417,9 +417,9 @@ def score(run, model, stop):
     Returns:
         None if a signal came before the end.
     """
-    from data import batches
-    from model import distribution
-    from model.evaluation import StopEvaluation
+    from data.records import batches
+    from model.backends import distribution
+    from model.training.evaluation import StopEvaluation
 
     config = run.config
     if stop.received:
@@ -438,9 +438,9 @@ def score(run, model, stop):
 
 def evaluate(run, model, stop):
     """Writes and prints the scores at the end."""
-    from model import distribution
-    from model.training import append_line
-    from model.training_state import write_errors_named
+    from model.backends import distribution
+    from model.training.callbacks import append_line
+    from model.training.checkpoints import write_errors_named
 
     records_dir = str(run.evaluated.records_dir)
     line = {"step": int(model.optimizer.iterations.numpy())} | score(run, model, stop)
@@ -459,8 +459,8 @@ def explain_errors(run, metadata):
     """Says what a damaged record or a full disk means for the run."""
     import tensorflow as tf
 
-    from data import records
-    from model.training_state import WriteError
+    from data.records import metadata as records
+    from model.training.checkpoints import WriteError
 
     try:
         yield

@@ -5,7 +5,7 @@ Names are imported on first use, so that a script's `--help` costs no TensorFlow
 
 import importlib
 
-_PUBLIC = {"ConvBertTokenizer": "data.tokenizer"}
+_PUBLIC = {"ConvBertTokenizer": "data.tokenizer.tokenizer"}
 
 __all__ = ["ConvBertTokenizer"]
 

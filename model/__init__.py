@@ -42,7 +42,7 @@ def __getattr__(name):
 
 
 def _import_all():
-    for name in (*_PUBLIC.values(), "model.optimizer"):
+    for name in (*_PUBLIC.values(), "model.training.optimizer"):
         importlib.import_module(name)
 
 

@@ -6,7 +6,7 @@ part. The convolution's layers, the embeddings and all heads stay as they are.
 
 import keras
 
-from errors import InputError
+from common.errors import InputError
 
 QUANTIZATION_MODE = "int8"
 

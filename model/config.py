@@ -11,7 +11,7 @@ import types
 import typing
 from typing import Any
 
-from errors import InputError
+from common.errors import InputError
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
 CONV_TYPES = ("sdconv", "noconv")

@@ -6,10 +6,11 @@ import os
 import keras
 from keras import ops
 
-from errors import InputError
-from model import adaptation, checkpoint
+from common.errors import InputError
+from model import adaptation
 from model.config import ConvBertConfig, as_config, override
-from model.layers import MASKED_SCORE, Embeddings, EncoderLayer
+from model.layers.layers import MASKED_SCORE, Embeddings, EncoderLayer
+from model.weights import pretrained
 
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 
@@ -60,13 +61,13 @@ class PretrainedModel(TrainableModel):
                              "model once it has its weights")  # fmt: skip
         self.config = as_config(config)
 
-    def tensors(self) -> list[checkpoint.Tensor]:
+    def tensors(self) -> list[pretrained.Tensor]:
         """Every weight with its name in each of the exchange formats."""
         raise TypeError(f"{type(self).__name__} has no exchange format")
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Writes `config.json` and `model.safetensors`, as transformers does, into `directory`."""
-        checkpoint.save(directory, self.config, self.tensors(), self.architecture)
+        pretrained.save(directory, self.config, self.tensors(), self.architecture)
 
     @classmethod
     def from_pretrained(
@@ -100,7 +101,7 @@ class PretrainedModel(TrainableModel):
         """
         names = {field.name for field in dataclasses.fields(ConvBertConfig)}
         fields = {k: overrides.pop(k) for k in list(overrides) if k in names}
-        source = checkpoint.read(
+        source = pretrained.read(
             name_or_directory,
             revision=revision,
             cache_dir=cache_dir,
@@ -315,4 +316,4 @@ class ConvBertModel(PretrainedModel):
 
     def tensors(self):
         """See `PretrainedModel.tensors`."""
-        return checkpoint.encoder_tensors(self)
+        return pretrained.encoder_tensors(self)

@@ -7,12 +7,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from errors import InputError
-from model import checkpoint
+from common.errors import InputError
 from model.config import HEAD_FIELDS, as_config, require_one_of
 from model.convbert import ConvBertModel, PretrainedModel
-from model.layers import MASKED_SCORE, ClassificationHead, JointSpanHead, MaskedLMHead
+from model.layers.layers import MASKED_SCORE, ClassificationHead, JointSpanHead, MaskedLMHead
 from model.losses import BinaryCrossEntropy, PositionCrossEntropy, TokenCrossEntropy
+from model.weights import pretrained
 
 CLASSIFIER_HEADS = ("linear", "mlp")
 
@@ -128,7 +128,7 @@ class ConvBertForMaskedLM(HeadModel):
 
     def tensors(self):
         """See `PretrainedModel.tensors`."""
-        return self.convbert.tensors() + checkpoint.masked_lm_tensors(self.head)
+        return self.convbert.tensors() + pretrained.masked_lm_tensors(self.head)
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -179,7 +179,7 @@ class ConvBertForSequenceClassification(HeadModel):
 
     def tensors(self):
         """See `PretrainedModel.tensors`."""
-        return self.convbert.tensors() + checkpoint.classifier_tensors(self.classifier)
+        return self.convbert.tensors() + pretrained.classifier_tensors(self.classifier)
 
     @classmethod
     def _options_from(cls, source, options):
@@ -238,7 +238,7 @@ class ConvBertForTokenClassification(HeadModel):
 
     def tensors(self):
         """See `PretrainedModel.tensors`."""
-        return self.convbert.tensors() + checkpoint.classifier_tensors(self.classifier)
+        return self.convbert.tensors() + pretrained.classifier_tensors(self.classifier)
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -249,7 +249,7 @@ class ConvBertForQuestionAnswering(HeadModel):
         config: a `ConvBertConfig`. What it says of labels is dropped: the outputs are start and
             end.
         joint_prediction: the original's head, where the end depends on the start, in place of
-            Hugging Face's; see `model.layers.JointSpanHead`.
+            Hugging Face's; see `model.layers.layers.JointSpanHead`.
         beam_size: of the joint head; None is `config.beam_size`.
         answerable_weight: of the loss that teaches the joint head whether there is an answer.
         convbert: a `ConvBertModel` to share with other heads; None makes one.
@@ -329,7 +329,7 @@ class ConvBertForQuestionAnswering(HeadModel):
 
     def tensors(self):
         """See `PretrainedModel.tensors`."""
-        rows = checkpoint.joint_span_tensors if self.joint_prediction else checkpoint.span_tensors
+        rows = pretrained.joint_span_tensors if self.joint_prediction else pretrained.span_tensors
         return self.convbert.tensors() + rows(self.head)
 
     @classmethod
@@ -414,4 +414,4 @@ class ConvBertForMultipleChoice(HeadModel):
 
     def tensors(self):
         """See `PretrainedModel.tensors`."""
-        return self.convbert.tensors() + checkpoint.classifier_tensors(self.classifier)
+        return self.convbert.tensors() + pretrained.classifier_tensors(self.classifier)

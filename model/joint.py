@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from errors import InputError
+from common.errors import InputError
 from model.convbert import TrainableModel
 from model.heads import ConvBertForMultipleChoice, HeadModel, encoder_inputs
 

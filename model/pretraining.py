@@ -7,12 +7,14 @@ import os
 import keras
 from keras import ops
 
-from errors import InputError
-from model import checkpoint, distribution, fused
+from common.errors import InputError
+from model.backends import distribution
 from model.config import ConvBertConfig, Objective, as_config, override
 from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
 from model.heads import ConvBertForMaskedLM
-from model.layers import DiscriminatorHead, MaskedLMHead
+from model.layers import fused
+from model.layers.layers import DiscriminatorHead, MaskedLMHead
+from model.weights import pretrained
 
 MASK_SHARE = 0.85  # of the masked positions become [MASK]; the rest keep their token
 EPSILON = 1e-6  # in the denominators of the losses, as the original has it
@@ -467,9 +469,9 @@ class ConvBertForPreTraining(TrainableModel):
             model = self.generator
             return {"encoder": (model.config, model.tensors(), model.architecture)}
         tensors = self.discriminator.tensors()
-        tensors += checkpoint.discriminator_tensors(self.discriminator_head)
+        tensors += pretrained.discriminator_tensors(self.discriminator_head)
         if self.masked_lm_head is not None:
-            tensors += checkpoint.masked_lm_tensors(self.masked_lm_head)
+            tensors += pretrained.masked_lm_tensors(self.masked_lm_head)
         saved = {"discriminator": (self.config, tensors, self.discriminator.architecture)}
         if self.generator is not None:
             model = self.generator
@@ -486,24 +488,24 @@ class ConvBertForPreTraining(TrainableModel):
         paths = []
         for name, (config, tensors, architecture) in self.saved_models().items():
             paths.append(os.path.join(directory, name))
-            checkpoint.save(paths[-1], config, tensors, architecture)
+            pretrained.save(paths[-1], config, tensors, architecture)
         return paths
 
-    def tensors(self) -> list[checkpoint.Tensor]:
+    def tensors(self) -> list[pretrained.Tensor]:
         """Every weight once, with its name in the original's checkpoints as `tf1_name`."""
         if self.discriminator is None:
             return self.generator.tensors()
         rows = self.discriminator.tensors()
-        rows += checkpoint.discriminator_tensors(self.discriminator_head)
+        rows += pretrained.discriminator_tensors(self.discriminator_head)
         head = self.masked_lm_head
         if self.generator is not None:
             untied = self.objective.untied_generator_embeddings
-            generator = checkpoint.encoder_tensors(self.generator.convbert, "generator")
-            shared = [] if untied else checkpoint.embedding_tensors(self.discriminator.embeddings)
+            generator = pretrained.encoder_tensors(self.generator.convbert, "generator")
+            shared = [] if untied else pretrained.embedding_tensors(self.discriminator.embeddings)
             ids = {id(row.variable) for row in shared}
             rows += [row for row in generator if id(row.variable) not in ids]
             head = self.generator.head
-        return rows + (checkpoint.masked_lm_tensors(head) if head is not None else [])
+        return rows + (pretrained.masked_lm_tensors(head) if head is not None else [])
 
     def get_config(self):
         """Arguments of the constructor."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-import hub
+from common import hub
+from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from data import ConvBertTokenizer
-from data.classification import parse_text
-from data.features import Arrays, Features, gather_outputs
-from data.tokenizer_config import CONFIG_FILE, stated_max_length
-from data.tokenizer_files import vocabulary_file
-from errors import InputError
+from data.tasks.batching import Arrays, Features, gather_outputs
+from data.tasks.classification.task import parse_text
+from data.tokenizer.saved_files import vocabulary_file
+from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
 from model import ConvBertConfig
 from model.config import override
 from pipelines.saved import check_architecture
@@ -109,7 +109,7 @@ def check_positive(name: str, value: int) -> None:
 def compute_outputs(
     model: Any, features: Features, batch_size: int, token_outputs: tuple[str, ...] | None = None
 ) -> Arrays:
-    """A model's outputs for all examples, in their order; see `data.features.gather_outputs`.
+    """A model's outputs for all examples, in their order; see `data.tasks.batching.gather_outputs`.
 
     Args:
         model: compiled, with its configuration as `config`.

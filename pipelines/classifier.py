@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from data import ConvBertTokenizer, classification
-from data.features import count_cut, make_features
+from data import ConvBertTokenizer
+from data.tasks.batching import count_cut, make_features
+from data.tasks.classification import task
 from model import ConvBertForSequenceClassification
-from model.training import default_jit_compile
+from model.training.callbacks import default_jit_compile
 from pipelines.base import (
     check_equal_numbers,
     check_positive,
@@ -59,10 +60,10 @@ class TextClassifier:
         self.score_range = config.score_range
         # Hugging Face leaves it out where the number of labels says it.
         self.problem_type = config.problem_type or (
-            classification.REGRESSION if config.num_labels == 1 else classification.SINGLE_LABEL
+            task.REGRESSION if config.num_labels == 1 else task.SINGLE_LABEL
         )
         self.labels = None
-        if self.problem_type != classification.REGRESSION:
+        if self.problem_type != task.REGRESSION:
             self.labels = config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
         model.compile(optimizer=None, jit_compile=default_jit_compile())
 
@@ -103,12 +104,12 @@ class TextClassifier:
         check_positive("batch_size", batch_size)
         if not texts:
             return Predictions([], None, 0)
-        examples = classification.TextExamples("", "", texts, text_pairs, None)
+        examples = task.TextExamples("", "", texts, text_pairs, None)
         features = make_features(self.tokenizer, examples, self.max_seq_length)
         logits = compute_outputs(self.model, features, batch_size)
-        answers = classification.answers(self.problem_type, logits, self.labels, self.score_range)
+        answers = task.answers(self.problem_type, logits, self.labels, self.score_range)
         probabilities = None
         if self.labels is not None:
-            probabilities = classification.probabilities(self.problem_type, logits)
+            probabilities = task.probabilities(self.problem_type, logits)
         num_cut = count_cut(self.tokenizer, examples, features)
         return Predictions(answers, probabilities, num_cut)

@@ -9,13 +9,13 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-import hub
+from common import hub
+from common.errors import InputError
 from data import ConvBertTokenizer
-from data.classification import TextExamples
-from data.features import count_cut, make_features
-from errors import InputError
+from data.tasks.batching import count_cut, make_features
+from data.tasks.classification.task import TextExamples
 from model import ConvBertModel
-from model.training import default_jit_compile
+from model.training.callbacks import default_jit_compile
 from pipelines.base import (
     check_equal_numbers,
     check_positive,

@@ -9,12 +9,13 @@ import numpy as np
 from absl import logging
 from keras import ops
 
-import hub
+from common import hub
+from common.errors import InputError
 from data import ConvBertTokenizer
-from data.features import Features
-from errors import InputError
-from model import ConvBertForMaskedLM, checkpoint
-from model.training import default_jit_compile
+from data.tasks.batching import Features
+from model import ConvBertForMaskedLM
+from model.training.callbacks import default_jit_compile
+from model.weights import pretrained
 from pipelines.base import check_positive, check_texts, compute_outputs, load_tokenizer
 
 MASK = "[MASK]"
@@ -70,7 +71,7 @@ class FillMask:
             InputError: there is no such model, or a file of it is missing or damaged.
         """
         directory = hub.resolve(name_or_directory, **hub_options)
-        names = checkpoint.read(directory).arrays
+        names = pretrained.read(directory).arrays
         if not any(name.startswith("generator_predictions.") for name in names):
             raise InputError(
                 f"{name_or_directory} cannot fill a {MASK}: it has no head that predicts tokens. "

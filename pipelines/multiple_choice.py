@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from data import ConvBertTokenizer, multiple_choice
-from data.classification import SINGLE_LABEL, probabilities
-from data.features import count_cut
-from errors import InputError
+from common.errors import InputError
+from data import ConvBertTokenizer
+from data.tasks import multiple_choice
+from data.tasks.batching import count_cut
+from data.tasks.classification.task import SINGLE_LABEL, probabilities
 from model import ConvBertForMultipleChoice
-from model.training import default_jit_compile
+from model.training.callbacks import default_jit_compile
 from pipelines.base import (
     check_equal_numbers,
     check_positive,

@@ -5,12 +5,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from data import ConvBertTokenizer, question_answering
-from data.question_files import Question, QuestionExamples
-from data.windows import find_answers
-from errors import InputError
+from common.errors import InputError
+from data import ConvBertTokenizer
+from data.tasks.question_answering import task
+from data.tasks.question_answering.files import Question, QuestionExamples
+from data.tasks.question_answering.windows import find_answers
 from model import ConvBertForQuestionAnswering
-from model.training import default_jit_compile
+from model.training.callbacks import default_jit_compile
 from pipelines.base import (
     check_equal_numbers,
     check_positive,
@@ -69,7 +70,7 @@ class QuestionAnswerer:
         self.model, self.tokenizer = model, tokenizer
         if not isinstance(unanswerable, bool):
             raise InputError(f"`unanswerable` must be true or false. Received: {unanswerable!r}")
-        self.task = question_answering.QuestionAnsweringTask("", unanswerable=unanswerable)
+        self.task = task.QuestionAnsweringTask("", unanswerable=unanswerable)
         self.options = reading_options(max_seq_length, options)
         model.compile(optimizer=None, jit_compile=default_jit_compile())
 
@@ -102,7 +103,7 @@ class QuestionAnswerer:
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        saved = saved_options(loaded[0].config, question_answering.KIND)
+        saved = saved_options(loaded[0].config, task.KIND)
         return cls(*loaded, **(saved | options))
 
     def predict(
@@ -136,7 +137,7 @@ class QuestionAnswerer:
         return [self._found(answer) for answer in find_answers(examples, features, outputs)]
 
     def _found(self, answer):
-        candidates = question_answering.describe(answer)
+        candidates = task.describe(answer)
         best = candidates[0]
         if not best["text"] or not self.task.is_answered(answer, self.options.qa_na_threshold):
             return FoundAnswer("", None, None, None, answer.null_odds, candidates)

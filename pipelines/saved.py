@@ -3,8 +3,8 @@
 import json
 import os
 
-import files
-from errors import InputError
+from common import files
+from common.errors import InputError
 
 # Where directories are that pipelines of fine-tuned models read.
 HINT = "finetune.sh writes fine-tuned models to DATA_DIR/models/NAME/finetuning_models/"

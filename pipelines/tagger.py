@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from data import ConvBertTokenizer, conll, tagging
-from data.classification import SINGLE_LABEL, parse_text, probabilities
-from errors import InputError
+from common.errors import InputError
+from data import ConvBertTokenizer
+from data.tasks.classification.task import SINGLE_LABEL, parse_text, probabilities
+from data.tasks.tagging import conll, task
 from model import ConvBertForTokenClassification
 from model.config import require_one_of
-from model.training import default_jit_compile
+from model.training.callbacks import default_jit_compile
 from pipelines.base import (
     check_positive,
     compute_outputs,
@@ -66,7 +67,7 @@ class Tagger:
         model: a `ConvBertForTokenClassification`.
         tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
         max_seq_length: the most tokens the model is given at once.
-        scheme: of `data.conll.SCHEMES`, what tags of entities are given in; None leaves them as
+        scheme: of `conll.SCHEMES`, what tags of entities are given in; None leaves them as
             the model's labels are.
 
     Attributes:
@@ -89,9 +90,9 @@ class Tagger:
             require_one_of("scheme", scheme, conll.SCHEMES)
             if not self.marks_entities:
                 raise InputError(f"`scheme` is {scheme}, but the labels mark no entities")
-        kind = tagging.ENTITIES if scheme else tagging.LABELS
-        self.task = tagging.TaggingTask(
-            "", tagging.METRICS[kind], tags=kind, labels=self.labels, file_scheme=scheme
+        kind = task.ENTITIES if scheme else task.LABELS
+        self.task = task.TaggingTask(
+            "", task.METRICS[kind], tags=kind, labels=self.labels, file_scheme=scheme
         )
         self.options = reading_options(max_seq_length, {})
         model.compile(optimizer=None, jit_compile=default_jit_compile())
@@ -110,7 +111,7 @@ class Tagger:
         loaded = load(
             ConvBertForTokenClassification, name_or_directory, "a fine-tuned tagger", **hub_options
         )
-        return cls(*loaded, saved_options(loaded[0].config, tagging.KIND).get("scheme"))
+        return cls(*loaded, saved_options(loaded[0].config, task.KIND).get("scheme"))
 
     def predict(
         self, sentences: Sequence[Sequence[str] | str], batch_size: int = 32
@@ -130,7 +131,7 @@ class Tagger:
             return []
         words = list(itertools.chain.from_iterable(rows))
         starts = np.cumsum([0, *map(len, rows)])
-        examples = tagging.SentenceExamples("the input", "", words, None, starts)
+        examples = task.SentenceExamples("the input", "", words, None, starts)
         features = self.task.make_features(self.tokenizer, examples, self.options, training=False)
         logits = compute_outputs(self.model, features, batch_size)
         tags = self.task.predictions(examples, features, logits)

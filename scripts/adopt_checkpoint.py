@@ -17,9 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-import files
-from errors import InputError
+from common import errors, files
+from common.errors import InputError
 from model.config import load_hparams
 
 # What --expected calls the inputs, and what they are called here.
@@ -117,8 +116,8 @@ def save_tokenizer(source: str, directory: str, config) -> bool:
     Raises:
         InputError: the vocabulary is not the model's.
     """
-    from data.tokenizer import ConvBertTokenizer
-    from data.tokenizer_config import CONFIG_FILE, stated_max_length
+    from data.tokenizer.tokenizer import ConvBertTokenizer
+    from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
 
     if not any((Path(source) / name).exists() for name in TOKENIZER_FILES):
         return False
@@ -144,9 +143,9 @@ def verify_tensors(source: str, directory: str, architecture: type) -> tuple[int
     """
     import numpy as np
 
-    from model import checkpoint
+    from model.weights import pretrained
 
-    theirs = checkpoint.read(source).arrays
+    theirs = pretrained.read(source).arrays
     rows = {row.hf_name: row.to_hf() for row in architecture.from_pretrained(directory).tensors()}
     problems = []
     for name, ours in rows.items():
@@ -157,7 +156,7 @@ def verify_tensors(source: str, directory: str, architecture: type) -> tuple[int
     if problems:
         listed = "\n  ".join(problems)
         raise InputError(f"{source} does not hold a whole {architecture.__name__}:\n  {listed}")
-    left_out = [name for name in theirs if name not in rows and name not in checkpoint.IGNORED]
+    left_out = [name for name in theirs if name not in rows and name not in pretrained.IGNORED]
     return len(rows), left_out
 
 

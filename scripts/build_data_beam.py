@@ -18,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-from data.beam import BeamWorkers, collect_notes
-from data.command_line import add_arguments, build
-from errors import InputError
+from common import errors
+from common.errors import InputError
+from data.records.cluster import BeamWorkers, collect_notes
+from data.records.command_line import add_arguments, build
 
 ROOT = Path(__file__).parents[1]
 

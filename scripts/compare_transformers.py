@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-from errors import InputError
+from common import errors
+from common.errors import InputError
 from model.config import MODEL_SIZES, ConvBertConfig, override
 
 PEER = Path(__file__).with_name("transformers_outputs.py")

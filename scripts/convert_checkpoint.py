@@ -26,9 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-import files
-from errors import InputError
+from common import errors, files
+from common.errors import InputError
 from model.config import HEAD_FIELDS, ConvBertConfig, load_hparams, override
 
 SHAPE_FIELDS = (
@@ -48,7 +47,7 @@ class Network:
 
     Args:
         name: its directory's.
-        rows: its weights, as `model.checkpoint` has them.
+        rows: its weights, as `model.weights.pretrained` has them.
         architecture: the class's name in `config.json`.
         task: whose head it has; None for pre-training.
     """
@@ -121,7 +120,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def to_saved_models(args: argparse.Namespace) -> None:
     """Reads a checkpoint; writes a directory for each of its networks, all of them or none."""
-    from model import checkpoint
+    from model.weights import pretrained
     from scripts import tf1_checkpoint
 
     target = os.path.normpath(args.target)
@@ -136,7 +135,7 @@ def to_saved_models(args: argparse.Namespace) -> None:
     with files.atomic_directory(target) as temporary:
         for network in networks:
             folder = os.path.join(temporary, network.name)
-            checkpoint.save(folder, network.config, network.rows, network.architecture)
+            pretrained.save(folder, network.config, network.rows, network.architecture)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder, network.config.max_position_embeddings)
     for network in networks:
@@ -200,8 +199,9 @@ def main_network(config: ConvBertConfig, discriminator: bool, masked_lm: bool) -
     Returns:
         (`ConvBertModel`, `Network`).
     """
-    from model import ConvBertForMaskedLM, ConvBertModel, checkpoint
-    from model.layers import DiscriminatorHead, MaskedLMHead
+    from model import ConvBertForMaskedLM, ConvBertModel
+    from model.layers.layers import DiscriminatorHead, MaskedLMHead
+    from model.weights import pretrained
 
     if masked_lm and not discriminator:
         model = ConvBertForMaskedLM(config)
@@ -211,22 +211,23 @@ def main_network(config: ConvBertConfig, discriminator: bool, masked_lm: bool) -
     if discriminator:
         head = DiscriminatorHead(config)
         head.build()
-        rows += checkpoint.discriminator_tensors(head)
+        rows += pretrained.discriminator_tensors(head)
     if masked_lm:  # one encoder is generator and discriminator
         head = MaskedLMHead(config)
         head.build()
-        rows += checkpoint.masked_lm_tensors(head)
+        rows += pretrained.masked_lm_tensors(head)
     return encoder, Network("discriminator", config, rows, encoder.architecture)
 
 
 def generator_network(config: ConvBertConfig, encoder=None) -> Network:
     """The generator; `encoder` is the discriminator's, if they share the embeddings."""
-    from model import ConvBertForMaskedLM, checkpoint
+    from model import ConvBertForMaskedLM
+    from model.weights import pretrained
 
     model = ConvBertForMaskedLM(config, encoder and encoder.embeddings)
     tables = "generator" if encoder is None else "electra"
-    rows = checkpoint.encoder_tensors(model.convbert, "generator", tables)
-    rows += checkpoint.masked_lm_tensors(model.head)
+    rows = pretrained.encoder_tensors(model.convbert, "generator", tables)
+    rows += pretrained.masked_lm_tensors(model.head)
     return Network("generator", config, rows, model.architecture)
 
 
@@ -257,7 +258,7 @@ def task_network(task: str, encoder, shapes: dict, is_tagging: bool, hparams: di
 
 def known_task(name: str) -> tuple[str, dict]:
     """The class that learns the original's task of that name, and fields of its configuration."""
-    from data.glue import TASKS
+    from data.tasks.glue import TASKS
 
     if name in TASKS:
         return TASKS[name].architecture, TASKS[name].model_fields()
@@ -296,8 +297,8 @@ def load_tokenizer(vocab_file: str | None, cased: bool, config: ConvBertConfig):
     """The tokenizer to save with the models; None without `vocab_file`."""
     if vocab_file is None:
         return None
-    from data.tokenizer import ConvBertTokenizer
-    from data.tokenizer_config import CONFIG_FILE, stated_options
+    from data.tokenizer.tokenizer import ConvBertTokenizer
+    from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_options
 
     stated = stated_options(Path(vocab_file).parent / CONFIG_FILE)
     lower = not cased and stated.get("do_lower_case", True)
@@ -378,9 +379,9 @@ def load_saved_models(source: str, task: str | None) -> list[Network]:
 def load_main(folder: str, task: str) -> tuple:
     """A saved model as the original's scope `electra` and heads; see `main_network`."""
     import model as library
-    from model import checkpoint
+    from model.weights import pretrained
 
-    found = checkpoint.read(folder)
+    found = pretrained.read(folder)
     config = original_config(found.config, folder)
     with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
         architecture = (json.load(file).get("architectures") or ["ConvBertModel"])[0]
@@ -413,11 +414,11 @@ def load_generator(folder: str, encoder) -> Network:
     Raises:
         InputError: the original makes no such generator for that discriminator.
     """
-    from model import checkpoint
+    from model.weights import pretrained
 
-    found = checkpoint.read(folder)
+    found = pretrained.read(folder)
     config, larger = original_config(found.config, folder), encoder.config
-    tables = checkpoint.embedding_tensors(encoder.embeddings)
+    tables = pretrained.embedding_tensors(encoder.embeddings)
     is_tied = all(
         row.hf_name in found.arrays
         and found.arrays[row.hf_name].shape == row.hf_shape()
@@ -471,7 +472,7 @@ def load_weights(network: Network, found) -> None:
     Raises:
         InputError: the model has fewer weights, or some that the original has no variable for.
     """
-    from model.checkpoint import IGNORED
+    from model.weights.pretrained import IGNORED
 
     names = {row.hf_name for row in network.rows}
     problems = [

@@ -29,10 +29,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-import files
-from data import glue
-from errors import InputError
+from common import errors, files
+from common.errors import InputError
+from data.tasks import glue
 
 BASE_URL = "https://dl.fbaipublicfiles.com"
 ATTEMPTS = 5  # transfers of one file that may be cut, one after the other

@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import errors
+from common import errors
 from scripts import text_input
-from scripts.serving import directory
+from serving import directory
 
 
 def main(arguments: list[str] | None = None) -> None:

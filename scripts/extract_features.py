@@ -20,8 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-import files
+from common import errors, files
 from scripts import text_input
 
 FORMATS = ("npy", "parquet")
@@ -37,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
-    from data.devices import prepare_tensorflow
+    from data.tensorflow_setup import prepare_tensorflow
     from pipelines import FeatureExtractor
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
+from common import errors
 from scripts import text_input
 
 FORMATS = ("tsv", "jsonl")
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
-    from data.devices import prepare_tensorflow
+    from data.tensorflow_setup import prepare_tensorflow
     from pipelines import FillMask
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")

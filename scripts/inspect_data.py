@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-from errors import InputError
+from common import errors
+from common.errors import InputError
 
 # What a token can be, with its terminal code, and its marks where there are no colours.
 STYLES = {
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from data import records
+    from data.records import metadata as records
 
     records_dir = Path(args.records or Path(args.data_dir, "pretrain_tfrecords"))
     metadata = records.load_metadata(records_dir)
@@ -109,7 +109,8 @@ def read_examples(metadata, seed: int, count: int):
     import numpy as np
     import tensorflow as tf
 
-    from data import batches, records
+    from data.records import batches
+    from data.records import metadata as records
 
     size = min(metadata.num_examples, MOST_EXAMPLES)
     try:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-from data import glue, submission
-from errors import InputError
+from common import errors
+from common.errors import InputError
+from data.tasks import glue
+from jobs import glue_submission
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"there is no model folder {model_dir}")
     wanted = parse_trials(args.trial)
     choices = {
-        task: submission.choose_trial(model_dir, task, wanted.get(task)) for task in glue.TASKS
+        task: glue_submission.choose_trial(model_dir, task, wanted.get(task)) for task in glue.TASKS
     }
     missing = find_missing(model_dir, choices)
     if missing and not args.allow_missing:
@@ -38,14 +39,14 @@ def main(arguments: list[str] | None = None) -> None:
             "tasks; or say --allow-missing, and the most frequent label stands in for them"
         )
     predictions = {}
-    for file in submission.FILES:
+    for file in glue_submission.FILES:
         if file.name in missing:
-            predictions[file.name] = submission.constant_predictions(file)
+            predictions[file.name] = glue_submission.constant_predictions(file)
         else:
-            path = submission.prediction_path(model_dir, file, choices[file.task].trial)
-            predictions[file.name] = submission.read_predictions(path, file)
+            path = glue_submission.prediction_path(model_dir, file, choices[file.task].trial)
+            predictions[file.name] = glue_submission.read_predictions(path, file)
     output = args.output or os.path.join(model_dir, "submission.zip")
-    submission.write_zip(output, predictions)
+    glue_submission.write_zip(output, predictions)
     print(table(choices, missing))
     print(output)
     if missing:
@@ -92,23 +93,25 @@ def parse_trials(texts: list[str]) -> dict[str, int]:
     return trials
 
 
-def find_missing(model_dir: str, choices: dict[str, submission.Choice]) -> dict[str, str]:
+def find_missing(model_dir: str, choices: dict[str, glue_submission.Choice]) -> dict[str, str]:
     """The files of the zip that have no predictions, each with the path they should be at."""
     paths = {
-        file.name: submission.prediction_path(model_dir, file, choices[file.task].trial or "TRIAL")
-        for file in submission.FILES
+        file.name: glue_submission.prediction_path(
+            model_dir, file, choices[file.task].trial or "TRIAL"
+        )
+        for file in glue_submission.FILES
     }
     return {name: path for name, path in paths.items() if not os.path.isfile(path)}
 
 
-def table(choices: dict[str, submission.Choice], missing: dict[str, str]) -> str:
+def table(choices: dict[str, glue_submission.Choice], missing: dict[str, str]) -> str:
     """What is in the zip, a line for each file."""
     lines = [f"{'file':12}{'rows':>7}  {'trial':>5}  {'dev score':<17}chosen"]
-    for file in submission.FILES:
+    for file in glue_submission.FILES:
         choice = choices[file.task]
         trial, reason, score = choice.trial, choice.reason, ""
         if file.name in missing:
-            trial, reason = "-", f"no predictions: {submission.constant_predictions(file)[-1]}"
+            trial, reason = "-", f"no predictions: {glue_submission.constant_predictions(file)[-1]}"
         elif choice.score is not None:
             score = f"{glue.get_task(file.task).metrics[0]} {choice.score:.2f}"
         lines.append(f"{file.name + '.tsv':12}{file.num_rows:>7}  {trial:>5}  {score:<17}{reason}")

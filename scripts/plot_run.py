@@ -14,9 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-import files
-from errors import InputError
+from common import errors, files
+from common.errors import InputError
 
 LOG_FILE = "train_log.jsonl"
 PANELS = {

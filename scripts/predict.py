@@ -41,8 +41,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-from errors import InputError
+from common import errors
+from common.errors import InputError
 from scripts import prediction_kinds, text_input
 
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     import keras
 
     import pipelines
-    from data.devices import prepare_tensorflow
+    from data.tensorflow_setup import prepare_tensorflow
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
     pipeline = getattr(pipelines, kind.pipeline).from_pretrained(directory)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from errors import InputError
+from common.errors import InputError
 from pipelines.saved import HINT, architecture_of
 from scripts import text_input
 
@@ -75,7 +75,7 @@ def classify(classifier, rows, batch_size):
 
 def class_lines(output_format, classifier, results):
     """TSV: numbers from 0, answers and the labels' probabilities; or an object a text."""
-    from data.classification import answer_text
+    from data.tasks.classification.task import answer_text
 
     labels = classifier.labels
     if output_format == "tsv":
@@ -104,7 +104,7 @@ def read_sentences(args):
         return [text.split() for text in texts]
     from itertools import pairwise
 
-    from data.conll import read_conll
+    from data.tasks.tagging.conll import read_conll
 
     columns = text_input.columns_of(args.input, args.columns or [])
     if len(columns) > 1 or not all(isinstance(column, int) for column in columns):
@@ -137,14 +137,14 @@ def tag_lines(output_format, _, results):
 
 def read_questions(args):
     """(id, question, context) of each; where there are no ids, numbers from 0."""
-    from data import question_files
+    from data.tasks.question_answering import files
 
     text_input.check_source(args)
-    if args.columns or not (args.input and args.input.endswith(question_files.ENDINGS)):
+    if args.columns or not (args.input and args.input.endswith(files.ENDINGS)):
         rows = text_input.read_rows(args, ("question", "context"))
         return [(str(number), *row) for number, row in enumerate(rows)]
     # Of a file to predict for, right answers do not matter.
-    examples = question_files.read_questions(args.input, "test", unanswerable=True)
+    examples = files.read_questions(args.input, "test", unanswerable=True)
     return [(q.id, q.text, examples.contexts[q.context]) for q in examples.questions]
 
 
@@ -178,7 +178,7 @@ def read_choices(args):
     if not args.columns:
         rows = text_input.read_rows(args, ("context", "choice", "choice"), may_be_more=True)
         return [(row[0], row[1:]) for row in rows]
-    from data.multiple_choice import MultipleChoiceTask
+    from data.tasks.multiple_choice import MultipleChoiceTask
 
     text_input.check_source(args)
     if len(args.columns) < 2:

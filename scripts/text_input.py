@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-import files
-import hub
-from errors import InputError
+from common import files, hub
+from common.errors import InputError
 
 # A progress bar is for more texts than these.
 MANY = 1024
@@ -165,7 +164,7 @@ def check_source(args: argparse.Namespace) -> None:
 
 
 def columns_of(path: str, columns: list[str]) -> list[int | str]:
-    """--columns as `data.tables` has them: numbers from 0, or names."""
+    """--columns as `data.tasks.tables` has them: numbers from 0, or names."""
     are_numbers = all(column.isdecimal() and int(column) for column in columns)
     if are_numbers and not path.endswith(".jsonl"):
         return [int(column) - 1 for column in columns]
@@ -174,8 +173,8 @@ def columns_of(path: str, columns: list[str]) -> list[int | str]:
 
 def _rows_of_columns(path, columns) -> Iterator[tuple[str, list[str]]]:
     """The place and the texts of each row of a TSV, CSV or JSON-lines file."""
-    from data.classification import parse_text
-    from data.tables import read_table
+    from data.tasks.classification.task import parse_text
+    from data.tasks.tables import read_table
 
     wanted = columns_of(path, columns)
     table = read_table(path, wanted, has_header=isinstance(wanted[0], str))

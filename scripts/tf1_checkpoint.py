@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-import files
-from errors import InputError
+from common import files
+from common.errors import InputError
 from model.config import HEAD_FIELDS, ConvBertConfig, override
 
 SLOTS = ("/adam_m", "/adam_v")  # of the original's optimiser, behind the name of the variable

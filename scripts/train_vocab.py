@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import errors
-from data.command_line import add_corpus_arguments, reading
-from errors import InputError
+from common import errors
+from common.errors import InputError
+from data.records.command_line import add_corpus_arguments, reading
 
 # More words than these in a thousand as [UNK], and the alphabet is too small for the text.
 MAX_UNKNOWN_PER_MILLE = 5
@@ -35,11 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import logging
 
-    from data import ConvBertTokenizer, vocabulary
-    from data.corpus import find_corpus
+    from data import ConvBertTokenizer
+    from data.corpus.sources import find_corpus
+    from data.tokenizer import train_vocab
 
     logging.set_verbosity(logging.INFO)
-    options = vocabulary.VocabularyOptions(
+    options = train_vocab.VocabularyOptions(
         vocab_size=args.vocab_size,
         do_lower_case=not args.cased,
         strip_accents=args.strip_accents and not args.cased,
@@ -48,10 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
         limit_alphabet=args.limit_alphabet,
         max_megabytes=args.max_megabytes,
     )
-    counts = vocabulary.count_words(find_corpus(args.data_dir, args.corpus, reading(args)), options)
-    tokens = vocabulary.train_vocabulary(counts, options)
+    counts = train_vocab.count_words(
+        find_corpus(args.data_dir, args.corpus, reading(args)), options
+    )
+    tokens = train_vocab.train_vocabulary(counts, options)
     tokenizer = ConvBertTokenizer(tokens, options.do_lower_case, options.strip_accents)
-    fit = vocabulary.measure_fit(tokenizer, counts)
+    fit = train_vocab.measure_fit(tokenizer, counts)
     tokenizer.save_pretrained(output)
     print(summary(output, tokenizer, fit))
     warn(args, tokenizer, fit)

@@ -12,13 +12,13 @@ import time
 import pytest
 
 import build_data
-from data import command_line
-from data.building import build_records
-from data.corpus import find_corpus
-from data.records import load_metadata
-from data.shards import BuildOptions
-from errors import InputError
-from tests.corpora import openwebtext_of, random_archives, write_vocab
+from common.errors import InputError
+from data.corpus.sources import find_corpus
+from data.records import command_line
+from data.records.build import build_records
+from data.records.build_shard import BuildOptions
+from data.records.metadata import load_metadata
+from tests.support.corpora import openwebtext_of, random_archives, write_vocab
 
 ROOT = pathlib.Path(build_data.__file__).parent
 

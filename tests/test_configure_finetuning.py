@@ -3,9 +3,9 @@ import json
 import pytest
 
 import configure_finetuning
+from common.errors import InputError
 from configure_finetuning import FinetuningConfig
-from data import glue
-from errors import InputError
+from data.tasks import glue
 from model.config import load_hparams, override
 
 

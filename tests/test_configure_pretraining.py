@@ -1,7 +1,7 @@
 import pytest
 
+from common.errors import InputError
 from configure_pretraining import RECIPES, PretrainingConfig
-from errors import InputError
 from model.config import MODEL_SIZES, Objective
 
 

@@ -14,9 +14,10 @@ import pytest
 import safetensors.numpy
 
 import pretrain
-from data import building, corpus, shards
-from errors import InputError
-from tests import corpora
+from common.errors import InputError
+from data.corpus import sources
+from data.records import build, build_shard
+from tests.support import corpora
 
 ROOT = pathlib.Path(__file__).parents[1]
 HPARAMS = {
@@ -48,8 +49,8 @@ def records(tmp_path_factory):
     corpora.write_vocab(data_dir / "vocab.txt")
     archives = corpora.random_archives(2, 4)
     (data_dir / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = shards.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
-    building.build_records(corpus.find_corpus(data_dir), options, data_dir / "pretrain_tfrecords")
+    options = build_shard.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
+    build.build_records(sources.find_corpus(data_dir), options, data_dir / "pretrain_tfrecords")
     return data_dir
 
 

@@ -13,10 +13,12 @@ import keras
 import numpy as np
 import pytest
 
-import errors
 import finetune
-from data import ConvBertTokenizer, classification, glue
-from data.features import make_features
+from common import errors
+from data import ConvBertTokenizer
+from data.tasks import glue
+from data.tasks.batching import make_features
+from data.tasks.classification import task as classification
 from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
 from pipelines import TextClassifier
 
@@ -356,10 +358,10 @@ def suite(data_dir, tmp_path, monkeypatch):
         monkeypatch.setattr(finetune, name, stand_in)
     monkeypatch.setattr("pipelines.base.compute_outputs", Model.outputs)
     monkeypatch.setattr("keras.backend.clear_session", lambda: None)
-    monkeypatch.setattr("data.classification.ClassificationTask.score", made_up_score)
+    monkeypatch.setattr("data.tasks.classification.task.ClassificationTask.score", made_up_score)
     monkeypatch.setattr(finetune.files, "sync", lambda path: None)
     picture = types.SimpleNamespace(savefig=lambda path, **_: pathlib.Path(path).touch())
-    monkeypatch.setattr(finetune.summary, "draw", lambda table: picture)
+    monkeypatch.setattr(finetune.results_table, "draw", lambda table: picture)
     args = finetune.parse_arguments(arguments(data_dir, "cola", "mrpc", num_trials=2))
     encoder = None
 

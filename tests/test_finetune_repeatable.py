@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-import data.features
+import data.tasks.batching
 import finetune
 from data import ConvBertTokenizer
 from model import ConvBertConfig, ConvBertModel
@@ -59,7 +59,7 @@ def arguments(data_dir, name, **hparams):
 @pytest.fixture
 def fine_tune(data_dir, monkeypatch):
     """A function that runs trials, and returns of each its batches, dev scores and test logits."""
-    make_batches, trials = data.features.training_batches, []
+    make_batches, trials = data.tasks.batching.training_batches, []
 
     def record(*args, **options):
         batches = make_batches(*args, **options)
@@ -69,7 +69,7 @@ def fine_tune(data_dir, monkeypatch):
         ])  # fmt: skip
         return batches
 
-    monkeypatch.setattr(data.features, "training_batches", record)
+    monkeypatch.setattr(data.tasks.batching, "training_batches", record)
 
     def run(name, **hparams):
         trials.clear()

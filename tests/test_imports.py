@@ -24,8 +24,9 @@ TOOLS = (
     "scripts/compare_transformers",
 )
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
-SHARED = ("errors", "files", "hub", "run_record", "stopping")
-PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, "data", "model", "pipelines", "scripts"}
+SHARED = ("common",)
+PACKAGES = ("data", "model", "pipelines", "serving", "jobs", "benchmarks", "scripts")
+PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, *PACKAGES}
 HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib"}
 
 
@@ -95,13 +96,13 @@ def test_configurations_import_the_models_configuration_alone(path):
     assert others & HEAVY == set()
 
 
-@modules("*.py", *(f"{folder}/**/*.py" for folder in ("data", "model", "pipelines", "scripts")))
+@modules("*.py", *(f"{folder}/**/*.py" for folder in PACKAGES))
 def test_nothing_imports_an_entry_script(path):
     project, _ = imports_of(path)
     assert {name for name in project if name.split(".")[0] in ENTRY_SCRIPTS} == set()
 
 
-@modules(*(f"{name}.py" for name in SHARED))
+@modules("common/**/*.py")
 def test_shared_modules_stand_alone(path):
     project, others = imports_of(path)
     assert outside(project, *SHARED) == set()

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import errors
 import pretrain
-from data import building, corpus, shards
-from tests import corpora
+from common import errors
+from data.corpus import sources
+from data.records import build as building
+from data.records import build_shard
+from tests.support import corpora
 
 HPARAMS = {
     "model_size": "tiny",
@@ -26,8 +28,8 @@ def build(folder, length, seed):
     vocab_file = corpora.write_vocab(folder / "vocab.txt")
     archives = corpora.random_archives(2, 4, seed=seed)
     (folder / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = shards.BuildOptions(vocab_file=str(vocab_file), max_seq_length=length)
-    building.build_records(corpus.find_corpus(folder), options, folder / "pretrain_tfrecords")
+    options = build_shard.BuildOptions(vocab_file=str(vocab_file), max_seq_length=length)
+    building.build_records(sources.find_corpus(folder), options, folder / "pretrain_tfrecords")
     return folder
 
 

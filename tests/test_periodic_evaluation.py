@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import errors
 import pretrain
-from data import batches, building, corpus, shards
-from data.records import hold_out, load_metadata
-from errors import InputError
-from tests import corpora
+from common import errors
+from common.errors import InputError
+from data.corpus import sources
+from data.records import batches, build, build_shard
+from data.records.metadata import hold_out, load_metadata
+from tests.support import corpora
 
 HPARAMS = {
     "model_size": "tiny",
@@ -54,8 +55,8 @@ def data_dir(tmp_path_factory):
     corpora.write_vocab(folder / "vocab.txt")
     archives = corpora.random_archives(4, 4)
     (folder / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = shards.BuildOptions(vocab_file=str(folder / "vocab.txt"), max_seq_length=24)
-    building.build_records(corpus.find_corpus(folder), options, folder / "pretrain_tfrecords")
+    options = build_shard.BuildOptions(vocab_file=str(folder / "vocab.txt"), max_seq_length=24)
+    build.build_records(sources.find_corpus(folder), options, folder / "pretrain_tfrecords")
     return folder
 
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import errors
 import pretrain
-from data import ConvBertTokenizer, building, corpus, shards
-from data.records import load_metadata
-from errors import InputError
+from common import errors
+from common.errors import InputError
+from data import ConvBertTokenizer
+from data.corpus import sources
+from data.records import build, build_shard
+from data.records.metadata import load_metadata
 from model import ConvBertForMaskedLM, ConvBertModel
-from model.training_state import TrainingCheckpoints
-from tests import corpora
+from model.training.checkpoints import TrainingCheckpoints
+from tests.support import corpora
 
 HPARAMS = {
     "model_size": "tiny",
@@ -35,8 +37,8 @@ def records(tmp_path_factory):
     corpora.write_vocab(data_dir / "vocab.txt")
     archives = corpora.random_archives(2, 4)
     (data_dir / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = shards.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
-    building.build_records(corpus.find_corpus(data_dir), options, data_dir / "pretrain_tfrecords")
+    options = build_shard.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
+    build.build_records(sources.find_corpus(data_dir), options, data_dir / "pretrain_tfrecords")
     return data_dir
 
 
@@ -253,9 +255,9 @@ def test_a_checkpoint_of_another_vocabulary(records, finished, copied, capsys):
     vocab = (records / "vocab.txt").read_text() + "surplus\n"
     (corpora_dir / "vocab.txt").write_text(vocab)
     shutil.copy(records / "openwebtext.tar", corpora_dir)
-    options = shards.BuildOptions(vocab_file=str(corpora_dir / "vocab.txt"), max_seq_length=24)
-    building.build_records(
-        corpus.find_corpus(corpora_dir), options, corpora_dir / "pretrain_tfrecords"
+    options = build_shard.BuildOptions(vocab_file=str(corpora_dir / "vocab.txt"), max_seq_length=24)
+    build.build_records(
+        sources.find_corpus(corpora_dir), options, corpora_dir / "pretrain_tfrecords"
     )
     shutil.copytree(finished, corpora_dir / "models" / "model")
     fails(

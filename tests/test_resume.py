@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-import errors
 import pretrain
-from data import building, corpus, shards
-from tests import corpora
+from common import errors
+from data.corpus import sources
+from data.records import build, build_shard
+from tests.support import corpora
 
 STEPS = 60
 HPARAMS = {
@@ -42,9 +43,9 @@ def data_dir(tmp_path_factory):
     corpora.write_vocab(data_dir / "vocab.txt")
     archives = corpora.random_archives(2, 8)
     (data_dir / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = shards.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
+    options = build_shard.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
     records = data_dir / "pretrain_tfrecords"
-    metadata = building.build_records(corpus.find_corpus(data_dir), options, records)
+    metadata = build.build_records(sources.find_corpus(data_dir), options, records)
     assert 10 * 4 < metadata.num_examples < STEPS * 4
     return data_dir
 
@@ -57,7 +58,9 @@ def start(data_dir):
     and computed nothing.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tensorflow", "keras", "model.training", "data.batches"])
+    context.set_forkserver_preload(
+        ["tensorflow", "keras", "model.training.callbacks", "data.records.batches"]
+    )
 
     def start(name, **hparams):
         text = json.dumps(HPARAMS | hparams)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from errors import InputError
+from common.errors import InputError
 from model.config import MODEL_SIZES, ConvBertConfig, Objective, load_hparams, override
 
 

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel
 from model.config import MODEL_SIZES, Objective
-from model.layers import dynamic_convolution
-from model.optimizer import create_optimizer
-from tests.model import original
+from model.layers.layers import dynamic_convolution
+from model.training.optimizer import create_optimizer
+from tests.support import original
 
 SIZES = ("small", "medium-small", "base")
 COUNTS = json.loads((original.GOLDENS / "param_counts.json").read_text())

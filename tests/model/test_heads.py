@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import model as models
-from errors import InputError
+from common.errors import InputError
 from model import (
     ConvBertConfig,
     ConvBertForMaskedLM,
@@ -19,8 +19,8 @@ from model import (
     ConvBertForTokenClassification,
     ConvBertModel,
 )
-from model.layers import MASKED_SCORE
-from model.training import default_jit_compile
+from model.layers.layers import MASKED_SCORE
+from model.training.callbacks import default_jit_compile
 
 HUGGINGFACE = Path(__file__).parent.parent / "goldens" / "huggingface"
 GOLDENS = {

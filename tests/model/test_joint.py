@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from errors import InputError
+from common.errors import InputError
 from model import (
     ConvBertConfig,
     ConvBertForMultipleChoice,
@@ -12,8 +12,8 @@ from model import (
     ConvBertModel,
     JointModel,
 )
-from model.optimizer import create_optimizer
-from model.training import default_jit_compile
+from model.training.callbacks import default_jit_compile
+from model.training.optimizer import create_optimizer
 
 NUM_LAYERS = 2
 TASK_OF_ROW = ["cola", "squad", "chunk", "sts", "chunk", "squad", "cola", "sts"]

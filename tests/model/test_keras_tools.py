@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from errors import InputError
+from common.errors import InputError
 from model import (
     ConvBertConfig,
     ConvBertForMaskedLM,
@@ -23,8 +23,8 @@ from model import (
     JointModel,
 )
 from model.config import Objective
-from model.optimizer import create_optimizer
 from model.pretraining import SpecialTokens
+from model.training.optimizer import create_optimizer
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ConvBertConfig(

@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from model import ConvBertConfig, ConvBertForPreTraining
 from model.config import Objective
-from model.optimizer import create_optimizer
 from model.pretraining import (
     SpecialTokens,
     mask_tokens,
@@ -13,6 +12,7 @@ from model.pretraining import (
     replace_positions,
     sample_tokens,
 )
+from model.training.optimizer import create_optimizer
 
 SPECIAL = SpecialTokens(cls_id=2, sep_id=3, mask_id=4)
 VOCAB = 60

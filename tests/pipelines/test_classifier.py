@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from data import ConvBertTokenizer
-from errors import InputError
 from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
 from pipelines import TextClassifier
 

@@ -4,10 +4,10 @@ import logging
 import numpy as np
 import pytest
 
-from errors import InputError
+from common.errors import InputError
 from model import ConvBertForSequenceClassification
 from pipelines import FeatureExtractor, feature_extractor
-from tests.pipelines.random_models import rows_of, save
+from tests.support.random_models import rows_of, save
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@ import logging
 import numpy as np
 import pytest
 
-from errors import InputError
+from common.errors import InputError
 from model import ConvBertForSequenceClassification
 from pipelines import FillMask, fill_mask
-from tests.pipelines.random_models import VOCAB, rows_of, save
+from tests.support.random_models import VOCAB, rows_of, save
 
 
 def probabilities_at(model, text, position):

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from errors import InputError
+from common.errors import InputError
 from model import ConvBertForMultipleChoice
 from pipelines import MultipleChoice
 from scripts import predict
-from tests.pipelines.random_models import VOCAB, finetune_at_random, save
+from tests.support.random_models import VOCAB, finetune_at_random, save
 
 FIELDS = {
     "kind": "multiple_choice", "context_column": "text", "stem_column": "stem",

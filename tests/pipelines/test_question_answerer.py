@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from errors import InputError
+from common.errors import InputError
 from model import ConvBertForQuestionAnswering
 from pipelines import QuestionAnswerer
 from scripts import predict
-from tests.pipelines.random_models import finetune_at_random, save
+from tests.support.random_models import finetune_at_random, save
 
 CONTEXTS = ["A b  c Ax d e f g h a b c d e f", "h g f, mask. e", "ax (b) ax"]
 QUESTIONS = [("q1", "a b", 0), ("q2", "h", 1), ("q3", "c d e f g", 0), ("q4", "ax", 2)]

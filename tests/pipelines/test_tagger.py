@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from data import conll
-from errors import InputError
+from common.errors import InputError
+from data.tasks.tagging import conll
 from model import ConvBertForTokenClassification
 from pipelines import Tagger
 from scripts import predict
-from tests.pipelines.random_models import finetune_at_random, rows_of, save
+from tests.support.random_models import finetune_at_random, rows_of, save
 
 TRAIN = "a B-P\nb I-P\nc O\n\nA B-L\n"
 # The second sentence is longer than the 14 tokens that fit between [CLS] and [SEP].

@@ -8,9 +8,9 @@ import pytest
 import safetensors.numpy
 
 import model as library
-from errors import InputError
+from common.errors import InputError
 from scripts import adopt_checkpoint
-from tests.pipelines.random_models import VOCAB
+from tests.support.random_models import VOCAB
 
 HUGGINGFACE = Path(__file__).parents[1] / "goldens" / "huggingface"
 CLASSES = {
@@ -58,7 +58,7 @@ def test_what_transformers_saved_comes_out_with_its_tensors_and_outputs(name, tm
 
 
 @pytest.mark.skipif(
-    not importlib.util.find_spec("model.weight_files"), reason="needs the reader of tf_model.h5"
+    not importlib.util.find_spec("model.weights.files"), reason="needs the reader of tf_model.h5"
 )
 def test_what_tensorflow_classes_saved_comes_out_with_their_outputs(tmp_path, capsys):
     directory = HUGGINGFACE / "tf4_seqcls"

@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from data.building import build_records
-from data.corpus import find_corpus
-from data.shards import BuildOptions
-from errors import InputError
+from common.errors import InputError
+from data.corpus.sources import find_corpus
+from data.records.build import build_records
+from data.records.build_shard import BuildOptions
 from scripts import build_data_beam
-from tests.corpora import openwebtext_of, random_archives, write_vocab
+from tests.support.corpora import openwebtext_of, random_archives, write_vocab
 
 SCRIPT = pathlib.Path(build_data_beam.__file__)
 TWO_WORKERS = ["--runner=DirectRunner", "--direct_num_workers=2"]

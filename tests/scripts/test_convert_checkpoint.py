@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 
-from errors import InputError
+from common.errors import InputError
 from model import (
     ConvBertConfig,
     ConvBertForMaskedLM,
@@ -17,12 +17,12 @@ from model import (
     ConvBertForSequenceClassification,
     ConvBertForTokenClassification,
     ConvBertModel,
-    initialization,
 )
 from model.config import Objective
 from model.pretraining import gather_positions
+from model.weights import warm_start
 from scripts import convert_checkpoint, tf1_checkpoint
-from tests.model import original
+from tests.support import original
 
 OBJECTIVES = {
     "electra": Objective(generator_hidden_size=0.5),
@@ -319,7 +319,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, checkpoint):
 
 def test_from_pretrained_names_the_command(tmp_path, checkpoint):
     for path in (checkpoint, checkpoint + ".index", tmp_path):
-        for load in (ConvBertModel.from_pretrained, initialization.find_models):
+        for load in (ConvBertModel.from_pretrained, warm_start.find_models):
             with pytest.raises(InputError, match=r"convert_checkpoint\.py .* OUT_DIR"):
                 load(str(path))
 

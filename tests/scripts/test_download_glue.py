@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from data import glue
-from errors import InputError
+from common.errors import InputError
+from data.tasks import glue
 from scripts import download_glue
 from scripts.download_glue import Download, Source
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data import conll
-from data.features import IGNORED
-from data.tagging_features import make_tagging_features
-from data.tokenizer import truncate_pair
-from errors import InputError
+from common.errors import InputError
+from data.tasks.batching import IGNORED
+from data.tasks.tagging import conll
+from data.tasks.tagging.features import make_tagging_features
+from data.tokenizer.tokenizer import truncate_pair
 from model import (
     ConvBertConfig,
     ConvBertForMaskedLM,
@@ -35,12 +35,12 @@ from pipelines import (
 )
 from pipelines.base import load
 from scripts import export
-from scripts.serving import network, tags
-from scripts.serving.answers import answer_graph
-from scripts.serving.directory import Options
-from scripts.serving.rows import ROWS_AT_ONCE, Rows, cut_pair
-from scripts.serving.savedmodel import graph_of
-from tests.pipelines.random_models import NETWORK, save
+from serving import network, tags
+from serving.answers import answer_graph
+from serving.directory import Options
+from serving.rows import ROWS_AT_ONCE, Rows, cut_pair
+from serving.savedmodel import graph_of
+from tests.support.random_models import NETWORK, save
 
 # Runs in the other process: what each SavedModel says of its texts, and of none.
 READER = """

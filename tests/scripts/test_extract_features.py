@@ -3,7 +3,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from errors import InputError
+from common.errors import InputError
 from pipelines import FeatureExtractor
 from scripts import extract_features
 
@@ -30,7 +30,7 @@ class Extractor:
 def run(monkeypatch, capsys):
     """A function that runs the script with a stand-in model: what it was made with, and printed."""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
-    monkeypatch.setattr("data.devices.prepare_tensorflow", lambda *_: None)
+    monkeypatch.setattr("data.tensorflow_setup.prepare_tensorflow", lambda *_: None)
 
     def run(*arguments):
         asked = []

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from errors import InputError
+from common.errors import InputError
 from pipelines import FillMask
 from pipelines.fill_mask import FilledMask
 from scripts import fill_mask
@@ -29,7 +29,7 @@ class Filler:
 def run(monkeypatch, capsys):
     """A function that runs the script with a stand-in model: what was asked, lines printed."""
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
-    monkeypatch.setattr("data.devices.prepare_tensorflow", lambda *_: None)
+    monkeypatch.setattr("data.tensorflow_setup.prepare_tensorflow", lambda *_: None)
     filler = Filler()
     monkeypatch.setattr(FillMask, "from_pretrained", lambda directory: filler)
 

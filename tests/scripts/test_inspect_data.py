@@ -4,14 +4,14 @@ import sys
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from data import ConvBertTokenizer
-from data.building import build_records
-from data.corpus import find_corpus
-from data.records import load_metadata
-from data.shards import BuildOptions
-from errors import InputError
+from data.corpus.sources import find_corpus
+from data.records.build import build_records
+from data.records.build_shard import BuildOptions
+from data.records.metadata import load_metadata
 from scripts import inspect_data
-from tests.corpora import openwebtext_of, random_archives, write_vocab
+from tests.support.corpora import openwebtext_of, random_archives, write_vocab
 
 ESCAPE = "\033["
 

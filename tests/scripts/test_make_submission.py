@@ -3,8 +3,8 @@ import zipfile
 
 import pytest
 
-from data import submission
-from errors import InputError
+from common.errors import InputError
+from jobs import glue_submission
 from scripts import make_submission
 
 ENTAILMENT = ("entailment", "not_entailment")
@@ -36,8 +36,8 @@ PREDICTIONS = {
     "rte_test": "RTE.tsv",
     "wnli_test": "WNLI.tsv",
 }
-WNLI = next(file for file in submission.FILES if file.name == "WNLI")
-STSB = next(file for file in submission.FILES if file.name == "STS-B")
+WNLI = next(file for file in glue_submission.FILES if file.name == "WNLI")
+STSB = next(file for file in glue_submission.FILES if file.name == "STS-B")
 
 
 def expected_rows(name, trial):
@@ -154,19 +154,19 @@ def test_missing_predictions_are_listed_or_filled_in(tmp_path, model_dir, capsys
 
 def test_the_median_trial_among_those_with_predictions(model_dir):
     def choose(wanted=None):
-        return submission.choose_trial(str(model_dir), "wnli", wanted)
+        return glue_submission.choose_trial(str(model_dir), "wnli", wanted)
 
-    assert choose() == submission.Choice(None, "no predictions")
+    assert choose() == glue_submission.Choice(None, "no predictions")
     write_results(model_dir, "wnli", "accuracy", [50.0, 90.0, 60.0, 70.0, 80.0])
-    assert choose() == submission.Choice(None, "no predictions")
+    assert choose() == glue_submission.Choice(None, "no predictions")
     for trial in (1, 2, 4, 5):
         write_predictions(model_dir, "wnli_test", trial)
     write_predictions(model_dir, "wnli_test", 7)  # of a trial that the results do not know
-    assert choose() == submission.Choice(4, "median of 4", 70.0)
+    assert choose() == glue_submission.Choice(4, "median of 4", 70.0)
     (model_dir / "test_predictions" / "wnli_test_1.tsv").unlink()
-    assert choose() == submission.Choice(5, "median of 3", 80.0)
-    assert choose(3) == submission.Choice(3, "as asked for", 60.0)
-    assert choose(7) == submission.Choice(7, "as asked for", None)
+    assert choose() == glue_submission.Choice(5, "median of 3", 80.0)
+    assert choose(3) == glue_submission.Choice(3, "as asked for", 60.0)
+    assert choose(7) == glue_submission.Choice(7, "as asked for", None)
 
 
 def test_no_scores_to_choose_by(model_dir):
@@ -174,19 +174,19 @@ def test_no_scores_to_choose_by(model_dir):
     write_predictions(model_dir, "wnli_test", 3)
     message = r"wnli: .*wnli_results\.json has no dev score \(accuracy\).*\(2, 3\).*--trial wnli=2"
     with pytest.raises(InputError, match=message):
-        submission.choose_trial(str(model_dir), "wnli")
+        glue_submission.choose_trial(str(model_dir), "wnli")
     write_results(model_dir, "wnli", "f1", [50.0, 60.0, 70.0])  # not the main metric
     with pytest.raises(InputError, match=message):
-        submission.choose_trial(str(model_dir), "wnli")
+        glue_submission.choose_trial(str(model_dir), "wnli")
     # A later run, of other settings, which wrote no predictions: those that are there are not its.
     write_results(model_dir, "wnli", "accuracy", [50.0, 60.0, 70.0], tests=())
     with pytest.raises(InputError, match=message):
-        submission.choose_trial(str(model_dir), "wnli")
-    asked_for = submission.Choice(2, "as asked for", None)
-    assert submission.choose_trial(str(model_dir), "wnli", 2) == asked_for
+        glue_submission.choose_trial(str(model_dir), "wnli")
+    asked_for = glue_submission.Choice(2, "as asked for", None)
+    assert glue_submission.choose_trial(str(model_dir), "wnli", 2) == asked_for
     (model_dir / "results" / "wnli_results.json").write_text('{"wnli": [{"trial": 2}]}')
     with pytest.raises(InputError, match=r"wnli_results\.json is not a results file"):
-        submission.choose_trial(str(model_dir), "wnli")
+        glue_submission.choose_trial(str(model_dir), "wnli")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_errors_in_predictions(model_dir, line, text, message):
     lines[line : line + 1] = [] if text is None else [text]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=f"wnli_test_1.tsv(, |: ){message}"):
-        submission.read_predictions(str(path), WNLI)
+        glue_submission.read_predictions(str(path), WNLI)
 
 
 @pytest.mark.parametrize("value", ["high", "nan", "inf"])
@@ -213,13 +213,13 @@ def test_a_score_is_a_finite_number(model_dir, value):
     values = ["1.5"] * 1378 + [value]
     path = write_predictions(model_dir, "sts_test", 1, values)
     with pytest.raises(InputError, match=f'line 1380: expected a number, got "{value}"'):
-        submission.read_predictions(str(path), STSB)
+        glue_submission.read_predictions(str(path), STSB)
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path):
     predictions = {"WNLI": ["0", "1"], "AX": ["neutral"]}
     for name in ("a.zip", "b.zip"):
-        submission.write_zip(str(tmp_path / name), predictions)
+        glue_submission.write_zip(str(tmp_path / name), predictions)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -229,7 +229,7 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
     path = tmp_path / "nowhere" / "submission.zip"
     with pytest.raises(InputError, match=f"cannot write {path}: there is no folder {path.parent}"):
-        submission.write_zip(str(path), {"WNLI": ["0"]})
+        glue_submission.write_zip(str(path), {"WNLI": ["0"]})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import struct
 
 import pytest
 
-import errors
+from common import errors
 from scripts import plot_run
 
 

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from errors import InputError
+from common.errors import InputError
 from pipelines import TextClassifier
 from pipelines.classifier import Predictions
 from scripts import predict, prediction_kinds, text_input
@@ -36,7 +36,7 @@ def run(monkeypatch, capsys):
     kind = prediction_kinds.KINDS["ConvBertForSequenceClassification"]
     monkeypatch.setattr(prediction_kinds, "find_kind", lambda directory: kind)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
-    monkeypatch.setattr("data.devices.prepare_tensorflow", lambda *_: None)
+    monkeypatch.setattr("data.tensorflow_setup.prepare_tensorflow", lambda *_: None)
 
     def run(*arguments, labels=("no", "yes"), answer="yes", stdin=b""):
         classifier = Classifier(labels, answer)

@@ -2,12 +2,12 @@ import json
 
 import pytest
 
+from common.errors import InputError
 from data import ConvBertTokenizer
-from data.building import build_records
-from data.command_line import tokenizer_options
-from data.corpus import find_corpus
-from data.shards import BuildOptions
-from errors import InputError
+from data.corpus.sources import find_corpus
+from data.records.build import build_records
+from data.records.build_shard import BuildOptions
+from data.records.command_line import tokenizer_options
 from scripts import train_vocab
 
 DANISH = """Blåbærgrøden står på bordet i Ålborg, og Ægidius spiser rødgrød med fløde.

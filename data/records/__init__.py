@@ -1,0 +1,1 @@
+"""Documents → examples → shards → batches."""

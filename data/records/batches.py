@@ -1,0 +1,202 @@
+"""From records to batches of equal shape, in an order that is a function of (seed, position).
+
+The examples of an epoch come in blocks. Shards are put in an order drawn from (seed, epoch); a
+block is some shards in a row, few enough to fit in memory; its examples are shuffled completely,
+by (seed, epoch, block). So a stream can begin anywhere: what came before needs no reading.
+"""
+
+import collections
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from common.errors import InputError
+from data import tensorflow_setup
+from data.records.metadata import RecordsMetadata, load_metadata
+
+# At T = 512 a block is 64 MiB of compact records; two are in memory at a time.
+BLOCK_EXAMPLES = 1 << 16
+
+
+def training_batches(
+    records: str | os.PathLike | RecordsMetadata,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    max_seq_length: int | None = None,
+    rows: slice = slice(None),
+) -> tf.data.Dataset:
+    """Reads batches for training, without end. Every epoch has each example once.
+
+    Epochs follow one another without a gap: a batch may hold the end of one and the beginning of
+    the next.
+
+    Args:
+        records: the folder of records, or what `load_metadata` said of it.
+        batch_size: examples in a batch, B.
+        seed: of the order, from 0 to 2³² − 1.
+        first_step: how many batches were consumed before; the stream begins after them.
+        max_seq_length: T, at least the records' own length, which is the default.
+        rows: the part of each batch to return; the rest is not even parsed.
+
+    Returns:
+        A dataset of `{"input_ids", "input_mask", "segment_ids"}`, int32 [B, T].
+
+    Raises:
+        InputError: see `load_metadata`; or the records are longer than `max_seq_length`.
+    """
+    metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
+    dataset = tensorflow_setup.generator_dataset(
+        lambda: _blocks(metadata, seed, first_step * batch_size),
+        (tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)),
+    )
+    # Blocks are read one at a time, the next one while this one is used.
+    dataset = dataset.map(_read_block).prefetch(1).unbatch()
+    return _batch(dataset, metadata, batch_size, max_seq_length, rows)
+
+
+def evaluation_batches(
+    records: str | os.PathLike | RecordsMetadata,
+    batch_size: int,
+    num_batches: int,
+    max_seq_length: int | None = None,
+    rows: slice = slice(None),
+) -> tf.data.Dataset:
+    """Reads the same `num_batches` batches each time: one example of each shard in turn.
+
+    Where there are fewer examples than that, they come again from the first.
+
+    Args and errors are those of `training_batches`.
+    """
+    metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
+    paths = [metadata.path(shard) for shard in metadata.shards if shard.examples]
+    dataset = tf.data.Dataset.from_tensor_slices(paths).interleave(
+        tf.data.TFRecordDataset, cycle_length=min(len(paths), 64)
+    )
+    dataset = dataset.repeat().take(num_batches * batch_size)
+    return _batch(dataset, metadata, batch_size, max_seq_length, rows)
+
+
+def batch_sources(
+    metadata: RecordsMetadata, batch_size: int, seed: int, step: int
+) -> dict[str, list[int]]:
+    """Where the examples of a batch of `training_batches` are, without reading any.
+
+    Args:
+        metadata: of the records.
+        batch_size: see `training_batches`.
+        seed: see there.
+        step: how many batches come before it.
+
+    Returns:
+        Shard → the indices of its records that are in the batch, ascending.
+    """
+    counts = {metadata.path(shard): shard.examples for shard in metadata.shards}
+    sources = collections.defaultdict(list)
+    left = batch_size
+    for paths, order in _blocks(metadata, seed, step * batch_size):
+        ends = np.cumsum([counts[path] for path in paths])
+        for index in order[:left]:
+            place = int(np.searchsorted(ends, index, side="right"))
+            path = paths[place]
+            sources[path].append(int(index - ends[place] + counts[path]))
+        left -= min(left, len(order))
+        if not left:
+            break
+    return {path: sorted(indices) for path, indices in sorted(sources.items())}
+
+
+def _blocks(
+    metadata: RecordsMetadata, seed: int, position: int
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Yields each block's files, and the order of its examples, from an example's position on."""
+    epoch, skipped = divmod(position, metadata.num_examples)
+    while True:
+        # RandomState, since NumPy promises that its numbers never change with the version.
+        order = np.random.RandomState((seed, epoch)).permutation(len(metadata.shards))
+        paths, count, block = [], 0, 0
+        for place, index in enumerate(order, start=1):
+            shard = metadata.shards[index]
+            paths.append(metadata.path(shard))
+            count += shard.examples
+            if place < len(order):
+                following = metadata.shards[order[place]].examples
+                if count + following <= BLOCK_EXAMPLES:
+                    continue
+            if skipped < count:
+                permutation = np.random.RandomState((seed, epoch, block)).permutation(count)
+                yield paths, permutation[skipped:]
+            skipped = max(0, skipped - count)
+            paths, count, block = [], 0, block + 1
+        epoch += 1
+
+
+def _read_block(paths: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
+    """Reads whole files; returns their records, serialized, in the order asked for."""
+    records = tf.data.TFRecordDataset(paths, buffer_size=1 << 20).batch(1 << 30)
+    return tf.gather(records.get_single_element(), order)
+
+
+def check_length(metadata: RecordsMetadata, length: int) -> None:
+    """Checks that examples of these records fit into rows of `length` tokens.
+
+    Raises:
+        InputError: they do not.
+    """
+    if length < metadata.max_seq_length:
+        raise InputError(
+            f"`max_seq_length` is {length}, but the records in {metadata.records_dir} are up to "
+            f"{metadata.max_seq_length} tokens long. Build them again with --max-seq-length "
+            f"{length}, or set `max_seq_length` to {metadata.max_seq_length}."
+        )
+
+
+def _batch(
+    dataset: tf.data.Dataset,
+    metadata: RecordsMetadata,
+    batch_size: int,
+    max_seq_length: int | None,
+    rows: slice,
+) -> tf.data.Dataset:
+    """Batches and parses serialized records."""
+    length = metadata.max_seq_length if max_seq_length is None else max_seq_length
+    check_length(metadata, length)
+    parse = _parse_compact if metadata.record_format == "compact" else _parse_original
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = dataset.map(
+        lambda records: parse(records[rows], metadata, length),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _parse_compact(
+    records: tf.Tensor, metadata: RecordsMetadata, length: int
+) -> dict[str, tf.Tensor]:
+    id_type = tf.uint16 if metadata.id_bytes == 2 else tf.int32
+    numbers = tf.io.decode_raw(
+        records, id_type, fixed_length=(1 + length) * metadata.id_bytes
+    )  # [B, 1 + T]; shorter examples are padded with zeros
+    numbers = tf.cast(numbers, tf.int32)
+    first_lengths, ids = numbers[:, :1], numbers[:, 1:]
+    lengths = tf.strings.length(records)[:, None] // metadata.id_bytes - 1
+    positions = tf.range(length)[None]
+    is_token = positions < lengths  # [B, T]
+    return {
+        "input_ids": ids,
+        "input_mask": tf.cast(is_token, tf.int32),
+        "segment_ids": tf.cast(is_token & (positions >= first_lengths), tf.int32),
+    }
+
+
+def _parse_original(
+    records: tf.Tensor, metadata: RecordsMetadata, length: int
+) -> dict[str, tf.Tensor]:
+    names = ("input_ids", "input_mask", "segment_ids")
+    feature = tf.io.FixedLenFeature([metadata.max_seq_length], tf.int64)
+    features = tf.io.parse_example(records, dict.fromkeys(names, feature))
+    padding = [[0, 0], [0, length - metadata.max_seq_length]]
+    return {name: tf.pad(tf.cast(features[name], tf.int32), padding) for name in names}

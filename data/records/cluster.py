@@ -1,0 +1,128 @@
+"""Building shards with Apache Beam: the workers of a cluster in place of processes here.
+
+All machines share a file system: corpus and records have the same paths on each. A worker leaves a
+note beside each shard it finishes, so that nothing is lost with the pipeline.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import write_text
+from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
+from data.records.metadata import PROGRESS_FILE, SHARD_PREFIX, Shard
+
+NOTE_SUFFIX = ".note.json"
+
+
+class BeamWorkers:
+    """Builds shards in a Beam pipeline.
+
+    Args:
+        options: what to build.
+        pipeline_arguments: Beam's own options, as on a command line: the runner and what it needs.
+
+    Attributes:
+        vocabulary: the fields of `RecordsMetadata` on the vocabulary.
+    """
+
+    def __init__(self, options: BuildOptions, pipeline_arguments: list[str]):
+        self._options = options
+        self._pipeline_arguments = pipeline_arguments
+        self.vocabulary = LineTokenizer(options).vocabulary
+
+    def run(self, tasks: Iterator[ShardTask]) -> Iterator[Shard]:
+        """Runs the pipeline, then yields the shards.
+
+        Raises:
+            InputError: a part of the corpus is damaged (after all other shards were yielded), the
+                shards are not to be seen from here, or the corpus is a compressed tar.
+        """
+        planned = []
+        for task in tasks:
+            if task.contents is not None:
+                raise InputError(
+                    "the corpus is a compressed tar, which only one process can read, in its "
+                    "order. Decompress it first (xz -d), or build it with build_data.py."
+                )
+            planned.append(task)
+        if planned:
+            self._run_pipeline(planned)
+        failures = []
+        for task in planned:
+            note = Path(task.path + NOTE_SUFFIX)
+            try:
+                content = json.loads(note.read_text())
+            except FileNotFoundError as error:
+                raise InputError(
+                    f"the pipeline ended, but {note} is not there. Do all workers see "
+                    f"{note.parent}, as the same shared folder?"
+                ) from error
+            if "error" in content:
+                failures.append(content["error"])
+            else:
+                yield Shard(**content)
+            note.unlink()
+        if failures:
+            raise InputError("\n".join(failures))
+
+    def _run_pipeline(self, tasks: list[ShardTask]) -> None:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        # The vocabulary travels along: it may be a file of this checkout.
+        vocabulary = Path(self._options.vocab_file).read_bytes()
+        with beam.Pipeline(options=PipelineOptions(self._pipeline_arguments)) as pipeline:
+            _ = (
+                pipeline
+                | "Shards" >> beam.Create(tasks, reshuffle=False)
+                | "DealToWorkers" >> beam.Reshuffle()
+                | "Build" >> beam.Map(build_with_note, self._options, vocabulary)
+            )
+
+
+def build_with_note(task: ShardTask, options: BuildOptions, vocabulary: bytes) -> None:
+    """Builds a shard on a worker, and notes what it holds, or why it cannot be built.
+
+    What is wrong with the corpus is wrong on every worker: it is noted rather than raised, for
+    runners try again what was raised, and give up the whole pipeline in the end.
+    """
+    try:
+        # The builder skips a file that cannot be read; here, that may be this worker's fault.
+        for source in task.sources:
+            if not os.path.exists(source.path):
+                raise InputError(
+                    f"the worker {os.uname().nodename} sees no {source.path}. The corpus must be "
+                    "in a shared folder, with the same path on all machines."
+                )
+        content = dataclasses.asdict(build_shard(task, options, _tokenizer(options, vocabulary)))
+    except InputError as error:
+        content = {"error": str(error)}
+    write_text(task.path + NOTE_SUFFIX, json.dumps(content) + "\n")
+
+
+def collect_notes(records_dir: Path) -> None:
+    """Adds to the folder's progress what the workers of a pipeline that was stopped had noted."""
+    progress = records_dir / PROGRESS_FILE
+    if not progress.exists():
+        return
+    lines = [line for line in progress.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+    for note in sorted(records_dir.glob(f"{SHARD_PREFIX}*{NOTE_SUFFIX}")):
+        text = note.read_text()
+        if "error" not in json.loads(text):
+            lines.append(text)
+    write_text(progress, "".join(lines))
+
+
+@functools.cache
+def _tokenizer(options: BuildOptions, vocabulary: bytes) -> LineTokenizer:
+    """Makes a worker's tokenizer, once."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(vocabulary)
+        file.flush()
+        return LineTokenizer(dataclasses.replace(options, vocab_file=file.name))

@@ -1,0 +1,1 @@
+"""Fine-tuning tasks: their files, features, batches and metrics."""

@@ -1,0 +1,1 @@
+"""Extractive question answering: SQuAD's and MRQA's files."""

@@ -1,0 +1,1 @@
+"""Token classification: chunks, entities, parts of speech."""

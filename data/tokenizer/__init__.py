@@ -1,0 +1,1 @@
+"""The tokenizer, its files, and the training of vocabularies."""

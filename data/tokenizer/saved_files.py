@@ -1,0 +1,143 @@
+"""The files of a saved tokenizer, this project's or Hugging Face's, read and written as one."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import files
+from common.errors import InputError
+from data.tokenizer import tokenizer_json
+from data.tokenizer.tokenizer_config import (
+    CONFIG_FILE,
+    SPECIAL_TOKEN_FIELDS,
+    SPECIAL_TOKENS_FILE,
+    added_tokens,
+    check_special_tokens,
+    read_json,
+    stated_max_length,
+    stated_options,
+)
+from data.tokenizer.tokenizer_json import JSON_FILE
+from data.tokenizer.vocab_file import SPECIAL_TOKENS, VOCAB_FILE, load_vocabulary
+
+
+class Saved(NamedTuple):
+    """A tokenizer's vocabulary, and its options by the names of their arguments."""
+
+    vocab: list[str]
+    options: dict[str, Any]
+
+
+def vocabulary_file(directory: str | os.PathLike) -> Path:
+    """The file of a directory that has the vocabulary: vocab.txt, or else tokenizer.json."""
+    names = (VOCAB_FILE, JSON_FILE)
+    found = [Path(directory) / name for name in names if (Path(directory) / name).exists()]
+    return found[0] if found else Path(directory) / VOCAB_FILE
+
+
+def read(directory: str | os.PathLike) -> Saved:
+    """Reads vocab.txt or tokenizer.json, and the files that say how text is treated.
+
+    Raises:
+        InputError: a file is missing or broken, contradicts another, or asks for what
+            `ConvBertTokenizer` cannot do; the message names file and field.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a directory with a {VOCAB_FILE} or a {JSON_FILE}")
+    options = stated_options(directory / CONFIG_FILE)
+    check_special_tokens(directory / SPECIAL_TOKENS_FILE)
+    found = directory / JSON_FILE
+    if found.exists():
+        described = tokenizer_json.read(found)._asdict()
+        vocab = described.pop("vocab")
+        if (directory / VOCAB_FILE).exists():
+            vocab = _same_vocabulary(directory, vocab)
+        _check_agreement(directory, options, described)
+        options = described
+    else:
+        vocab = load_vocabulary(directory / VOCAB_FILE)
+        options.setdefault("strip_accents", options.get("do_lower_case", True))  # as transformers
+    _check_added_tokens(directory, vocab)
+    config = read_json(directory / CONFIG_FILE)
+    options["clean_up_tokenization_spaces"] = bool(config.get("clean_up_tokenization_spaces"))
+    length = stated_max_length(directory / CONFIG_FILE)
+    return Saved(vocab, options if length is None else options | {"model_max_length": length})
+
+
+def write_vocabulary(path: str | os.PathLike, vocab: list[str]) -> None:
+    """Writes a vocabulary as `load_vocabulary` reads it."""
+    files.write_text(path, "".join(token + "\n" for token in vocab))
+
+
+def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
+    """Writes the files that transformers needs, old or new, and this project; returns their paths.
+
+    Args:
+        directory: made if it is not there.
+        saved: with the options `do_lower_case`, `strip_accents`, `max_word_length`,
+            `model_max_length` and `clean_up_tokenization_spaces`.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    options = dict(saved.options)
+    ids = {token: index for index, token in enumerate(saved.vocab)}
+    description = tokenizer_json.Description(
+        saved.vocab,
+        options["do_lower_case"],
+        options["strip_accents"],
+        options.pop("max_word_length"),
+    )
+    config = {
+        "tokenizer_class": "ConvBertTokenizer",
+        **options,
+        "tokenize_chinese_chars": True,
+        **SPECIAL_TOKEN_FIELDS,
+    }
+    for name, content in (
+        (SPECIAL_TOKENS_FILE, SPECIAL_TOKEN_FIELDS),
+        (CONFIG_FILE, config),
+        (JSON_FILE, tokenizer_json.describe(ids, description)),
+    ):
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        files.write_text(directory / name, text)
+    write_vocabulary(directory / VOCAB_FILE, saved.vocab)  # last: where it is, the others are
+    names = (CONFIG_FILE, SPECIAL_TOKENS_FILE, VOCAB_FILE, JSON_FILE)
+    return tuple(str(directory / name) for name in names)
+
+
+def _same_vocabulary(directory, described):
+    """Returns the tokens of vocab.txt, once they are seen to have the ids of tokenizer.json."""
+    vocab = load_vocabulary(directory / VOCAB_FILE)
+    # Lines of vocab.txt are stripped.
+    theirs = {token.strip(): index for index, token in enumerate(described) if token.strip()}
+    ours = {token: index for index, token in enumerate(vocab) if token}
+    if theirs != ours:
+        tokens = [token for token in ours | theirs if ours.get(token) != theirs.get(token)]
+        token = min(tokens, key=lambda token: min(ours.get(token, 1e9), theirs.get(token, 1e9)))
+        raise InputError(
+            f"{directory}: {VOCAB_FILE} ({len(vocab)} tokens) and {JSON_FILE} ({len(described)}) "
+            f"have different vocabularies; the first difference is the id of {token!r}: "
+            f"{ours.get(token)} and {theirs.get(token)}. Remove the file that is not the model's"
+        )
+    return vocab
+
+
+def _check_agreement(directory, stated, described):
+    for name, value in stated.items():
+        if value != described[name]:
+            raise InputError(
+                f"{directory}: {name} is {json.dumps(value)} in {CONFIG_FILE}, but the normalizer "
+                f"in {JSON_FILE} says {json.dumps(described[name])}. Correct the one that is wrong"
+            )
+
+
+def _check_added_tokens(directory, vocab):
+    ids = {token: str(index) for index, token in enumerate(vocab)}
+    for place, token, index in added_tokens(directory):
+        if token not in SPECIAL_TOKENS or ids[token] != index:
+            raise InputError(
+                f"{place} has {token!r} with id {index}; no tokens but "
+                f"{', '.join(SPECIAL_TOKENS)} can be added, with their ids in the vocabulary"
+            )

@@ -1,0 +1,461 @@
+"""BERT's WordPiece tokenizer: text in, token ids and batches for a model out.
+
+The same ids as the original's Python tokenizer (its `model/tokenization.py`, which is BERT's with
+words of up to 200 characters), so that its checkpoints and vocabularies mean the same here. What
+users of transformers' BERT tokenizers call has their names.
+"""
+
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common import hub
+from common.errors import InputError
+from data.tokenizer import saved_files
+from data.tokenizer.truncation import STRATEGIES, kept_lengths, truncate_pair
+from data.tokenizer.vocab_file import (
+    MAX_WORD_LENGTH,
+    SPECIAL_TOKENS,
+    VOCAB_FILE,
+    check_tokens,
+    load_vocabulary,
+)
+from data.tokenizer.wordpiece import Pieces, WordPiece, check_strings
+
+__all__ = [
+    "SPECIAL_TOKENS",
+    "VOCAB_FILE",
+    "ConvBertTokenizer",
+    "Pieces",
+    "load_vocabulary",
+    "truncate_pair",
+]
+
+_SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
+# In this order, text by text, as transformers does it.
+_CLEAN_UPS = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'re")),
+)
+
+
+class ConvBertTokenizer(WordPiece):
+    """Turns text into WordPiece ids, exactly as the original ConvBERT does.
+
+    Text is cleaned of control characters, lower-cased and freed of accents as asked, split at
+    spaces, punctuation and CJK characters, and each word cut into the longest pieces that the
+    vocabulary has. Special tokens written in a text ("[MASK]") are ordinary text, unless a method
+    is told to parse them. Code points that Unicode 14 leaves unassigned, and a capital sigma beside
+    characters that came with Unicode 14, follow TensorFlow's tables rather than Python's.
+
+    Args:
+        vocab_file: path of the vocabulary, one token a line; or the list of its tokens.
+        do_lower_case: lower-case the text; if false, it is taken as it is (a cased vocabulary).
+        strip_accents: decompose the text and drop its accents; only with `do_lower_case`.
+        max_word_length: words with more characters are [UNK]; at most 200, as in the original.
+        model_max_length: the most tokens the model takes; recorded for pipelines and transformers.
+        clean_up_tokenization_spaces: `decode` takes spaces out of "don ' t" and "it ' s".
+
+    Attributes:
+        vocab: list of the V tokens; `vocab_size` is V, and so is `len(tokenizer)`.
+        vocab_sha256: hash of the tokens as loaded, whatever the file's line ends.
+        pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens; `pad_token_id` and so
+            on are the same.
+        pad_token, unk_token, cls_token, sep_token, mask_token: the special tokens themselves.
+        all_special_tokens, all_special_ids: all five.
+
+    Raises:
+        InputError: the vocabulary cannot be used; see `load_vocabulary`.
+    """
+
+    pad_token, unk_token, cls_token, sep_token, mask_token = SPECIAL_TOKENS
+    all_special_tokens = SPECIAL_TOKENS
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike | Sequence[str],
+        do_lower_case: bool = True,
+        strip_accents: bool = True,
+        max_word_length: int = MAX_WORD_LENGTH,
+        model_max_length: int = 512,
+        clean_up_tokenization_spaces: bool = False,
+    ):
+        if isinstance(vocab_file, str | os.PathLike):
+            vocab = load_vocabulary(vocab_file)
+        else:
+            vocab = list(vocab_file)
+            check_tokens(vocab, "the list of tokens")
+        if not 1 <= max_word_length <= MAX_WORD_LENGTH:
+            raise InputError(
+                f"`max_word_length` must be from 1 to {MAX_WORD_LENGTH}. "
+                f"Received: {max_word_length!r}"
+            )
+        super().__init__(vocab, do_lower_case, do_lower_case and strip_accents, max_word_length)
+        self.vocab_size = len(vocab)
+        self.vocab_sha256 = hashlib.sha256("\n".join(vocab).encode()).hexdigest()
+        self.model_max_length = model_max_length
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
+        self.all_special_ids = [self._ids[token] for token in SPECIAL_TOKENS]
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self.all_special_ids
+        self.pad_token_id, self.unk_token_id, self.cls_token_id, *_ = self.all_special_ids
+        self.sep_token_id, self.mask_token_id = self.sep_id, self.mask_id
+        self._cls, self._sep = _one(self.cls_id), _one(self.sep_id)
+
+    def __len__(self):
+        return self.vocab_size
+
+    def get_vocab(self) -> dict[str, int]:
+        """Returns the id of each token; where a token is repeated, its last."""
+        return dict(self._ids)
+
+    def __call__(
+        self,
+        texts,
+        text_pairs=None,
+        max_length: int | None = None,
+        padding: str | bool = "longest",
+        truncation: str | bool = "electra",
+        *,
+        add_special_tokens: bool = True,
+        parse_special_tokens: bool = False,
+        return_offsets_mapping: bool = False,
+        return_special_tokens_mask: bool = False,
+    ) -> dict[str, np.ndarray | list]:
+        """Makes a batch for a model: `[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` with pairs.
+
+        Args:
+            texts: B strings.
+            text_pairs: the B second segments, or None.
+            max_length: most tokens a row may have, special ones counted; what is too long loses
+                tokens at its end.
+            padding: "longest" (or True) pads to the longest row, "max_length" to `max_length`;
+                False leaves the rows as they are, and returns lists of lists.
+            truncation: how pairs over `max_length` are cut: "electra" (or True) one token at a
+                time where it is longer (where equal, the second); "longest_first", "only_first",
+                "only_second" as transformers does, see `truncation.kept_lengths`; False cuts none.
+            add_special_tokens: put [CLS] and [SEP] around the texts.
+            parse_special_tokens: special tokens in a text ("[MASK]") are these tokens, and not
+                text; transformers calls this `split_special_tokens=False`, and does it by default.
+            return_offsets_mapping: return `offset_mapping`, too.
+            return_special_tokens_mask: return `special_tokens_mask`, too.
+
+        Returns:
+            dict of `input_ids`, `input_mask` (1 = token) and `segment_ids` (1 = second segment
+            and its `[SEP]`), int32 `[B, T]`, which is what models take. If asked for, also
+            `offset_mapping` `[B, T, 2]`: the characters `[start, end)` of its text that a token
+            is, (0, 0) for added tokens and padding; and `special_tokens_mask` `[B, T]`: 1 for
+            these.
+
+        Raises:
+            InputError: texts that are not strings, unequal numbers of them, a `max_length` that
+                leaves no room for the special tokens, or an unknown padding or truncation.
+        """
+        num_special = add_special_tokens * self.num_special_tokens_to_add(text_pairs is not None)
+        _check_lengths(padding, truncation, max_length, num_special)
+        cut = (parse_special_tokens, return_offsets_mapping)
+        firsts = self._pieces(texts, *cut)
+        seconds = [None] * len(firsts) if text_pairs is None else self._pieces(text_pairs, *cut)
+        if len(firsts) != len(seconds):
+            raise InputError(f"{len(firsts)} `texts`, but {len(seconds)} `text_pairs`")
+        room = None if max_length is None or truncation is False else max_length - num_special
+        strategy = "electra" if truncation is True else truncation
+        padding_values = {"input_ids": self.pad_id, "input_mask": 0, "segment_ids": 0}
+        if return_offsets_mapping:
+            padding_values["offset_mapping"] = 0
+        if return_special_tokens_mask:
+            padding_values["special_tokens_mask"] = 1
+        rows = [
+            self._row(
+                *_truncate(*pair, room, strategy), add_special_tokens, len(padding_values) > 3
+            )
+            for pair in zip(firsts, seconds, strict=True)
+        ]
+        if padding is False:
+            return {name: [row[name].tolist() for row in rows] for name in padding_values}
+        length = max((len(row["input_ids"]) for row in rows), default=0)
+        length = max(length, max_length) if padding == "max_length" else length
+        return {name: _pad(rows, name, length, value) for name, value in padding_values.items()}
+
+    def encode(
+        self,
+        text: str,
+        text_pair: str | None = None,
+        add_special_tokens: bool = True,
+        *,
+        max_length: int | None = None,
+        truncation: str | bool = "electra",
+        parse_special_tokens: bool = False,
+    ) -> list[int]:
+        """Returns the ids of one text, or pair of texts; see `__call__` for the arguments."""
+        batch = self(
+            [text],
+            None if text_pair is None else [text_pair],
+            max_length,
+            padding=False,
+            truncation=truncation,
+            add_special_tokens=add_special_tokens,
+            parse_special_tokens=parse_special_tokens,
+        )
+        return batch["input_ids"][0]
+
+    def build_inputs_with_special_tokens(
+        self, ids0: Iterable[int], ids1: Iterable[int] | None = None
+    ) -> list[int]:
+        """Returns `[CLS] ids0 [SEP]`, or `[CLS] ids0 [SEP] ids1 [SEP]`."""
+        pair = [] if ids1 is None else [*ids1, self.sep_id]
+        return [self.cls_id, *ids0, self.sep_id, *pair]
+
+    def create_token_type_ids_from_sequences(
+        self, ids0: Sequence[int], ids1: Sequence[int] | None = None
+    ) -> list[int]:
+        """Returns the segments of `build_inputs_with_special_tokens`: 1 from `ids1` on."""
+        return [0] * (len(ids0) + 2) + [1] * (0 if ids1 is None else len(ids1) + 1)
+
+    def get_special_tokens_mask(
+        self,
+        ids0: Sequence[int],
+        ids1: Sequence[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """Says which tokens of `build_inputs_with_special_tokens` it adds: 1, and 0 for the others.
+
+        Args:
+            ids0: of the first text.
+            ids1: of the second, or None.
+            already_has_special_tokens: `ids0` is a whole row; 1 for any special token in it, a
+                [MASK] or [UNK] included.
+
+        Raises:
+            InputError: `ids1` beside a whole row.
+        """
+        if already_has_special_tokens:
+            if ids1 is not None:
+                raise InputError("`ids1` must be None where `ids0` already has special tokens")
+            return [int(index in self.all_special_ids) for index in ids0]
+        return [1, *[0] * len(ids0), 1, *([] if ids1 is None else [*[0] * len(ids1), 1])]
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """Returns how many special tokens a row has, of a text or of a pair."""
+        return 3 if pair else 2
+
+    def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
+        """Looks up the tokens of a sequence of ids, or the token of one.
+
+        Raises:
+            InputError: an id is not in the vocabulary.
+        """
+        if isinstance(ids, int | np.integer):
+            return self.convert_ids_to_tokens([ids])[0]
+        ids = [int(index) for index in ids]
+        for index in ids:
+            if not 0 <= index < self.vocab_size:
+                raise InputError(f"id {index} is not in the vocabulary of {self.vocab_size} tokens")
+        return [self.vocab[index] for index in ids]
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
+        """Looks up the ids of tokens, or of one; what is not in the vocabulary is [UNK]."""
+        if isinstance(tokens, str):
+            return self._ids.get(tokens, self.unk_id)
+        return [self._ids.get(token, self.unk_id) for token in tokens]
+
+    def decode(
+        self,
+        ids: Iterable[int],
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """Writes one sequence of ids as text, spaced as Hugging Face's BERT tokenizer does.
+
+        Pieces are joined to words, words by spaces; a `.`, `,`, `?` or `!` follows without one.
+
+        Args:
+            ids: T ids.
+            skip_special_tokens: leave these out; transformers does not by default.
+            clean_up_tokenization_spaces: also around apostrophes; None is as the tokenizer has it.
+
+        Raises:
+            InputError: an id is not in the vocabulary.
+        """
+        tokens = self.convert_ids_to_tokens(ids)
+        if skip_special_tokens:
+            tokens = [token for token in tokens if token not in SPECIAL_TOKENS]
+        text = self.convert_tokens_to_string(tokens)
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        for found, replacement in _CLEAN_UPS if clean_up_tokenization_spaces else ():
+            text = text.replace(found, replacement)
+        return text
+
+    def batch_decode(self, rows: Iterable[Iterable[int]], **options) -> list[str]:
+        """Writes sequences of ids as texts; `options` are those of `decode`."""
+        return [self.decode(ids, **options) for ids in rows]
+
+    def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
+        """Joins tokens as `decode` does."""
+        text = ""
+        for token in tokens:
+            if text and token.startswith("##"):
+                text += token[2:]
+            elif text and token not in (".", ",", "?", "!"):
+                text += " " + token
+            else:
+                text += token
+        return text
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_directory: str | os.PathLike,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+    ) -> "ConvBertTokenizer":
+        """Loads the tokenizer of a model, this project's or Hugging Face's, here or on the hub.
+
+        Args:
+            name_or_directory: a name of the Hugging Face hub; or a directory with vocab.txt or
+                tokenizer.json, or both, and, unless all is as in BERT uncased,
+                tokenizer_config.json. Where there is a tokenizer.json, it is the tokenizer, and
+                the others must not contradict it.
+            revision: a branch, tag or commit on the hub; None is its main branch.
+            cache_dir: where downloads are kept; None is huggingface_hub's cache.
+            local_files_only: download nothing, and use what was downloaded before.
+
+        Raises:
+            InputError: there is no such directory or name; a file is missing or broken, contradicts
+                another, or asks for what this tokenizer cannot do; the message names file and
+                field.
+        """
+        found = hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
+        saved = saved_files.read(found)
+        return cls(saved.vocab, **saved.options)
+
+    def save_pretrained(
+        self, directory: str | os.PathLike, model_max_length: int | None = None
+    ) -> tuple[str, ...]:
+        """Writes the tokenizer as this project and transformers read it.
+
+        These are vocab.txt, tokenizer_config.json and special_tokens_map.json for transformers 4,
+        and tokenizer.json, which transformers 5 reads, with `max_word_length` in it.
+
+        Args:
+            directory: made if it is not there.
+            model_max_length: the most tokens the model takes; None is the tokenizer's own.
+
+        Returns:
+            The paths of the files.
+        """
+        options = {
+            "do_lower_case": self.do_lower_case,
+            "strip_accents": self.strip_accents,
+            "max_word_length": self.max_word_length,
+            "model_max_length": model_max_length or self.model_max_length,
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
+        }
+        return saved_files.write(directory, saved_files.Saved(self.vocab, options))
+
+    def save_vocabulary(
+        self, save_directory: str | os.PathLike, filename_prefix: str | None = None
+    ) -> tuple[str]:
+        """Writes vocab.txt, or PREFIX-vocab.txt, alone; returns its path in a tuple.
+
+        Raises:
+            InputError: there is no such directory.
+        """
+        if not os.path.isdir(save_directory):
+            raise InputError(f"`save_directory`: {save_directory} is not a directory")
+        name = f"{filename_prefix}-{VOCAB_FILE}" if filename_prefix else VOCAB_FILE
+        path = str(Path(save_directory) / name)
+        saved_files.write_vocabulary(path, self.vocab)
+        return (path,)
+
+    def _pieces(self, texts, parse_special_tokens, with_places) -> list[Pieces]:
+        """Cuts texts into pieces, whose places are 0 unless they are wanted."""
+        if parse_special_tokens:
+            rows = [_SPECIAL_TOKEN.split(text) for text in check_strings(texts)]
+            # Every other part is a special token. It ends a word, so that what is between can be
+            # tokenized alone.
+            between = self._pieces([part for row in rows for part in row[::2]], False, with_places)
+            between = iter(between)
+            return [self._join(row, between) for row in rows]
+        if with_places:
+            return self.tokenize_with_offsets(texts)
+        ids = self.tokenize(texts)
+        splits, ids = itertools.pairwise(ids.row_splits.numpy()), ids.values.numpy()
+        zeros = np.zeros_like(ids)
+        return [Pieces(ids[a:b], zeros[a:b], zeros[a:b]) for a, b in splits]
+
+    def _join(self, parts, between):
+        """The pieces of a text that `_SPECIAL_TOKEN` has split; `between` has the next text's."""
+        pieces, start = [], 0
+        for number, part in enumerate(parts):
+            found = _one(self._ids[part], len(part)) if number % 2 else next(between)
+            pieces.append(Pieces(found.ids, found.starts + start, found.ends + start))
+            start += len(part)
+        return Pieces(*map(np.concatenate, zip(*pieces, strict=True)))
+
+    def _row(self, first, second, add_special_tokens, with_extras):
+        """Lays one or two texts out as a row: the arrays of `__call__`, without padding."""
+        cls, sep = [self._cls] * add_special_tokens, [self._sep] * add_special_tokens
+        parts, added = [*cls, first, *sep], [1] * len(cls) + [0] + [1] * len(sep)
+        first_end = sum(len(part.ids) for part in parts)
+        if second is not None:
+            parts, added = [*parts, second, *sep], [*added, 0, *[1] * len(sep)]
+        ids = np.concatenate([part.ids for part in parts])
+        segment_ids = np.zeros_like(ids)
+        segment_ids[first_end:] = 1
+        row = {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": segment_ids}
+        if with_extras:
+            places = [np.stack([part.starts, part.ends], axis=1) for part in parts]
+            row["offset_mapping"] = np.concatenate(places)
+            row["special_tokens_mask"] = np.repeat(added, [len(part.ids) for part in parts])
+        return row
+
+
+def _one(index, length=0):
+    """One token that is the first `length` characters of a text."""
+    return Pieces(*(np.array([value], np.int32) for value in (index, 0, length)))
+
+
+def _truncate(first, second, room, strategy):
+    if room is None:
+        return first, second
+    lengths = len(first.ids), None if second is None else len(second.ids)
+    kept = kept_lengths(*lengths, room, strategy)
+    cut = [
+        None if text is None else Pieces(*(column[:length] for column in text))
+        for text, length in zip((first, second), kept, strict=True)
+    ]
+    return tuple(cut)
+
+
+def _pad(rows, name, length, value):
+    """Stacks an array of each row to int32 `[B, length, …]`, with `value` where a row ends."""
+    shape = rows[0][name].shape[1:] if rows else ()
+    padded = np.full((len(rows), length, *shape), value, np.int32)
+    for index, row in enumerate(rows):
+        padded[index, : len(row[name])] = row[name]
+    return padded
+
+
+def _check_lengths(padding, truncation, max_length, num_special):
+    if padding not in ("longest", "max_length", True, False):
+        raise InputError(
+            f'`padding` must be "longest", "max_length" or False. Received: {padding!r}'
+        )
+    if truncation not in (*STRATEGIES, True, False):
+        names = ", ".join(f'"{name}"' for name in STRATEGIES)
+        raise InputError(f"`truncation` must be {names} or False. Received: {truncation!r}")
+    if max_length is None and padding == "max_length":
+        raise InputError('`padding="max_length"` needs a `max_length`')
+    if max_length is not None and max_length < num_special:
+        raise InputError(
+            f"`max_length` must leave room for {num_special} special tokens. "
+            f"Received: max_length={max_length}"
+        )

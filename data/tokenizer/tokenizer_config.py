@@ -1,0 +1,136 @@
+"""The files that say how a vocabulary's tokenizer treats text, as Hugging Face's tokenizers do.
+
+tokenizer_config.json is the one that counts. special_tokens_map.json and added_tokens.json, of
+transformers 4 and older, can only say what `ConvBertTokenizer` does anyway; they are checked.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from data.tokenizer.vocab_file import SPECIAL_TOKENS
+
+CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+ADDED_TOKENS_FILE = "added_tokens.json"
+# The names of the special tokens in these files: "cls_token" and so on.
+SPECIAL_TOKEN_FIELDS = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+
+_BOOLEANS = (
+    "do_lower_case",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "do_basic_tokenize",
+    "clean_up_tokenization_spaces",
+    "split_special_tokens",
+)
+# Tokenizers that are BERT's, but for the name; without one of these, other rules may be meant.
+_CLASSES = ("Bert", "ConvBert", "DistilBert", "Electra")
+_CLASS_NAMES = {
+    *(f"{name}Tokenizer{ending}" for name in _CLASSES for ending in ("", "Fast")),
+    *("PreTrainedTokenizerFast", "TokenizersBackend"),  # all is in tokenizer.json
+}
+
+
+def stated_options(path: Path) -> dict[str, bool]:
+    """Returns do_lower_case and strip_accents, those that the file states; none without a file.
+
+    Raises:
+        InputError: the file is broken, or asks for what `ConvBertTokenizer` cannot do.
+    """
+    config = read_json(path)
+    for name in _BOOLEANS:
+        if not isinstance(config.get(name), bool | None):
+            raise InputError(f"{path}: {name} must be true or false, not {config[name]!r}")
+    if config.get("strip_accents") and not config.get("do_lower_case", True):
+        raise InputError(f"{path}: strip_accents without do_lower_case is not supported")
+    for name in ("tokenize_chinese_chars", "do_basic_tokenize"):
+        if config.get(name) is False:
+            raise InputError(f"{path}: {name}=false is not supported")
+    if config.get("tokenizer_class") not in {None, *_CLASS_NAMES}:
+        raise InputError(
+            f"{path}: tokenizer_class is {config['tokenizer_class']!r}; known are "
+            f"{', '.join(sorted(_CLASS_NAMES))}"
+        )
+    for name in ("padding_side", "truncation_side"):
+        if config.get(name) not in (None, "right"):
+            raise InputError(f'{path}: {name} must be "right", not {config[name]!r}')
+    unsplit = config.get("never_split") or []
+    if not isinstance(unsplit, list) or not set(map(str, unsplit)).issubset(SPECIAL_TOKENS):
+        raise InputError(f"{path}: never_split={unsplit!r} is not supported")
+    check_special_tokens(path)
+    options = {name: config.get(name) for name in ("do_lower_case", "strip_accents")}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def stated_max_length(path: Path) -> int | None:
+    """Returns model_max_length, the most tokens a text should have; None if the file has none.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    length = read_json(path).get("model_max_length")
+    # Hugging Face writes 10^30 where there is no limit.
+    return length if type(length) is int and 0 < length < 10**9 else None
+
+
+def check_special_tokens(path: Path) -> None:
+    """Checks the special tokens that tokenizer_config.json or special_tokens_map.json names.
+
+    Raises:
+        InputError: one has not BERT's name, or there are more.
+    """
+    for field, value in read_json(path).items():
+        if field.endswith("_special_tokens") and isinstance(value, list | dict):
+            further = value.values() if isinstance(value, dict) else value
+        elif field.endswith("_token") and isinstance(value, str | dict):
+            further = [value]
+        else:
+            continue
+        for token in map(_content, further):
+            if token != SPECIAL_TOKEN_FIELDS.get(field, token) or token not in SPECIAL_TOKENS:
+                raise InputError(
+                    f"{path}: {field} is {token!r}; this tokenizer's special tokens are "
+                    f"{', '.join(SPECIAL_TOKENS)}, and no others"
+                )
+
+
+def added_tokens(directory: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields what tokenizer_config.json and added_tokens.json add to the vocabulary.
+
+    Returns:
+        An iterator over place (file and field), token, and id as a string of digits.
+
+    Raises:
+        InputError: a file is broken.
+    """
+    path = directory / CONFIG_FILE
+    for index, token in (read_json(path).get("added_tokens_decoder") or {}).items():
+        yield f"{path}: added_tokens_decoder", _content(token), index
+    path = directory / ADDED_TOKENS_FILE
+    for token, index in read_json(path).items():
+        yield str(path), token, str(index)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file; an empty one without a file.
+
+    Raises:
+        InputError: the file holds anything else.
+    """
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object, not a {type(config).__name__}")
+    return config
+
+
+def _content(token):
+    """The token itself, which may be written as an object with further properties."""
+    return token.get("content") if isinstance(token, dict) else token

@@ -1,0 +1,232 @@
+"""Making a WordPiece vocabulary for a language that has none.
+
+Words are counted as `ConvBertTokenizer` separates them; the merging is that of the `tokenizers`
+package. What comes out depends on the corpus and the options alone.
+"""
+
+import itertools
+import string
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tqdm import tqdm
+
+from common.errors import InputError
+from data.corpus.readers import read_lines
+from data.corpus.sources import Corpus
+from data.tokenizer.tokenizer import ConvBertTokenizer
+from data.tokenizer.vocab_file import MAX_TOKEN_BYTES, SPECIAL_TOKENS
+from data.tokenizer.wordpiece import possible_tokens, separate_words
+
+# Without a limit, the alphabet is the commonest characters that make up this share of the text.
+ALPHABET_COVERAGE = 0.99999
+# In every alphabet: a text to be read later may have these, even if this one has not.
+_ALWAYS = frozenset(string.digits + string.punctuation)
+_BATCH_BYTES = 1 << 19
+_BATCH_WORDS = 1 << 14
+
+
+@dataclass(frozen=True)
+class VocabularyOptions:
+    """All that decides, with the corpus, what the vocabulary holds."""
+
+    vocab_size: int = 30_522
+    do_lower_case: bool = True
+    strip_accents: bool = True
+    num_unused: int = 0
+    """How many tokens [unused0], [unused1], … follow the special ones, for a user's own."""
+    min_frequency: int = 2
+    """How often a pair of pieces must occur to become one piece."""
+    limit_alphabet: int | None = None
+    """Most characters, ASCII's digits and symbols aside, which are always there; None is as many as
+    make up `ALPHABET_COVERAGE` of the text."""
+    max_megabytes: int = 1000
+    """How much of a larger corpus is read."""
+
+    def __post_init__(self):
+        for name, least in (
+            ("vocab_size", len(SPECIAL_TOKENS) + 1),
+            ("num_unused", 0),
+            ("min_frequency", 1),
+            ("limit_alphabet", 1),
+            ("max_megabytes", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"`{name}` must be at least {least}. Received: {value}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a vocabulary fits a text."""
+
+    words: int
+    tokens: int
+    unknown_words: int
+    """How many of `words` are [UNK]; each is one of `tokens`."""
+
+
+def count_words(corpus: Corpus, options: VocabularyOptions) -> Counter[str]:
+    """Counts the words of a corpus, as the tokenizer will separate them.
+
+    Of a corpus larger than `max_megabytes`, sources are read in a shuffled order, the same each
+    time, up to that size; of a compressed tar, the first ones.
+
+    Args:
+        corpus: from `data.corpus.sources.find_corpus`.
+        options: those on case and accents, and `max_megabytes`.
+
+    Raises:
+        InputError: the corpus cannot be read, or has no words.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    def separate(text):
+        return separate_words(text[None], options.do_lower_case, options.strip_accents)[0]
+
+    counts = Counter()
+    for text in _sample(corpus, options.max_megabytes * 1_000_000):
+        counts.update(separate(text).numpy().split(b" "))
+    counts.pop(b"", None)  # what is between two spaces
+    if not counts:
+        raise InputError(f"no text: the corpus {corpus.path} has no words.")
+    return Counter({word.decode(): count for word, count in counts.items()})
+
+
+def _sample(corpus: Corpus, max_bytes: int) -> Iterator[bytes]:
+    """Yields the text, lines joined to a size that keeps TensorFlow busy, up to `max_bytes`."""
+    if corpus.is_stream:
+        sources = zip(corpus.sources, corpus.stream(), strict=True)
+    else:
+        # RandomState, since NumPy promises that its numbers never change with the version.
+        order = np.random.RandomState(0).permutation(len(corpus.sources))
+        sources = ((corpus.sources[index], None) for index in order)
+    read = size = 0
+    lines = []
+    with tqdm(total=corpus.size, unit="B", unit_scale=True, desc="counting words") as bar:
+        for source, content in sources:
+            for line in read_lines(source, content):
+                if line is None:
+                    continue
+                lines.append(line)
+                size += len(line)
+                if size < _BATCH_BYTES:
+                    continue
+                yield b"\n".join(lines)
+                read += size
+                lines, size = [], 0
+                if read >= max_bytes:
+                    logging.info("--max-megabytes: %.0f MB of text are enough", read / 1e6)
+                    return
+            bar.update(source.size)
+        yield b"\n".join(lines)
+
+
+def choose_alphabet(counts: Counter[str], limit: int | None = None) -> list[str]:
+    """Chooses the commonest characters of a text, and sorts them.
+
+    Args:
+        counts: of words.
+        limit: most characters; None is as many as make up `ALPHABET_COVERAGE` of the text.
+
+    Returns:
+        The characters, and ASCII's digits and symbols, in the order of their code points.
+    """
+    characters = Counter()
+    for word, count in counts.items():
+        for character in word:
+            characters[character] += count
+    possible = possible_tokens(list(characters))
+    characters = {c: n for (c, n), keep in zip(characters.items(), possible, strict=True) if keep}
+    by_frequency = sorted(characters, key=lambda character: (-characters[character], character))
+    if limit is None:
+        uncovered = sum(characters.values()) * (1 - ALPHABET_COVERAGE)
+        limit = len(by_frequency)
+        while limit > 1 and uncovered >= characters[by_frequency[limit - 1]]:
+            limit -= 1
+            uncovered -= characters[by_frequency[limit]]
+    return sorted(_ALWAYS.union(by_frequency[:limit]))
+
+
+def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[str]:
+    """Makes a vocabulary out of counted words.
+
+    It begins with the special tokens, [PAD] first, and the unused ones; the alphabet follows, at
+    the beginning of a word and inside one ("##"); then what was merged, in the order of merging.
+
+    Args:
+        counts: from `count_words`.
+        options: all but `max_megabytes`.
+
+    Returns:
+        At most `vocab_size` tokens; fewer where the text has no more pieces to merge.
+
+    Raises:
+        InputError: `vocab_size` leaves no room for the alphabet.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    alphabet = choose_alphabet(counts, options.limit_alphabet)
+    inner = [f"##{character}" for character in alphabet]
+    inner = [token for token, keep in zip(inner, possible_tokens(inner), strict=True) if keep]
+    unused = [f"[unused{index}]" for index in range(options.num_unused)]
+    fixed = [*SPECIAL_TOKENS, *unused, *alphabet, *inner]
+    if options.vocab_size < len(fixed):
+        raise InputError(
+            f"`vocab_size` must be at least {len(fixed):,}: {len(SPECIAL_TOKENS)} special tokens, "
+            f"{len(unused):,} unused ones, and {len(alphabet) + len(inner):,} for the "
+            f"{len(alphabet):,} characters of the alphabet. "
+            f"Received: {options.vocab_size:,}. `limit_alphabet` makes the alphabet smaller."
+        )
+    # The trainer numbers "##" characters in the order in which its threads meet them, and breaks
+    # ties by these numbers. As "special tokens" they have theirs before it starts.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=options.vocab_size,
+        min_frequency=options.min_frequency,
+        special_tokens=fixed,
+        continuing_subword_prefix="##",
+        show_progress=False,
+    )
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    learnable = _learnable(counts, set(alphabet))
+    words = tqdm(learnable, unit=" words", unit_scale=True, desc="merging pieces")
+    tokenizer.train_from_iterator(_repeated(words), trainer)
+    ids = tokenizer.get_vocab(with_added_tokens=False)
+    return sorted(ids, key=ids.get)
+
+
+def _learnable(counts: Counter[str], alphabet: set[str]) -> list[tuple[str, int]]:
+    """The words that can have pieces, sorted: of known characters, and short enough to be one."""
+    most = MAX_TOKEN_BYTES - len("##")
+    return sorted(
+        (word, count)
+        for word, count in counts.items()
+        if alphabet.issuperset(word) and len(word.encode()) <= most
+    )
+
+
+def _repeated(counts: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Yields texts that have each word as often as it was counted; the trainer takes no counts."""
+    words = itertools.chain.from_iterable(itertools.repeat(*item) for item in counts)
+    while batch := list(itertools.islice(words, _BATCH_WORDS)):
+        yield " ".join(batch)
+
+
+def measure_fit(tokenizer: ConvBertTokenizer, counts: Counter[str]) -> Fit:
+    """Cuts counted words into tokens and says how many there are, and how many are [UNK]."""
+    tokens = unknown = 0
+    items = iter(counts.items())
+    while batch := list(itertools.islice(items, _BATCH_WORDS)):
+        ids = tokenizer.tokenize([word for word, _ in batch])
+        lengths = ids.row_lengths().numpy().tolist()
+        unknowns = tf.reduce_any(ids == tokenizer.unk_id, axis=1).numpy().tolist()
+        for (_, count), length, is_unknown in zip(batch, lengths, unknowns, strict=True):
+            # A word over the limit is a control character here, and the tokenizer drops it.
+            tokens += count * max(length, 1)
+            unknown += count * (is_unknown or not length)
+    return Fit(words=sum(counts.values()), tokens=tokens, unknown_words=unknown)

@@ -1,0 +1,1 @@
+"""All that depends on Keras's backend, TensorFlow or JAX."""

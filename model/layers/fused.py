@@ -1,0 +1,251 @@
+"""Chains of small operations as one, where TensorFlow would run each on its own.
+
+On a CPU every elementwise operation of a graph reads and writes whole arrays, and a training step
+spends as long on them as on its matrix products. XLA makes a single loop of such a chain. It is
+given no more than that: of matrix products and random numbers it makes far slower code for CPUs
+than TensorFlow has. (Where the whole step is compiled, these functions become part of it.)
+
+Each function has the result of the plain Keras operations up to rounding. Those do the work on
+other backends, in eager mode, in other precisions than float32, and, where XLA is used, in a graph
+that does not know the shapes: XLA would compile again for every new one.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import keras
+from keras import ops
+
+from model.backends.distribution import tensorflow_backend
+
+_for_export = _without_loops = False
+
+
+@contextlib.contextmanager
+def exporting(loops: bool = True) -> Iterator[None]:
+    """Makes graphs for other programs, within: of operations that all of them know.
+
+    Those have neither XLA's functions nor gradients of one's own, and know GELU as it is written
+    with erf; Keras, on TensorFlow, writes it with erfc.
+
+    Args:
+        loops: whether they have loops over arrays of unknown shape.
+    """
+    global _for_export, _without_loops  # noqa: PLW0603 (one thread traces)
+    _for_export, _without_loops = True, not loops
+    try:
+        yield
+    finally:
+        _for_export = _without_loops = False
+
+
+def map_rows(function, arrays, count: int):
+    """`function` of each of `count` arrays, one after the other: [count, …] → the results'."""
+    if _without_loops:
+        return ops.stack([function(array) for array in ops.unstack(arrays, count)])
+    return ops.map(function, arrays)
+
+
+def applies(*arrays) -> bool:
+    """Whether XLA may compute with these arrays; see the module."""
+    tensorflow = tensorflow_backend()
+    return bool(tensorflow) and not _for_export and tensorflow.in_graph_of_known_shapes(*arrays)
+
+
+def _compiled(function):
+    return tensorflow_backend().compiled(function)
+
+
+def _custom_gradient(function, *arguments):
+    return tensorflow_backend().tf.custom_gradient(function)(*arguments)
+
+
+def _bias_gradient(gradient):
+    """[…, C] → its sum over all but the last axis, [C]."""
+    return tensorflow_backend().tf.raw_ops.BiasAddGrad(out_backprop=gradient)
+
+
+def gelu(x, bias, approximate: bool = False):
+    """`gelu(x + bias)`: [B, T, C] and [C] → [B, T, C]; `approximate` is the tanh form."""
+    if not applies(x, bias):
+        return plain_gelu(x + bias, approximate)
+    forward, backward = (
+        (_gelu_tanh, _gelu_tanh_gradient) if approximate else (_gelu, _gelu_gradient)
+    )
+
+    def apply(x, bias):
+        def gradient(upstream):
+            inner = _compiled(backward)(x, bias, upstream)
+            return inner, _bias_gradient(inner)
+
+        return _compiled(forward)(x, bias), gradient
+
+    return _custom_gradient(apply, x, bias)
+
+
+def plain_gelu(x, approximate: bool = False):
+    """GELU by Keras's operations, of any shape."""
+    if _for_export:
+        return (_gelu_tanh if approximate else _gelu)(x, 0.0)
+    return keras.activations.gelu(x, approximate=approximate)
+
+
+def _gelu(x, bias):
+    x += bias
+    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_gradient(x, bias, upstream):
+    x += bias
+    density = ops.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+    return upstream * (0.5 * (1.0 + ops.erf(x * math.sqrt(0.5))) + x * density)
+
+
+_TANH_SCALE, _TANH_CUBIC = math.sqrt(2.0 / math.pi), 0.044715
+
+
+def _gelu_tanh(x, bias):
+    x += bias
+    return 0.5 * x * (1.0 + ops.tanh(_TANH_SCALE * (x + _TANH_CUBIC * x * x * x)))
+
+
+def _gelu_tanh_gradient(x, bias, upstream):
+    x += bias
+    tanh = ops.tanh(_TANH_SCALE * (x + _TANH_CUBIC * x * x * x))
+    slope = _TANH_SCALE * (1.0 + 3.0 * _TANH_CUBIC * x * x)
+    return upstream * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
+
+
+def layer_norm(x, gamma, beta, epsilon: float):
+    """LayerNorm over the last axis: [..., C] and two [C] → [..., C].
+
+    Not XLA, whose reductions gain nothing, but a gradient of few operations, of any shape.
+    """
+    tensorflow = tensorflow_backend()
+    if _for_export or not (tensorflow and tensorflow.in_graph(x, gamma, beta)):
+        return ops.layer_normalization(x, gamma, beta, -1, epsilon)
+
+    def apply(x, gamma, beta):
+        centred = x - ops.mean(x, axis=-1, keepdims=True)
+        variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+        inverse = ops.rsqrt(variance + epsilon)
+        normal = centred * inverse
+
+        def gradient(upstream):
+            scaled = upstream * gamma
+            along = ops.mean(scaled * normal, axis=-1, keepdims=True)
+            inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - normal * along
+            return (
+                inner * inverse,
+                _bias_gradient(upstream * normal),
+                _bias_gradient(upstream),
+            )
+
+        return normal * gamma + beta, gradient
+
+    return _custom_gradient(apply, x, gamma, beta)
+
+
+def dropout(x, rate: float, seed_generator):
+    """`x` with a share `rate` set to 0 and the rest divided by 1 - rate."""
+    if not applies(x):
+        return keras.random.dropout(x, rate, seed=seed_generator)
+    kept, scale = _kept(x.shape, rate, seed_generator), 1.0 / (1.0 - rate)
+
+    def apply(x):
+        return _compiled(_select)(x, kept, scale), lambda upstream: _compiled(_select)(
+            upstream, kept, scale
+        )
+
+    return _custom_gradient(apply, x)
+
+
+def add_dropped(residual, x, bias, rate: float, seed_generator):
+    """`residual + dropout(x + bias)`: [B, T, C], [B, T, C] and [C] → [B, T, C].
+
+    A rate of 0 needs no `seed_generator`.
+    """
+    if not applies(residual, x, bias):
+        x += bias
+        return residual + (keras.random.dropout(x, rate, seed=seed_generator) if rate else x)
+    if not rate:
+        kept, scale = (), 1.0
+    else:
+        kept, scale = (_kept(x.shape, rate, seed_generator),), 1.0 / (1.0 - rate)
+
+    def apply(residual, x, bias):
+        def gradient(upstream):
+            inner = _compiled(_select)(upstream, *kept, scale) if kept else upstream
+            return upstream, inner, _bias_gradient(inner)
+
+        return _compiled(_add_selected)(residual, x, bias, *kept, scale), gradient
+
+    return _custom_gradient(apply, residual, x, bias)
+
+
+def _kept(shape, rate, seed_generator):
+    """Booleans, False with probability `rate`."""
+    return tensorflow_backend().random_bits(shape, seed_generator.next()) >= round(rate * 2**32)
+
+
+def _select(x, kept, scale):
+    return ops.where(kept, x * scale, 0.0)
+
+
+def _add_selected(residual, x, bias, *kept_and_scale):
+    x += bias
+    if len(kept_and_scale) > 1:
+        x = _select(x, *kept_and_scale)
+    return residual + x
+
+
+def cross_entropy(logits, targets):
+    """`-log softmax(logits)[targets]`: [B, P, V] and int32 [B, P] → [B, P]."""
+    if not applies(logits):
+        return keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
+
+    def apply(logits):
+        normaliser = _compiled(_log_sum_exp)(logits)
+        chosen = ops.take_along_axis(logits, targets[..., None], axis=-1)
+
+        def gradient(upstream):
+            return _compiled(_cross_entropy_gradient)(logits, normaliser, targets, upstream)
+
+        return (normaliser - chosen)[..., 0], gradient
+
+    return _custom_gradient(apply, logits)
+
+
+def _log_sum_exp(logits):
+    return ops.logsumexp(logits, axis=-1, keepdims=True)
+
+
+def _cross_entropy_gradient(logits, normaliser, targets, upstream):
+    is_target = ops.arange(logits.shape[-1], dtype=targets.dtype) == targets[..., None]
+    probabilities = ops.exp(logits - normaliser)
+    return (probabilities - ops.cast(is_target, "float32")) * upstream[..., None]
+
+
+def adam(gradient, first, second, values, numbers):
+    """One Adam update of a flat vector, without bias correction.
+
+    Args:
+        gradient, first, second, values: float32 [n], of this step, the two moments before it, and
+            what is updated.
+        numbers: what to multiply the gradient by, the learning rate, beta 1, beta 2, epsilon and
+            the rate of weight decay.
+
+    Returns:
+        The moments and the values after the step.
+    """
+    compute = _compiled(_adam) if applies(gradient, first, second, values) else _adam
+    return compute(gradient, first, second, values, *numbers)
+
+
+def _adam(gradient, first, second, values, scale, rate, beta_1, beta_2, epsilon, decay):
+    gradient = gradient * scale
+    first = beta_1 * first + (1 - beta_1) * gradient
+    second = beta_2 * second + (1 - beta_2) * gradient * gradient
+    update = first / (ops.sqrt(second) + epsilon) + decay * values
+    return first, second, values - rate * update

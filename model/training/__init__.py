@@ -1,0 +1,1 @@
+"""Optimizer, callbacks, evaluation and checkpoints of a training run."""

@@ -1,0 +1,290 @@
+"""The compiled model of a pre-training run, and what happens between its steps."""
+
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import keras
+from absl import logging
+from tqdm import tqdm
+
+from common import files
+from model.backends import distribution
+from model.config import ConvBertConfig
+from model.pretraining import ConvBertForPreTraining, SpecialTokens
+from model.training.checkpoints import write_errors_named
+from model.training.optimizer import create_optimizer
+
+
+def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvBertForPreTraining:
+    """The compiled pre-training model, drawn from the run's seed.
+
+    Args:
+        config: the run's `PretrainingConfig`.
+        network: of the discriminator.
+        special: ids of the vocabulary.
+    """
+    keras.utils.set_random_seed(config.seed)
+    num_devices = distribution.count_devices(config.num_devices)
+    jit_compile = config.jit_compile
+    if jit_compile is None:
+        jit_compile = default_jit_compile(num_devices)
+    with distribution.scope(num_devices):
+        model = ConvBertForPreTraining(
+            network,
+            config.objective(),
+            special,
+            seed=config.seed,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            dtype=config.precision,
+        )
+        optimizer = create_optimizer(
+            config.learning_rate,
+            config.num_train_steps,
+            config.num_warmup_steps,
+            weight_decay_rate=config.weight_decay_rate,
+            lr_decay_power=config.lr_decay_power,
+            dynamic_loss_scale=config.precision == "mixed_float16",
+        )
+        model.compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            steps_per_execution=config.steps_per_execution,
+        )
+    return model
+
+
+def default_jit_compile(num_devices: int = 1) -> bool:
+    """Whether XLA pays here: always on JAX, which has nothing else; on TensorFlow with one GPU.
+
+    On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels; a step of
+    `tf.distribute` on several devices is not one that XLA can compile as a whole.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return num_devices == 1 and bool(keras.distribution.list_devices("gpu"))
+    return True
+
+
+class StepsCallback(keras.callbacks.Callback):
+    """Counts steps over a whole run, whatever `steps_per_execution` is.
+
+    Subclasses define `on_steps`.
+
+    Args:
+        first_step: updates done before this `fit`.
+        last_step: updates done when the run is finished.
+    """
+
+    def __init__(self, first_step: int, last_step: int):
+        super().__init__()
+        self.first_step = self.step = first_step
+        self.last_step = last_step
+
+    def on_train_batch_end(self, batch, logs=None):
+        """One more execution is done; `batch` is the last step that it could have had."""
+        before, self.step = self.step, min(self.first_step + batch + 1, self.last_step)
+        self.on_steps(before, logs)
+
+    def on_steps(self, before: int, logs: dict[str, float]) -> None:
+        """The steps `before + 1` to `self.step` are done; `logs` are means since the last reset."""
+
+    def is_due(self, before: int, every: int) -> bool:
+        """Whether what happens every so many steps, and at the last one, is to happen now."""
+        return self.step // every > before // every or self.step == self.last_step
+
+
+class CheckFinite(StepsCallback):
+    """Ends the run when the loss is no longer finite.
+
+    Args:
+        error: makes what is raised, from the first and the last step that can be the cause.
+        first_step: updates done before this `fit`.
+        last_step: updates done when the run is finished.
+    """
+
+    def __init__(self, error: Callable[[int, int], Exception], first_step: int, last_step: int):
+        super().__init__(first_step, last_step)
+        self.error = error
+
+    def on_steps(self, before, logs):
+        """A mean since the last reset is not finite from the first such loss on."""
+        if not math.isfinite(logs["loss"]):
+            raise self.error(before + 1, self.step)
+
+
+class SaveCheckpoints(StepsCallback):
+    """Calls `save()` every `every` steps, at the last step, and when the run is to stop.
+
+    Args:
+        save: writes whatever a checkpoint consists of, and returns where.
+        every: steps between two calls.
+        first_step: updates done before this `fit`.
+        last_step: updates done when the run is finished.
+        stop_requested: once it says so, the state is saved and `fit` ends.
+        ask_every: steps between two calls of `stop_requested`.
+    """
+
+    def __init__(
+        self,
+        save: Callable[[], str],
+        every: int,
+        first_step: int,
+        last_step: int,
+        stop_requested: Callable[[], bool] = lambda: False,
+        ask_every: int = 1,
+    ):
+        super().__init__(first_step, last_step)
+        self.save = save
+        self.every = every
+        self.stop_requested = stop_requested
+        self.ask_every = ask_every
+
+    def on_steps(self, before, logs):
+        """Saves where it is due."""
+        stop = self.is_due(before, self.ask_every) and self.stop_requested()
+        if stop or self.is_due(before, self.every):
+            _ = self.model  # on JAX, this brings the variables up to date
+            tqdm.write(f"step {self.step}: saved {self.save()}", file=sys.stderr)
+        if stop:
+            self.model.stop_training = True
+
+
+class TrainingLog(StepsCallback):
+    """A progress bar, a JSON line every `every` steps, and the same numbers to `write_scalars`.
+
+    A line has the means since the line before it; the first one is of the first step alone (of
+    the first execution, if that is several). Tokens per second count every place of a batch,
+    padding included.
+
+    Args:
+        path: of the JSONL file, appended to. Lines from `first_step` on are dropped first: a
+            resumed run writes them again. None writes and shows nothing: for all processes of a
+            run but one.
+        write_scalars: called with (step, {name: value}); TensorBoard's part.
+        tokens_per_step: B · T.
+        every: steps between two lines.
+        first_step: updates done before this `fit`.
+        last_step: updates done when the run is finished.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        write_scalars: Callable[[int, dict], None],
+        *,
+        tokens_per_step: int,
+        every: int,
+        first_step: int,
+        last_step: int,
+    ):
+        super().__init__(first_step, last_step)
+        self.path = path
+        self.write_scalars = write_scalars
+        self.tokens_per_step = tokens_per_step
+        self.every = every
+        self.logged_step = first_step
+        self.bar = None
+        self.started = time.monotonic()
+        if path:
+            drop_lines_after(path, first_step)
+
+    def on_train_begin(self, logs=None):
+        """The bar starts where the run does."""
+        self.bar = tqdm(
+            total=self.last_step,
+            initial=self.step,
+            desc="pre-training",
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+            dynamic_ncols=True,
+            disable=self.path is None,
+        )
+        self.logged_time = time.monotonic()
+
+    def on_steps(self, before, logs):
+        """Writes a line where one is due."""
+        self.bar.update(self.step - before)
+        first = before == self.first_step
+        if first or self.is_due(before, self.every):
+            self._write_line(logs)
+        if first:
+            seconds = time.monotonic() - self.started
+            tqdm.write(f"first step after {seconds:.1f} s", file=sys.stderr)
+
+    def _write_line(self, logs):
+        now = time.monotonic()
+        tokens = (self.step - self.logged_step) * self.tokens_per_step
+        logs = self.model.exact_logs(logs)
+        line = {"step": self.step} | {name: round(float(v), 6) for name, v in logs.items()}
+        line["learning_rate"] = self.model.optimizer.learning_rate_at(self.step - 1)
+        line["tokens_per_second"] = round(tokens / (now - self.logged_time), 1)
+        line["seconds"] = round(now - self.started, 1)
+        line["peak_memory_mb"] = peak_memory_mb()
+        self._record(line)
+        names = ("loss", "mlm_accuracy", "rtd_auc", "rtd_recall", "tokens_per_second")
+        self.bar.set_postfix({name: f"{line[name]:.4g}" for name in names if name in line})
+        self.model.reset_metrics()
+        self.logged_step, self.logged_time = self.step, now
+
+    def _record(self, line):
+        if self.path is not None:
+            append_line(self.path, line)
+            self.write_scalars(self.step, {k: v for k, v in line.items() if k != "step"})
+
+    def write_evaluation(self, scores: dict[str, float], seconds: float) -> None:
+        """Writes a line of its own for an evaluation at this step.
+
+        Args:
+            scores: by their names in the log.
+            seconds: that it took, which are not training's.
+        """
+        self._record({"step": self.step} | scores | {"eval_seconds": round(seconds, 1)})
+        self.logged_time += seconds
+        names = ("eval_loss", "eval_mlm_accuracy", "eval_rtd_auc", "eval_rtd_recall")
+        shown = ", ".join(f"{name} {scores[name]:.4g}" for name in names if name in scores)
+        tqdm.write(f"step {self.step}: {shown}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Ends the bar where it got to; what is printed next has a line of its own."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def append_line(path: str, line: dict) -> None:
+    """Adds an object to a JSONL log.
+
+    Raises:
+        WriteError: the disk is full, or similar.
+    """
+    with write_errors_named(path), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def drop_lines_after(path: str, step: int) -> None:
+    """Removes from a JSONL log the lines of later steps, and a last line cut in half."""
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        lines = file.readlines()
+    kept = []
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            logging.warning("%s: dropped a line that is not JSON: %.60r", path, text)
+            continue
+        if line["step"] <= step:
+            kept.append(text)
+    if kept != lines:
+        with write_errors_named(path):
+            files.write_text(path, "".join(kept))
+
+
+def peak_memory_mb() -> int:
+    """The most memory this process has held, in MB (ru_maxrss is in kB, on macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1_000_000 if sys.platform == "darwin" else 1000)

@@ -1,0 +1,290 @@
+"""The original's optimiser and schedule: Adam without bias correction, decoupled weight decay.
+
+Source: the release's model/optimization.py, and ELECTRA's layer-wise learning rates.
+"""
+
+import itertools
+import math
+import re
+
+import keras
+from keras import ops
+
+from model.backends.distribution import sum_over_replicas
+from model.layers import fused
+
+NO_DECAY = ("gamma", "beta", "bias", "output_bias")  # LayerNorm and biases, by variable name
+
+# Numbers that are updated as one vector: few operations, but arrays (of 16 MB) that the allocator
+# keeps. It gets larger ones from the system for every step, which clears them page by page.
+GROUP_SIZE = 2**22
+
+# Of the loss for float16, as Keras's LossScaleOptimizer has them.
+INITIAL_LOSS_SCALE = 2.0**15
+GROWTH_STEPS = 2000
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """`rate · (1 − step / steps)^power · min(1, step / warm-up)`: both factors act together.
+
+    Args:
+        learning_rate: the rate that both factors scale.
+        num_train_steps: the rate is 0 from this step on.
+        num_warmup_steps: 0 means no warm-up, and the first step has the full rate.
+        power: of the decay.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        num_train_steps: int,
+        num_warmup_steps: int = 0,
+        power: float = 1.0,
+    ):
+        self.learning_rate = learning_rate
+        self.num_train_steps = num_train_steps
+        self.num_warmup_steps = num_warmup_steps
+        self.power = power
+
+    def __call__(self, step):
+        """The rate of the update that follows `step` updates."""
+        step = ops.cast(step, "float32")
+        left = 1.0 - ops.minimum(step / self.num_train_steps, 1.0)
+        rate = self.learning_rate * left**self.power
+        if self.num_warmup_steps:
+            rate *= ops.minimum(step / self.num_warmup_steps, 1.0)
+        return rate
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        names = ("learning_rate", "num_train_steps", "num_warmup_steps", "power")
+        return {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class AdamWeightDecay(keras.optimizers.Optimizer):
+    """Adam without bias correction, with decoupled weight decay and clipping by global norm.
+
+    Variables of the same rate and weight decay are taken together, in groups of about `GROUP_SIZE`
+    numbers. The moments of a group live in two flat vectors, and one update is computed for all of
+    it: hundreds of small operations become a few large ones, which matters to the time a step takes
+    to trace as well as to run.
+
+    Args:
+        learning_rate: a number or a schedule.
+        weight_decay_rate: times the rate, times the variable; not for LayerNorm and biases.
+        layerwise_lr_decay: None, or the factor from one layer to the one below it (see
+            `learning_rate_scale`).
+        num_hidden_layers: of the encoder; needed with `layerwise_lr_decay`.
+        clip_norm: the most that the gradients' global norm may be.
+        dynamic_loss_scale: multiply the loss for its gradients' sake, as float16 needs it, by a
+            number that is halved when they overflow and doubled after `GROWTH_STEPS` steps
+            without. A step whose gradients overflow changes no weight and no moment, but counts
+            as a step: Keras's own wrapper would not count it, and what was read of the data would
+            no longer follow from the step.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        *,
+        weight_decay_rate: float = 0.01,
+        layerwise_lr_decay: float | None = None,
+        num_hidden_layers: int | None = None,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        clip_norm: float = 1.0,
+        dynamic_loss_scale: bool = False,
+        name: str = "adam_weight_decay",
+        **kwargs,
+    ):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.weight_decay_rate = weight_decay_rate
+        self.layerwise_lr_decay = layerwise_lr_decay
+        self.num_hidden_layers = num_hidden_layers
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.clip_norm = clip_norm
+        self.dynamic_loss_scale = dynamic_loss_scale
+
+    def build(self, variables):
+        """Creates the two moments of each group, as long as all of its `variables` together."""
+        if self.built:
+            return
+        super().build(variables)
+        self.groups = self._grouped(self._trainable_variables)
+        self.first_moments, self.second_moments = (
+            [
+                self.add_variable(
+                    shape=(sum(map(_size, group)),),
+                    initializer="zeros",
+                    dtype="float32",
+                    name=f"{name}_{i}",
+                )
+                for i, group in enumerate(self.groups)
+            ]
+            for name in ("first_moment", "second_moment")
+        )
+        if self.dynamic_loss_scale:
+            self.loss_scale = self.add_variable(
+                shape=(),
+                initializer=keras.initializers.Constant(INITIAL_LOSS_SCALE),
+                dtype="float32",
+                name="loss_scale",
+            )
+            self.finite_steps = self.add_variable(
+                shape=(), initializer="zeros", dtype="int32", name="finite_steps"
+            )
+
+    def scale_loss(self, loss):
+        """Keras calls it on a step's loss, before the gradients are taken."""
+        return loss * self.loss_scale if self.dynamic_loss_scale else super().scale_loss(loss)
+
+    def _grouped(self, variables) -> list[list]:
+        """Groups of at most `GROUP_SIZE` numbers, or one variable, that are updated alike."""
+        groups = {}
+        for variable in variables:
+            key = (self.learning_rate_scale(variable), variable.name in NO_DECAY)
+            alike = groups.setdefault(key, [[]])
+            if alike[-1] and sum(map(_size, [*alike[-1], variable])) > GROUP_SIZE:
+                alike.append([])
+            alike[-1].append(variable)
+        return [group for alike in groups.values() for group in alike]
+
+    def moments(self) -> list[tuple]:
+        """For every variable, in the order of `build`: (first, second), in its own shape."""
+        found = {}
+        for group, *moments in zip(
+            self.groups, self.first_moments, self.second_moments, strict=True
+        ):
+            parts = zip(*(_split(moment.value, group) for moment in moments), strict=True)
+            found |= dict(zip(map(id, group), parts, strict=True))
+        return [found[id(variable)] for variable in self._trainable_variables]
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """One update of every variable; Keras calls it with the gradients of a step."""
+        given = {
+            id(variable): gradient
+            for gradient, variable in zip(grads, trainable_variables, strict=True)
+        }
+        # Replicas then make the same update, each to its own copy of the variables.
+        gradients = [sum_over_replicas(_joined(group, given)) for group in self.groups]
+        if self.dynamic_loss_scale:
+            gradients = [gradient / self.loss_scale for gradient in gradients]
+        norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
+        clip = self.clip_norm / ops.maximum(norm, self.clip_norm)
+        finite = ops.isfinite(norm) if self.dynamic_loss_scale else None
+        for group, gradient, *moments in zip(
+            self.groups, gradients, self.first_moments, self.second_moments, strict=True
+        ):
+            rate = learning_rate * self.learning_rate_scale(group[0])
+            decay = 0.0 if group[0].name in NO_DECAY else self.weight_decay_rate
+            first, second, values = fused.adam(
+                gradient,
+                *(moment.value for moment in moments),
+                _joined(group, {id(variable): variable.value for variable in group}),
+                (clip, rate, self.beta_1, self.beta_2, self.epsilon, decay),
+            )
+            for variable, value in zip(
+                [*moments, *group], [first, second, *_split(values, group)], strict=True
+            ):
+                variable.assign(value if finite is None else ops.where(finite, value, variable))
+        if finite is not None:
+            self._adapt_loss_scale(finite)
+
+    def _adapt_loss_scale(self, finite):
+        """Halves the scale after gradients that were not finite; doubles it now and then."""
+        steps = ops.where(finite, self.finite_steps + 1, 0)
+        grows = steps >= GROWTH_STEPS
+        grown = ops.where(grows, self.loss_scale * 2.0, self.loss_scale)
+        self.loss_scale.assign(ops.where(finite, grown, self.loss_scale * 0.5))
+        self.finite_steps.assign(ops.where(grows, 0, steps))
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of the update that follows `step` updates."""
+        rate = self._learning_rate
+        return float(rate(step) if callable(rate) else rate)
+
+    def learning_rate_scale(self, variable) -> float:
+        """The variable's share of the learning rate: decay^(layers + 2 − depth).
+
+        The depth is 0 for the embeddings and their projection, i + 1 for layer i, and layers + 2
+        for what is above the encoder: the top layer has decay², as in the original.
+        """
+        if self.layerwise_lr_decay is None:
+            return 1.0
+        if self.num_hidden_layers is None:
+            raise ValueError("`layerwise_lr_decay` needs `num_hidden_layers`")
+        depth = self.num_hidden_layers + 2
+        if layer := re.search(r"(?:^|/)layer_(\d+)/", variable.path):
+            depth = int(layer[1]) + 1
+        elif re.search(r"(?:^|/)embeddings(_project)?/", variable.path):
+            depth = 0
+        return self.layerwise_lr_decay ** (self.num_hidden_layers + 2 - depth)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        config = super().get_config()
+        for name in (
+            "weight_decay_rate",
+            "layerwise_lr_decay",
+            "num_hidden_layers",
+            "beta_1",
+            "beta_2",
+            "epsilon",
+            "clip_norm",
+            "dynamic_loss_scale",
+        ):
+            config[name] = getattr(self, name)
+        return config
+
+
+def _joined(group, values: dict):
+    """The arrays of a group's variables, by the variables' `id`, as one vector; zeros for none."""
+    return ops.concatenate(
+        [
+            ops.reshape(ops.convert_to_tensor(values[id(variable)], dtype="float32"), (-1,))
+            if values.get(id(variable)) is not None
+            else ops.zeros((_size(variable),), dtype="float32")
+            for variable in group
+        ]
+    )
+
+
+def _split(vector, group) -> list:
+    """The inverse of `_joined`: each variable's part, in its shape."""
+    ends = list(itertools.accumulate(map(_size, group)))[:-1]
+    parts = ops.split(vector, ends) if ends else [vector]
+    return [ops.reshape(part, v.shape) for part, v in zip(parts, group, strict=True)]
+
+
+def _size(variable) -> int:
+    """Number of elements."""
+    return math.prod(variable.shape)
+
+
+def create_optimizer(
+    learning_rate: float,
+    num_train_steps: int,
+    num_warmup_steps: int = 0,
+    *,
+    weight_decay_rate: float = 0.01,
+    lr_decay_power: float = 1.0,
+    layerwise_lr_decay: float | None = None,
+    num_hidden_layers: int | None = None,
+    dynamic_loss_scale: bool = False,
+) -> AdamWeightDecay:
+    """The optimiser of pre-training and, with `layerwise_lr_decay`, of fine-tuning."""
+    schedule = WarmupPolynomialDecay(
+        learning_rate, num_train_steps, num_warmup_steps, lr_decay_power
+    )
+    return AdamWeightDecay(
+        schedule,
+        weight_decay_rate=weight_decay_rate,
+        layerwise_lr_decay=layerwise_lr_decay,
+        num_hidden_layers=num_hidden_layers,
+        dynamic_loss_scale=dynamic_loss_scale,
+    )

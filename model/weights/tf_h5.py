@@ -1,0 +1,106 @@
+"""Weights as transformers 4's TFConvBert classes wrote them: `tf_model.h5`, or TF's names.
+
+Their variables are PyTorch's tensors under other names and, but for tables and vectors, with the
+axes in another order.
+"""
+
+import os
+import re
+
+import h5py
+import numpy as np
+
+from common.errors import InputError
+
+# The outermost layers of the classes: what stands before the last of them is the class's name.
+_ROOTS = {
+    "convbert",
+    "generator_predictions",
+    "generator_lm_head",
+    "classifier",
+    "qa_outputs",
+    "sequence_summary",
+}
+# A variable's name → the tensor's, and the tensor's axes in the variable's order.
+_LEAVES = {
+    "kernel": ("weight", (1, 0)),
+    "grouped kernel": ("weight", (2, 1, 0)),
+    "depthwise_kernel": ("depthwise.weight", (1, 2, 0)),
+    "pointwise_kernel": ("pointwise.weight", (2, 1, 0)),
+    "gamma": ("weight", None),
+    "beta": ("bias", None),
+    "embeddings": ("weight", None),
+    "weight": ("weight", None),
+    "bias": ("bias", None),
+}
+
+
+def read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a `tf_model.h5`, by PyTorch's names and in its layout.
+
+    Raises:
+        InputError: damaged, or with arrays that are compressed, stored in other files, or larger
+            together than the file.
+    """
+    arrays, room = {}, os.path.getsize(path)
+
+    def visit(name, item):  # comes to no other file: links to such are not followed
+        nonlocal room
+        if isinstance(item, h5py.Dataset):
+            room -= item.nbytes
+            if room < 0 or not _is_plain(item):
+                raise InputError(
+                    f"{path}: {name} {item.shape} is not stored in the file as transformers stores "
+                    "arrays: plainly, in full, and uncompressed"
+                )
+            arrays[name] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+    except (OSError, RuntimeError, KeyError, TypeError) as error:  # h5py's errors
+        raise InputError(f"{path}: damaged, or not an HDF5 file: {error}") from None
+    return from_tf_names(arrays, path)
+
+
+def _is_plain(dataset) -> bool:
+    """Whether all of an array is in the file itself, as numbers."""
+    layout = dataset.id.get_create_plist()
+    return (
+        dataset.dtype.kind in "fiu"
+        and layout.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT)
+        and layout.get_external_count() == 0
+        and dataset.id.get_storage_size() == dataset.nbytes
+    )
+
+
+def from_tf_names(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """TensorFlow's variables by name → tensors by PyTorch's names and in its layout.
+
+    Args:
+        arrays: as "convbert/encoder/layer_._0/attention/self/query/kernel:0", with or without
+            names before the first layer's.
+        path: for errors.
+
+    Raises:
+        InputError: a name, or a number of axes, that no such variable has.
+    """
+    return dict(_tensor(name, array, path) for name, array in arrays.items())
+
+
+def _tensor(name, array, path):
+    parts = name.split(":")[0].split("/")
+    begin = max((i for i, part in enumerate(parts) if part in _ROOTS), default=None)
+    *layers, leaf = parts[begin:] if begin is not None else parts
+    kind = "grouped kernel" if leaf == "kernel" and array.ndim == 3 else leaf
+    if begin is None or not layers or kind not in _LEAVES:
+        raise InputError(f"{path}: {name} {array.shape} is no variable of a TFConvBert class")
+    tensor_leaf, axes = _LEAVES[kind]
+    if axes is not None:
+        if array.ndim != len(axes):
+            raise InputError(f"{path}: {name} {array.shape} must have {len(axes)} axes")
+        array = array.transpose(axes)
+    if leaf == "bias" and layers[-1] == "key_conv_attn_layer":
+        array = array[..., None]  # PyTorch keeps a column
+    layers = [re.sub(r"^layer_\._(\d+)$", r"layer.\1", layer) for layer in layers]
+    return ".".join([*layers, tensor_leaf]), array

@@ -1,0 +1,1 @@
+"""Saved models as graphs for other programs: SavedModel, ONNX, LiteRT."""

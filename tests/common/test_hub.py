@@ -1,0 +1,246 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import hub
+from common.errors import InputError
+from model import ConvBertConfig, ConvBertForMaskedLM, ConvBertForSequenceClassification
+from model.weights.warm_start import find_models
+from tests.support import hub_server, torch_writer
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"config.json": b"{}", "vocab.txt": b"[PAD]\n", "README.md": b"text", "extra.bin": b"1"}
+WEIGHTS = {
+    "model.safetensors": b"safe",
+    "pytorch_model.bin": b"pickled",
+    "tf_model.h5": b"hdf",
+}
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A hub with "owner/model"; the cache is `tmp_path / "cache"`."""
+    with hub_server.serve() as server:
+        server.files["owner/model"] = {"main": SMALL | WEIGHTS, "v1": SMALL | {"tf_model.h5": b"1"}}
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
+        monkeypatch.chdir(tmp_path)
+        yield server
+
+
+def resolve(name="owner/model", **options):
+    return hub.resolve(name, cache_dir="cache", **options)
+
+
+def names_in(directory):
+    return sorted(os.listdir(directory))
+
+
+def fails(message, name="owner/model", **options):
+    with pytest.raises(InputError, match=message):
+        resolve(name, **options)
+
+
+def test_only_what_is_needed_is_fetched(server):
+    directory = resolve(weights=False)
+    assert names_in(directory) == ["config.json", "vocab.txt"]
+    assert resolve() == directory
+    assert names_in(directory) == ["config.json", "model.safetensors", "vocab.txt"]
+    assert sorted(server.downloads()) == names_in(directory)
+    server.requests.clear()
+    assert resolve() == directory
+    assert server.downloads() == []
+
+
+@pytest.mark.parametrize(
+    ("there", "fetched"),
+    [
+        (["pytorch_model.bin", "tf_model.h5"], ["pytorch_model.bin"]),
+        (["tf_model.h5"], ["tf_model.h5"]),
+        (
+            ["model.safetensors.index.json", "model-00001-of-00001.safetensors",
+             "model-extra.safetensors", "pytorch_model.bin"],
+            ["model-00001-of-00001.safetensors", "model.safetensors.index.json"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_best_weights_are_fetched(server, there, fetched):
+    server.files["owner/model"]["main"] = {"config.json": b"{}"} | dict.fromkeys(there, b"1")
+    assert names_in(resolve()) == ["config.json", *fetched]
+
+
+def test_revisions(server):
+    main, old = resolve(), resolve(revision="v1")
+    assert "tf_model.h5" in names_in(old)
+    assert "tf_model.h5" not in names_in(main)
+    assert resolve(revision=hub_server.COMMITS["v1"]) == old
+    fails("owner/model on the hub has no revision 'v2'", revision="v2")
+
+
+def test_without_a_connection_the_cache_is_used(server, monkeypatch):
+    directory = resolve()
+    server.requests.clear()
+    assert resolve(local_files_only=True) == directory
+    assert server.requests == []
+    fails("has not been downloaded in full, and downloads are off", "owner/other",
+          local_files_only=True)  # fmt: skip
+    resolve(revision="v1", weights=False)
+    fails("has not been downloaded in full", revision="v1", local_files_only=True)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert resolve() == directory
+    fails("http://127.0.0.1:9 cannot be reached for owner/other: .*refused. Check", "owner/other")
+
+
+def test_a_download_that_breaks_off_is_resumed(server, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    content = np.random.default_rng(0).bytes(50_000)
+    server.files["owner/model"]["main"] = SMALL | {"model.safetensors": content}
+    server.cut_after = 20_500
+    path = Path(resolve(), "model.safetensors")
+    assert path.read_bytes() == content
+    ranges = [asked for method, _, asked in server.requests if method == "GET" and asked]
+    assert ranges in (["bytes=20000-"], ["bytes=20500-"])
+
+
+def test_errors_of_the_hub(server):
+    fails("owner/none is neither a directory here nor a public model on http", "owner/none")
+    server.files["owner/gated"] = server.files["owner/model"]
+    server.gated.add("owner/gated")
+    fails("owner/gated on the hub is gated: ask for access on its page", "owner/gated")
+    server.files["owner/empty"] = {"main": SMALL}
+    fails("owner/empty on the hub has none of model.safetensors, ", "owner/empty")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../model", "owner/../model", "a..b", "/owner/model", "./model", "~/model", "a/b/c", "a//b"],
+)
+def test_what_looks_like_a_path_is_no_name(server, name):
+    fails(f"no such directory: {name}", name)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a\\b", "-a", "a--b", "a.git", "owner/", "a?b", "a#b", "ä", "a\n", "a:b"]
+)
+def test_what_no_repository_is_called_is_refused(server, name):
+    fails("is neither a directory here nor a possible name on the hub", name)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("revision", ["../../../outside", "/etc", "a b", "", "a..b"])
+def test_impossible_revisions_are_refused(server, tmp_path, revision):
+    fails("`revision` must be a branch, tag or commit", revision=revision)
+    assert server.requests == []
+    assert names_in(tmp_path) == []
+
+
+def test_a_local_directory_wins(server, tmp_path):
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    assert resolve() == "owner/model"
+    assert hub.resolve(tmp_path) == str(tmp_path)
+    fails("is a local directory, which has no revision 'v1'", revision="v1")
+    fails("no such directory: missing", Path("missing"))
+    (tmp_path / "file").write_text("")
+    fails("no such directory: file", "file")
+    assert server.requests == []
+
+
+# --- Models and tokenizers by name -------------------------------------------------------------
+
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Kø", "##ben", "##havn", "er", "stor", "."]
+
+
+def danish_like(hidden, folder):
+    """A cased model as others publish them, with the files that transformers 4 wrote."""
+    heads = {256: 4, 384: 8}[hidden]
+    config = ConvBertConfig(
+        vocab_size=len(VOCAB), embedding_size=128, hidden_size=hidden, num_hidden_layers=1,
+        num_attention_heads=heads, intermediate_size=4 * hidden, linear_groups=hidden // 192,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    model = ConvBertForMaskedLM(config)
+    model.save_pretrained(folder)
+    arrays = {}
+    for row in model.tensors():
+        prefix = "" if row.head else "convbert."
+        arrays[prefix + row.hf_name] = row.to_hf()
+    arrays["generator_lm_head.weight"] = arrays["convbert.embeddings.word_embeddings.weight"]
+    torch_writer.save(folder / "pytorch_model.bin", arrays)
+    (folder / "model.safetensors").unlink()
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB))
+    special = {f"{token[1:-1].lower()}_token": token for token in VOCAB[:5]}
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    fields = {"do_lower_case": False, "strip_accents": None, "tokenize_chinese_chars": True,
+              "never_split": None, "tokenizer_class": "ConvBertTokenizer"}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(fields | special))
+    return model
+
+
+@pytest.mark.parametrize("hidden", [256, 384])
+def test_a_model_that_others_published(server, tmp_path, hidden):
+    from data import ConvBertTokenizer
+
+    folder = tmp_path / "published"
+    theirs = danish_like(hidden, folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    server.files["owner/danish"] = {"main": files}
+    shutil.rmtree(folder)
+    tokenizer = ConvBertTokenizer.from_pretrained("owner/danish", cache_dir="cache")
+    assert "pytorch_model.bin" not in server.downloads()
+    inputs = tokenizer(["København er stor.", "køb"])
+    assert inputs["input_ids"][0].tolist() == [2, 5, 6, 7, 8, 9, 10, 3]
+    assert inputs["input_ids"][1].tolist()[:3] == [2, 1, 3]  # cased
+    model = ConvBertForMaskedLM.from_pretrained("owner/danish", cache_dir="cache")
+    np.testing.assert_array_equal(model(inputs), theirs(inputs))
+    assert "pytorch_model.bin" in server.downloads()
+
+
+def test_hub_names_where_directories_are_taken(server, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from pipelines import FillMask
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    danish_like(256, tmp_path / "published")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "published").iterdir()}
+    server.files["owner/danish"] = {"v1": files}
+    options = {"revision": "v1", "cache_dir": "cache"}
+    (found,) = FillMask.from_pretrained("owner/danish", **options).predict(["Kø [MASK]"], top_k=2)
+    assert len(found[0].tokens) == 2
+    server.files["owner/danish"]["main"] = files
+    directory = find_models("owner/danish")["main"]
+    assert set(names_in(directory)) == set(files)
+    with pytest.raises(InputError, match=r"no such directory: \./danish"):
+        ConvBertForSequenceClassification.from_pretrained("./danish")
+
+
+def test_the_environment_and_a_script(server, tmp_path):
+    """`HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE`, in processes of their own."""
+    server.files["owner/model"] = {"v1": SMALL | {"config.json": b'{"architectures": ["X"]}'}
+                                   | WEIGHTS}  # fmt: skip
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, ROOT / "scripts" / "predict.py", "owner/model", "--revision", "v1"]
+
+    def run(**variables):
+        done = subprocess.run(
+            [*command, "text"], env=environment | variables, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        return done.stderr
+
+    assert "has not been downloaded in full, and downloads are off" in run(HF_HUB_OFFLINE="1")
+    assert server.requests == []
+    found = 'holds no fine-tuned model: its config.json has the architecture "X"'
+    assert found in run()
+    server.requests.clear()
+    assert found in run(HF_HUB_OFFLINE="1")
+    assert server.requests == []

@@ -1,0 +1,279 @@
+"""Documents of every kind of file; what is skipped, and why; damage; lines of any length."""
+
+import gzip
+import io
+import itertools
+import json
+import lzma
+import tracemalloc
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+
+from common.errors import InputError
+from data.corpus import readers
+from data.corpus.readers import (
+    DAMAGED,
+    EMPTY,
+    NO_TEXT,
+    NOT_JSON,
+    NOT_UTF8,
+    TOO_LONG,
+    UNREADABLE,
+    DamagedError,
+    Reading,
+    Skipped,
+    read_documents,
+    read_lines,
+)
+from data.corpus.sources import find_corpus
+from tests.support.corpora import archive_of, tar_of
+
+COMPRESSORS = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+
+
+def read(path, **reading):
+    """Returns the lines of a file's documents and what was skipped of it."""
+    skipped = Skipped()
+    sources = find_corpus(path.parent, path, Reading(**reading)).sources
+    found = itertools.chain.from_iterable(read_documents(s, None, skipped) for s in sources)
+    return list(itertools.chain.from_iterable(found)), skipped
+
+
+@pytest.mark.parametrize("compression", COMPRESSORS)
+def test_plain_text(tmp_path, compression):
+    path = tmp_path / f"t.txt{compression}"
+    path.write_bytes(COMPRESSORS[compression]("\n a\r\nb\n \u3000\n\nc æ\n\nd".encode()))
+    assert read_lines_of(path) == [b"a", b"b", None, "c æ".encode(), None, b"d", None]
+    lines, _ = read(path, blanks_separate_docs=False)
+    assert [line for line in lines if line is None or line.isascii()] == [b"a", b"b", b"d", None]
+
+
+def read_lines_of(path):
+    return list(itertools.chain(*map(read_lines, find_corpus(path.parent, path).sources)))
+
+
+@pytest.mark.parametrize("compression", COMPRESSORS)
+def test_lines_of_json(tmp_path, compression):
+    records = [
+        '\ufeff{"text": "one\\n\\n two"}',
+        "",
+        '{"id": 1, "text": "\\u00e6 æ"}',
+        '{"text": "x"}',
+    ]
+    path = tmp_path / f"t.jsonl{compression}"
+    path.write_bytes(COMPRESSORS[compression]("\n".join(records).encode()))
+    lines, skipped = read(path)
+    assert lines == [b"one", b"two", None, "æ æ".encode(), None, b"x", None]
+    assert skipped.counts == {}
+    path.write_bytes(COMPRESSORS[compression](b'{"content": "y"}\n'))
+    assert read(path, text_field="content")[0] == [b"y", None]
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "binary", "dictionary"])
+def test_parquet(tmp_path, kind):
+    values = pyarrow.array(["a\n\nb", None, " ", "c", "c"])
+    if kind == "dictionary":
+        values = values.dictionary_encode()
+    else:
+        values = values.cast(getattr(pyarrow, kind)())
+    table = pyarrow.table({"id": [1, 2, 3, 4, 5], "text": values})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=2)
+    lines, skipped = read(tmp_path / "t.parquet")
+    assert lines == [b"a", b"b", None, b"c", None, b"c", None]
+    assert skipped.listed == [["t.parquet", "row 1", NO_TEXT], ["t.parquet", "row 2", EMPTY]]
+    with pytest.raises(InputError, match=r"no column 'body'; it has id, text\. .*--text-col"):
+        read(tmp_path / "t.parquet", text_column="body")
+    with pytest.raises(InputError, match=r"column 'id' of t\.parquet holds no text"):
+        read(tmp_path / "t.parquet", text_column="id")
+
+
+def test_a_long_value_of_parquet(tmp_path):
+    text = "".join(f"{number} words of a line, " for number in range(200_000)) + "\n\nlast"
+    table = pyarrow.table({"text": [text, "b"]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    (tmp_path / "t.txt").write_text(text.replace("\n\n", "\n") + "\n\nb")
+    lines, _ = read(tmp_path / "t.parquet")
+    assert len(lines) > 5
+    assert lines == read(tmp_path / "t.txt")[0]
+
+
+def test_the_death_of_the_process_that_reads_parquet(tmp_path, monkeypatch):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "t.parquet")
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\nexit 3\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(dying))
+    with pytest.raises(DamagedError, match=r"t\.parquet .* its reader died with exit code 3"):
+        read(tmp_path / "t.parquet")
+
+
+def test_bad_documents_of_plain_text(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"good\n\nbad \xff\nand its rest\n\ngood too\n")
+    lines, skipped = read(tmp_path / "t.txt")
+    assert lines == [b"good", None, b"good too", None]
+    assert skipped.counts == {NOT_UTF8: 1}
+    assert skipped.listed == [["t.txt", "byte 6", NOT_UTF8]]
+    (tmp_path / "blank.txt").write_bytes(b" \n\n")
+    assert read(tmp_path / "blank.txt")[1].counts == {EMPTY: 1}
+
+
+def test_bad_lines_of_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_JSON_BYTES", 1000)
+    lines = [
+        b'{"text": "good"}',
+        b'{"text": "cut off',
+        b'{"title": "no text"}',
+        b'{"text": 5}',
+        b'["text"]',
+        b'{"text": " \\n"}',
+        b'{"text": "\xff"}',
+        b'{"text": "half a pair: \\ud83d"}',
+        b"[" * 900,
+        b'{"years": [' + b"1999," * 200 + b'2000], "text": "too much beside it"}',
+        b'{"text": "good too"}',
+    ]
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
+    found, skipped = read(tmp_path / "t.jsonl")
+    assert found == [b"good", None, b"good too", None]
+    assert skipped.counts == {NOT_JSON: 2, NO_TEXT: 3, EMPTY: 1, NOT_UTF8: 2, TOO_LONG: 1}
+    assert skipped.listed[0][:2] == ["t.jsonl", "byte 17"]
+    assert skipped.listed[0][2].startswith("not JSON: Unterminated string")
+    for _, place, _ in skipped.listed:
+        start = int(place.removeprefix("byte "))
+        assert b"\n".join(lines)[start:].split(b"\n")[0] in lines
+
+
+def test_bad_documents_of_an_archive(tmp_path):
+    files = {"1.txt": b"good", "2.txt": b"\xe6", "3.txt": b" \n", "4.txt": b"too"}
+    (tmp_path / "t.xz").write_bytes(lzma.compress(tar_of(files)))
+    lines, skipped = read(tmp_path / "t.xz")
+    assert lines == [b"good", None, b"too", None]
+    assert skipped.listed == [["t.xz", "2.txt", NOT_UTF8], ["t.xz", "3.txt", EMPTY]]
+
+
+def test_all_are_counted_and_the_first_are_listed(tmp_path):
+    (tmp_path / "t.jsonl").write_text("?\n" * 250)
+    _, skipped = read(tmp_path / "t.jsonl")
+    assert skipped.counts == {NOT_JSON: 250} and len(skipped.listed) == readers.MAX_LISTED
+
+
+def test_a_file_that_cannot_be_opened(tmp_path):
+    (tmp_path / "a.txt").write_text("good")
+    for name in ("b.txt", "c.jsonl", "d.parquet", "e.xz", "f.txt.gz"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    skipped = Skipped()
+    sources = find_corpus(tmp_path, tmp_path).sources
+    assert [list(read_documents(source, None, skipped)) for source in sources][1:] == [[]] * 5
+    assert skipped.counts == {UNREADABLE: 5}
+    assert skipped.listed[0] == ["b.txt", "", "unreadable file: No such file or directory"]
+
+
+def damaged_files():
+    """Yields a name, a sound file and the same one damaged: 200 documents each."""
+    texts = [" ".join(str(i * j) for j in range(99)) for i in range(200)]
+    plain = "\n\n".join(texts).encode()
+    lines = "\n".join(json.dumps({"text": text}) for text in texts).encode()
+    buffer = io.BytesIO()
+    table = pyarrow.table({"text": texts})
+    pyarrow.parquet.write_table(table, buffer, row_group_size=50, compression="gzip")
+    parquet = buffer.getvalue()
+    for compression, compress in COMPRESSORS.items():
+        if compression:
+            yield f"t.txt{compression}", compress(plain), compress(plain)[:-2000]
+            yield f"t.jsonl{compression}", compress(lines), compress(lines)[:-2000]
+    archive = archive_of(texts)
+    yield "t.xz", archive, archive[: len(archive) // 2] + archive[:100] + archive[-100:]
+    yield "t.parquet", parquet, parquet[:-100]
+    position = parquet.rindex(b"\x1f\x8b") + 500  # in the last row group
+    yield "t.parquet", parquet, parquet[:position] + bytes(50) + parquet[position + 50 :]
+
+
+@pytest.mark.parametrize("name, sound, damaged", damaged_files())
+def test_damage_stops_or_is_noted(tmp_path, name, sound, damaged):
+    path = tmp_path / name
+    path.write_bytes(sound)
+    whole, skipped = read(path)
+    assert whole.count(None) == 200 and skipped.counts == {}
+    path.write_bytes(damaged)
+    with pytest.raises(DamagedError, match=rf"{name} is damaged .*--skip-damaged"):
+        read(path)
+    lines, skipped = read(path, skip_damaged=True)
+    assert skipped.counts == {DAMAGED: 1}
+    assert skipped.listed[0][:2] == [name, ""] and skipped.listed[0][2].startswith(DAMAGED)
+    assert lines == read(path, skip_damaged=True)[0]
+    if lines:  # what is before the damage, its last document ended
+        assert lines[:-2] == whole[: len(lines) - 2] and lines[-1] is None
+    assert len(lines) < len(whole)
+
+
+def test_an_archive_of_something_else_is_damage(tmp_path):
+    (tmp_path / "a.xz").write_bytes(lzma.compress(tar_of({"a.html": b"?", "b": b"?"})))
+    (tmp_path / "t.tar").write_bytes(tar_of({"a.xz": (tmp_path / "a.xz").read_bytes()}))
+    with pytest.raises(DamagedError, match=r"t\.tar/a\.xz .*it holds no \.txt files, but , \.html"):
+        read(tmp_path / "t.tar")
+
+
+def test_very_long_lines_are_cut_at_spaces(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 16)
+    monkeypatch.setattr(readers, "_CHUNK_BYTES", 7)
+    words = [f"word{i}" for i in range(50)]
+    long_lines = " ".join(words) + "\n" + "x" * 40 + " " * 40 + "\nend"
+    (tmp_path / "t.txt").write_text(long_lines)
+    (tmp_path / "t.xz").write_bytes(archive_of([long_lines]))
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": long_lines}))
+    for name in ("t.txt", "t.xz", "t.jsonl"):
+        *pieces, a, b, c, end, last = read(tmp_path / name)[0]
+        assert b" ".join(pieces).decode().split() == words
+        assert max(map(len, pieces)) <= 16 and len(pieces) < 40
+        assert (a, b, c) == (b"x" * 16, b"x" * 16, b"x" * 8)
+        assert (end, last) == (b"end", None)
+
+
+def test_lines_without_spaces_are_cut_between_characters(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 16)
+    (tmp_path / "t.txt").write_text("中文字符没有空格" * 5 + "文。" + "字" * 4 + "\U0001f600" * 9)
+    lines, skipped = read(tmp_path / "t.txt")
+    assert skipped.counts == {} and max(map(len, lines[:-1])) <= 16
+    assert b"".join(lines[:-1]) == (tmp_path / "t.txt").read_bytes()
+    assert any(line.endswith("。".encode()) for line in lines[:-1])
+
+
+def test_long_documents_are_checked_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_PART_BYTES", 20)
+    text = b"aaaaaaaaaa\nbbbbbbbbbb\ncccccccc\xff\nddddddddddd\neeeee"
+    (tmp_path / "t.txt").write_bytes(text)
+    lines, skipped = read(tmp_path / "t.txt")
+    assert lines == [b"a" * 10, b"b" * 10, b"eeeee", None]
+    assert skipped.counts == {NOT_UTF8: 1}
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.txt.zst", "t.xz", "t.jsonl"])
+def test_a_line_of_any_length_takes_little_memory(tmp_path, monkeypatch, name):
+    """12 MB."""
+    monkeypatch.setattr(readers, "MAX_JSON_BYTES", 1 << 20)
+    line = b"some words and some more " * 480_000
+    contents = {
+        "t.txt": line,
+        "t.jsonl": b'{"text": "' + line + b'"}',
+        "t.xz": lzma.compress(tar_of({"a.txt": line}), preset=0),
+    }
+    compress = COMPRESSORS.get(name[5:], bytes)
+    (tmp_path / name).write_bytes(contents.get(name) or compress(line))
+    (source, *_) = find_corpus(tmp_path, tmp_path / name).sources
+    del line, contents
+    tracemalloc.start()
+    try:
+        size = sum(len(piece) for piece in read_lines(source) if piece)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 11_990_000 < size < 12_000_000
+    assert peak < 30e6

@@ -1,0 +1,127 @@
+"""What the workers of a cluster do, and what is left of a pipeline, without Beam itself."""
+
+import functools
+import json
+import lzma
+import os
+import pathlib
+
+import pytest
+
+from common.errors import InputError
+from data.corpus.sources import find_corpus
+from data.records.build import build_records
+from data.records.build_shard import BuildOptions
+from data.records.cluster import BeamWorkers, build_with_note, collect_notes
+from data.records.metadata import PROGRESS_FILE
+from tests.support.corpora import archive_of, openwebtext_of, random_archives, tar_of, write_vocab
+
+
+@pytest.fixture
+def options(tmp_path):
+    vocab = write_vocab(tmp_path / "vocab.txt")
+    return BuildOptions(str(vocab), max_seq_length=32, num_out_files=5)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "openwebtext.tar").write_bytes(openwebtext_of(random_archives(7, 4)))
+    return find_corpus(tmp_path)
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    """Runs the tasks here, up to a limit; lists the shards begun."""
+
+    def run(self, tasks):
+        vocabulary = pathlib.Path(self._options.vocab_file).read_bytes()
+        for task in tasks:
+            if len(run.begun) == run.limit:
+                raise RuntimeError("the pipeline was stopped")
+            run.begun.append(task.name)
+            build_with_note(task, self._options, vocabulary)
+
+    run.begun, run.limit = [], 99
+    monkeypatch.setattr(BeamWorkers, "_run_pipeline", run)
+    return run
+
+
+def build(corpus, options, records_dir):
+    make_workers = functools.partial(BeamWorkers, pipeline_arguments=[])
+    return build_records(corpus, options, records_dir, make_workers=make_workers)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_build_is_the_local_one(tmp_path, corpus, options, pipeline):
+    local = build_records(corpus, options, tmp_path / "local")
+    built = build(corpus, options, tmp_path / "r")
+    assert built.shards == local.shards and len(pipeline.begun) == 5
+    assert contents(tmp_path / "r") == contents(tmp_path / "local")
+    assert build(corpus, options, tmp_path / "r") is None
+
+
+def test_workers_need_no_vocabulary_file(tmp_path, corpus, options, monkeypatch):
+    tasks = []
+    monkeypatch.setattr(BeamWorkers, "_run_pipeline", lambda self, given: tasks.extend(given))
+    with pytest.raises(InputError, match=r"note\.json is not there\. Do all workers see"):
+        build(corpus, options, tmp_path / "r")
+    vocab_file = pathlib.Path(options.vocab_file)
+    vocabulary = vocab_file.read_bytes()
+    vocab_file.unlink()
+    build_with_note(tasks[3], options, vocabulary)
+    note = json.loads((tmp_path / "r" / f"{tasks[3].name}.note.json").read_text())
+    path = tmp_path / "r" / tasks[3].name
+    assert note["name"] == path.name and note["bytes"] == path.stat().st_size
+    assert note["documents"] == 4 * len(tasks[3].sources)
+
+
+def test_a_stopped_pipeline_goes_on(tmp_path, corpus, options, pipeline):
+    build_records(corpus, options, tmp_path / "local")
+    collect_notes(tmp_path / "r")  # there is nothing yet
+    for limit, finished in ((2, 2), (3, 3)):
+        pipeline.limit = limit
+        with pytest.raises(RuntimeError):
+            build(corpus, options, tmp_path / "r")
+        progress = tmp_path / "r" / PROGRESS_FILE
+        with progress.open("a") as file:
+            file.write('{"name": "pretrain_da')  # killed while it was written
+        collect_notes(tmp_path / "r")
+        assert progress.read_text().count("\n") == 1 + finished
+    pipeline.limit = 99
+    build(corpus, options, tmp_path / "r")
+    assert len(pipeline.begun) == len(set(pipeline.begun)) == 5
+    assert contents(tmp_path / "r") == contents(tmp_path / "local")
+
+
+def test_damage_is_named_and_the_other_shards_are_kept(tmp_path, options, pipeline):
+    damaged = bytearray(archive_of(["ba da " * 50] * 4))
+    damaged[60] ^= 0xFF
+    good = archive_of(["ba da"])
+    (tmp_path / "archives").mkdir()
+    for name, content in (("a", good), ("b", bytes(damaged)), ("c", good)):
+        (tmp_path / "archives" / f"{name}.xz").write_bytes(content)
+    corpus = find_corpus(tmp_path, tmp_path / "archives")
+    with pytest.raises(InputError, match=r"b\.xz is damaged"):
+        build(corpus, options, tmp_path / "r")
+    names = sorted(contents(tmp_path / "r"))
+    assert [name.split("-", 1)[-1] for name in names[1:]] == ["00000-of-00003", "00002-of-00003"]
+    assert (tmp_path / "r" / PROGRESS_FILE).read_text().count("\n") == 3
+
+
+def test_a_worker_that_does_not_see_the_corpus_is_named(tmp_path, corpus, options, pipeline):
+    path = corpus.path.rename(tmp_path / "elsewhere.tar")
+    with pytest.raises(InputError, match=rf"{os.uname().nodename} sees no .*openwebtext\.tar"):
+        build(corpus, options, tmp_path / "r")
+    path.rename(corpus.path)
+    assert len(build(corpus, options, tmp_path / "r").shards) == 5
+
+
+def test_a_compressed_tar_is_refused(tmp_path, options, pipeline):
+    tar = tar_of({"a.xz": archive_of(["ba da"])})
+    (tmp_path / "t.tar.xz").write_bytes(lzma.compress(tar))
+    with pytest.raises(InputError, match=r"compressed tar.*build_data\.py"):
+        build(find_corpus(tmp_path, tmp_path / "t.tar.xz"), options, tmp_path / "r")
+    assert pipeline.begun == []

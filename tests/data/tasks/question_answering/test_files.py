@@ -1,0 +1,203 @@
+import gzip
+import hashlib
+import json
+import logging
+
+import pytest
+
+from common.errors import InputError
+from data.tasks.question_answering.files import Question, find_answer, read_questions
+
+CONTEXT = "The Broncos won. Denver  Broncos beat Carolina, 24–10."
+
+
+def squad(*questions, context=CONTEXT):
+    return {"version": "1.1", "data": [{"paragraphs": [{"context": context, "qas": questions}]}]}
+
+
+def question(name="q1", start=17, text="Denver", **more):
+    return {
+        "id": name,
+        "question": "Who won?",
+        "answers": [{"text": text, "answer_start": start}],
+        **more,
+    }
+
+
+def write(tmp_path, content, name="train.json"):
+    path = tmp_path / name
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def mrqa_lines():
+    asked = {
+        "qid": "m1",
+        "id": "",
+        "question": "Who?",
+        "answers": ["Carolina", "the Panthers"],
+        "detected_answers": [{"text": "Carolina", "char_spans": [[38, 45]]}],
+    }
+    return [{"header": {"dataset": "X"}}, {"context": CONTEXT, "qas": [asked]}]
+
+
+def as_lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_squad_training_and_dev_files(tmp_path):
+    second = question("q2", 38, "Carolina")
+    second["answers"].append({"text": "24–10", "answer_start": 48})
+    path = write(tmp_path, squad(question(), second))
+    train = read_questions(path, "train", unanswerable=False)
+    assert train.contexts == [CONTEXT]
+    assert train.questions == [
+        Question("q1", "Who won?", 0, (), (17, 23)),
+        Question("q2", "Who won?", 0, (), (38, 46)),
+    ]
+    assert (len(train), train.num_characters) == (2, 2 * (len(CONTEXT) + 8))
+    with open(path, "rb") as file:
+        assert train.sha256 == hashlib.sha256(file.read()).hexdigest()
+    dev = read_questions(path, "dev", unanswerable=False)
+    assert [q.answers for q in dev.questions] == [("Denver",), ("Carolina", "24–10")]
+    test = read_questions(path, "test", unanswerable=False)
+    assert [(q.id, q.answers, q.span) for q in test.questions] == [
+        ("q1", (), None),
+        ("q2", (), None),
+    ]
+
+
+def test_questions_without_an_answer(tmp_path):
+    none = question("q2", is_impossible=True, plausible_answers=[]) | {"answers": []}
+    path = write(tmp_path, squad(question(is_impossible=False), none))
+    assert [q.span for q in read_questions(path, "train", True).questions] == [(17, 23), None]
+    dev = read_questions(path, "dev", True).questions
+    assert [q.answers for q in dev] == [("Denver",), ()]
+    for split in ("train", "dev"):
+        with pytest.raises(InputError, match=r'paragraph 1, question "q2": no answer. If'):
+            read_questions(path, split, False)
+    contradictory = write(tmp_path, squad(none | {"is_impossible": False}))
+    with pytest.raises(InputError, match='question "q2": no answer'):
+        read_questions(contradictory, "train", True)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+def test_mrqa_lines(tmp_path, ending):
+    path, text = tmp_path / f"train{ending}", as_lines(mrqa_lines()).encode()
+    path.write_bytes(gzip.compress(text) if ending.endswith(".gz") else text)
+    (trained,) = read_questions(str(path), "train", False).questions
+    assert trained == Question("m1", "Who?", 0, (), (38, 46))
+    (scored,) = read_questions(str(path), "dev", False).questions
+    assert scored == Question("m1", "Who?", 0, ("Carolina", "the Panthers"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "start", "found"),
+    [
+        ("Denver Broncos", 17, "Denver  Broncos"),
+        ("denver", 17, "Denver"),
+        ("Broncos", 4, "Broncos"),
+        ("Broncos", 20, "Broncos"),
+        ("24–10", 46, "24–10"),
+        ("24–10", -3, "24–10"),
+        (" Carolina ", 38, "Carolina"),
+        ("Broncos beat", 900, "Broncos beat"),
+    ],
+)
+def test_answers_are_found_where_they_are(answer, start, found):
+    span = find_answer(CONTEXT, answer, start, start + len(answer))
+    assert CONTEXT[slice(*span)] == found
+    near = CONTEXT.find("Broncos", 10)
+    assert find_answer(CONTEXT, "Broncos", 20, 27) == (near, near + 7)
+
+
+def test_an_answer_that_is_not_there():
+    assert find_answer(CONTEXT, "Seattle", 0, 7) is None
+    assert find_answer(CONTEXT, "won?", 12, 16) is None
+    assert find_answer(CONTEXT, " ", 3, 4) is None
+    # Lower-casing makes two characters of the first: places after it must not move.
+    assert find_answer("İİİ and Rome", "rome", 8, 12) == (8, 12)
+
+
+def test_questions_whose_answer_is_not_there_are_left_out_and_counted(tmp_path, caplog):
+    path = write(tmp_path, squad(question(), question("q2", 3, "Seattle"), question("q3", 0, "?")))
+    with caplog.at_level(logging.WARNING):
+        assert [q.id for q in read_questions(path, "train", False).questions] == ["q1"]
+    (message,) = caplog.messages
+    assert "2 questions of 3 left out" in message
+    assert f'{path}, article 1, paragraph 1, question "q2": no "Seattle" in the con' in message
+    assert len(read_questions(path, "dev", False)) == 3
+    path = write(tmp_path, squad(question("q2", 3, "Seattle")))
+    with pytest.raises(InputError, match='"q2": no "Seattle" in the context'):
+        read_questions(path, "train", False)
+
+
+def test_answers_at_another_place_are_counted(tmp_path, caplog):
+    asked = [question(), question("q2", 3, "Carolina"), question("q3", 0, "broncos")]
+    path = write(tmp_path, squad(*asked))
+    with caplog.at_level(logging.WARNING):
+        found = read_questions(path, "train", False).questions
+    assert [q.span for q in found] == [(17, 23), (38, 46), (4, 11)]
+    (message,) = caplog.messages
+    assert "2 answers of 3 are elsewhere than the file says" in message
+    assert 'question "q2": "Carolina" is at character 38, and not at 3' in message
+
+
+def test_other_endings_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"x.txt: expected a file name ending in .json, .jsonl"):
+        read_questions(write(tmp_path, squad(question()), "x.txt"), "dev", False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "train.json: not JSON: "),
+        ([], r"train.json: expected a JSON object, got \[\]"),
+        ({"version": "2"}, "train.json: expected a field `data`, got version"),
+        ({"data": {}}, r"train.json: expected a list in `data`, got \{\}"),
+        ({"data": []}, "train.json: no questions in the file"),
+        ({"data": [{"title": 1}]}, "article 1: expected a field `paragraphs`, got title"),
+        (squad(question(), context=" "), "paragraph 1: expected text in `context`, got none"),
+        (squad(question(), context="\ud800"), "`context`, got a lone surrogate"),
+        (squad(question(), context=7), "expected text in `context`, got 7"),
+        (squad("x"), 'paragraph 1, question 1: expected a JSON object, got "x"'),
+        (squad({"question": "?"}), "question 1: expected a field `id`, got question"),
+        (squad(question(), question(5)), "question 2: expected text in `id`, got 5"),
+        (squad(question(), question()), 'question "q1": another question .* has the same id'),
+        (squad({"id": "a", "question": None}), "question 1: expected text in `question`, got null"),
+        (squad({"id": "a", "question": "?"}), 'question "a": expected a field `answers`'),
+        (squad(question(start="17")), 'question "q1": expected a whole number in `answer_start`'),
+        (squad(question(start=True)), "expected a whole number in `answer_start`, got true"),
+        (squad(question(text=" ")), "expected text in `text`, got none"),
+        (squad(question() | {"answers": ["x"]}), 'expected a JSON object, got "x"'),
+    ],
+)
+def test_damaged_squad_files(tmp_path, content, message):
+    with pytest.raises(InputError, match=message):
+        read_questions(write(tmp_path, content), "train", False)
+
+
+def test_is_impossible_must_be_true_or_false(tmp_path):
+    path = write(tmp_path, squad(question(is_impossible="no")))
+    with pytest.raises(InputError, match='"q1": expected true or false in `is_impossible`'):
+        read_questions(path, "train", True)
+
+
+def test_damaged_mrqa_files(tmp_path):
+    rows = mrqa_lines()
+    path = write(tmp_path, as_lines(rows) + "{\n", "train.jsonl")
+    with pytest.raises(InputError, match=r"train\.jsonl, line 3: not JSON: "):
+        read_questions(path, "train", False)
+    rows[1]["qas"][0]["detected_answers"][0]["char_spans"] = [[3]]
+    path = write(tmp_path, as_lines(rows), "train.jsonl")
+    with pytest.raises(InputError, match=r'line 2, question "m1": expected pairs .* got \[\[3\]\]'):
+        read_questions(path, "train", False)
+    del rows[1]["qas"][0]["qid"]
+    path = write(tmp_path, as_lines(rows), "train.jsonl")
+    with pytest.raises(InputError, match="line 2, question 1: expected a field `qid`, got id"):
+        read_questions(path, "train", False)
+    path = tmp_path / "dev.jsonl.gz"
+    path.write_bytes(gzip.compress(as_lines(rows).encode())[:-20])
+    with pytest.raises(InputError, match=r"dev.jsonl.gz: cannot read it: "):
+        read_questions(str(path), "dev", False)

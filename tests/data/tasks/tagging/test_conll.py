@@ -1,0 +1,208 @@
+import json
+import pathlib
+import random
+
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from data.tasks.tagging.conll import (
+    SCHEMES,
+    all_tags,
+    convert_tags,
+    entities_of,
+    find_scheme,
+    is_entity_tag,
+    read_conll,
+    score_entities,
+    tags_of,
+)
+
+GOLDEN = pathlib.Path(__file__).parents[3] / "goldens" / "tagging" / "seqeval.json"
+
+
+def write(tmp_path, text, name="train.txt"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def sentences(file):
+    pairs = list(zip(file.words, file.tags or file.words, strict=True))
+    return [pairs[a:b] for a, b in zip(file.starts[:-1], file.starts[1:], strict=True)]
+
+
+def test_columns_between_spaces(tmp_path):
+    file = read_conll(write(tmp_path, "He PRP B-NP\nsat VBD B-VP\n\n. . O\n"))
+    assert sentences(file) == [[("He", "B-NP"), ("sat", "B-VP")], [(".", "O")]]
+    assert (file.lines, file.num_columns) == ([1, 2, 4], 3)
+    assert file.starts.tolist() == [0, 2, 3]
+
+
+def test_what_real_files_have(tmp_path):
+    """A byte-order mark, CRLF, lines of spaces, several blank lines, no line end at the last."""
+    text = "\ufeffA  NN\tX\r\n \t \r\n\r\n\r\nb NN Y\r\n\r\n  c NN\t Z "
+    with_tabs = "\ufeffA\tNN\tX\r\n \t \r\n\r\nb\tNN\tY\t\r\n\r\nc \tNN\tZ"
+    spaces = text.replace("\t", " ")
+    for content in (spaces, with_tabs):
+        file = read_conll(write(tmp_path, content))
+        assert sentences(file) == [[("A", "X")], [("b", "Y")], [("c", "Z")]]
+
+
+def test_words_of_tabbed_files_may_hold_spaces(tmp_path):
+    file = read_conll(write(tmp_path, "10 000\tB-N\nkr\u00a0.\tI-N\n\u2028\tO\n"))
+    assert file.words == ["10 000", "kr\u00a0.", "\u2028"]
+
+
+def test_chosen_columns(tmp_path):
+    path = write(tmp_path, "1\tO\tB-X\tword\n")
+    assert sentences(read_conll(path, 3, 1)) == [[("word", "O")]]
+
+
+def test_document_starts_and_comments(tmp_path):
+    text = (
+        "# source: made up by hand\n-DOCSTART- -X- O\n\nEU NNP B-ORG\n# # I-ORG\n\n"
+        "# text = a comment of many words\n# # O\n-DOCSTART-\nb NN O\n"
+    )
+    file = read_conll(write(tmp_path, text))
+    assert sentences(file) == [
+        [("EU", "B-ORG"), ("#", "I-ORG")],
+        [("#", "O")],
+        [("b", "O")],
+    ]
+
+
+CONLLU = """\
+# sent_id = 1
+# text = vámonos # al
+1-2\tvámonos\t_\t_\t_\t_\t_\t_\t_\t_
+1\tvamos\tir\tVERB\tV\t_\t0\troot\t_\t_
+2\tnos\tnosotros\tPRON\tP\t_\t1\tobj\t_\t_
+2.1\tellipsis\t_\tNOUN\t_\t_\t_\t_\t1:x\t_
+3\t#\t#\tSYM\tS\t_\t1\tobj\t_\t_
+
+"""
+
+
+def test_conllu(tmp_path):
+    path = write(tmp_path, CONLLU, "es.conllu")
+    file = read_conll(path)
+    assert sentences(file) == [[("vamos", "VERB"), ("nos", "PRON"), ("#", "SYM")]]
+    assert read_conll(path, tag_column=4).tags == ["V", "P", "S"]
+
+
+def test_conllu_without_tags(tmp_path):
+    text = CONLLU.replace("VERB", "_").replace("PRON", "_").replace("SYM", "_")
+    path = write(tmp_path, text, "test.conllu")
+    assert read_conll(path, may_lack_tags=True).tags is None
+    assert read_conll(path).tags == ["_", "_", "_"]
+
+
+def test_file_without_tags(tmp_path):
+    path = write(tmp_path, "a NN\nb VB\n", "test.txt")
+    file = read_conll(path, num_columns=3, may_lack_tags=True)
+    assert (file.words, file.tags) == (["a", "b"], None)
+    with pytest.raises(InputError, match=r"line 1: expected 3 columns as the training file has"):
+        read_conll(path, num_columns=3)
+
+
+ERRORS = {
+    "empty": ("", {}, r"no words in the file"),
+    "blank": ("\n \n", {}, r"no words in the file"),
+    "documents only": ("-DOCSTART- O\n\n", {}, r"no words in the file"),
+    "short line": ("a X\nb\n", {}, r"line 2: expected 2 columns separated by spaces.*got 1"),
+    "long line": ("a\tX\n\nb\tX\tY\n", {}, r"line 3: expected 2 columns separated by tabs.*got 3"),
+    "comment within": ("a\tX\n# b\nc\tX\n", {}, r"line 2: expected 2 columns"),
+    "one column": ("a\nb\n", {}, r"line 1: expected words in column 1, tags in another; got 1 col"),
+    "no such column": ("a X\n", {"tag_column": 2}, r"tags in column 3; got 2 columns"),
+    "tag is word": ("a X\n", {"tag_column": 0}, r"words in column 1, tags in column 1; got 2"),
+    "no word": ("a\tX\n\tX\n", {}, r'line 2: expected a word in column 1, got ""'),
+    "tag with a space": ("a\tX\nb\tX Y\n", {}, r'line 2: expected a tag in column 2, got "X Y"'),
+    "more than in training": ("a X Y\n", {"num_columns": 2}, r"expected 2 columns as the train"),
+    "Latin-1": (b"a X\n\n\xe5 X\n", {}, r"line 3: expected UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_say_where(case, tmp_path):
+    text, options, message = ERRORS[case]
+    with pytest.raises(InputError, match=message) as error:
+        read_conll(write(tmp_path, text), **options)
+    assert str(error.value).startswith(str(tmp_path / "train.txt"))
+
+
+def test_a_conllu_file_has_ten_columns(tmp_path):
+    with pytest.raises(InputError, match="expected 10 columns as CoNLL-U has, got 2"):
+        read_conll(write(tmp_path, "a\tX\n", "a.conllu"))
+
+
+def test_entity_tags():
+    assert all(map(is_entity_tag, ("O", "B-NP", "I-a-b", "E-x", "S-x")))
+    assert not any(map(is_entity_tag, ("NN", "B-", "L-PER", "o", "O-PER", "B_PER", "-", "B-a b")))
+
+
+ENTITIES = [(0, 1, "A"), (1, 3, "A"), (3, 6, "B"), (7, 8, "B")]
+TAGS = {
+    "BIOES": "S-A B-A E-A B-B I-B E-B O S-B",
+    "BIO": "B-A B-A I-A B-B I-B I-B O B-B",
+    "IOB1": "I-A B-A I-A I-B I-B I-B O I-B",
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_schemes(scheme):
+    tags = TAGS[scheme].split()
+    assert entities_of(tags) == ENTITIES
+    assert tags_of(ENTITIES, 8, scheme) == tags
+    assert find_scheme(tags, np.array([0, 8])) == (scheme, [])
+    assert set(tags) <= set(all_tags("AB", scheme))
+
+
+def test_a_sentence_ends_an_entity():
+    assert convert_tags(["I-A", "I-A", "I-A"], np.array([0, 1, 3]), "BIOES") == [
+        "S-A",
+        "B-A",
+        "E-A",
+    ]
+
+
+def test_misfits_are_found():
+    tags = ["B-A", "I-A", "O", "B-A", "O", "I-A", "B-B", "I-A"]
+    assert find_scheme(tags, np.array([0, 8])) == ("BIO", [5, 7])
+
+
+def test_tags_that_fit_no_scheme():
+    """As conlleval: I- after O begins, E- need not be there, a change of type begins another."""
+    assert entities_of(["I-A", "E-B", "E-B", "S-B", "I-B", "O", "E-A", "I-A", "B-A"]) == [
+        (0, 1, "A"), (1, 2, "B"), (2, 3, "B"), (3, 4, "B"), (4, 5, "B"), (6, 7, "A"), (7, 8, "A"),
+        (8, 9, "A"),
+    ]  # fmt: skip
+
+
+def test_entities_survive_every_scheme():
+    rng, every = random.Random(0), all_tags("AB", "BIOES")
+    for _ in range(300):
+        tags = [rng.choice(every) for _ in range(rng.randint(1, 12))]
+        found = entities_of(tags)
+        for scheme in SCHEMES:
+            assert entities_of(tags_of(found, len(tags), scheme)) == found
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_scores_are_seqevals(number):
+    golden = json.loads(GOLDEN.read_text())["files"][number]
+    gold, predicted = ([line.split() for line in golden[k]] for k in ("gold", "predicted"))
+    starts = np.cumsum([0, *map(len, gold)])
+    found = [[list(entity) for entity in entities_of(tags)] for tags in predicted]
+    assert found == golden["entities"]
+    flat = [[tag for tags in file for tag in tags] for file in (gold, predicted)]
+    scores = score_entities(*flat, starts)
+    assert scores == pytest.approx(golden["scores"], abs=1e-8)
+
+
+def test_scores_of_nothing():
+    zero = {"f1": 0.0, "precision": 0.0, "recall": 0.0}
+    starts = np.array([0, 2])
+    assert score_entities(["O", "O"], ["O", "O"], starts) == zero
+    assert score_entities(["B-A", "I-A"], ["O", "O"], starts) == zero
+    assert score_entities(["O", "O"], ["B-A", "I-A"], starts) == zero

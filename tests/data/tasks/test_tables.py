@@ -1,0 +1,76 @@
+import pytest
+
+from common.errors import InputError
+from data.tasks.tables import read_table
+
+
+def write(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def read(path, *columns, has_header=True, **options):
+    table = read_table(path, columns, has_header, **options)
+    return [(line, table.cells(row)) for line, row in table.rows]
+
+
+def test_tsv_has_no_quotes(tmp_path):
+    path = write(tmp_path, "a.tsv", '\ufeffid\ttext\r\n1\tsay "no\r\n2\t"yes"\u2028!\r\n\r\n')
+    assert read(path, "text") == [(2, ['say "no']), (3, ['"yes"\u2028!'])]
+    assert read(path, "text", "id")[0] == (2, ['say "no', "1"])
+
+
+def test_csv_has_quotes_and_lines_are_those_where_rows_begin(tmp_path):
+    content = 'text, label \n"a, ""b""\nc",x\nplain,y\n'
+    path = write(tmp_path, "a.CSV", content)
+    assert read(path, "text", "label") == [(2, ['a, "b"\nc', "x"]), (4, ["plain", "y"])]
+
+
+def test_csv_cells_of_any_length(tmp_path):
+    assert len(read(write(tmp_path, "a.csv", f"t\n{'a' * 200_000}\n"), "t")[0][1][0]) == 200_000
+
+
+def test_json_lines_by_field(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"t": "a\\nb", "l": [1, "x"]}\n{"l": null, "t": ""}\n')
+    assert read(path, "t", "l") == [(1, ["a\nb", [1, "x"]]), (2, ["", None])]
+
+
+def test_without_header_columns_are_numbers(tmp_path):
+    path = write(tmp_path, "a.csv", "x,one\ny,two\n")
+    assert read(path, 1, 0, has_header=False) == [(1, ["one", "x"]), (2, ["two", "y"])]
+
+
+def test_rows_wider_than_the_header(tmp_path):
+    path = write(tmp_path, "a.tsv", "a\tb\n1\t2\t3\n")
+    with pytest.raises(InputError, match="expected 2 columns separated by tabs, got 3"):
+        read(path, "a")
+    assert read(path, "a", may_be_wider=True) == [(2, ["1"])]
+    assert read(path, -1, may_be_wider=True) == [(2, ["2"])]  # from the header's end
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+def test_empty_file_has_no_rows(tmp_path, name):
+    assert read(write(tmp_path, name, "\n"), "text") == []
+
+
+ERRORS = {
+    "unknown ending": ("a.txt", "x\n", ["x"], r"a\.txt: expected a file name ending in \.tsv"),
+    "no such column": ("a.tsv", "a\tb\n", ["c"], 'line 1: .* one column "c"; got a, b'),
+    "column twice": ("a.csv", "a,a\n", ["a"], 'one column "a"; got a, a'),
+    "narrow row": ("a.csv", "a,b\n1,2\n\n3,4\n", ["a"], "expected 2 columns .* commas, got 0"),
+    "open quote": ("a.csv", 'a\nx\n"y\nz\n', ["a"], r"a\.csv, line 3: not CSV: unexpected end"),
+    "other bytes": ("a.csv", b"a\nx\n\xff\n", ["a"], "line 3: expected UTF-8"),
+    "no JSON": ("a.jsonl", '{"a": 1}\n{a: 1}\n', ["a"], r"a\.jsonl, line 2: not JSON"),
+    "no object": ("a.jsonl", '["a"]\n', ["a"], r'line 1: expected a JSON object, got \["a"\]'),
+    "blank line": ("a.jsonl", '{"a": 1}\n\n{"a": 1}\n', ["a"], "line 2: not JSON"),
+    "no such field": ("a.jsonl", '{"b": 1, "c": 2}\n', ["a"], 'expected a field "a", got b, c'),
+    "number of a field": ("a.jsonl", '{"a": 1}\n', [0], "expected names of its fields"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors(tmp_path, case):
+    name, content, columns, message = ERRORS[case]
+    with pytest.raises(InputError, match=message):
+        read(write(tmp_path, name, content), *columns)

@@ -1,0 +1,194 @@
+import json
+import re
+import struct
+
+import pytest
+
+from data.tasks import glue
+from jobs import results_table
+
+
+def results(name, scores, num_trials=None, **counts):
+    """A task's results; a task's further metrics are each ten points above the one before."""
+    trials = [
+        {
+            "metrics": {m: value + 10 * i for i, m in enumerate(results_table.GLUE_METRICS[name])},
+            "seed": seed,
+        }
+        for seed, value in enumerate(scores)
+    ]
+    train, dev = results_table.GLUE_EXAMPLES[name]
+    counts = {"train_examples": train, "dev_examples": dev} | counts
+    return results_table.TaskResults(
+        name,
+        glue.TASKS[name].metrics,
+        trials,
+        num_trials or len(scores),
+        **counts,
+        hparams={"num_train_epochs": 3.0},
+    )
+
+
+def whole_suite():
+    """Three trials a task, around 50, 51, …: the median a point over the lowest, the mean two."""
+    return [results(name, [50 + i, 49 + i, 54 + i]) for i, name in enumerate(glue.TASKS)]
+
+
+def averages_of(tasks):
+    return {each["name"]: each for each in results_table.summarize("m", tasks)["averages"]}
+
+
+def test_a_tasks_trials():
+    table = results_table.summarize("m", [results("cola", [1.0, 5.0, 2.0, 4.0])])
+    row = table["tasks"]["cola"]
+    assert row["metrics"]["mcc"] == {
+        "median": 3.0,
+        "mean": 3.0,
+        "deviation": pytest.approx((10 / 3) ** 0.5),  # of a sample: over n - 1
+        "best": 5.0,
+        "values": [1.0, 5.0, 2.0, 4.0],
+    }
+    assert (row["seeds"], row["num_trials"], row["remarks"]) == ([0, 1, 2, 3], 4, [])
+    assert (row["train_examples"], row["dev_examples"]) == (8551, 1043)
+    assert results_table.over_trials([7.0])["deviation"] is None
+
+
+def test_averages_of_a_whole_suite():
+    found = averages_of(whole_suite())
+    assert set(found) == {"GLUE average", "papers' average"}
+    # The tasks are cola, sst, mrpc, sts, qqp, mnli, qnli, rte, wnli. GLUE's average is over all, of
+    # which four have a second score ten points up: five points more.
+    expected = sum(range(50, 59)) / 9 + 4 * 5 / 9
+    assert found["GLUE average"]["of_medians"] == pytest.approx(expected)
+    assert found["GLUE average"]["of_means"] == pytest.approx(expected + 1)
+    # The papers': eight tasks, of which STS-B has Spearman, its second.
+    expected = sum(range(50, 58)) / 8 + 10 / 8
+    assert found["papers' average"]["of_medians"] == pytest.approx(expected)
+    assert found["papers' average"]["of_means"] == pytest.approx(expected + 1)
+    assert "wnli" not in found["papers' average"]["metrics"]
+    assert not found["GLUE average"]["missing"] and not found["papers' average"]["missing"]
+
+
+def test_the_papers_average_is_that_of_their_tables():
+    """The ConvBERT paper's row for medium-small, and ELECTRA's for its small model."""
+    names = ("mnli", "qnli", "qqp", "rte", "sst", "mrpc", "cola", "sts")
+    for scores, average in (
+        ((82.1, 88.7, 88.4, 65.3, 89.2, 84.6, 56.4, 82.9), 79.7),
+        ((78.9, 87.9, 88.3, 68.5, 88.3, 87.4, 56.8, 86.8), 80.4),
+    ):
+        tasks = [
+            results(name, [score - 10 * (name == "sts")])
+            for name, score in zip(names, scores, strict=True)
+        ]
+        found = averages_of(tasks)
+        assert round(found["papers' average"]["of_medians"], 1) == average
+        assert found["average of 8 tasks, all metrics"]["missing"] == {"wnli": "not run"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (None, "not run"),
+        (results("rte", [60.0], num_trials=3), "1 of 3 trials"),
+        (results("rte", [], num_trials=1), "0 of 1 trials"),
+        (
+            results("rte", [60.0], train_examples=500),
+            "not GLUE's 2,490 training examples, but 500",
+        ),
+        (results("rte", [60.0], dev_examples=276), "not GLUE's 277 dev examples, but 276"),
+    ],
+)
+def test_what_is_not_all_of_glue_has_not_its_name(change, reason):
+    tasks = [change if task.name == "rte" else task for task in whole_suite()]
+    tasks = [task for task in tasks if task]
+    has_scores = bool(change and change.trials)
+    found = averages_of(tasks)
+    first, second = found
+    assert first == f"average of {8 + has_scores} tasks, all metrics"
+    assert second == f"average of {7 + has_scores} tasks, one metric each"
+    for each, name in zip(found.values(), results_table.AVERAGES, strict=True):
+        assert each["missing"] == {"rte": reason} and each["in_place_of"] == name
+        assert ("rte" in each["metrics"]) == has_scores
+    scores = [50 + i + 5 * (i in (2, 3, 4, 5)) for i in range(9) if i != 7]
+    scores += [60] if has_scores else []
+    assert found[first]["of_medians"] == pytest.approx(sum(scores) / len(scores))
+    text = results_table.to_markdown(results_table.summarize("m", tasks))
+    assert f"It is not the GLUE average, for want of rte ({reason})." in text
+    assert not re.search(r"^\| (GLUE|papers') average", text, re.MULTILINE)
+
+
+def test_mnli_without_its_mismatched_dev_set_is_no_glue_average():
+    tasks = whole_suite()
+    for trial in tasks[5].trials:
+        del trial["metrics"]["accuracy_mismatched"]
+    found = averages_of(tasks)
+    assert list(found) == ["average of 9 tasks, all metrics", "papers' average"]
+    first = found["average of 9 tasks, all metrics"]
+    assert first["missing"] == {"mnli": "no accuracy_mismatched"}
+    assert first["metrics"]["mnli"] == ["accuracy"]
+
+
+def test_a_few_damaged_rows_are_no_sample():
+    tasks = whole_suite()
+    tasks[4] = results("qqp", [54, 53, 58], train_examples=363_700)
+    assert list(averages_of(tasks)) == ["GLUE average", "papers' average"]
+
+
+def test_a_task_of_ones_own_is_in_the_table_and_in_no_average():
+    metrics = {"accuracy": 1.0, "best_threshold": 0.5}
+    trials = [{"metrics": metrics, "seed": 0}]
+    own = results_table.TaskResults("mine", ("accuracy",), trials, 1, 9, 9, {})
+    table = results_table.summarize("m", [own])
+    assert (table["averages"], table["tasks"]["mine"]["remarks"]) == ([], [])
+    assert averages_of([own, *whole_suite()]) == averages_of(whole_suite())
+    assert list(table["tasks"]["mine"]["metrics"]) == ["accuracy"]
+    assert "| mine | accuracy |   1.00 | 1.00 |         – | 1.00 |" in results_table.to_markdown(
+        table
+    )
+
+
+def test_table_as_text():
+    lines = results_table.to_markdown(
+        results_table.summarize("my_model", whole_suite())
+    ).splitlines()
+    assert lines[0] == "# my_model: scores on dev sets, in percent"
+    assert lines[2].split("|")[1].strip() == "task"
+    assert len({len(line) for line in lines[2:17]}) == 1  # columns as in a table
+    cells = [cell.strip() for cell in lines[7].strip("|").split("|")]
+    assert cells == ["mrpc", "f1", "62.00", "63.00", "2.65", "66.00", "3", "3,668", "408"]
+    assert "| GLUE average    |      56.22 |    57.22 |" in lines
+    assert lines[-1] == (
+        "- papers' average: cola mcc, sst accuracy, mrpc accuracy, sts spearman, qqp accuracy, "
+        "mnli accuracy, qnli accuracy, rte accuracy."
+    )
+
+
+def test_files(tmp_path):
+    tasks = [*whole_suite()[:3], results("rte", [60.0], num_trials=2)]
+    table = results_table.summarize("m", tasks)
+    results_table.write(table, tmp_path / "results")
+    assert json.loads((tmp_path / "results" / "summary.json").read_text()) == table
+    text = (tmp_path / "results" / "summary.md").read_text(encoding="utf-8")
+    assert text == results_table.to_markdown(table)
+    content = (tmp_path / "results" / "summary.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", content[16:24])
+    assert 1000 < width < 1500 and 300 < height < 600  # four panels in a row
+    assert len(list((tmp_path / "results").iterdir())) == 3
+
+
+def test_picture_has_a_dot_a_trial_and_the_median():
+    figure = results_table.draw(results_table.summarize("m", whole_suite()))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels] == list(glue.TASKS)
+    mrpc = panels[2]
+    assert [label.get_text() for label in mrpc.get_xticklabels()] == ["accuracy", "f1"]
+    dots, median, *_ = mrpc.lines
+    assert list(dots.get_ydata()) == [52, 51, 56] and len(set(dots.get_xdata())) == 3
+    assert list(median.get_ydata()) == [52, 52]
+    assert [text.get_text() for text in mrpc.texts] == ["52.00", "62.00"]
+
+
+def test_nothing_scored_is_no_picture(tmp_path):
+    results_table.write(results_table.summarize("m", [results("rte", [], num_trials=1)]), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "summary.md"]

@@ -1,0 +1,66 @@
+"""`run.json`: an entry a start, with what could explain a result."""
+
+import hashlib
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from jobs import run_record
+
+
+def test_every_start_adds_an_entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", "--model-name", "x"])
+    (tmp_path / "metadata.json").write_text("{}")
+    for step in (0, 7):
+        entry = run_record.describe_start(
+            step, {"seed": 1}, tmp_path / "metadata.json", "tensorflow"
+        )
+        run_record.append_start(tmp_path, entry)
+    starts = json.loads((tmp_path / "run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, 7]
+    last = starts[-1]
+    assert last["hparams"] == {"seed": 1}
+    assert last["command"] == [sys.executable, "pretrain.py", "--model-name", "x"]
+    assert last["records"]["sha256"] == hashlib.sha256(b"{}").hexdigest()
+    assert last["versions"]["python"] == platform.python_version()
+    assert last["versions"]["numpy"] == np.__version__
+    assert last["backend"] == "tensorflow"
+    assert last["machine"]["platform"] == platform.platform()
+
+
+def test_records_without_metadata(tmp_path):
+    entry = run_record.describe_start(0, {}, tmp_path / "metadata.json", "jax")
+    assert entry["records"]["sha256"] is None
+
+
+def test_a_file_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(InputError, match=r"run\.json cannot be read .* Move it away"):
+        run_record.append_start(tmp_path, {})
+    assert (tmp_path / "run.json").read_text() == "[]"
+
+
+def git(directory, *arguments):
+    who = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    subprocess.run(["git", "-C", directory, *who, *arguments], check=True, capture_output=True)
+
+
+def test_the_commit_and_whether_it_was_changed(tmp_path):
+    assert run_record.code_version(tmp_path) is None
+    git(tmp_path, "init", "-q")
+    (tmp_path / "a.py").write_text("1\n")
+    git(tmp_path, "add", "a.py")
+    git(tmp_path, "commit", "-q", "-m", "x")
+    head = (tmp_path / ".git" / "HEAD").read_text().split()[1]
+    commit = (pathlib.Path(tmp_path) / ".git" / head).read_text().strip()
+    assert run_record.code_version(tmp_path) == {"commit": commit, "changed": False}
+    (tmp_path / "a.py").write_text("2\n")
+    assert run_record.code_version(tmp_path) == {"commit": commit, "changed": True}
+    (tmp_path / "copy").mkdir()
+    assert run_record.code_version(tmp_path / "copy") is None

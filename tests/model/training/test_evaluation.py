@@ -1,0 +1,115 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
+
+from model import ConvBertConfig, ConvBertForPreTraining
+from model.config import Objective
+from model.pretraining import SpecialTokens
+from model.training.evaluation import PeriodicEvaluation, StopEvaluation
+from model.training.optimizer import create_optimizer
+
+NAMES = {
+    "loss",
+    "mlm_loss",
+    "mlm_accuracy",
+    "sampled_mlm_accuracy",
+    "rtd_loss",
+    "rtd_auc",
+    "rtd_accuracy",
+    "rtd_precision",
+    "rtd_recall",
+}
+
+
+def batch(rows, seed, length=32, real=12):
+    """Rows of which most is padding."""
+    ids = np.random.default_rng(seed).integers(5, 60, (rows, length)).astype("int32")
+    mask = np.zeros((rows, length), "int32")
+    mask[:, :real] = 1
+    return {"input_ids": ids * mask, "input_mask": mask, "segment_ids": np.zeros_like(mask)}
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = ConvBertConfig.from_size(
+        "tiny", vocab_size=60, max_position_embeddings=32, num_hidden_layers=1
+    )
+    keras.utils.set_random_seed(1)
+    objective = Objective(generator_hidden_size=0.5)
+    model = ConvBertForPreTraining(config, objective, SpecialTokens(2, 3, 4), seed=1)
+    model.compile(optimizer=create_optimizer(1e-3, 20, 4), jit_compile=False)
+    return model
+
+
+def evaluation_data(batches=2):
+    return tf.data.Dataset.from_tensor_slices(batch(batches * 64, seed=5)).batch(64)
+
+
+def test_scores_are_the_same_every_time_and_of_real_tokens(model):
+    kernel = model.discriminator_head.prediction.kernel
+    kernel.assign(30 * kernel)  # else the probabilities are too near for AUC's 200 thresholds
+    scores = model.evaluate(evaluation_data(1), verbose=0, return_dict=True)
+    assert scores.keys() == NAMES
+    assert model.evaluate(evaluation_data(1), verbose=0, return_dict=True) == scores
+    model.eval_random.state.assign(keras.random.SeedGenerator(model.seed + 1).state)
+    outputs = model(batch(64, seed=5), training=False)
+    labels, logits, weights = (
+        np.array(outputs[name]).ravel() for name in ("is_replaced", "rtd_logits", "rtd_weights")
+    )
+    auc = roc_auc_score(labels, logits, sample_weight=weights)
+    assert scores["rtd_auc"] == pytest.approx(auc, abs=0.01)
+    said = (logits > 0) & (weights > 0)
+    assert scores["rtd_recall"] == pytest.approx(labels[said].sum() / labels.sum(), abs=1e-4)
+    assert scores["rtd_precision"] == pytest.approx(labels[said].mean(), abs=1e-4)
+
+
+def test_padding_is_not_scored(model):
+    padded, noisy = batch(64, seed=5), batch(64, seed=5)
+    noise = np.random.default_rng(7).integers(5, 60, noisy["input_ids"].shape)
+    noisy["input_ids"] = np.where(noisy["input_mask"], noisy["input_ids"], noise).astype("int32")
+    scores, others = (
+        model.evaluate(tf.data.Dataset.from_tensors(each), verbose=0, return_dict=True)
+        for each in (padded, noisy)
+    )
+    assert others == pytest.approx(scores, abs=1e-5)
+
+
+def test_the_logs_means_are_put_back(model):
+    seen, written = [], []
+
+    class Means(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append([float(metric.result()) for metric in self.model.metrics])
+
+    def evaluate():
+        scores = model.evaluate(evaluation_data(), verbose=0, return_dict=True)
+        assert scores["loss"] != seen[-1][0]
+        return scores
+
+    def write(scores, seconds):
+        written.append((evaluation.step, scores.keys(), seconds > 0))
+
+    evaluation = PeriodicEvaluation(evaluate, write, every=2, first_step=5, last_step=10)
+    data = tf.data.Dataset.from_tensors(batch(4, seed=6)).repeat()
+    callbacks = [Means(), evaluation, Means()]
+    model.fit(data, steps_per_epoch=5, verbose=0, shuffle=False, callbacks=callbacks)
+    assert written == [(step, NAMES, True) for step in (6, 8, 10)]
+    assert len(seen) == 10 and seen[0::2] == seen[1::2]
+    assert len({means[0] for means in seen}) == 5
+
+
+def test_a_stopped_evaluation_is_given_up(model):
+    asked = []
+
+    def should_stop():
+        asked.append(True)
+        return len(asked) == 2
+
+    stop = StopEvaluation(should_stop)
+    model.evaluate(evaluation_data(4), verbose=0, callbacks=[stop])
+    assert stop.stopped and len(asked) == 2
+    again = StopEvaluation(lambda: False)
+    model.evaluate(evaluation_data(4), verbose=0, callbacks=[again])
+    assert not again.stopped

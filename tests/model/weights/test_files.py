@@ -1,0 +1,301 @@
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import h5py
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import model as models
+from common.errors import InputError
+from model import ConvBertConfig, ConvBertModel
+from model.weights import files, tf_h5
+from tests.support import tf_writer, torch_writer
+
+HUGGINGFACE = Path(__file__).parents[2] / "goldens" / "huggingface"
+CLASSES = {
+    "tiny_relu": "ConvBertModel",
+    "tiny_mlm": "ConvBertForMaskedLM",
+    "tiny_seqcls": "ConvBertForSequenceClassification",
+    "tiny_tokcls": "ConvBertForTokenClassification",
+    "tiny_qa": "ConvBertForQuestionAnswering",
+    "tiny_multichoice": "ConvBertForMultipleChoice",
+}
+
+
+def golden(name):
+    """Inputs under our names, and outputs by name."""
+    with np.load(HUGGINGFACE / f"{name}.npz") as file:
+        arrays = dict(file)
+    inputs = {
+        "input_ids": arrays["input_ids"],
+        "input_mask": arrays["attention_mask"],
+        "segment_ids": arrays["token_type_ids"],
+    }
+    names = ("last_hidden_state", "logits", "start_logits", "end_logits")
+    return inputs, {key: arrays[key] for key in names if key in arrays}
+
+
+def check_outputs(directory, name):
+    inputs, expected = golden(name)
+    kind = getattr(models, CLASSES.get(name, "ConvBertModel"))
+    outputs = kind.from_pretrained(directory, mask_padding=False)(inputs)
+    if not isinstance(outputs, dict):
+        outputs = {next(iter(expected)): outputs}
+    for key, array in expected.items():
+        np.testing.assert_allclose(outputs[key], array, atol=5e-5)
+
+
+def tensors_of(name):
+    return safetensors.numpy.load_file(HUGGINGFACE / name / "model.safetensors")
+
+
+def copy_config(name, directory):
+    shutil.copy(HUGGINGFACE / name / "config.json", directory)
+
+
+def test_pytorchs_older_format():
+    check_outputs(HUGGINGFACE / "tiny_legacy_bin", "tiny_legacy_bin")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_the_tf_classes_wrote(tmp_path, name):
+    copy_config(name, tmp_path)
+    tf_writer.write_h5(tmp_path / "tf_model.h5", tensors_of(name), CLASSES[name])
+    check_outputs(tmp_path, name)
+
+
+def test_safetensors_with_the_names_of_the_tf_classes(tmp_path):
+    copy_config("tiny_seqcls", tmp_path)
+    arrays = tf_writer.variables(tensors_of("tiny_seqcls"), CLASSES["tiny_seqcls"])
+    assert "convbert/encoder/layer_._0/attention/self/query/kernel:0" in arrays
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(arrays, path, metadata={"format": "tf"})
+    check_outputs(tmp_path, "tiny_seqcls")
+
+
+def shard(name, directory, stem="model", ending="safetensors", save=None):
+    """Writes a model in two parts; returns the path of the index."""
+    save = save or (lambda path, arrays: safetensors.numpy.save_file(arrays, path))
+    copy_config(name, directory)
+    arrays = tensors_of(name)
+    parts, where = (f"{stem}-00001-of-00002.{ending}", f"{stem}-00002-of-00002.{ending}"), {}
+    for i, part in enumerate(parts):
+        chosen = {key: arrays[key] for key in sorted(arrays)[i::2]}
+        where |= dict.fromkeys(chosen, part)
+        save(directory / part, chosen)
+    index = directory / f"{stem}.{ending}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return index
+
+
+def test_models_in_parts(tmp_path):
+    shard("tiny_qa", tmp_path)
+    check_outputs(tmp_path, "tiny_qa")
+    (tmp_path / "bin").mkdir()
+    shard("tiny_qa", tmp_path / "bin", "pytorch_model", "bin", torch_writer.save)
+    check_outputs(tmp_path / "bin", "tiny_qa")
+
+
+def test_which_file_is_read(tmp_path):
+    paths = [
+        tmp_path / name
+        for name in (
+            "tf_model.h5",
+            "pytorch_model.bin",
+            "model.safetensors.index.json",
+            "model.safetensors",
+        )
+    ]
+    shard("tiny_relu", tmp_path)
+    arrays = tensors_of("tiny_relu")
+    tf_writer.write_h5(paths[0], arrays, "ConvBertModel")
+    torch_writer.save(paths[1], arrays)
+    safetensors.numpy.save_file(arrays, paths[3])
+    for path in reversed(paths):
+        found = files.read(tmp_path)
+        assert Path(found.paths[0]) == path
+        unprefixed = {name.removeprefix("convbert."): array for name, array in found.arrays.items()}
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(unprefixed[name], array)
+        path.unlink()
+    with pytest.raises(InputError, match=r"no such file: .*model\.safetensors\. A saved model is"):
+        files.read(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, "float64"])
+def test_other_precisions_become_float32(tmp_path, dtype):
+    copy_config("tiny_relu", tmp_path)
+    arrays = {name: array.astype(dtype) for name, array in tensors_of("tiny_relu").items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    table = ConvBertModel.from_pretrained(tmp_path).embeddings.word_embeddings
+    assert table.dtype == "float32"
+    np.testing.assert_array_equal(table, arrays["embeddings.word_embeddings.weight"].astype("f4"))
+
+
+def test_weights_are_halved_on_request(tmp_path):
+    whole = ConvBertModel.from_pretrained(HUGGINGFACE / "tiny_relu")
+    half = ConvBertModel.from_pretrained(HUGGINGFACE / "tiny_relu", dtype="bfloat16")
+    half.save_pretrained(tmp_path)
+    again = ConvBertModel.from_pretrained(tmp_path)
+    for full, short, saved in zip(whole.weights, half.weights, again.weights, strict=True):
+        assert short.dtype == "bfloat16" and saved.dtype == "float32"
+        rounded = np.asarray(full).astype(ml_dtypes.bfloat16)
+        np.testing.assert_array_equal(np.asarray(short), rounded)
+        np.testing.assert_array_equal(saved, rounded.astype("f4"))
+
+
+def test_quantised_weights_are_refused(tmp_path):
+    copy_config("tiny_relu", tmp_path)
+    arrays = tensors_of("tiny_relu")
+    name = "encoder.layer.0.attention.self.query.weight"
+    arrays[name] = arrays[name].astype("int8")
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=f"type of {name}: int8 in the file; quantised"):
+        ConvBertModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["../outside", "{}/outside", "..", ".", "", "a/b", "\0x"])
+def test_an_index_leads_nowhere_else(tmp_path, target):
+    directory = tmp_path / "inside"
+    directory.mkdir()
+    index = shard("tiny_relu", directory)
+    shutil.copy(directory / "model-00001-of-00002.safetensors", tmp_path / "outside")
+    fields = json.loads(index.read_text())
+    first = next(iter(fields["weight_map"]))
+    fields["weight_map"][first] = target.format(tmp_path)
+    index.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"index\.json: '.*' is not the name of a file beside it"):
+        files.read(directory)
+
+
+def test_an_index_and_its_parts_must_agree(tmp_path):
+    index = shard("tiny_relu", tmp_path)
+    part = tmp_path / "model-00002-of-00002.safetensors"
+    elsewhere = tmp_path / "blob"
+    part.rename(elsewhere)
+    part.symlink_to(elsewhere)  # as in the hub's cache
+    fields = json.loads(index.read_text())
+    names = {file: [n for n, f in fields["weight_map"].items() if f == file]
+             for file in fields["weight_map"].values()}  # fmt: skip
+    assert len(files.read(tmp_path).arrays) == len(fields["weight_map"])
+    for change, message in (
+        ({"encoder.extra": part.name}, f"{part.name} lacks the tensor encoder.extra"),
+        ({names[part.name][0]: "model-00001-of-00002.safetensors"}, "lacks the tensor"),
+        ({"encoder.extra": "third"}, "no such file: .*third, which .*index.json names"),
+        ({"encoder.extra": 3}, "`weight_map` must be an object of file names"),
+    ):
+        index.write_text(json.dumps({"weight_map": fields["weight_map"] | change}))
+        with pytest.raises(InputError, match=message):
+            files.read(tmp_path)
+    del fields["weight_map"][names[part.name][0]]
+    index.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=f"{part.name} has the tensor {names[part.name][0]}"):
+        files.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}},
+        {"a": {"dtype": "F32", "shape": [1000], "data_offsets": [0, 16]}},
+        {"a": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}},
+        {"a": {"dtype": "F32", "shape": [4], "data_offsets": [16, 0]}},
+        {"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 16]}},
+        {"a": {"dtype": "F99", "shape": [4], "data_offsets": [0, 16]}},
+        {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "b": 1},
+    ],
+)
+def test_a_safetensors_header_that_lies_is_refused(tmp_path, header):
+    path = tmp_path / "model.safetensors"
+    encoded = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + bytes(16))
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
+        files.read(tmp_path)
+    path.write_bytes(struct.pack("<Q", 2**60) + encoded + bytes(16))
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
+        files.read(tmp_path)
+
+
+def h5_with(path, make):
+    with h5py.File(path, "w") as file:
+        make(file.create_group("convbert"))
+
+
+def test_hdf5_files_that_are_more_than_they_hold_are_refused(tmp_path):
+    path, secret = tmp_path / "tf_model.h5", tmp_path / "secret"
+    secret.write_bytes(bytes(400))
+    name = "convbert/embeddings/word_embeddings/weight:0"
+    zeros = np.zeros((100, 100), "float32")
+    for make in (
+        lambda group: group.create_dataset(name, data=zeros, compression="gzip"),
+        lambda group: group.create_dataset(name, (10**6, 10**6), "float32"),
+        lambda group: group.create_dataset(name, (100,), "float32", external=[(secret, 0, 400)]),
+        lambda group: group.create_dataset(name, data=["text"]),
+    ):
+        h5_with(path, make)
+        with pytest.raises(InputError, match=r"tf_model\.h5: convbert/.* is not stored in the"):
+            tf_h5.read_h5(path)
+    h5_with(secret, lambda group: group.create_dataset("embeddings/weight:0", data=zeros))
+
+    def link(group):
+        group["embeddings"] = h5py.ExternalLink(os.fspath(secret), "/convbert/embeddings")
+
+    h5_with(path, link)
+    assert tf_h5.read_h5(path) == {}
+    h5_with(path, lambda group: group.create_dataset("pooler/kernel:0", data=zeros[0]))
+    with pytest.raises(InputError, match=r"pooler/kernel:0 \(100,\) must have 2 axes"):
+        tf_h5.read_h5(path)
+    h5_with(path, lambda group: group.create_dataset("embeddings/moments:0", data=zeros))
+    with pytest.raises(InputError, match="is no variable of a TFConvBert class"):
+        tf_h5.read_h5(path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"tf_model\.h5: damaged, or not an HDF5 file"):
+        tf_h5.read_h5(path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_hidden_layers": 2},
+        {"num_hidden_layers": 10**12},
+        {"vocab_size": 10**12},
+        {"hidden_size": 2**40, "attention_head_size": 4},
+        {"conv_kernel_size": 10**9 + 1},
+        {"num_labels": 10**12},
+        {"max_position_embeddings": 10**400},
+    ],
+)
+def test_a_configuration_of_a_larger_network_is_refused(tmp_path, fields):
+    copy_config("tiny_relu", tmp_path)
+    shutil.copy(HUGGINGFACE / "tiny_relu" / "model.safetensors", tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(InputError, match=r"describes a network of more than|`num_hidden_layers`"):
+        ConvBertModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": "' + "x" * (5 << 20) + '"}', "larger than 4 MB"),
+        ("[" * 100_000, "not JSON"),
+        ("[1]", "not a JSON object, but a list"),
+        ('{"id2label": ["a"]}', "`id2label` must be an object of names by number"),
+        ('{"hidden_dropout_prob": 1' + "0" * 400 + "}", "int too large"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=rf"config\.json: {message}"):
+        ConvBertModel.from_pretrained(tmp_path)
+
+
+def test_every_kernel_is_counted():
+    config = ConvBertConfig.from_size("medium-small", num_hidden_layers=2, vocab_size=100)
+    total = sum(int(np.prod(w.shape)) for w in ConvBertModel(config).weights if len(w.shape) > 1)
+    assert config.num_kernel_parameters() == total + config.num_labels * config.hidden_size

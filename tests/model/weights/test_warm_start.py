@@ -1,0 +1,159 @@
+import dataclasses
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel
+from model.config import Objective
+from model.pretraining import SpecialTokens
+from model.weights import warm_start
+from model.weights.warm_start import find_models
+
+CONFIG = ConvBertConfig.from_size(
+    "tiny", vocab_size=60, max_position_embeddings=16, num_hidden_layers=1
+)
+OBJECTIVE = Objective(generator_hidden_size=0.5)
+
+
+def drawn(seed, config=CONFIG, **objective):
+    keras.utils.set_random_seed(seed)
+    objective = dataclasses.replace(OBJECTIVE, **objective)
+    return ConvBertForPreTraining(config, objective, SpecialTokens(2, 3, 4), seed=seed)
+
+
+def values(model):
+    return {row.tf1_name: np.array(row.variable) for row in model.tensors()}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model, and the directory of the run that left it."""
+    directory = tmp_path_factory.mktemp("saved")
+    model = drawn(1)
+    model.save_pretrained(directory)
+    return directory, values(model)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """The warnings given."""
+    given = []
+
+    def warn(message, *arguments):
+        given.append(message % arguments)
+
+    monkeypatch.setattr("absl.logging.warning", warn)
+    return given
+
+
+def same(ours, theirs, names):
+    """Which of the weights `names` are equal in two models."""
+    return {name for name in names if np.array_equal(ours[name], theirs[name])}
+
+
+def test_a_run_gives_every_weight(saved, warnings):
+    directory, theirs = saved
+    model = drawn(2)
+    before = values(model)
+    matrices = {name for name, value in theirs.items() if value.ndim > 1}
+    assert len(matrices) > 20 and same(before, theirs, matrices) == set()
+    warm_start.initialize(model, find_models(directory))
+    assert same(values(model), theirs, theirs) == set(theirs)
+    assert warnings == []
+
+
+def test_the_discriminator_alone(saved, warnings):
+    directory, theirs = saved
+    model = drawn(2)
+    before = values(model)
+    warm_start.initialize(model, find_models(directory / "discriminator"))
+    after = values(model)
+    generator = {name for name in theirs if name.startswith("generator")}
+    assert 20 < len(generator) < len(theirs) - 20
+    assert same(after, theirs, theirs) >= theirs.keys() - generator
+    assert same(after, before, generator) == generator
+    (warning,) = warnings
+    assert f"{directory / 'discriminator'} has no generator/" in warning
+
+
+def test_an_encoder_without_heads(tmp_path, warnings):
+    keras.utils.set_random_seed(3)
+    encoder = ConvBertModel(CONFIG)
+    encoder.save_pretrained(tmp_path)
+    model = drawn(2)
+    before = values(model)
+    warm_start.initialize(model, find_models(tmp_path))
+    after, theirs = values(model), values(encoder)
+    assert same(after, theirs, theirs) == set(theirs)
+    heads = {name for name in after if "predictions" in name}
+    assert len(heads) == 9 and same(after, before, heads) == heads
+    assert len(warnings) == 2 and "no generator/" in warnings[1]
+    listed = "newly initialised: missing: discriminator_predictions.dense.weight (128, 128)"
+    assert listed in warnings[0]
+
+
+def test_between_objectives(saved, tmp_path, warnings):
+    directory, theirs = saved
+    masked = drawn(2, electra_objective=False)
+    warm_start.initialize(masked, find_models(directory))
+    encoder = {name for name in theirs if name.startswith("electra/")}
+    assert same(values(masked), theirs, encoder) == encoder
+    assert len(warnings) == 1 and "newly initialised: missing: generator_predictions" in warnings[0]
+    masked.save_pretrained(tmp_path)
+    model = drawn(3)
+    warm_start.initialize(model, find_models(tmp_path))
+    assert same(values(model), theirs, encoder) == encoder
+    uniform = drawn(3, uniform_generator=True)
+    warm_start.initialize(uniform, find_models(directory))
+    assert same(values(uniform), theirs, values(uniform)) == set(values(uniform))
+
+
+def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
+    directory, theirs = saved
+    shutil.copytree(directory / "discriminator", tmp_path / "discriminator")
+    other = drawn(7)
+    other.generator.save_pretrained(tmp_path / "generator")
+    model = drawn(2)
+    warm_start.initialize(model, find_models(tmp_path))
+    after = values(model)
+    shared = {name for name in theirs if name.startswith("electra/embeddings/")}
+    assert len(shared) == 5 and same(after, theirs, shared) == shared
+    generator = {name for name in theirs if name.startswith("generator/")}
+    assert same(after, values(other), generator) == generator
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"intermediate_size": 256},
+            r"shape of encoder\.layer\.0\.intermediate\.dense\.weight: \(2, 64, 256\) in the file, "
+            r"\(2, 64, 128\) in the model",
+        ),
+        ({"num_hidden_layers": 2}, r"missing: encoder\.layer\.1\.attention\.self\.query\.weight"),
+        (
+            {"max_position_embeddings": 32},
+            r"shape of embeddings\.position_embeddings\.weight: \(16, 128\) in the file, "
+            r"\(32, 128\) in the model",
+        ),
+        ({"vocab_size": 61}, r"a vocabulary of 60 tokens, and this run one of 61"),
+        ({"hidden_act": "relu"}, r"has hidden_act 'gelu', and this model 'relu'"),
+    ],
+)
+def test_another_network(saved, fields, message):
+    model = drawn(2, dataclasses.replace(CONFIG, **fields))
+    with pytest.raises(InputError, match=message):
+        warm_start.initialize(model, find_models(saved[0]))
+
+
+def test_nothing_to_start_from(saved, tmp_path):
+    with pytest.raises(
+        InputError, match=r"`init_checkpoint`: .* is neither the directory of a run"
+    ):
+        find_models(tmp_path / "missing")
+    (tmp_path / "discriminator").mkdir()
+    with pytest.raises(InputError, match=r"no such file: .*discriminator/config\.json"):
+        warm_start.initialize(drawn(2), find_models(tmp_path))
