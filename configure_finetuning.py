@@ -11,7 +11,8 @@ import os
 from typing import Any
 
 from common.errors import InputError
-from model.config import MODEL_SIZES, load_hparams, override, require, require_one_of
+from common.fields import override, require, require_one_of
+from model.config import MODEL_SIZES, load_hparams
 
 # A JSON file a task; a task without one has the defaults below.
 TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "tasks")

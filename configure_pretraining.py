@@ -9,7 +9,8 @@ import dataclasses
 from typing import Any
 
 from common.errors import InputError
-from model.config import MODEL_SIZES, ConvBertConfig, Objective, override, require, require_one_of
+from common.fields import override, require, require_one_of
+from model.config import MODEL_SIZES, ConvBertConfig, Objective
 
 
 @dataclasses.dataclass(frozen=True)

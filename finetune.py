@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from common import errors, files
 from common.errors import InputError
+from common.fields import override
 from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 from data.tasks.registry import get_task
@@ -46,7 +47,7 @@ from jobs.trials import (
     write_results,
     write_results_as_text,
 )
-from model.config import MODEL_SIZES, ConvBertConfig, load_hparams, override
+from model.config import MODEL_SIZES, ConvBertConfig, load_hparams
 
 # Where below models/MODEL_NAME an encoder may be: from replaced-token detection, from masked
 # language modelling alone, or a saved model put there by hand.

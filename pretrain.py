@@ -18,10 +18,11 @@ from absl import logging
 
 from common import errors, files
 from common.errors import InputError
+from common.fields import require
 from configure_pretraining import PretrainingConfig
 from jobs import run_record
 from jobs.stop_signals import StopSignals
-from model.config import ConvBertConfig, load_hparams, require
+from model.config import ConvBertConfig, load_hparams
 
 # A resumed run may change these: they alter neither the data's order nor the state's shape. (More
 # steps stretch the schedule from here on.)

@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.machine import machine, on_cores
 from common.errors import InputError
+from common.fields import require
 from common.files import write_text
 from data.tasks.classification.task import (
     MULTI_LABEL,
@@ -29,7 +30,6 @@ from data.tasks.classification.task import (
     answers,
 )
 from data.tasks.registry import get_task
-from model.config import require
 from serving.directory import MODEL, Options, write_export
 
 KERAS, TOKENIZER = "Keras (pipelines)", "the tokenizer alone"

@@ -22,9 +22,10 @@ import numpy as np
 from benchmarks import flops as benchmark_flops
 from benchmarks.machine import machine, on_cores
 from common.errors import InputError
+from common.fields import require
 from common.files import write_text
 from configure_pretraining import PretrainingConfig
-from model.config import ConvBertConfig, require
+from model.config import ConvBertConfig
 
 SCRIPTS = Path(__file__).resolve().parent
 OUR_COMMAND = [sys.executable, str(SCRIPTS / "worker_keras.py")]

@@ -33,11 +33,12 @@ from benchmarks.model import (
     start,
 )
 from common.errors import InputError
+from common.fields import require
 from common.files import write_text
 from configure_finetuning import FinetuningConfig
 from data.tasks.base import Task
 from data.tasks.registry import get_task
-from model.config import ConvBertConfig, require
+from model.config import ConvBertConfig
 
 PADDED, JOINT = "ours, all padded", "ours, joint head"
 VOCABULARY = Path(__file__).resolve().parents[1] / "data" / "vocab" / "bert_uncased.txt"

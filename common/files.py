@@ -1,6 +1,8 @@
 """Files and directories that appear whole or not at all, and small files read with care."""
 
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -9,25 +11,66 @@ from typing import Any
 
 from common.errors import InputError
 
+# Ends every temporary name, so that nothing of a user's own can have one.
+TEMPORARY_SUFFIX = ".convbert-tmp"
+
+
+def _temporary_name(path: str) -> str:
+    """A name beside `path` that no other process uses; leftovers of killed processes go first.
+
+    Containers of one cluster often have the same process ids, so the host is part of the name.
+    Only this host's leftovers are removed, and only if their process is gone.
+    """
+    folder, name = os.path.split(path)
+    prefix = f".{name}.{os.uname().nodename}-"
+    os.makedirs(folder, exist_ok=True)
+    for entry in os.listdir(folder):
+        if entry.startswith(prefix) and entry.endswith(TEMPORARY_SUFFIX):
+            process = entry[len(prefix) : -len(TEMPORARY_SUFFIX)].split("-")[0]
+            if process.isdecimal() and not _is_running(int(process)):
+                _remove(os.path.join(folder, entry))
+    unique = f"{os.getpid()}-{next(_COUNTER)}"
+    return os.path.join(folder, f"{prefix}{unique}{TEMPORARY_SUFFIX}")
+
+
+_COUNTER = itertools.count()
+
+
+def _is_running(process_id):
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it exists, and is someone else's
+    return True
+
+
+def _remove(path):
+    """Removes a file or a directory tree; what is not there is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a temporary name beside `path`; what was written there becomes `path` at the end.
+    """Yields a temporary name beside `path`; what is written there becomes `path` at the end.
 
     The content reaches the disk before the rename, so a crash leaves the old file or the new one.
     If the block raises, the temporary file is removed and `path` stays as it was.
     """
-    path = os.fspath(path)
-    # Containers of one cluster often have the same process ids.
-    temporary = f"{path}.{os.uname().nodename}-{os.getpid()}.tmp"
+    path = os.path.abspath(path)
+    temporary = _temporary_name(path)
     try:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
-        sync(os.path.dirname(os.path.abspath(path)))
+        sync(os.path.dirname(path))
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        _remove(temporary)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -40,37 +83,35 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def atomic_directory(path: str | os.PathLike) -> Iterator[str]:
     """Yields a new directory beside `path`, which becomes `path` at the end: `replace_directory`.
 
-    One that a killed process left is deleted before. If the block raises, the new directory is
-    removed and `path` stays as it was.
+    If the block raises, the new directory is removed and `path` stays as it was.
     """
     path = os.path.abspath(path)  # "name/" would have it inside
-    temporary = f"{path}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.makedirs(temporary)
+    temporary = _temporary_name(path)
+    os.mkdir(temporary)
     try:
         yield temporary
         replace_directory(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
 
 
-def replace_directory(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Renames the directory `temporary`, on the same file system, to `path`.
+def replace_directory(new: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Renames the directory `new`, on the same file system, to `path`.
 
-    Its content reaches the disk first. A directory that has the name already is deleted; between
-    the two there is a moment without either, and never one with a part of one.
+    Its content reaches the disk first. A directory that already has the name is replaced as a
+    whole: for a moment there is neither, but never a part of one.
     """
-    path, old = os.fspath(path), f"{os.fspath(path)}.old"
-    for folder, _, names in os.walk(temporary):
+    path = os.path.abspath(path)
+    for folder, _, names in os.walk(new):
         for name in names:
             sync(os.path.join(folder, name))
         sync(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    old = _temporary_name(path)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, old)
-    os.rename(temporary, path)
-    sync(os.path.dirname(os.path.abspath(path)))
-    shutil.rmtree(old, ignore_errors=True)
+    os.rename(new, path)
+    sync(os.path.dirname(path))
+    _remove(old)
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -82,20 +123,52 @@ def sync(path: str | os.PathLike) -> None:
         os.close(descriptor)
 
 
+def sha256_of(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json_object(path: str | os.PathLike, max_bytes: int = 4 << 20) -> dict[str, Any]:
-    """Reads a small file with one JSON object.
+    """Reads a small file that holds one JSON object.
 
     Raises:
-        InputError: larger than `max_bytes`, not JSON, or of another type.
+        InputError: no such file, larger than `max_bytes`, not JSON (with line and column), or JSON
+            of another type.
     """
-    with open(path, "rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise InputError(f"{path}: larger than {max_bytes >> 20} MB, as no such file is")
     try:
-        fields = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: not a JSON object, but a {type(fields).__name__}")
-    return fields
+        with open(path, "rb") as file:
+            content = file.read(max_bytes + 1)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"no such file: {os.fspath(path)}") from None
+    if len(content) > max_bytes:
+        raise InputError(
+            f"{path}: larger than {max_bytes >> 20} MB; not a plausible configuration file"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not JSON: not UTF-8 at byte {error.start}") from None
+    return parse_json_object(text, os.fspath(path))
+
+
+def parse_json_object(text: str, source: str) -> dict[str, Any]:
+    """Parses a JSON object.
+
+    Args:
+        text: the object.
+        source: where it comes from, for messages.
+
+    Raises:
+        InputError: not JSON (with line and column), or JSON of another type.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{source}: not JSON at {place}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # a huge number, or brackets nested too deeply
+        raise InputError(f"{source}: not usable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: expected a JSON object, got {json.dumps(value)[:50]}")
+    return value

@@ -17,6 +17,7 @@ import statistics
 from typing import Any
 
 from common import files
+from common.markdown import markdown_table
 from data.tasks import glue
 
 GLUE_METRICS = {name: task.metrics for name, task in glue.TASKS.items()}
@@ -158,25 +159,26 @@ def _average(name, kind, metrics, rows):
 def to_markdown(summary: dict[str, Any]) -> str:
     """The summary as a text that is readable in a terminal, too."""
     header = ["task", "metric", "median", "mean", "deviation", "best", "trials"]
-    table = [[*header, "training examples", "dev examples"]]
+    table = []
     for task, row in summary["tasks"].items():
         counts = [_count(len(row["seeds"])), _count(row["train_examples"])]
         counts.append(_count(row["dev_examples"]))
         for metric, numbers in row["metrics"].items():
             scores = [_score(numbers[name]) for name in header[2:6]]
             table.append([task, metric, *scores, *counts])
-    lines = [f"# {summary['model']}: scores on dev sets, in percent", "", *_align(table, 2)]
+    lines = [f"# {summary['model']}: scores on dev sets, in percent", ""]
+    lines += markdown_table([*header, "training examples", "dev examples"], table, 2).splitlines()
     remarks = [
         f"- {task}: {remark}" for task, row in summary["tasks"].items() for remark in row["remarks"]
     ]
     lines += ["", *remarks] if remarks else []
     if summary["averages"]:
-        table = [["average", "of medians", "of means"]]
-        for average in summary["averages"]:
-            table.append(
-                [average["name"], *(_score(average[k]) for k in ("of_medians", "of_means"))]
-            )
-        lines += ["", *_align(table, 1), ""]
+        table = [
+            [average["name"], *(_score(average[k]) for k in ("of_medians", "of_means"))]
+            for average in summary["averages"]
+        ]
+        header = ["average", "of medians", "of means"]
+        lines += ["", *markdown_table(header, table).splitlines(), ""]
         lines += [_explanation(average) for average in summary["averages"]]
     return "\n".join(lines) + "\n"
 
@@ -197,20 +199,6 @@ def _count(number):
 
 def _score(number):
     return "–" if number is None else f"{number:.2f}"
-
-
-def _align(table, num_texts):
-    """Markdown's rows, columns as wide as their widest cell, numbers to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    lines = []
-    for cells in table:
-        padded = [
-            cell.ljust(width) if i < num_texts else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        lines.append(f"| {' | '.join(padded)} |")
-    rules = ["-" * (w + 2) if i < num_texts else "-" * (w + 1) + ":" for i, w in enumerate(widths)]
-    return [lines[0], f"|{'|'.join(rules)}|", *lines[1:]]
 
 
 def draw(summary: dict[str, Any]):

@@ -1,7 +1,6 @@
 """What a run directory says of itself: `run.json`, an entry for every time the run was started."""
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -55,7 +54,9 @@ def describe_start(
         "hparams": hparams,
         "records": {
             "metadata": os.path.abspath(records_metadata),
-            "sha256": _sha256(records_metadata),
+            "sha256": files.sha256_of(records_metadata)
+            if os.path.exists(records_metadata)
+            else None,  # records that the original wrote
         },
         "code": code_version(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
         "versions": {"python": platform.python_version()} | package_versions(),
@@ -66,13 +67,6 @@ def describe_start(
             "cpus": os.cpu_count(),
         },
     }
-
-
-def _sha256(path):
-    if not os.path.exists(path):
-        return None  # records that the original wrote
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def package_versions() -> dict[str, str]:

@@ -4,14 +4,13 @@ Imports neither Keras nor NumPy: options can be checked before anything heavy is
 """
 
 import dataclasses
-import difflib
 import json
 import os
-import types
-import typing
 from typing import Any
 
 from common.errors import InputError
+from common.fields import override, require, require_one_of
+from common.files import parse_json_object, read_json_object
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
 CONV_TYPES = ("sdconv", "noconv")
@@ -354,93 +353,14 @@ def as_config(config: ConvBertConfig | dict[str, Any]) -> ConvBertConfig:
     return config if isinstance(config, ConvBertConfig) else override(ConvBertConfig(), config)
 
 
-def require(condition: bool, name: str, expected: str, received: Any) -> None:
-    """Raises an `InputError` that names the field, unless `condition` holds."""
-    if not condition:
-        raise InputError(f"`{name}` must be {expected}. Received: {name}={received!r}")
-
-
-def require_one_of(name: str, value: str, allowed: typing.Iterable[str]) -> None:
-    """Raises an `InputError` that lists what is allowed, unless `value` is one of it."""
-    allowed = list(allowed)
-    require(value in allowed, name, "one of " + ", ".join(map(json.dumps, allowed)), value)
-
-
 def load_hparams(text_or_path: str) -> dict[str, Any]:
     """`--hparams`: a JSON object, given as text (it starts with "{") or as the path of a file.
 
     Raises:
         InputError: no such file, not JSON (with line and column), or not an object.
     """
-    text, source = text_or_path, "--hparams"
-    if not text_or_path.lstrip().startswith("{"):
-        source = text_or_path
-        if not os.path.isfile(source):
-            raise InputError(f"--hparams: no such file, and not a JSON object: {source}")
-        with open(source, encoding="utf-8") as file:
-            text = file.read()
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{source}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
-    if not isinstance(values, dict):
-        raise InputError(f"{source}: expected a JSON object, received {type(values).__name__}")
-    return values
-
-
-def override(config: Any, overrides: dict[str, Any]) -> Any:
-    """A copy of the dataclass instance `config` with fields replaced, names and types checked.
-
-    Raises:
-        InputError: a name the dataclass has not (with the nearest it has), or a value of a type
-            other than the field's annotation.
-    """
-    annotations = typing.get_type_hints(type(config))
-    checked = {}
-    for name, value in overrides.items():
-        if name not in annotations:
-            near = difflib.get_close_matches(name, annotations, n=1, cutoff=0.5)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            raise InputError(
-                f"unknown hyper-parameter `{name}`{hint} Known are: {', '.join(annotations)}"
-            )
-        checked[name] = _check_type(name, value, annotations[name])
-    return dataclasses.replace(config, **checked)
-
-
-def _check_type(name, value, annotation):
-    """`value`, converted where JSON leaves no choice (1 for 1.0, a list for a tuple)."""
-    options = [annotation]
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        options = typing.get_args(annotation)
-    for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if origin is int and isinstance(value, bool):
-            continue
-        if origin is tuple and isinstance(value, list | tuple):
-            item_type = typing.get_args(option)[0]
-            if all(isinstance(item, item_type) for item in value):
-                return tuple(value)
-            continue
-        if isinstance(value, origin):
-            return value
-    names = " or ".join(_type_name(option) for option in options)
-    raise InputError(f"`{name}` must be {names}. Received: {name}={value!r}")
-
-
-def _type_name(option):
-    if typing.get_origin(option) is tuple:
-        return "a list of " + _type_name(typing.get_args(option)[0]).split()[-1] + "s"
-    names = {
-        type(None): "null",
-        bool: "true or false",
-        int: "an integer",
-        float: "a number",
-        str: "a string",
-        dict: "an object",
-    }
-    return names.get(option, getattr(option, "__name__", str(option)))
+    if text_or_path.lstrip().startswith("{"):
+        return parse_json_object(text_or_path, "--hparams")
+    if not os.path.isfile(text_or_path):
+        raise InputError(f"--hparams: not a JSON object, and no such file: {text_or_path}")
+    return read_json_object(text_or_path)

@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from common.errors import InputError
+from common.fields import override
 from model import adaptation
-from model.config import ConvBertConfig, as_config, override
+from model.config import ConvBertConfig, as_config
 from model.layers.layers import MASKED_SCORE, Embeddings, EncoderLayer
 from model.weights import pretrained
 

@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from common.errors import InputError
-from model.config import HEAD_FIELDS, as_config, require_one_of
+from common.fields import require_one_of
+from model.config import HEAD_FIELDS, as_config
 from model.convbert import ConvBertModel, PretrainedModel
 from model.layers.layers import MASKED_SCORE, ClassificationHead, JointSpanHead, MaskedLMHead
 from model.losses import BinaryCrossEntropy, PositionCrossEntropy, TokenCrossEntropy

@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from common.errors import InputError
+from common.fields import override
 from model.backends import distribution
-from model.config import ConvBertConfig, Objective, as_config, override
+from model.config import ConvBertConfig, Objective, as_config
 from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
 from model.heads import ConvBertForMaskedLM
 from model.layers import fused

@@ -9,6 +9,7 @@ import numpy as np
 
 from common import hub
 from common.errors import InputError
+from common.fields import override
 from configure_finetuning import FinetuningConfig
 from data import ConvBertTokenizer
 from data.tasks.batching import Arrays, Features, gather_outputs
@@ -16,7 +17,6 @@ from data.tasks.classification.task import parse_text
 from data.tokenizer.saved_files import vocabulary_file
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
 from model import ConvBertConfig
-from model.config import override
 from pipelines.saved import check_architecture
 
 # Without XLA, on CPUs, the small operations of one batch leave cores to another.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
+from common.fields import require_one_of
 from data import ConvBertTokenizer
 from data.tasks.classification.task import SINGLE_LABEL, parse_text, probabilities
 from data.tasks.tagging import conll, task
 from model import ConvBertForTokenClassification
-from model.config import require_one_of
 from model.training.callbacks import default_jit_compile
 from pipelines.base import (
     check_positive,

@@ -12,10 +12,9 @@ that make such a file where the old code still runs. Nothing is left behind unle
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors, files
 from common.errors import InputError

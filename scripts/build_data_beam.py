@@ -13,10 +13,9 @@ import argparse
 import functools
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError

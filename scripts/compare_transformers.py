@@ -13,15 +13,15 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError
-from model.config import MODEL_SIZES, ConvBertConfig, override
+from common.fields import override
+from model.config import MODEL_SIZES, ConvBertConfig
 
 PEER = Path(__file__).with_name("transformers_outputs.py")
 VOCAB = Path(__file__).parents[1] / "data" / "vocab" / "bert_uncased.txt"

@@ -19,16 +19,16 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors, files
 from common.errors import InputError
-from model.config import HEAD_FIELDS, ConvBertConfig, load_hparams, override
+from common.fields import override
+from model.config import HEAD_FIELDS, ConvBertConfig, load_hparams
 
 SHAPE_FIELDS = (
     "vocab_size", "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads",

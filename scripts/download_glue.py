@@ -16,7 +16,6 @@ import http.client
 import io
 import os
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -25,9 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import bootstrap  # noqa: F401
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from common import errors, files
 from common.errors import InputError

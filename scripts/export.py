@@ -16,10 +16,8 @@ and LiteRT are the network alone, from token ids to logits. All take any number 
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors
 from scripts import text_input

@@ -14,11 +14,9 @@ their vectors. Both are in the texts' order, and are written while they are comp
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors, files
 from scripts import text_input

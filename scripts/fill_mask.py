@@ -13,11 +13,9 @@ model takes, a mask is predicted from the tokens around it.
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors
 from scripts import text_input

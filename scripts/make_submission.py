@@ -9,10 +9,8 @@ Of each task it takes the trial whose dev score is the median of all with predic
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError

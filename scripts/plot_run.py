@@ -9,10 +9,9 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors, files
 from common.errors import InputError

@@ -35,11 +35,9 @@ Multiple choice: a context and its choices, likewise; a single column may hold l
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError

@@ -16,7 +16,8 @@ import numpy as np
 
 from common import files
 from common.errors import InputError
-from model.config import HEAD_FIELDS, ConvBertConfig, override
+from common.fields import override
+from model.config import HEAD_FIELDS, ConvBertConfig
 
 SLOTS = ("/adam_m", "/adam_v")  # of the original's optimiser, behind the name of the variable
 STEP = "global_step"

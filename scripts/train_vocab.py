@@ -9,10 +9,9 @@ needs for the same tokenizer.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError

@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
+from common.fields import require
 from data.tasks.classification.task import MULTI_LABEL, REGRESSION
-from model.config import require
 from pipelines import FeatureExtractor, FillMask, MultipleChoice, TextClassifier
 from pipelines.fill_mask import MASK
 from serving.graph import STRINGS, Network, TextGraph

@@ -4,9 +4,10 @@ import pytest
 
 import configure_finetuning
 from common.errors import InputError
+from common.fields import override
 from configure_finetuning import FinetuningConfig
 from data.tasks import glue
-from model.config import load_hparams, override
+from model.config import load_hparams
 
 
 def test_defaults_are_the_originals():
@@ -101,7 +102,7 @@ def test_unknown_name_suggests_the_nearest():
 def test_impossible_value_names_the_field_and_the_value(name, value):
     with pytest.raises(InputError, match=f"`{name}` must be") as error:
         FinetuningConfig.for_tasks(("cola",), {name: value})
-    assert repr(value) in str(error.value)
+    assert json.dumps(value) in str(error.value)
 
 
 @pytest.mark.parametrize("value", ["cola", [], [1]])

@@ -46,7 +46,7 @@ def test_hparams_win_over_the_size():
 @pytest.mark.parametrize(
     ("hparams", "message"),
     [
-        ({"learning_rat": 1}, "unknown hyper-parameter `learning_rat`; did you mean `learning_"),
+        ({"learning_rat": 1}, r"unknown hyper-parameter `learning_rat`\. Did you mean `learning_"),
         ({"model_size": "large"}, '`model_size` must be one of "tiny", "small"'),
         ({"train_batch_size": "16"}, "`train_batch_size` must be an integer or null"),
         ({"train_batch_size": 0}, "`train_batch_size` must be a positive integer"),
@@ -57,7 +57,7 @@ def test_hparams_win_over_the_size():
         ({"do_train": False}, "`do_train` must be true, unless do_eval is"),
         ({"max_seq_length": 3}, "`max_seq_length` must be at least 8"),
         ({"conv_kernel_size": 4}, "`conv_kernel_size` must be odd"),
-        ({"model_hparam_overrides": {"hidden_sise": 4}}, "did you mean `hidden_size`"),
+        ({"model_hparam_overrides": {"hidden_sise": 4}}, "Did you mean `hidden_size`"),
         ({"model_hparam_overrides": {"vocab_size": 4}}, "the vocabulary decides it"),
         ({"model_hparam_overrides": [1]}, "`model_hparam_overrides` must be an object"),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import finetune
-from common import errors
+from common import errors, files
 from data import ConvBertTokenizer
 from data.tasks import glue
 from data.tasks.batching import make_features
@@ -387,9 +387,9 @@ def suite(data_dir, tmp_path, monkeypatch):
 
 def results_of(model_dir):
     """The files of a model directory, without those that a killed process was writing."""
-    files = [path for path in model_dir.rglob("*") if path.is_file()]
-    names = {path.relative_to(model_dir): path.read_text() for path in files}
-    return {name: text for name, text in names.items() if ".tmp" not in str(name)}
+    paths = [path for path in model_dir.rglob("*") if path.is_file()]
+    names = {path.relative_to(model_dir): path.read_text() for path in paths}
+    return {name: text for name, text in names.items() if files.TEMPORARY_SUFFIX not in str(name)}
 
 
 def test_suite_killed_at_any_change_goes_on(suite, tmp_path):
@@ -461,9 +461,9 @@ def test_progress_goes_by_a_tasks_finished_trials_or_by_its_text():
 
 ERRORS = {
     "no pre-trained model": (["cola"], {"model": "none_yet"}, "no pre-trained model.*from-scratch"),
-    "unknown hyper-parameter": (["cola"], {"learning_rat": 1}, "did you mean `learning_rate`"),
+    "unknown hyper-parameter": (["cola"], {"learning_rat": 1}, "Did you mean `learning_rate`"),
     "impossible value": (["cola"], {"num_trials": 0}, "`num_trials` must be a positive integer"),
-    "unknown task": (["squat"], {}, 'unknown task "squat". Available: cola, sst'),
+    "unknown task": (["squat"], {}, "unknown task `squat`"),
     "the same twice": ([], {"task_names": ["cola", "cola"]}, "both called cola"),
     "tasks named twice": (["cola"], {"task_names": ["rte"]}, "name them in one place"),
     "missing file of the second task": (["cola", "rte"], {}, "task rte: no train file"),

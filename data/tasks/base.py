@@ -6,7 +6,6 @@ user's own.
 """
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 from absl import logging
 
 from common.errors import InputError
+from common.fields import unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +190,4 @@ def find_task(name: str, tasks: Mapping[str, Task]) -> Task:
     """The one of `tasks` called `name`; an `InputError` lists those there are."""
     if name in tasks:
         return tasks[name]
-    near = difflib.get_close_matches(name.lower(), tasks, n=1)
-    hint = f' Did you mean "{near[0]}"?' if near else ""
-    raise InputError(f'unknown task "{name}". Available: {", ".join(tasks)}.{hint}')
+    raise unknown("task", name, tasks)

@@ -32,19 +32,11 @@ import numpy as np
 
 from common import files
 from common.errors import InputError
+from common.fields import check_fields, require
 from data.tasks.base import Examples, Task
 from data.tasks.classification.task import TextExamples, parse_text
 from data.tasks.tables import ENDINGS, Column, read_table
-from data.tasks.task_fields import (
-    check_fields,
-    files_beside,
-    is_column,
-    is_files,
-    is_list,
-    is_name,
-    require,
-    tests_among,
-)
+from data.tasks.task_fields import files_beside, is_column, is_files, is_list, is_name, tests_among
 
 KIND = "multiple_choice"
 
@@ -223,14 +215,20 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> MultipleChoiceTask
     columns += [values["stem_column"]] if "stem_column" in values else []
     require(
         len(set(columns)) == len(columns) and len(set(map(type, columns))) == 1,
-        path, "choice_columns", "other columns than the context's, the stem's and the label's, and "
-        "all of them names, or all numbers", values["choice_columns"],
-    )  # fmt: skip
+        "choice_columns",
+        "other columns than the context's, the stem's and the label's, and "
+        "all of them names, or all numbers",
+        values["choice_columns"],
+        path,
+    )
     labels = values.get("labels")
     require(
         labels is None or len(choices) in (1, len(labels)),
-        path, "labels", f"a list of {len(choices)}, one for each choice", labels,
-    )  # fmt: skip
+        "labels",
+        f"a list of {len(choices)}, one for each choice",
+        labels,
+        path,
+    )
 
     def column(value):
         return value - 1 if isinstance(value, int) else value

@@ -10,12 +10,13 @@ The file's field `kind` says what it is:
 and the other fields are explained there.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from common.errors import InputError
+from common.fields import require_one_of
+from common.files import read_json_object
 from data.tasks import glue, multiple_choice
 from data.tasks.base import Task, find_task
 from data.tasks.classification import fields as classification_fields
@@ -51,17 +52,9 @@ def read_task(path: str) -> Task:
         raise InputError(
             f"no such file: {path}. It should describe a task; see data/tasks/registry.py"
         )
-    with open(path, encoding="utf-8") as file:
-        try:
-            fields = json.load(file)
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: expected a JSON object, got {json.dumps(fields)[:50]}")
+    fields = read_json_object(path)
     kind = fields.pop("kind", "classification")
-    if kind not in list(KINDS):
-        allowed = ", ".join(KINDS)
-        raise InputError(f"{path}: `kind` must be one of {allowed}. Received: {json.dumps(kind)}")
+    require_one_of("kind", kind, KINDS, path)
     task = KINDS[kind](path, fields)
     if task.name in (*TASKS, "all"):
         raise InputError(

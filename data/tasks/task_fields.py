@@ -1,50 +1,11 @@
 """Checks of the JSON fields that describe a task of the user's own."""
 
-import difflib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from common.errors import InputError
-
-# For each field: whether a value is allowed, and what is, in words.
-FieldTable = Mapping[str, tuple[Callable[[Any], bool], str]]
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-def check_fields(
-    path: str, values: Mapping[str, Any], table: FieldTable, required: tuple[str, ...] = ()
-) -> None:
-    """Checks every field by itself.
-
-    Args:
-        path: the JSON file, for messages.
-        values: its fields.
-        table: all fields that there are.
-        required: those that must be there.
-
-    Raises:
-        InputError: a field is missing, unknown, or has an impossible value.
-    """
-    for name in required:
-        if name not in values:
-            raise InputError(f"{path}: `{name}` is missing")
-    for name, value in values.items():
-        if name not in table:
-            near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
-            hint = f"; did you mean `{near[0]}`?" if near else "."
-            raise InputError(f"{path}: unknown field `{name}`{hint} Known are: {', '.join(table)}")
-        is_allowed, allowed = table[name]
-        require(is_allowed(value), path, name, allowed, value)
-
-
-def require(condition: bool, path: str, name: str, allowed: str, value: Any) -> None:
-    """Raises an `InputError` that says what the field `name` of the file `path` must be."""
-    if not condition:
-        raise InputError(f"{path}: `{name}` must be {allowed}. Received: {json.dumps(value)}")
 
 
 def is_name(value: Any) -> bool:

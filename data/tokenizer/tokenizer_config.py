@@ -4,12 +4,12 @@ tokenizer_config.json is the one that counts. special_tokens_map.json and added_
 transformers 4 and older, can only say what `ConvBertTokenizer` does anyway; they are checked.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.files import read_json_object
 from data.tokenizer.vocab_file import SPECIAL_TOKENS
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -120,15 +120,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file holds anything else.
     """
-    if not path.exists():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold a JSON object, not a {type(config).__name__}")
-    return config
+    return read_json_object(path, max_bytes=256 << 20) if path.exists() else {}
 
 
 def _content(token):

@@ -14,7 +14,7 @@ import os
 import keras
 
 from common.errors import InputError
-from model.config import require
+from common.fields import require
 
 # Keras's own names, which `keras.distribution.initialize` reads.
 NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"

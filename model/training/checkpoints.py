@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -179,7 +178,7 @@ def _write(directory, model, description):
     path = os.path.join(directory, "state.safetensors")
     safetensors.numpy.save_file(arrays, path)
     with open(os.path.join(directory, "state.json"), "w", encoding="utf-8") as file:
-        json.dump(description | {"sha256": _sha256(path)}, file, indent=2)
+        json.dump(description | {"sha256": files.sha256_of(path)}, file, indent=2)
 
 
 def _read(directory, step):
@@ -192,7 +191,7 @@ def _read(directory, step):
         hparams, sha256 = dict(content["hparams"]), content["sha256"]
         if content["step"] != step:
             raise DamagedStateError(f"{description_path} is of step {content['step']!r}")
-        if _sha256(path) != sha256:
+        if files.sha256_of(path) != sha256:
             raise DamagedStateError(f"{path} does not have the hash it was saved with")
         return TrainingState(directory, step, hparams, safetensors.numpy.load_file(path))
     except DamagedStateError:
@@ -203,11 +202,6 @@ def _read(directory, step):
         raise DamagedStateError(f"{description_path} cannot be read: {error!r}") from None
     except safetensors.SafetensorError as error:
         raise DamagedStateError(f"{path} cannot be read: {error}") from None
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_variables(model: keras.Model) -> dict:

@@ -87,7 +87,7 @@ def test_what_fine_tuning_set_is_kept_and_can_be_changed(tuned, answerer, monkey
     monkeypatch.setattr(lowest, "model", answerer.model)  # which has been traced
     (answer,) = lowest.predict(["a"], [CONTEXTS[0]])
     assert (answer.text, answer.start, len(answer.candidates)) == ("", None, 1)
-    with pytest.raises(InputError, match="unknown hyper-parameter `n_best`; did you mean"):
+    with pytest.raises(InputError, match=r"unknown hyper-parameter `n_best`\. Did you mean"):
         QuestionAnswerer.from_pretrained(directory, n_best=1)
     with pytest.raises(InputError, match=r"`unanswerable` must be true or false\. Received: 1"):
         QuestionAnswerer.from_pretrained(directory, unanswerable=1)

@@ -164,5 +164,5 @@ def test_a_directory_without_a_fine_tuned_model(tmp_path):
     ):
         predict.main([str(tmp_path), "a"])
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match=r"config\.json: not a JSON object"):
+    with pytest.raises(InputError, match=r"config\.json: expected a JSON object"):
         predict.main([str(tmp_path), "a"])

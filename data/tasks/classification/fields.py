@@ -28,6 +28,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from common.fields import check_fields, require
 from data.tasks.classification.task import (
     DEFAULT_METRICS,
     METRICS,
@@ -36,16 +37,7 @@ from data.tasks.classification.task import (
     SINGLE_LABEL,
     ClassificationTask,
 )
-from data.tasks.task_fields import (
-    check_fields,
-    files_beside,
-    is_column,
-    is_files,
-    is_list,
-    is_name,
-    require,
-    tests_among,
-)
+from data.tasks.task_fields import files_beside, is_column, is_files, is_list, is_name, tests_among
 
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> ClassificationTask:
@@ -87,33 +79,45 @@ def _check_together(path, values):
     columns = [*texts, values["label_column"]]
     require(
         len(set(columns)) == len(columns) and len(set(map(type, columns))) == 1,
-        path,
         "text_columns",
         f"other columns than `label_column` ({values['label_column']!r}), and all of them names, "
         "or all numbers",
         values["text_columns"],
+        path,
     )
     allowed = METRICS[kind]
     metrics = values.get("metrics", [])
     require(
         all(name in allowed for name in metrics),
-        path, "metrics", f"among {', '.join(allowed)} for {kind}", metrics,
-    )  # fmt: skip
+        "metrics",
+        f"among {', '.join(allowed)} for {kind}",
+        metrics,
+        path,
+    )
     for name, kinds in (
         ("labels", (SINGLE_LABEL, MULTI_LABEL)),
         ("label_delimiter", (MULTI_LABEL,)),
         ("score_range", (REGRESSION,)),
     ):
-        require(name not in values or kind in kinds, path, name, f"absent for {kind}",
-                 values.get(name))  # fmt: skip
+        require(
+            name not in values or kind in kinds, name, f"absent for {kind}", values.get(name), path
+        )
     require(
         len(texts) == 2 or not values.get("unordered"),
-        path, "unordered", "absent where there is one text", values.get("unordered"),
-    )  # fmt: skip
+        "unordered",
+        "absent where there is one text",
+        values.get("unordered"),
+        path,
+    )
     delimiter = values.get("label_delimiter", ",")
     for label in values.get("labels", []) if kind == MULTI_LABEL else []:
-        require(delimiter not in label, path, "labels", f'without "{delimiter}", which separates '
-                 "labels (`label_delimiter`)", label)  # fmt: skip
+        require(
+            delimiter not in label,
+            "labels",
+            f'without "{delimiter}", which separates labels (`label_delimiter`)',
+            label,
+            path,
+        )
 
 
 def _as_list(value):

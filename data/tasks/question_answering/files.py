@@ -7,7 +7,6 @@ a line a context.
 
 import dataclasses
 import gzip
-import hashlib
 import json
 import re
 import zlib
@@ -17,6 +16,7 @@ from typing import Any
 from absl import logging
 
 from common.errors import InputError
+from common.files import sha256_of
 from data.tasks.base import Examples
 from data.tasks.classification.task import parse_text
 
@@ -79,8 +79,7 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
         raise InputError(f"{path}: expected a file name ending in {', '.join(ENDINGS)}")
     contexts, questions, ids, lost, moved = [], [], set(), [], []
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = sha256_of(path)
         for place, paragraph in _paragraphs(path) if path.endswith(".json") else _lines(path):
             context = _text(paragraph, "context", place)
             for number, fields in enumerate(_get(paragraph, "qas", list, place), start=1):

@@ -20,10 +20,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from common import files
+from common.fields import check_fields
 from data.tasks.base import Task
 from data.tasks.question_answering.evaluation import evaluate, evaluate_with_unanswerable
 from data.tasks.question_answering.files import ENDINGS, QuestionExamples, read_questions
-from data.tasks.task_fields import check_fields, files_beside, is_files, is_name, tests_among
+from data.tasks.task_fields import files_beside, is_files, is_name, tests_among
 
 KIND = "question_answering"
 

@@ -31,17 +31,10 @@ from absl import logging
 
 from common import files
 from common.errors import InputError
+from common.fields import check_fields, require
 from data.tasks.base import Examples, Task
 from data.tasks.tagging import conll
-from data.tasks.task_fields import (
-    check_fields,
-    files_beside,
-    is_files,
-    is_list,
-    is_name,
-    require,
-    tests_among,
-)
+from data.tasks.task_fields import files_beside, is_files, is_list, is_name, tests_among
 
 KIND = "tagging"
 ENTITIES = "entities"
@@ -269,17 +262,28 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> TaggingTask:
     tags = values["tags"]
     allowed = METRICS[tags]
     metrics = tuple(values.get("metrics", allowed))
-    require(set(metrics) <= set(allowed), path, "metrics", f"among {', '.join(allowed)} of {tags}",
-            metrics)  # fmt: skip
+    require(
+        set(metrics) <= set(allowed),
+        "metrics",
+        f"among {', '.join(allowed)} of {tags}",
+        metrics,
+        path,
+    )
     require(
         tags == ENTITIES or "scheme" not in values,
-        path, "scheme", f"absent for {LABELS}", values.get("scheme"),
-    )  # fmt: skip
+        "scheme",
+        f"absent for {LABELS}",
+        values.get("scheme"),
+        path,
+    )
     columns = [values.get(name) for name in ("word_column", "tag_column")]
     require(
         None in columns or columns[0] != columns[1],
-        path, "tag_column", "another column than `word_column`", columns[1],
-    )  # fmt: skip
+        "tag_column",
+        "another column than `word_column`",
+        columns[1],
+        path,
+    )
     word_column, tag_column = (column and column - 1 for column in columns)
     given = files_beside(path, values)
     return TaggingTask(

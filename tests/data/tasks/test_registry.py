@@ -63,7 +63,7 @@ def test_tasks_by_name():
     assert get_task("rte") is glue.TASKS["rte"]
     assert get_task("squad").architecture == "ConvBertForQuestionAnswering"
     assert get_task("chunk").architecture == "ConvBertForTokenClassification"
-    with pytest.raises(InputError, match=r'"squadv2".* squadv1, .*Did you mean "squadv1"\?'):
+    with pytest.raises(InputError, match=r"`squadv2`.*`squadv1`"):
         get_task("squadv2")
 
 
@@ -85,7 +85,7 @@ def test_other_kinds(tmp_path):
 
 ERRORS = {
     "no column": ({"text_columns": None, "label_column": "l"}, "`text_columns` must be a column"),
-    "unknown field": ({"label_colum": "l"}, "unknown field `label_colum`; did you mean `label_"),
+    "unknown field": ({"label_colum": "l"}, r"unknown field `label_colum`\. Did you mean `label_"),
     "unknown kind": ({"problem_type": "ranking"}, "`problem_type` must be one of single_label_"),
     "three texts": ({"text_columns": ["a", "b", "c"]}, "`text_columns` must be .* list of two"),
     "column 0": ({"text_columns": 0}, r"number \(from 1\), or a list of two. Received: 0"),
@@ -105,7 +105,7 @@ ERRORS = {
     ),
     "unknown metric": ({"metrics": ["pearson"]}, "among accuracy, macro_f1, mcc, f1 for single"),
     "GLUE's name": ({"name": "cola"}, "the task's name, cola, is another's"),
-    "unknown sort": ({"kind": "parsing"}, "`kind` must be one of classification, tagging, quest"),
+    "unknown sort": ({"kind": "parsing"}, "`kind` must be one of"),
     "path as name": ({"name": "../x"}, "`name` must be letters"),
     "order of one text": ({"unordered": True}, "`unordered` must be absent"),
     "files": ({"files": ["train.tsv"]}, "`files` must be an object of file names"),
@@ -128,7 +128,7 @@ def test_unreadable_file(tmp_path):
     with pytest.raises(InputError, match="expected a JSON object, got "):
         read_task(write(tmp_path, [1]))
     (tmp_path / "topics.json").write_text('{"name": }')
-    with pytest.raises(InputError, match=r"not JSON: .* line 1 column 10"):
+    with pytest.raises(InputError, match=r"not JSON at line 1, column 10"):
         read_task(path)
     with pytest.raises(InputError, match=r"no such file: nowhere\.json"):
         get_task("nowhere.json")

@@ -486,8 +486,8 @@ def test_from_pretrained_reads_hugging_faces_configurations(bert, tmp_path):
     tokenizer = load('{"do_lower_case": false, "strip_accents": null}')
     assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (False, False)
     for text, message in (
-        ("{", "tokenizer_config.json is not JSON"),
-        ("[1]", "must hold a JSON object, not a list"),
+        ("{", "tokenizer_config.json: not JSON"),
+        ("[1]", "expected a JSON object"),
         ('{"do_lower_case": false, "strip_accents": true}', "strip_accents without do_lower_case"),
         ('{"tokenize_chinese_chars": false}', "tokenize_chinese_chars=false"),
         ('{"do_lower_case": "no"}', "do_lower_case must be true or false"),

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from common.fields import override
 from model import ConvBertForSequenceClassification
-from model.config import override
 from model.training.optimizer import (
     GROWTH_STEPS,
     INITIAL_LOSS_SCALE,

@@ -327,7 +327,7 @@ def test_fields_of_a_json_file(tmp_path):
 
 
 FIELD_ERRORS = {
-    "unknown field": ({"tag_colum": 1}, "unknown field `tag_colum`; did you mean `tag_column`"),
+    "unknown field": ({"tag_colum": 1}, r"unknown field `tag_colum`\. Did you mean `tag_column`"),
     "unknown tags": ({"tags": "words"}, '`tags` must be "entities" or "labels". Received: "words"'),
     "unknown scheme": ({"scheme": "BILOU"}, "`scheme` must be one of BIOES, BIO, IOB1"),
     "scheme of labels": ({"tags": "labels", "scheme": "BIO"}, "`scheme` must be absent for labels"),

@@ -1,0 +1,236 @@
+"""Checks of named values: fields of dataclasses, and fields of JSON objects that users write."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from common.errors import InputError
+
+# For each field: whether a value is allowed, and what is, in words.
+FieldTable = Mapping[str, tuple[Callable[[Any], bool], str]]
+
+
+def require(condition: bool, name: str, expected: str, received: Any, source: str = "") -> None:
+    """Raises an `InputError` that names a field, unless `condition` holds.
+
+    Args:
+        condition: whether the value is allowed.
+        name: the field's.
+        expected: what is allowed, in words that can follow "must be".
+        received: the value.
+        source: the file that has the field, if one has.
+    """
+    if not condition:
+        where = f"{source}: " if source else ""
+        raise InputError(f"{where}`{name}` must be {expected}. Received: {_as_json(received)}")
+
+
+def require_one_of(name: str, value: Any, allowed: Iterable[Any], source: str = "") -> None:
+    """Raises an `InputError` that lists the allowed values, unless `value` is one of them."""
+    allowed = list(allowed)
+    expected = "one of " + ", ".join(map(_as_json, allowed))
+    require(value in allowed, name, expected, value, source)
+
+
+def _as_json(value):
+    """A value as a user would write it in a JSON file, or Python's form of what JSON lacks."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+def unknown(what: str, name: str, known: Iterable[str], source: str = "") -> InputError:
+    """The error for a name that does not exist: it lists those that do, the nearest one first.
+
+    Args:
+        what: what the name should be the name of, such as "field" or "task".
+        name: what the user wrote.
+        known: all names.
+        source: the file that has the name, if one has.
+    """
+    known = list(known)
+    folded = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    hint = f" Did you mean `{folded[near[0]]}`?" if near else ""
+    where = f"{source}: " if source else ""
+    return InputError(f"{where}unknown {what} `{name}`.{hint} Known: {', '.join(known)}")
+
+
+def check_fields(
+    path: str, values: Mapping[str, Any], table: FieldTable, required: tuple[str, ...] = ()
+) -> None:
+    """Checks each field of a JSON object by itself.
+
+    Args:
+        path: the JSON file, for messages.
+        values: its fields.
+        table: all fields that exist.
+        required: those that must be present.
+
+    Raises:
+        InputError: a field is missing, unknown, or has an impossible value.
+    """
+    for name in required:
+        if name not in values:
+            raise InputError(f"{path}: `{name}` is missing")
+    for name, value in values.items():
+        if name not in table:
+            raise unknown("field", name, table, path)
+        is_allowed, allowed = table[name]
+        require(is_allowed(value), name, allowed, value, path)
+
+
+def setting(
+    default: Any,
+    help: str,  # the name argparse uses
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    choices: Iterable[str] | None = None,
+) -> Any:
+    """A dataclass field that has a one-line description and a range.
+
+    `check_settings` holds values to the range; `describe_settings` lists the descriptions.
+
+    Args:
+        default: the default value; a dict is copied for each instance.
+        help: what the field means, in one line.
+        least, above, most, below: bounds of a number. Numbers are finite whatever they are.
+        choices: the allowed strings.
+    """
+    bounds = {"least": least, "above": above, "most": most, "below": below}
+    metadata = {"help": help, "bounds": bounds, "choices": choices and tuple(choices)}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_settings(config: Any) -> None:
+    """Holds each `setting` of a dataclass instance to its range; None is allowed everywhere.
+
+    Raises:
+        InputError: a value outside its range; the message names the field.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is None or not field.metadata:
+            continue
+        if field.metadata["choices"]:
+            require_one_of(field.name, value, field.metadata["choices"])
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            bounds = field.metadata["bounds"]
+            require(_is_within(value, **bounds), field.name, _range_in_words(**bounds), value)
+
+
+def _is_within(value, least, above, most, below):
+    infinity = float("inf")
+    return (
+        -infinity < value < infinity
+        and (least is None or value >= least)
+        and (above is None or value > above)
+        and (most is None or value <= most)
+        and (below is None or value < below)
+    )
+
+
+def _range_in_words(least, above, most, below):
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    return words or "a finite number"
+
+
+class Setting(typing.NamedTuple):
+    """One row of a table of settings."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+def describe_settings(config_class: type) -> list[Setting]:
+    """Name, type, default and description of each `setting` of a dataclass, in order."""
+    annotations, rows = typing.get_type_hints(config_class), []
+    for field in dataclasses.fields(config_class):
+        if not field.metadata:
+            continue
+        default = field.default
+        if default is dataclasses.MISSING:
+            default = field.default_factory()
+        choices = field.metadata["choices"]
+        kind = " or ".join(map(_type_name, _options(annotations[field.name])))
+        kind = " | ".join(map(_as_json, choices)) if choices else kind
+        rows.append(Setting(field.name, kind, _as_json(default), field.metadata["help"]))
+    return rows
+
+
+def override(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """A copy of the dataclass instance `config` with fields replaced, names and types checked.
+
+    Raises:
+        InputError: a name that the dataclass does not have (with the nearest one it has), or a
+            value of another type than the field's annotation.
+    """
+    annotations = typing.get_type_hints(type(config))
+    checked = {}
+    for name, value in overrides.items():
+        if name not in annotations:
+            raise unknown("hyper-parameter", name, annotations)
+        checked[name] = _check_type(name, value, annotations[name])
+    return dataclasses.replace(config, **checked)
+
+
+def _options(annotation):
+    is_union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    return typing.get_args(annotation) if is_union else [annotation]
+
+
+def _check_type(name, value, annotation):
+    """`value`, converted where JSON leaves no choice (1 for 1.0, a list for a tuple)."""
+    options = _options(annotation)
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is int and isinstance(value, bool):
+            continue
+        if origin is tuple and isinstance(value, list | tuple):
+            item_type = typing.get_args(option)[0]
+            if all(isinstance(item, item_type) for item in value):
+                return tuple(value)
+            continue
+        if isinstance(value, origin):
+            return value
+    expected = " or ".join(_TYPE_PHRASES.get(option) or _list_phrase(option) for option in options)
+    raise InputError(f"`{name}` must be {expected}. Received: {_as_json(value)}")
+
+
+_TYPE_PHRASES = {
+    type(None): "null",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    dict: "an object",
+}
+
+
+def _list_phrase(option):
+    if typing.get_origin(option) is tuple:
+        return f"a list of {_TYPE_PHRASES[typing.get_args(option)[0]].split()[-1]}s"
+    return _TYPE_PHRASES.get(typing.get_origin(option)) or str(option)
+
+
+def _type_name(option):
+    names = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string"}
+    origin = typing.get_origin(option) or option
+    if origin is tuple:
+        return f"list of {names[typing.get_args(option)[0]]}s"
+    return "object" if origin is dict else names[origin]
