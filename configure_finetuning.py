@@ -33,7 +33,7 @@ class FinetuningConfig:
     """What one run of `finetune.py` does with one task.
 
     Args:
-        task_names: the task to fine-tune on; several are learnt jointly, by one encoder with a
+        task_names: the task to fine-tune on; several are learned jointly, by one encoder with a
             head for each.
         num_trials: runs with different seeds; trial i (from 1) has the seed `seed + i - 1`.
         model_size: "tiny", "small", "medium-small" or "base". The pre-trained model's

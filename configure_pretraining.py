@@ -60,7 +60,7 @@ class PretrainingConfig(Objective):
         precision: a Keras dtype policy; weights and updates are float32 in any.
         jit_compile: compile the step with XLA; None does where it pays, on GPUs and TPUs.
         deterministic: repeat results bit for bit, at the price of speed: one thread on a CPU.
-        seed: of the initialisation, the data order, masks, samples and dropout.
+        seed: of the initialization, the data order, masks, samples and dropout.
     """
 
     model_size: str = "medium-small"

@@ -6,7 +6,7 @@
     python3 finetune.py --data-dir D --model-name N --hparams '{"task_names": ["mnli", "rte"]}'
 
 A task is one of GLUE's, or described by a JSON file: see data/tasks/registry.py. Tasks that are
-given as arguments are learnt one after the other; several `task_names` by one encoder, jointly.
+given as arguments are learned one after the other; several `task_names` by one encoder, jointly.
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK; writes, below D/models/N,
 results/TASK_results.json and .txt, test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model
@@ -50,7 +50,7 @@ from jobs.trials import (
 from model.config import MODEL_SIZES, ConvBertConfig, load_hparams
 
 # Where below models/MODEL_NAME an encoder may be: from replaced-token detection, from masked
-# language modelling alone, or a saved model put there by hand.
+# language modeling alone, or a saved model put there by hand.
 ENCODER_DIRECTORIES = ("discriminator", "encoder", ".")
 
 
@@ -424,7 +424,7 @@ def train(models, features, config: FinetuningConfig, seed: int, title: str) -> 
         config.num_train_epochs,
         seed,
         pad_to_max=not config.mask_padding,
-        few_lengths=jit_compile,
+        bucket_lengths=jit_compile,
     )
     steps = int(batches.cardinality())
     encoder = next(iter(models.values())).config

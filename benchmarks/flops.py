@@ -1,7 +1,7 @@
 """The arithmetic of a model, counted from its configuration.
 
 Counted are matrix products, at two operations a multiplication: what any implementation must do.
-Not counted are element-wise operations, LayerNorm, softmax, gathers, the optimiser, and the
+Not counted are element-wise operations, LayerNorm, softmax, gathers, the optimizer, and the
 depthwise convolution (0.3 % of the whole). The dynamic convolution counts as K products a channel
 and position, though a banded matrix takes T + K - 1. Padding counts like any other token.
 

@@ -167,12 +167,12 @@ def subset(features, drawn: np.ndarray, batch_size: int, num_batches: int):
     places = (np.arange(num_batches) + 0.5) * len(batches) / num_batches
     is_chosen = np.zeros(len(features), bool)
     is_chosen[batches[places.astype(int)]] = True
-    is_row = np.repeat(is_chosen, features.rows_an_example)
-    lengths = np.diff(features.starts)
+    is_row = np.repeat(is_chosen, features.rows_per_example)
+    lengths = np.diff(features.row_splits)
     is_token = np.repeat(is_row, lengths)
 
     def chosen(array):
-        return array[is_token if features.is_of_tokens(array) else is_chosen]
+        return array[is_token if features.is_token_level(array) else is_chosen]
 
     targets = features.targets
     if isinstance(targets, dict):
@@ -186,13 +186,13 @@ def subset(features, drawn: np.ndarray, batch_size: int, num_batches: int):
         targets,
         features.max_seq_length,
         inputs={name: chosen(array) for name, array in features.inputs.items()},
-        rows_an_example=features.rows_an_example,
+        rows_per_example=features.rows_per_example,
     )
 
 
 def save_features(path: Path, features) -> str:
     """Writes features for the contenders, targets and inputs by name as "targets.NAME"."""
-    single = ("input_ids", "segment_ids", "starts", "max_seq_length", "rows_an_example")
+    single = ("input_ids", "segment_ids", "row_splits", "max_seq_length", "rows_per_example")
     arrays = {name: getattr(features, name) for name in single}
     for name in ("targets", "inputs"):
         value = getattr(features, name)

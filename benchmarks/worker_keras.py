@@ -168,7 +168,7 @@ def finetune(session: Session) -> None:
         "batch_size": job["batch_size"],
         "seed": 0,
         "pad_to_max": job["pad_to_max"],
-        "few_lengths": default_jit_compile(),
+        "bucket_lengths": default_jit_compile(),
     }
     one_pass = batching.training_batches(found, num_epochs=1, **shape)
     # The first step has a batch of its own: every later request is for whole passes.
@@ -238,7 +238,7 @@ def read_features(job: dict, model):
         for field, names in known.items()
     }
     single = {name: array for name, array in fields.items() if "." not in name}
-    numbers = {name: int(single[name]) for name in ("max_seq_length", "rows_an_example")}
+    numbers = {name: int(single[name]) for name in ("max_seq_length", "rows_per_example")}
     return Features(**single | named | numbers)
 
 

@@ -110,7 +110,7 @@ class Electra(nn.Module):
 
 
 class Training:
-    """A model, its optimiser, and the batches in turn.
+    """A model, its optimizer, and the batches in turn.
 
     Args:
         model: in training mode.
@@ -223,8 +223,8 @@ class TaskExamples:
         self.batch_size = job["batch_size"]
         with np.load(job["features"]) as saved:
             arrays = dict(saved)
-        num_tokens, bounds = len(arrays["input_ids"]), arrays["starts"][1:-1]
-        self.rows_an_example = int(arrays["rows_an_example"])
+        num_tokens, bounds = len(arrays["input_ids"]), arrays["row_splits"][1:-1]
+        self.rows_per_example = int(arrays["rows_per_example"])
         self.of_tokens = {
             "input_ids": arrays["input_ids"],
             "token_type_ids": arrays["segment_ids"],
@@ -246,7 +246,7 @@ class TaskExamples:
         self.lengths = []
 
     def __len__(self) -> int:
-        return len(self.of_tokens["input_ids"]) // self.rows_an_example
+        return len(self.of_tokens["input_ids"]) // self.rows_per_example
 
     def shuffled_batches(self) -> Iterator[dict]:
         """A first batch, and then the examples in one random order after the other."""
@@ -258,9 +258,9 @@ class TaskExamples:
     def batches(self, order: np.ndarray, with_targets: bool = True) -> Iterator[dict]:
         """Arguments of the model for the examples in this order."""
         targets = set(TARGETS.values())
-        shape = (-1, self.rows_an_example) if self.rows_an_example > 1 else (-1,)
+        shape = (-1, self.rows_per_example) if self.rows_per_example > 1 else (-1,)
         for indices in np.split(order, range(self.batch_size, len(order), self.batch_size)):
-            rows = indices[:, None] * self.rows_an_example + np.arange(self.rows_an_example)
+            rows = indices[:, None] * self.rows_per_example + np.arange(self.rows_per_example)
             batch = {}
             for name, values in self.of_tokens.items():
                 padding = IGNORED if name in targets else 0

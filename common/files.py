@@ -168,7 +168,7 @@ def parse_json_object(text: str, source: str) -> dict[str, Any]:
         place = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{source}: not JSON at {place}: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # a huge number, or brackets nested too deeply
-        raise InputError(f"{source}: not usable JSON: {error}") from None
+        raise InputError(f"{source}: not JSON that can be read: {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"{source}: expected a JSON object, got {json.dumps(value)[:50]}")
     return value

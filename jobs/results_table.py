@@ -43,7 +43,7 @@ GLUE_EXAMPLES = {
     "wnli": (635, 71),
 }
 
-DOT, BAR = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, for colour-blind readers
+DOT, BAR = "#0072B2", "#D55E00"  # of Okabe and Ito's palette, for color-blind readers
 PANELS_A_ROW = 5
 
 

@@ -1,4 +1,4 @@
-"""The network, its objective, its optimiser and its checkpoints, on any Keras backend.
+"""The network, its objective, its optimizer and its checkpoints, on any Keras backend.
 
 Names are imported on first use, so that reading a configuration costs no Keras import. Once Keras
 is there all of them are: `keras.models.load_model` finds no class that was not imported.

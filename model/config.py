@@ -286,11 +286,11 @@ class ConvBertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What pre-training optimises, and with which generator (ELECTRA, arXiv:2003.10555).
+    """What pre-training optimizes, and with which generator (ELECTRA, arXiv:2003.10555).
 
     Args:
         electra_objective: replaced-token detection beside the generator's masked language
-            modelling; False is masked language modelling with the full-size encoder alone.
+            modeling; False is masked language modeling with the full-size encoder alone.
         gen_weight: of the generator's loss.
         disc_weight: of the discriminator's loss.
         mask_prob: share of a sequence's tokens that are masked.

@@ -17,7 +17,7 @@ INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 
 
 class TrainableModel(keras.Model):
-    """A `keras.Model` whose optimiser has its variables before the first step.
+    """A `keras.Model` whose optimizer has its variables before the first step.
 
     Keras would create them inside that step, and TensorFlow then traces the step twice.
     """
@@ -145,7 +145,7 @@ class PretrainedModel(TrainableModel):
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """Makes int8 of the kernels that `enable_lora` names, for a model that is only used.
 
-        Keras's dense layers then multiply in integers, quantising their inputs row by row; grouped
+        Keras's dense layers then multiply in integers, quantizing their inputs row by row; grouped
         ones keep int8 kernels, and multiply in the model's precision.
 
         Args:

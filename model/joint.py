@@ -1,4 +1,4 @@
-"""Several tasks learnt at once, by one encoder with a head for each."""
+"""Several tasks learned at once, by one encoder with a head for each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ class JointModel(TrainableModel):
         super().__init__(**kwargs)
         for name, head in heads.items():
             if isinstance(head, ConvBertForMultipleChoice):
-                raise InputError(f"{name}: multiple choice cannot be learnt jointly, "
+                raise InputError(f"{name}: multiple choice cannot be learned jointly, "
                                  "for several of its rows are one example")  # fmt: skip
             if head.convbert is not next(iter(heads.values())).convbert:
                 raise InputError(f"{name}: its head has an encoder of its own. "

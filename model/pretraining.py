@@ -174,7 +174,7 @@ def _from_dict(kind, value):
 class ConvBertForPreTraining(TrainableModel):
     """Generator and discriminator with their losses; `fit` on batches of records trains both.
 
-    Compile it with an optimiser and nothing else: the objective is part of the model.
+    Compile it with an optimizer and nothing else: the objective is part of the model.
 
     Args:
         config: the discriminator's `ConvBertConfig`.
@@ -190,7 +190,7 @@ class ConvBertForPreTraining(TrainableModel):
     Returns:
         A dict: `loss`; of the generator `mlm_loss`, `mlm_predictions`, `masked_lm_ids`,
         `masked_lm_weights` ([B, P]); of the discriminator, unless the objective is masked language
-        modelling, `rtd_loss`, `sampled_ids` [B, P], `rtd_logits`, `is_replaced` and `rtd_weights`
+        modeling, `rtd_loss`, `sampled_ids` [B, P], `rtd_logits`, `is_replaced` and `rtd_weights`
         [B, T].
     """
 
@@ -358,7 +358,7 @@ class ConvBertForPreTraining(TrainableModel):
         }
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The scalar that `fit` minimises; the records carry no labels, so `y` is None."""
+        """The scalar that `fit` minimizes; the records carry no labels, so `y` is None."""
         return y_pred["loss"]
 
     @property
@@ -484,7 +484,7 @@ class ConvBertForPreTraining(TrainableModel):
 
         Returns:
             The directories' paths: `discriminator`, and `generator` where it is a network of its
-            own; `encoder` for masked language modelling.
+            own; `encoder` for masked language modeling.
         """
         paths = []
         for name, (config, tensors, architecture) in self.saved_models().items():

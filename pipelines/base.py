@@ -126,7 +126,7 @@ def compute_outputs(
         model.token_outputs if token_outputs is None else token_outputs,
         batch_size,
         pad_to_max=not model.config.mask_padding,
-        few_lengths=model.jit_compile,
+        bucket_lengths=model.jit_compile,
         num_threads=1 if model.jit_compile else BATCHES_AT_ONCE,
     )
     for array in outputs.values() if isinstance(outputs, dict) else [outputs]:

@@ -25,7 +25,7 @@ from pipelines.base import (
 )
 
 POOLINGS = ("mean", "cls")
-# So many texts are tokenised, and sorted by length, together; no more are in memory as tokens.
+# So many texts are tokenized, and sorted by length, together; no more are in memory as tokens.
 _TEXTS_AT_ONCE = 1024
 
 

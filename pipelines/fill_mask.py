@@ -19,7 +19,7 @@ from model.weights import pretrained
 from pipelines.base import check_positive, check_texts, compute_outputs, load_tokenizer
 
 MASK = "[MASK]"
-# So many texts are tokenised, and sorted by length, together; no more are in memory as tokens.
+# So many texts are tokenized, and sorted by length, together; no more are in memory as tokens.
 _TEXTS_AT_ONCE = 1024
 _MASKS_AT_ONCE = 128  # of which each has a number for every token of the vocabulary
 

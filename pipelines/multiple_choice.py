@@ -102,7 +102,7 @@ class MultipleChoice:
         answers = logits.argmax(axis=1).tolist()
         if self.labels is not None:
             answers = [self.labels[number] for number in answers]
-        pairs = dataclasses.replace(features, rows_an_example=1)
+        pairs = dataclasses.replace(features, rows_per_example=1)
         num_cut = count_cut(self.tokenizer, examples.as_pairs(), pairs)
         return Predictions(answers, probabilities(SINGLE_LABEL, logits), num_cut)
 

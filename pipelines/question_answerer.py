@@ -113,7 +113,7 @@ class QuestionAnswerer:
 
         Args:
             questions: N texts.
-            contexts: N texts; one that comes again is tokenised once.
+            contexts: N texts; one that comes again is tokenized once.
             batch_size: windows that are computed together.
 
         Raises:

@@ -5,8 +5,8 @@
     python3 scripts/convert_checkpoint.py --to tf1 DATA_DIR/models/NAME original/model.ckpt-0
 
 A pre-training checkpoint becomes OUT_DIR/discriminator and OUT_DIR/generator (of masked language
-modelling OUT_DIR/encoder), a fine-tuned one OUT_DIR/TASK for each task it has a head of. The
-optimiser's tensors are left out. The configuration is read from shapes; where they do not tell
+modeling OUT_DIR/encoder), a fine-tuned one OUT_DIR/TASK for each task it has a head of. The
+optimizer's tensors are left out. The configuration is read from shapes; where they do not tell
 (dropout, labels' names, the heads of plain attention) --hparams does.
 
 With --to tf1, MODEL_DIR is such a folder of saved models, or one of them. A fine-tuned model's task
@@ -128,7 +128,7 @@ def to_saved_models(args: argparse.Namespace) -> None:
         raise InputError(f"{target} exists already: name a new folder, or remove it")
     hparams = load_hparams(args.hparams) if args.hparams else {}
     source, arrays, num_ignored = tf1_checkpoint.read(args.source)
-    print(f"{source}: {len(arrays)} weights; {num_ignored} other tensors (optimiser, step) ignored")
+    print(f"{source}: {len(arrays)} weights; {num_ignored} other tensors (optimizer, step) ignored")
     networks = networks_of(arrays, hparams, args.tagging, source)
     assign(networks, arrays, source)
     tokenizer = load_tokenizer(args.vocab_file, args.cased, networks[0].config)
@@ -500,8 +500,8 @@ def gained_settings(networks: list[Network], have_vocab: bool) -> list[str]:
         config = network.config
         if note := config.transformers_incompatibility():
             notes.append(f"{network.name} is not for transformers: {note}")
-        is_labelled = "Classification" in network.architecture and config.num_labels > 1
-        if is_labelled and config.id2label is None:
+        is_labeled = "Classification" in network.architecture and config.num_labels > 1
+        if is_labeled and config.id2label is None:
             notes.append(f"the labels of {network.name} have no names; give them in their order "
                          """with --hparams '{"id2label": […]}'""")  # fmt: skip
     if networks[0].config.mask_padding:

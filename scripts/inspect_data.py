@@ -2,8 +2,8 @@
 
     python3 scripts/inspect_data.py --data-dir DATA_DIR
 
-In colour on a terminal: special tokens dim, the second segment blue; of the tokens to predict, red
-ones are hidden behind [MASK], and yellow ones are kept as they are. Without colour, these stand as
+In color on a terminal: special tokens dim, the second segment blue; of the tokens to predict, red
+ones are hidden behind [MASK], and yellow ones are kept as they are. Without color, these stand as
 {hidden} and {=kept}.
 """
 
@@ -20,7 +20,7 @@ import bootstrap  # noqa: F401
 from common import errors
 from common.errors import InputError
 
-# What a token can be, with its terminal code, and its marks where there are no colours.
+# What a token can be, with its terminal code, and its marks where there are no colors.
 STYLES = {
     "special": ("2", "{}"),
     "first": ("", "{}"),

@@ -25,9 +25,9 @@ PANELS = {
     "tokens_per_second": "tokens a second",
 }
 NOISY = ("loss", "mlm_accuracy", "rtd_auc", "tokens_per_second")
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow.
+# Okabe and Ito's palette, which color-blind readers can tell apart, without its yellow.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":")  # a further round of the colours each
+DASHES = ("-", "--", ":")  # a further round of the colors each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _series(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
 def smoothed(values: list[float]) -> list[float]:
     """Means over the nearest 5 % of the curve: of fewer than 40 points, the values themselves.
 
-    The window is centred, so that the curve does not lag; it is narrower at the steep beginning,
+    The window is centered, so that the curve does not lag; it is narrower at the steep beginning,
     and cut at the end.
     """
     reach = len(values) // 40

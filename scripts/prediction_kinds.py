@@ -113,7 +113,7 @@ def read_sentences(args):
             f"Received: {' '.join(args.columns)}"
         )
     file = read_conll(args.input, *columns, words_only=True)
-    return [file.words[begin:end] for begin, end in pairwise(file.starts)]
+    return [file.words[begin:end] for begin, end in pairwise(file.row_splits)]
 
 
 def tag(tagger, rows, batch_size):

@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.fields import override
 from model.config import HEAD_FIELDS, ConvBertConfig
 
-SLOTS = ("/adam_m", "/adam_v")  # of the original's optimiser, behind the name of the variable
+SLOTS = ("/adam_m", "/adam_v")  # of the original's optimizer, behind the name of the variable
 STEP = "global_step"
 STATE_FILE = "checkpoint"  # names a folder's newest checkpoint
 
@@ -66,7 +66,7 @@ def read(path: str) -> tuple[str, dict[str, np.ndarray], int]:
 
     Returns:
         The checkpoint's name; its weights as float32, by variable; and how many tensors of the
-        optimiser's it has beside them.
+        optimizer's it has beside them.
 
     Raises:
         InputError: see `find_prefix`; or a file is damaged, or holds what is no weight.

@@ -44,7 +44,7 @@ def test_defaults_yield_to_the_tasks_file_and_that_to_hparams(tmp_path, monkeypa
         FinetuningConfig.for_tasks(("rte",), {})
 
 
-def test_tasks_files_are_for_tasks_that_are_learnt_alone():
+def test_tasks_files_are_for_tasks_that_are_learned_alone():
     config = FinetuningConfig.for_tasks(("rte", "sts"), {"task_names": ["rte", "sts"]})
     assert (config.task_names, config.num_train_epochs) == (("rte", "sts"), 3.0)
 

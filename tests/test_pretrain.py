@@ -132,7 +132,7 @@ def test_evaluation(records, finished):
     assert log_lines(finished)[-1]["eval_rtd_auc"] == first["eval_rtd_auc"]
 
 
-def test_masked_language_modelling_leaves_one_encoder(records):
+def test_masked_language_modeling_leaves_one_encoder(records):
     run_dir = run(records, "mlm", electra_objective=False)
     assert (run_dir / "encoder" / "model.safetensors").exists()
     assert not (run_dir / "discriminator").exists()

@@ -32,7 +32,7 @@ Arrays = np.ndarray | dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Tokenised rows without padding, one after the other.
+    """Tokenized rows without padding, one after the other.
 
     What is said of a token, by targets or outputs, is an array as long as `input_ids`; what is said
     of an example is an array of the number of examples, which is always less.
@@ -40,40 +40,40 @@ class Features:
     Args:
         input_ids: int32 `[tokens]`, `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]` of each row.
         segment_ids: int32 `[tokens]`, 1 for the second text and its `[SEP]`.
-        starts: int64 `[rows + 1]`; row i is `input_ids[starts[i]:starts[i + 1]]`.
+        row_splits: int64 `[rows + 1]`; row i is `input_ids[row_splits[i]:row_splits[i + 1]]`.
         targets: what the model's outputs are compared with: an array, or one by output's name,
             `[N, …]` or `[tokens, …]` (`IGNORED` for a token without one).
         max_seq_length: the longest a row may be.
         weights: by output's name, float32 `[N]`: what an example's loss counts; None is 1.
         inputs: further inputs of the model in training, by name: `[N, …]`.
-        rows_an_example: rows that follow one another and are one example, as the choices of a
+        rows_per_example: rows that follow one another and are one example, as the choices of a
             question are; a batch is then `[B, rows, T]`.
     """
 
     input_ids: np.ndarray
     segment_ids: np.ndarray
-    starts: np.ndarray
+    row_splits: np.ndarray
     targets: Arrays
     max_seq_length: int
     weights: dict[str, np.ndarray] | None = None
     inputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    rows_an_example: int = 1
+    rows_per_example: int = 1
 
     def __len__(self) -> int:
-        return (len(self.starts) - 1) // self.rows_an_example
+        return (len(self.row_splits) - 1) // self.rows_per_example
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each example's longest row, int64 `[N]`."""
-        return np.diff(self.starts).reshape(-1, self.rows_an_example).max(axis=1)
+        return np.diff(self.row_splits).reshape(-1, self.rows_per_example).max(axis=1)
 
-    def is_of_tokens(self, array: np.ndarray) -> bool:
+    def is_token_level(self, array: np.ndarray) -> bool:
         """Whether an array says something of each token, and not of each example."""
         return len(array) == len(self.input_ids)
 
 
 def make_features(tokenizer: Any, examples: TextExamples, max_seq_length: int) -> Features:
-    """Tokenises a whole file; an example is cut to `max_seq_length` as the original cuts it."""
+    """Tokenizes a whole file; an example is cut to `max_seq_length` as the original cuts it."""
     ids, segments, lengths = [], [], []
     for begin in range(0, len(examples), _TOKENIZE_AT_ONCE):
         chunk = slice(begin, begin + _TOKENIZE_AT_ONCE)
@@ -116,7 +116,7 @@ def training_batches(
     num_epochs: float,
     seed: int,
     pad_to_max: bool = False,
-    few_lengths: bool = True,
+    bucket_lengths: bool = True,
 ) -> tf.data.Dataset:
     """Shuffled batches `(inputs, targets)` of all epochs, of examples of about the same length.
 
@@ -131,7 +131,7 @@ def training_batches(
         num_epochs: passes over the training set; a fraction is of the last one's order.
         seed: of the order.
         pad_to_max: make every batch `features.max_seq_length` long, and keep the order as drawn.
-        few_lengths: for a model that is compiled anew for every length; see `padded_length`.
+        bucket_lengths: for a model that is compiled anew for every length; see `padded_length`.
     """
     total = num_training_examples(len(features), num_epochs)
 
@@ -158,7 +158,7 @@ def training_batches(
             yield pending
 
     num_batches = math.ceil(total / batch_size)
-    return _dataset(features, index_batches, num_batches, pad_to_max, few_lengths)
+    return _dataset(features, index_batches, num_batches, pad_to_max, bucket_lengths)
 
 
 def _by_length(pool, lengths, batch_size, random):
@@ -173,14 +173,14 @@ class Batches(Sequence):
     Args:
         features: the examples.
         indices: of each batch's examples.
-        pad_to_max, few_lengths: see `training_batches`.
+        pad_to_max, bucket_lengths: see `training_batches`.
     """
 
     def __init__(
-        self, features: Features, indices: list[np.ndarray], pad_to_max: bool, few_lengths: bool
+        self, features: Features, indices: list[np.ndarray], pad_to_max: bool, bucket_lengths: bool
     ):
         self._features, self._indices = features, indices
-        self._length = pad_to_max, few_lengths
+        self._length = pad_to_max, bucket_lengths
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -191,7 +191,7 @@ class Batches(Sequence):
 
 
 def evaluation_batches(
-    features: Features, batch_size: int, pad_to_max: bool = False, few_lengths: bool = True
+    features: Features, batch_size: int, pad_to_max: bool = False, bucket_lengths: bool = True
 ) -> tuple[Batches, np.ndarray]:
     """Batches of all examples, each once, sorted by length to save padding.
 
@@ -202,18 +202,18 @@ def evaluation_batches(
     """
     order = np.argsort(features.lengths, kind="stable")
     indices = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    return Batches(features, indices, pad_to_max, few_lengths), order
+    return Batches(features, indices, pad_to_max, bucket_lengths), order
 
 
-def padded_length(longest: int, few_lengths: bool) -> int:
+def padded_length(longest: int, bucket_lengths: bool) -> int:
     """What a batch is padded to.
 
     Args:
         longest: tokens of its longest example.
-        few_lengths: round up to a multiple of `LENGTH_MULTIPLE`; else by an eighth at most, so that
-            there are eight lengths from one to its double.
+        bucket_lengths: round up to a multiple of `LENGTH_MULTIPLE`. False rounds up by at most an
+            eighth: eight lengths from one to its double.
     """
-    multiple = LENGTH_MULTIPLE if few_lengths else 1 << max(0, longest.bit_length() - 4)
+    multiple = LENGTH_MULTIPLE if bucket_lengths else 1 << max(0, longest.bit_length() - 4)
     return math.ceil(longest / multiple) * multiple
 
 
@@ -223,7 +223,7 @@ def gather_outputs(
     of_tokens: tuple[str, ...],
     batch_size: int,
     pad_to_max: bool = False,
-    few_lengths: bool = True,
+    bucket_lengths: bool = True,
     num_threads: int = 1,
 ) -> Arrays:
     """The model's outputs for all examples, in their order.
@@ -232,14 +232,14 @@ def gather_outputs(
         features: the examples.
         predict: from a batch's inputs to its outputs, by name or a single array, "logits".
         of_tokens: names of the outputs `[B, T, …]`; the others are `[B, …]`.
-        batch_size, pad_to_max, few_lengths: see `training_batches`.
+        batch_size, pad_to_max, bucket_lengths: see `training_batches`.
         num_threads: batches that are computed at the same time.
 
     Returns:
         For each output `[N, …]`, or, where it is of tokens, `[tokens, …]` as `input_ids` has them.
     """
     tensorflow_setup.keep_freed_memory()
-    batches, order = evaluation_batches(features, batch_size, pad_to_max, few_lengths)
+    batches, order = evaluation_batches(features, batch_size, pad_to_max, bucket_lengths)
     gathered, begin = {}, 0
     all_inputs = (inputs for inputs, *_ in batches)
     for inputs, outputs in _in_threads(predict, all_inputs, num_threads):
@@ -248,12 +248,12 @@ def gather_outputs(
         places = {True: _tokens_of(features, indices), False: indices}
         is_token = inputs["input_mask"].astype(bool)
         for name, array in (outputs if isinstance(outputs, dict) else {"logits": outputs}).items():
-            is_of_tokens = name in of_tokens
-            values = array[is_token] if is_of_tokens else array
+            is_token_level = name in of_tokens
+            values = array[is_token] if is_token_level else array
             if name not in gathered:
-                count = len(features.input_ids) if is_of_tokens else len(features)
+                count = len(features.input_ids) if is_token_level else len(features)
                 gathered[name] = np.empty((count, *values.shape[1:]), values.dtype)
-            gathered[name][places[is_of_tokens]] = values
+            gathered[name][places[is_token_level]] = values
     return gathered if isinstance(outputs, dict) else gathered["logits"]
 
 
@@ -288,18 +288,19 @@ def join_features(features: dict[str, Features]) -> Features:
         InputError: one task's examples have several rows, as those of multiple choice.
     """
     for name, part in features.items():
-        if part.rows_an_example > 1:
-            raise InputError(f"task {name} has several rows an example: it is learnt only alone")
+        if part.rows_per_example > 1:
+            raise InputError(f"task {name} has several rows an example: it is learned only alone")
     parts = list(features.values())
     ends = np.cumsum([len(part.input_ids) for part in parts])
     starts = [
-        part.starts[:-1] + end - len(part.input_ids) for part, end in zip(parts, ends, strict=True)
+        part.row_splits[:-1] + end - len(part.input_ids)
+        for part, end in zip(parts, ends, strict=True)
     ]
     counts = [(len(part), len(part.input_ids)) for part in parts]
 
     def spread(place, array, missing):
         """`array`, of the examples or tokens of one task, among those of all."""
-        of_tokens = parts[place].is_of_tokens(array)
+        of_tokens = parts[place].is_token_level(array)
         columns = [np.full((count[of_tokens], *array.shape[1:]), missing, array.dtype)
                    for count in counts]  # fmt: skip
         columns[place] = array
@@ -310,7 +311,7 @@ def join_features(features: dict[str, Features]) -> Features:
         is_named = isinstance(part.targets, dict)
         for output, array in (part.targets if is_named else {"": part.targets}).items():
             known = f"{name}.{output}" if is_named else name
-            targets[known] = spread(place, array, IGNORED if part.is_of_tokens(array) else 0)
+            targets[known] = spread(place, array, IGNORED if part.is_token_level(array) else 0)
             weights[known] = spread(place, np.ones(len(part), np.float32), 0)
         for input_name, array in part.inputs.items():
             column = spread(place, array, 0)
@@ -328,9 +329,9 @@ def join_features(features: dict[str, Features]) -> Features:
 
 def _tokens_of(features, indices):
     """Where in `features.input_ids` the tokens of examples are, int64 `[tokens]`."""
-    rows = indices[:, None] * features.rows_an_example + np.arange(features.rows_an_example)
-    starts = features.starts[rows.reshape(-1)]
-    counts = features.starts[rows.reshape(-1) + 1] - starts
+    rows = indices[:, None] * features.rows_per_example + np.arange(features.rows_per_example)
+    starts = features.row_splits[rows.reshape(-1)]
+    counts = features.row_splits[rows.reshape(-1) + 1] - starts
     return ranges(starts, counts)
 
 
@@ -340,12 +341,12 @@ def ranges(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1]) + np.repeat(begins - ends + counts, counts)
 
 
-def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
+def _dataset(features, index_batches, num_batches, pad_to_max, bucket_lengths):
     """A dataset of `(inputs, targets)` or `(inputs, targets, weights)` from batches of indices."""
-    rank = 3 if features.rows_an_example > 1 else 2
+    rank = 3 if features.rows_per_example > 1 else 2
 
     def spec(array):
-        shape = [None, None] if features.is_of_tokens(array) else [None]
+        shape = [None, None] if features.is_token_level(array) else [None]
         return tf.TensorSpec([*shape, *array.shape[1:]], tf.as_dtype(array.dtype))
 
     tokens = {name: tf.TensorSpec([None] * rank, tf.int32) for name in _TOKEN_INPUTS}
@@ -354,23 +355,25 @@ def _dataset(features, index_batches, num_batches, pad_to_max, few_lengths):
     if features.weights is not None:
         signature.append(tf.nest.map_structure(spec, features.weights))
     dataset = tensorflow_setup.generator_dataset(
-        lambda: (_batch(features, indices, pad_to_max, few_lengths) for indices in index_batches()),
+        lambda: (
+            _batch(features, indices, pad_to_max, bucket_lengths) for indices in index_batches()
+        ),
         tuple(signature),
     )
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
     return dataset.prefetch(2)
 
 
-def _batch(features, indices, pad_to_max, few_lengths):
+def _batch(features, indices, pad_to_max, bucket_lengths):
     """The examples `indices`, padded, as `_dataset` and `Batches` have them."""
-    rows_an_example, length = features.rows_an_example, features.max_seq_length
-    rows = (indices[:, None] * rows_an_example + np.arange(rows_an_example)).reshape(-1)
-    lengths = features.starts[rows + 1] - features.starts[rows]
+    rows_per_example, length = features.rows_per_example, features.max_seq_length
+    rows = (indices[:, None] * rows_per_example + np.arange(rows_per_example)).reshape(-1)
+    lengths = features.row_splits[rows + 1] - features.row_splits[rows]
     if not pad_to_max:
-        length = min(length, padded_length(int(lengths.max()), few_lengths))
+        length = min(length, padded_length(int(lengths.max()), bucket_lengths))
     is_token = np.arange(length) < lengths[:, None]
     tokens = _tokens_of(features, indices)
-    shape = (len(indices), rows_an_example, length) if rows_an_example > 1 else is_token.shape
+    shape = (len(indices), rows_per_example, length) if rows_per_example > 1 else is_token.shape
 
     def padded(values, padding=0):
         array = np.full((*is_token.shape, *values.shape[1:]), padding, values.dtype)
@@ -378,7 +381,7 @@ def _batch(features, indices, pad_to_max, few_lengths):
         return array
 
     def chosen(array):
-        return padded(array, IGNORED) if features.is_of_tokens(array) else array[indices]
+        return padded(array, IGNORED) if features.is_token_level(array) else array[indices]
 
     inputs = {
         "input_ids": padded(features.input_ids).reshape(shape),

@@ -144,7 +144,7 @@ class MultipleChoiceTask(Task):
         return dataclasses.replace(
             make_features(tokenizer, pairs, options.max_seq_length),
             targets=labels,
-            rows_an_example=examples.num_choices,
+            rows_per_example=examples.num_choices,
         )
 
     def model_fields(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class WordPiece:
     def _source_places(self, texts):
         """For each character of the cleaned texts, one after the other: where in the joined texts
         the one that it comes from begins, and where it ends."""
-        # How many characters come of one does not depend on its neighbours.
+        # How many characters come of one does not depend on its neighbors.
         points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
         distinct, inverse = np.unique(points, return_inverse=True)
         chars = [chr(point) for point in distinct]
@@ -210,7 +210,7 @@ def _may_have_long_words(texts, max_word_length):
 
 def _clean(texts, do_lower_case, strip_accents):
     """Drops control characters from strings `[N]`; lower-cases and drops accents as asked."""
-    # The order is the original's. A lower-case sigma depends on its neighbours, so control
+    # The order is the original's. A lower-case sigma depends on its neighbors, so control
     # characters must be gone before; accents come off only once NFD has taken them apart.
     texts = tf.cond(
         tf.reduce_all(tf.strings.regex_full_match(texts, _ORDINARY)),

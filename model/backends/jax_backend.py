@@ -29,7 +29,7 @@ def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
 
     Args:
         model: a compiled `ConvBertForPreTraining`.
-        state: trainable, other, optimiser and metric variables' values, as Keras passes them.
+        state: trainable, other, optimizer and metric variables' values, as Keras passes them.
         batch: the global batch.
 
     Returns:

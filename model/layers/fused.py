@@ -127,10 +127,10 @@ def layer_norm(x, gamma, beta, epsilon: float):
         return ops.layer_normalization(x, gamma, beta, -1, epsilon)
 
     def apply(x, gamma, beta):
-        centred = x - ops.mean(x, axis=-1, keepdims=True)
-        variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+        centered = x - ops.mean(x, axis=-1, keepdims=True)
+        variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
         inverse = ops.rsqrt(variance + epsilon)
-        normal = centred * inverse
+        normal = centered * inverse
 
         def gradient(upstream):
             scaled = upstream * gamma
@@ -206,13 +206,13 @@ def cross_entropy(logits, targets):
         return keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
 
     def apply(logits):
-        normaliser = _compiled(_log_sum_exp)(logits)
+        normalizer = _compiled(_log_sum_exp)(logits)
         chosen = ops.take_along_axis(logits, targets[..., None], axis=-1)
 
         def gradient(upstream):
-            return _compiled(_cross_entropy_gradient)(logits, normaliser, targets, upstream)
+            return _compiled(_cross_entropy_gradient)(logits, normalizer, targets, upstream)
 
-        return (normaliser - chosen)[..., 0], gradient
+        return (normalizer - chosen)[..., 0], gradient
 
     return _custom_gradient(apply, logits)
 
@@ -221,9 +221,9 @@ def _log_sum_exp(logits):
     return ops.logsumexp(logits, axis=-1, keepdims=True)
 
 
-def _cross_entropy_gradient(logits, normaliser, targets, upstream):
+def _cross_entropy_gradient(logits, normalizer, targets, upstream):
     is_target = ops.arange(logits.shape[-1], dtype=targets.dtype) == targets[..., None]
-    probabilities = ops.exp(logits - normaliser)
+    probabilities = ops.exp(logits - normalizer)
     return (probabilities - ops.cast(is_target, "float32")) * upstream[..., None]
 
 

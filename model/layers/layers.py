@@ -17,7 +17,7 @@ MASKED_SCORE = -10000.0  # added to the score of a padded key, as BERT does
 
 
 def truncated_normal(stddev: float) -> keras.initializers.Initializer:
-    """BERT's initialiser for tables and for most kernels."""
+    """BERT's initializer for tables and for most kernels."""
     return keras.initializers.TruncatedNormal(stddev=stddev)
 
 
@@ -107,7 +107,7 @@ class GroupedDense(keras.layers.Layer):
     """A dense layer in G contiguous channel groups (the paper's grouped linear, section 3.3).
 
     Variables: kernel [G, in / G, out / G], bias [out]. Like Keras's Dense it can be given low-rank
-    updates, and its kernel be quantised.
+    updates, and its kernel be quantized.
     """
 
     def __init__(self, units: int, groups: int, kernel_initializer="glorot_uniform", **kwargs):
@@ -222,7 +222,7 @@ def merged_kernel(layer, dtype="float32"):
 def product(layer, inputs) -> tuple:
     """What a dense layer makes of inputs […, in]: [..., out], and a bias still to be added.
 
-    The bias is the business of a function that fuses it with what comes next. A quantised layer of
+    The bias is the business of a function that fuses it with what comes next. A quantized layer of
     Keras multiplies in integers, and adds its own: then zeros are left.
     """
     if isinstance(layer, keras.layers.Dense) and layer.quantization_mode is not None:
@@ -238,7 +238,7 @@ class ConfiguredLayer(keras.layers.Layer):
         self.config = as_config(config)
 
     def dense(self, units: int, name: str, activation=None) -> keras.layers.Dense:
-        """A dense layer with BERT's initialiser and this layer's precision."""
+        """A dense layer with BERT's initializer and this layer's precision."""
         return keras.layers.Dense(
             units,
             activation=activation,
@@ -266,7 +266,7 @@ class ConfiguredLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="convbert")
 class Embeddings(ConfiguredLayer):
-    """Word, position and token-type embeddings, summed, normalised, dropped out.
+    """Word, position and token-type embeddings, summed, normalized, dropped out.
 
     Variables: word_embeddings [V, E], position_embeddings [positions, E],
     token_type_embeddings [types, E], LayerNorm.

@@ -85,7 +85,7 @@ class TrainingState:
 
 
 class TrainingCheckpoints:
-    """A run's training states: parameters, optimiser, step and random states, by step.
+    """A run's training states: parameters, optimizer, step and random states, by step.
 
     Each is a directory `step_N` with `state.safetensors` and `state.json`, which has a hash of the
     former. It is written under another name and renamed when all of it is on the disk.

@@ -1,4 +1,4 @@
-"""The original's optimiser and schedule: Adam without bias correction, decoupled weight decay.
+"""The original's optimizer and schedule: Adam without bias correction, decoupled weight decay.
 
 Source: the release's model/optimization.py, and ELECTRA's layer-wise learning rates.
 """
@@ -277,7 +277,7 @@ def create_optimizer(
     num_hidden_layers: int | None = None,
     dynamic_loss_scale: bool = False,
 ) -> AdamWeightDecay:
-    """The optimiser of pre-training and, with `layerwise_lr_decay`, of fine-tuning."""
+    """The optimizer of pre-training and, with `layerwise_lr_decay`, of fine-tuning."""
     schedule = WarmupPolynomialDecay(
         learning_rate, num_train_steps, num_warmup_steps, lr_decay_power
     )

@@ -283,7 +283,7 @@ class Source:
             elif self.arrays[name].dtype not in _FLOATS:
                 problems.append(
                     f"type of {name}: {self.arrays[name].dtype} in the file; "
-                    "quantised weights are not supported"
+                    "quantized weights are not supported"
                 )
         problems += [
             f"unexpected: {name} {self.arrays[name].shape}"
@@ -294,7 +294,7 @@ class Source:
             listed = "\n  ".join(problems[:20] + ["…"] * (len(problems) > 20))
             raise InputError(f"{self.path} does not fit the model:\n  {listed}")
         if new:
-            logging.warning("%s has no such head; newly initialised: %s", self.path, "; ".join(new))
+            logging.warning("%s has no such head; newly initialized: %s", self.path, "; ".join(new))
         for name, row in rows.items():
             if name in self.arrays:
                 row.assign_hf(self.arrays[name])

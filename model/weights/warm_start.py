@@ -47,7 +47,7 @@ def find_models(path: str | os.PathLike) -> dict[str, str]:
 def initialize(model: ConvBertForPreTraining, found: dict[str, str]) -> None:
     """Sets a model's weights to those saved in the directories that `find_models` found.
 
-    The encoder that is there becomes the discriminator's, or that of masked language modelling.
+    The encoder that is there becomes the discriminator's, or that of masked language modeling.
     Heads and a generator that are not there stay as drawn, and warnings list them.
 
     Raises:
@@ -64,7 +64,7 @@ def initialize(model: ConvBertForPreTraining, found: dict[str, str]) -> None:
         _load(found["generator"], config, generator_tensors, shared_with=tensors)
     else:
         logging.warning(
-            "%s has no generator/: the generator is newly initialised, but for the embeddings "
+            "%s has no generator/: the generator is newly initialized, but for the embeddings "
             "it shares with the discriminator",
             found["main"],
         )

@@ -37,8 +37,8 @@ ARCHITECTURES = {
 def random_features(count, kind="labels", longest=60):
     """Examples of random tokens, whose lengths are mostly short."""
     random = np.random.default_rng(0)
-    rows_an_example = 2 if kind == "choices" else 1
-    lengths = np.minimum(random.geometric(0.1, count * rows_an_example) + 2, longest)
+    rows_per_example = 2 if kind == "choices" else 1
+    lengths = np.minimum(random.geometric(0.1, count * rows_per_example) + 2, longest)
     total, targets, inputs = lengths.sum(), random.integers(0, 2, count, np.int32), {}
     if kind == "tags":
         targets = random.integers(0, 3, total, np.int32)
@@ -55,7 +55,7 @@ def random_features(count, kind="labels", longest=60):
         targets,
         longest,
         inputs=inputs,
-        rows_an_example=rows_an_example,
+        rows_per_example=rows_per_example,
     )
 
 
@@ -94,12 +94,12 @@ def test_some_batches_stand_for_all():
     assert len(chosen) == 12 * 16 and chosen.max_seq_length == 60
     assert abs(chosen.lengths.mean() - features.lengths.mean()) < 0.3
     # They are whole examples of the file, in its order.
-    rows = [tuple(features.input_ids[a:b]) for a, b in itertools.pairwise(features.starts)]
-    found = [tuple(chosen.input_ids[a:b]) for a, b in itertools.pairwise(chosen.starts)]
+    rows = [tuple(features.input_ids[a:b]) for a, b in itertools.pairwise(features.row_splits)]
+    found = [tuple(chosen.input_ids[a:b]) for a, b in itertools.pairwise(chosen.row_splits)]
     places = [rows.index(row) for row in found]
     assert places == sorted(places)
     assert chosen.targets.tolist() == features.targets[places].tolist()
-    assert chosen.segment_ids.size == chosen.input_ids.size == chosen.starts[-1]
+    assert chosen.segment_ids.size == chosen.input_ids.size == chosen.row_splits[-1]
     # Dealt out by length they are batches of like length, as those of the pool were.
     batches = training_batches(chosen, 16, 1, seed=0)
     spreads = [np.ptp(np.asarray(inputs["input_mask"]).sum(1)) for inputs, _ in batches]

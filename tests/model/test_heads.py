@@ -137,7 +137,7 @@ def cases():
 
 
 @pytest.mark.parametrize("kind", cases())
-def test_fit_lowers_the_loss_and_what_was_learnt_is_saved(kind, tmp_path):
+def test_fit_lowers_the_loss_and_what_was_learned_is_saved(kind, tmp_path):
     keras.utils.set_random_seed(0)
     make, inputs, targets = cases()[kind]
     model = make()

@@ -160,5 +160,5 @@ def test_heads_that_cannot_be_joined_are_named():
     first = ConvBertForSequenceClassification(config())
     with pytest.raises(InputError, match="rte: its head has an encoder of its own"):
         JointModel({"cola": first, "rte": ConvBertForSequenceClassification(config())})
-    with pytest.raises(InputError, match="swag: multiple choice cannot be learnt jointly"):
+    with pytest.raises(InputError, match="swag: multiple choice cannot be learned jointly"):
         JointModel({"swag": ConvBertForMultipleChoice(config(), convbert=first.convbert)})

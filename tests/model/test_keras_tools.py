@@ -97,7 +97,7 @@ def usual(kind):
 
 
 def compiled(model):
-    """With the project's optimiser and the model's objective; test_heads.py uses graphs."""
+    """With the project's optimizer and the model's objective; test_heads.py uses graphs."""
     objective = {}
     if isinstance(model, ConvBertModel):
         objective = {"loss": "mse"}

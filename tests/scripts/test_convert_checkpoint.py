@@ -40,7 +40,7 @@ def tiny(**fields):
 
 
 def write_tf1(prefix, arrays):
-    """A checkpoint as the original leaves it: with the optimiser's slots and the step."""
+    """A checkpoint as the original leaves it: with the optimizer's slots and the step."""
     slots = {f"{name}/{slot}": 0 * a for name, a in arrays.items() for slot in ("adam_m", "adam_v")}
     arrays = {**arrays, **slots, "global_step": np.int64(7)}
     names = sorted(arrays)

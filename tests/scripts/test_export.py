@@ -200,7 +200,7 @@ def test_windows_are_those_of_the_features(exported, max_seq_length):
     inputs, word_rows, places = tags.sentence_rows(tokenizer, tf.ragged.constant(words), rows)
     ids = inputs["input_ids"].numpy()[inputs["input_mask"].numpy() == 1]
     assert ids.tolist() == expected.input_ids.tolist()
-    positions = expected.starts[word_rows.numpy()] + places.numpy()
+    positions = expected.row_splits[word_rows.numpy()] + places.numpy()
     assert positions.tolist() == expected.word_positions.tolist()
 
 

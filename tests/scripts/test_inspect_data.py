@@ -81,7 +81,7 @@ def test_all_examples_of_a_shard_can_be_asked_for(run, data_dir):
     assert output.count("[CLS]") == count
 
 
-def test_colours_on_a_terminal_alone_and_never_against_the_users_will(run, monkeypatch):
+def test_colors_on_a_terminal_alone_and_never_against_the_users_will(run, monkeypatch):
     plain = run("--num-examples", "1")
     # Another object at each call: pytest's capture.
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True)

@@ -91,7 +91,7 @@ def test_long_noisy_curves_are_smoothed_over_the_faint_ones(tmp_path):
 
 def test_runs_lie_over_one_another(tmp_path, short):
     other = write_log(
-        tmp_path / "masked",  # masked language modelling has no AUC
+        tmp_path / "masked",  # masked language modeling has no AUC
         [{"step": 3, "loss": 9.0, "mlm_accuracy": 0.5, "learning_rate": 0.1}],
     )
     panels, legend = drawn(short, other)
@@ -104,7 +104,7 @@ def test_runs_lie_over_one_another(tmp_path, short):
     assert [text.get_text() for text in panels["rtd_auc"].texts] == ["not logged"]
 
 
-def test_more_runs_than_colours_are_told_apart(short):
+def test_more_runs_than_colors_are_told_apart(short):
     panels, legend = drawn(*[short] * 8)
     curves = panels["learning_rate"].lines
     styles = {(line.get_color(), line.get_linestyle()) for line in curves}

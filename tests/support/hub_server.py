@@ -16,7 +16,7 @@ class Hub:
     Args:
         url: what HF_ENDPOINT must be.
         files: name of a repository → branch or tag → path → content.
-        gated: names of repositories that need a licence to be accepted.
+        gated: names of repositories that need a license to be accepted.
         requests: (method, path, Range header or None) of all that was asked.
         cut_after: number of bytes after which the next download breaks off; None, of none.
     """

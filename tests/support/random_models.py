@@ -36,7 +36,7 @@ def rows_of(*texts):
 
 
 def finetune_at_random(directory, fields, split_files, **hparams):
-    """What finetune.py leaves of a task of one's own, but that nothing is learnt.
+    """What finetune.py leaves of a task of one's own, but that nothing is learned.
 
     Args:
         directory: an empty one; it becomes DATA_DIR.

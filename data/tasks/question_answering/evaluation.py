@@ -22,7 +22,7 @@ def normalize(answer: str) -> str:
 
 
 def f1(right: str, answer: str) -> float:
-    """The harmonic mean of precision and recall of a normalised answer's words.
+    """The harmonic mean of precision and recall of a normalized answer's words.
 
     An answer without words has the F1 1 where the right one has none either.
     """

@@ -46,7 +46,7 @@ class WindowFeatures(Features):
     @property
     def counts(self) -> np.ndarray:
         """How many pieces of the context each row has, int64 `[R]`."""
-        return np.diff(self.starts) - self.offsets - 1
+        return np.diff(self.row_splits) - self.offsets - 1
 
 
 class Candidate(NamedTuple):
@@ -238,7 +238,7 @@ def _search_all(features, outputs, row, is_own):
         First and last piece in the window and the two logits of each answer, and the window's
         score of having none.
     """
-    begin, offset = features.starts[row], features.offsets[row]
+    begin, offset = features.row_splits[row], features.offsets[row]
     window = slice(begin + offset, begin + offset + len(is_own))
     start, end = outputs["start_logits"], outputs["end_logits"]
     null_score = start[begin] + end[begin]

@@ -42,7 +42,7 @@ class ConllFile:
         words: of all sentences, as they are in the file.
         tags: one for each word; None if the file has none.
         lines: each word's, from 1.
-        starts: int64 `[sentences + 1]`; sentence i is `words[starts[i]:starts[i + 1]]`.
+        row_splits: int64 `[sentences + 1]`; sentence i is `words[row_splits[i]:row_splits[i + 1]]`.
         num_columns: columns of a line.
     """
 
@@ -51,7 +51,7 @@ class ConllFile:
     words: list[str]
     tags: list[str] | None
     lines: list[int]
-    starts: np.ndarray
+    row_splits: np.ndarray
     num_columns: int
 
 

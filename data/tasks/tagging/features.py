@@ -31,23 +31,27 @@ class TaggingFeatures(Features):
 
 
 def make_tagging_features(
-    tokenizer: Any, words: list[str], starts: np.ndarray, targets: np.ndarray, max_seq_length: int
+    tokenizer: Any,
+    words: list[str],
+    row_splits: np.ndarray,
+    targets: np.ndarray,
+    max_seq_length: int,
 ) -> TaggingFeatures:
-    """Tokenises sentences word by word.
+    """Tokenizes sentences word by word.
 
     Args:
         tokenizer: a `ConvBertTokenizer`. A word it makes nothing of, such as a control character,
             becomes `[UNK]`.
         words: of all sentences.
-        starts: int64 `[sentences + 1]`; sentence i is `words[starts[i]:starts[i + 1]]`.
+        row_splits: int64 `[sentences + 1]`; sentence i is `words[row_splits[i]:row_splits[i + 1]]`.
         targets: int32 `[words]` label ids, or `IGNORED`.
         max_seq_length: the longest a row may be.
     """
     room = max_seq_length - 2
     pieces, piece_starts, num_cut = _tokenize(tokenizer, words, room)
-    sentence_lengths = piece_starts[starts[1:]] - piece_starts[starts[:-1]]
+    sentence_lengths = piece_starts[row_splits[1:]] - piece_starts[row_splits[:-1]]
     windows, num_windowed = [], 0
-    for begin, end, length in zip(starts[:-1], starts[1:], sentence_lengths, strict=True):
+    for begin, end, length in zip(row_splits[:-1], row_splits[1:], sentence_lengths, strict=True):
         if length <= room:
             windows.append((begin, end, begin))
         else:

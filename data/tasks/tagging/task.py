@@ -1,8 +1,8 @@
 """Tagging: a tag for each word, which marks entities or stands by itself.
 
-Entities (names, chunks) are read in whatever scheme a file has, learnt in another, BIOES by default
-as in the original, scored as CoNLL's conlleval does, and written in the file's own scheme. Tags of
-another kind (parts of speech) are taken as they are.
+Entities (names, chunks) are read in whatever scheme a file has, learned in another, BIOES by
+default as in the original, scored as CoNLL's conlleval does, and written in the file's own scheme.
+Tags of another kind (parts of speech) are taken as they are.
 
 A tagging task of one's own needs no more than {"kind": "tagging"} as its JSON file, and files of
 one word a line, the word in the first column and the tag in the last (see `conll`): train.txt,
@@ -10,7 +10,7 @@ dev.txt and test.txt, or .conll, .conllu or .tsv, in $DATA_DIR/finetuning_data/N
 
     name         of the folder, the results and the models; by default the JSON file's own name
     tags         "entities" (the default), tags such as B-PER and O; or "labels", any tags
-    scheme       what entities are learnt as: "BIOES" (the default), "BIO" or "IOB1"
+    scheme       what entities are learned as: "BIOES" (the default), "BIO" or "IOB1"
     word_column  number from 1; by default the first, and FORM in .conllu files
     tag_column   number from 1; by default the last, and UPOS in .conllu files
     metrics      list, the task's main one first: f1, precision and recall of entities; accuracy
@@ -55,15 +55,15 @@ class SentenceExamples(Examples):
         sha256: hash of its bytes.
         words: of all sentences, one after the other.
         tags: the words', as they are in the file; None for a test file without them.
-        starts: int64 `[sentences + 1]`; sentence i is `words[starts[i]:starts[i + 1]]`.
+        row_splits: int64 `[sentences + 1]`; sentence i is `words[row_splits[i]:row_splits[i + 1]]`.
     """
 
     words: list[str]
     tags: list[str] | None
-    starts: np.ndarray
+    row_splits: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.row_splits) - 1
 
     @property
     def num_characters(self) -> int:
@@ -79,7 +79,7 @@ class TaggingTask(Task):
         name: also that of the task's folder.
         metrics: some of `METRICS[tags]`; the first is the task's own in summaries.
         tags: a key of `METRICS`: what tags say.
-        scheme: of `data.tasks.tagging.conll.SCHEMES`, what entities are learnt as.
+        scheme: of `data.tasks.tagging.conll.SCHEMES`, what entities are learned as.
         word_column: number from 0; None as in `data.tasks.tagging.conll.read_conll`.
         tag_column: likewise.
         test_names: the test splits.
@@ -112,7 +112,7 @@ class TaggingTask(Task):
         file = self._read_conll(path, may_lack_tags=False)
         tags, scheme = Counter(file.tags), None
         if self.tags == ENTITIES:
-            scheme, misfits = conll.find_scheme(file.tags, file.starts)
+            scheme, misfits = conll.find_scheme(file.tags, file.row_splits)
             _warn_of_misfits(file, scheme, misfits)
             tags = Counter(tag[2:] for tag in file.tags if tag != conll.OUTSIDE)
         if len(tags) < (1 if scheme else 2):
@@ -121,7 +121,7 @@ class TaggingTask(Task):
         shown = [f"{tag} ({tags[tag]:,})" for tag in sorted(tags)[:_SHOWN]]
         logging.info(
             "%s: %d words of %d sentences; %s (words): %s",
-            self.name, len(file.words), len(file.starts) - 1,
+            self.name, len(file.words), len(file.row_splits) - 1,
             f"{len(tags)} types of entities, in {scheme}" if scheme else f"{len(tags)} tags",
             ", ".join(shown),
         )  # fmt: skip
@@ -135,7 +135,7 @@ class TaggingTask(Task):
         file = self._read_conll(path, may_lack_tags=split in self.test_splits)
         if file.tags is not None and split != "train":
             self._warn_of_unknown_tags(file)
-        return SentenceExamples(path, file.sha256, file.words, file.tags, file.starts)
+        return SentenceExamples(path, file.sha256, file.words, file.tags, file.row_splits)
 
     def make_features(self, tokenizer, examples, options, training):
         """See `Task`: one row a sentence or a window of one, a target a word's first token."""
@@ -144,10 +144,10 @@ class TaggingTask(Task):
         targets = np.zeros(len(examples.words), np.int32)
         if examples.tags is not None:
             ids = {label: number for number, label in enumerate(self.labels)}
-            tags = self._as_learnt(examples.tags, examples.starts)
+            tags = self._as_learned(examples.tags, examples.row_splits)
             targets = np.array([ids.get(tag, _UNKNOWN) for tag in tags], np.int32)
         features = make_tagging_features(
-            tokenizer, examples.words, examples.starts, targets, options.max_seq_length
+            tokenizer, examples.words, examples.row_splits, targets, options.max_seq_length
         )
         if features.num_windowed:
             logging.info(
@@ -173,7 +173,7 @@ class TaggingTask(Task):
         """See `Task`; outputs are logits `[tokens, labels]`."""
         predicted = self.predictions(examples, features, outputs)
         if self.tags == ENTITIES:
-            scores = conll.score_entities(examples.tags, predicted, examples.starts)
+            scores = conll.score_entities(examples.tags, predicted, examples.row_splits)
             return {name: scores[name] for name in self.metrics}
         from data.tasks.metrics import compute_metrics
 
@@ -186,7 +186,7 @@ class TaggingTask(Task):
         numbers = outputs[features.word_positions].argmax(axis=-1)
         tags = [self.labels[number] for number in numbers]
         if self.tags == ENTITIES:
-            return conll.convert_tags(tags, examples.starts, self.file_scheme)
+            return conll.convert_tags(tags, examples.row_splits, self.file_scheme)
         return tags
 
     def write_predictions(self, examples, features, outputs, path: str) -> None:
@@ -194,7 +194,7 @@ class TaggingTask(Task):
         columns = [examples.words, examples.tags, self.predictions(examples, features, outputs)]
         rows = list(zip(*(column for column in columns if column is not None), strict=True))
         lines = []
-        for begin, end in itertools.pairwise(examples.starts):
+        for begin, end in itertools.pairwise(examples.row_splits):
             lines += ["\t".join(row) for row in rows[begin:end]]
             lines.append("")
         files.write_text(path, "\n".join(lines) + "\n")
@@ -212,7 +212,7 @@ class TaggingTask(Task):
                     )
         return file
 
-    def _as_learnt(self, tags, starts):
+    def _as_learned(self, tags, starts):
         return conll.convert_tags(tags, starts, self.scheme) if self.tags == ENTITIES else tags
 
     def _warn_of_unknown_tags(self, file):

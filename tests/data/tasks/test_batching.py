@@ -99,7 +99,7 @@ def test_batches_are_as_long_as_their_longest_example_needs(tokenizer):
     for inputs, targets in evaluation_batches(features, 4)[0]:
         longest = features.lengths[np.asarray(targets)].max()
         assert inputs["input_ids"].shape == (4, -(-longest // 16) * 16)
-    for inputs, targets in evaluation_batches(features, 4, few_lengths=False)[0]:
+    for inputs, targets in evaluation_batches(features, 4, bucket_lengths=False)[0]:
         longest = features.lengths[np.asarray(targets)].max()
         assert longest <= inputs["input_ids"].shape[1] <= longest * 9 / 8
     for inputs, _ in evaluation_batches(features, 4, pad_to_max=True)[0]:
@@ -108,9 +108,9 @@ def test_batches_are_as_long_as_their_longest_example_needs(tokenizer):
 
 def test_padded_lengths():
     lengths = range(1, 129)
-    few = {padded_length(length, few_lengths=True) for length in lengths}
+    few = {padded_length(length, bucket_lengths=True) for length in lengths}
     assert few == {16, 32, 48, 64, 80, 96, 112, 128}
-    more = [padded_length(length, few_lengths=False) for length in lengths]
+    more = [padded_length(length, bucket_lengths=False) for length in lengths]
     assert more[:17] == [*range(1, 17), 18] and more[24] == 26 and more[127] == 128
     assert len(set(more)) == 8 + 8 * 4
     padding = [1 - length / padded for length, padded in zip(lengths, more, strict=True)]
@@ -193,7 +193,7 @@ def made_up(lengths, targets, **fields):
 
 def test_targets_of_tokens_are_padded_as_ignored():
     features = made_up([2, 3], {"tags": np.arange(5, dtype=np.int32)})
-    ((inputs, targets),) = training_batches(features, 2, 1, seed=0, few_lengths=False)
+    ((inputs, targets),) = training_batches(features, 2, 1, seed=0, bucket_lengths=False)
     order = np.argsort(inputs["input_mask"].numpy().sum(axis=1))
     expected = [[0, 1, IGNORED], [2, 3, 4]]
     assert targets["tags"].numpy()[order].tolist() == expected
@@ -202,9 +202,9 @@ def test_targets_of_tokens_are_padded_as_ignored():
 
 def test_examples_of_several_rows():
     targets = np.array([1, 0], np.int32)
-    features = made_up([2, 3, 4, 2], targets, rows_an_example=2)
+    features = made_up([2, 3, 4, 2], targets, rows_per_example=2)
     assert len(features) == 2 and features.lengths.tolist() == [3, 4]
-    batches, order = evaluation_batches(features, 2, few_lengths=False)
+    batches, order = evaluation_batches(features, 2, bucket_lengths=False)
     ((inputs, found),) = batches
     assert order.tolist() == [0, 1] and found.tolist() == [1, 0]
     rows = [[[1, 2, 0, 0], [3, 4, 5, 0]], [[6, 7, 8, 9], [10, 11, 0, 0]]]
@@ -253,4 +253,4 @@ def test_joined_examples_count_for_their_own_task():
     ((_, targets, weights),) = evaluation_batches(joined, 5)[0]
     assert targets["b"].shape[0] == weights["b"].shape[0] == 5
     with pytest.raises(InputError, match="task m has several rows an example"):
-        join_features({"m": made_up([2, 2], np.zeros(1, np.int32), rows_an_example=2)})
+        join_features({"m": made_up([2, 2], np.zeros(1, np.int32), rows_per_example=2)})

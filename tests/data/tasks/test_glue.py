@@ -14,7 +14,7 @@ MNLI = (
 )
 QQP = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
 
-# For each task: a labelled file, and the texts, pairs and labels it holds.
+# For each task: a labeled file, and the texts, pairs and labels it holds.
 LABELLED = {
     "cola": (
         "gj04\t1\t\tThe dog barked.\nks08\t0\t*\tDog the barked.\n",
@@ -129,7 +129,7 @@ def test_nine_tasks():
 
 @pytest.mark.parametrize("name", LABELLED)
 @pytest.mark.parametrize("glue_folder", [False, True])
-def test_reads_labelled_files(tmp_path, name, glue_folder):
+def test_reads_labeled_files(tmp_path, name, glue_folder):
     task = glue.TASKS[name]
     content, texts, pairs, labels = LABELLED[name]
     folder = task.glue_name if glue_folder else name

@@ -98,7 +98,7 @@ def test_features(tmp_path, tokenizer):
     features = task.make_features(
         tokenizer, examples, types.SimpleNamespace(max_seq_length=7), True
     )
-    assert (len(features), features.rows_an_example) == (2, 2)
+    assert (len(features), features.rows_per_example) == (2, 2)
     assert features.targets.tolist() == [1, 0]
     (batch,), order = evaluation_batches(features, 2)
     assert order.tolist() == [1, 0]

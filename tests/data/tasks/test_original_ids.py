@@ -50,7 +50,9 @@ def test_rows_are_the_originals(tokenizer, directory, name, max_seq_length):
         expected = GOLDEN["features"][file][str(max_seq_length)]
         features = make_features(task, tokenizer, directory, split, max_seq_length)
         assert len(features) == len(expected), file
-        for row, begin, end in zip(expected, features.starts, features.starts[1:], strict=False):
+        for row, begin, end in zip(
+            expected, features.row_splits, features.row_splits[1:], strict=False
+        ):
             ids = [int(number) for number in row["ids"].split()]
             assert features.input_ids[begin:end].tolist() == ids, file
             ones = row["segment1"]

@@ -149,13 +149,13 @@ def test_weights_are_halved_on_request(tmp_path):
         np.testing.assert_array_equal(saved, rounded.astype("f4"))
 
 
-def test_quantised_weights_are_refused(tmp_path):
+def test_quantized_weights_are_refused(tmp_path):
     copy_config("tiny_relu", tmp_path)
     arrays = tensors_of("tiny_relu")
     name = "encoder.layer.0.attention.self.query.weight"
     arrays[name] = arrays[name].astype("int8")
     safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=f"type of {name}: int8 in the file; quantised"):
+    with pytest.raises(InputError, match=f"type of {name}: int8 in the file; quantized"):
         ConvBertModel.from_pretrained(tmp_path)
 
 
@@ -284,7 +284,7 @@ def test_a_configuration_of_a_larger_network_is_refused(tmp_path, fields):
     [
         ('{"a": "' + "x" * (5 << 20) + '"}', "larger than 4 MB"),
         ("[" * 100_000, "not JSON"),
-        ("[1]", "not a JSON object, but a list"),
+        ("[1]", "expected a JSON object"),
         ('{"id2label": ["a"]}', "`id2label` must be an object of names by number"),
         ('{"hidden_dropout_prob": 1' + "0" * 400 + "}", "int too large"),
     ],

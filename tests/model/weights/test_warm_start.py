@@ -91,7 +91,7 @@ def test_an_encoder_without_heads(tmp_path, warnings):
     heads = {name for name in after if "predictions" in name}
     assert len(heads) == 9 and same(after, before, heads) == heads
     assert len(warnings) == 2 and "no generator/" in warnings[1]
-    listed = "newly initialised: missing: discriminator_predictions.dense.weight (128, 128)"
+    listed = "newly initialized: missing: discriminator_predictions.dense.weight (128, 128)"
     assert listed in warnings[0]
 
 
@@ -101,7 +101,7 @@ def test_between_objectives(saved, tmp_path, warnings):
     warm_start.initialize(masked, find_models(directory))
     encoder = {name for name in theirs if name.startswith("electra/")}
     assert same(values(masked), theirs, encoder) == encoder
-    assert len(warnings) == 1 and "newly initialised: missing: generator_predictions" in warnings[0]
+    assert len(warnings) == 1 and "newly initialized: missing: generator_predictions" in warnings[0]
     masked.save_pretrained(tmp_path)
     model = drawn(3)
     warm_start.initialize(model, find_models(tmp_path))

@@ -36,7 +36,7 @@ def windows_of(features):
     """Per row: the question, its tokens, its segments, its targets."""
     rows = []
     for row, question in enumerate(features.questions):
-        tokens = slice(*features.starts[row : row + 2])
+        tokens = slice(*features.row_splits[row : row + 2])
         aim = [int(features.targets[f"{side}_logits"][row]) for side in ("start", "end")]
         ids, segments = features.input_ids[tokens].tolist(), features.segment_ids[tokens].tolist()
         rows.append((int(question), ids, segments, aim))
@@ -94,9 +94,9 @@ def simple_outputs(features, best, null=0.0):
     """Start and end logits, low but for those of `best`: (row, token, start or end, logit)."""
     outputs = {name: np.full(len(features.input_ids), -9.0) for name in features.targets}
     for array in outputs.values():
-        array[features.starts[:-1]] = null / 2
+        array[features.row_splits[:-1]] = null / 2
     for row, token, side, logit in best:
-        outputs[f"{side}_logits"][features.starts[row] + token] = logit
+        outputs[f"{side}_logits"][features.row_splits[row] + token] = logit
     return outputs
 
 
@@ -122,7 +122,7 @@ def test_of_windows_the_one_with_most_context_counts(tokenizer):
             (0, 5 + 6, "end", 2.0), (2, 5, "start", 7.0), (2, 5, "end", 7.0),
             (1, 5 + 5, "start", 3.0), (1, 5 + 5, "end", 3.0)]  # fmt: skip
     outputs = simple_outputs(features, best, null=4.0)
-    outputs["start_logits"][features.starts[3]] = -1.0  # no answer is least likely in window 3
+    outputs["start_logits"][features.row_splits[3]] = -1.0  # no answer is least likely in window 3
     (answer,) = find_answers(examples(asked), features, outputs)
     assert answer.candidates[:2] == [
         (WORDS[10], 3.0, 3.0, 30, 32), (WORDS[6], 2.0, 2.0, 18, 20),
@@ -148,7 +148,7 @@ def test_all_ranges_are_tried(tokenizer):
                 for r in inside
             }
             row = max(inside, key=margin.get)
-            place = features.starts[row] + 3 + piece - first[row]
+            place = features.row_splits[row] + 3 + piece - first[row]
             for more in range(min(3, first[row] + count[row] - piece)):
                 score = outputs["start_logits"][place] + outputs["end_logits"][place + more]
                 found[" ".join(WORDS[piece : piece + more + 1])] = score
@@ -193,7 +193,7 @@ def test_answers_are_the_contexts_own_characters(tokenizer):
     context, asked = "  A\u00a0Cafe\u0301S\u2003! ", [Question("a", "?", 0), Question("b", "?", 1)]
     given = examples(*asked, contexts=[context, "\u200b"])
     features = make_features(tokenizer, given, options(joint_prediction=False), False)
-    assert np.diff(features.starts).tolist() == [8, 4]  # the second context has no tokens
+    assert np.diff(features.row_splits).tolist() == [8, 4]  # the second context has no tokens
     best = [(0, 4, "start", 5.0), (0, 6, "end", 5.0)]
     found = find_answers(given, features, simple_outputs(features, best))
     assert found[0].candidates[0].text == "Cafe\u0301S\u2003!"

@@ -29,14 +29,14 @@ def write(tmp_path, text, name="train.txt"):
 
 def sentences(file):
     pairs = list(zip(file.words, file.tags or file.words, strict=True))
-    return [pairs[a:b] for a, b in zip(file.starts[:-1], file.starts[1:], strict=True)]
+    return [pairs[a:b] for a, b in zip(file.row_splits[:-1], file.row_splits[1:], strict=True)]
 
 
 def test_columns_between_spaces(tmp_path):
     file = read_conll(write(tmp_path, "He PRP B-NP\nsat VBD B-VP\n\n. . O\n"))
     assert sentences(file) == [[("He", "B-NP"), ("sat", "B-VP")], [(".", "O")]]
     assert (file.lines, file.num_columns) == ([1, 2, 4], 3)
-    assert file.starts.tolist() == [0, 2, 3]
+    assert file.row_splits.tolist() == [0, 2, 3]
 
 
 def test_what_real_files_have(tmp_path):

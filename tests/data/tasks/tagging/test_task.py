@@ -79,7 +79,7 @@ def test_features(tmp_path, tokenizers):
     assert features.targets.tolist() == [x, b, x, x, e, x, 0, x, x, x, s, x]
     assert features.segment_ids.tolist() == [0] * 12
     assert features.word_positions.tolist() == [1, 4, 6, 10]
-    assert features.starts.tolist() == [0, 9, 12]
+    assert features.row_splits.tolist() == [0, 9, 12]
 
 
 def test_case_is_the_tokenizers_matter(tmp_path, tokenizers):
@@ -136,15 +136,15 @@ def test_windows(length, longest_word, tmp_path, tokenizers):
 
 def assert_context(features, examples, length):
     """A window has a word of its own, and cuts nothing off that is near a word of its own."""
-    rows = np.searchsorted(features.starts, features.word_positions, "right") - 1
+    rows = np.searchsorted(features.row_splits, features.word_positions, "right") - 1
     assert (np.diff(rows) <= 1).all() and rows[-1] == len(features) - 1
-    sentence = np.repeat(np.arange(len(examples)), np.diff(examples.starts))
+    sentence = np.repeat(np.arange(len(examples)), np.diff(examples.row_splits))
     room, most = length - 2, max(map(len, examples.words))
     first = np.flatnonzero(np.diff(rows)) + 1
     within = first[sentence[first] == sentence[first - 1]]
     # Where two windows meet, a word has about a quarter of a row before it, and after it.
-    before = features.word_positions[within] - features.starts[rows[within]] - 1
-    after = features.starts[rows[within - 1] + 1] - features.word_positions[within - 1] - 1
+    before = features.word_positions[within] - features.row_splits[rows[within]] - 1
+    after = features.row_splits[rows[within - 1] + 1] - features.word_positions[within - 1] - 1
     least = room // 4 - most
     assert (before >= least).all() and (after >= least).all()
     windowed = len({int(s) for s in sentence[within]})
@@ -167,7 +167,7 @@ def test_scores_are_of_words_not_of_windows(tmp_path, tokenizers):
     sentence = "a B-P\nb I-P\nc I-P\nd O\nA B-L\na B-L\nb O\n" * 5
     task = completed(tmp_path, entities(), train=sentence, dev=sentence + "\n" + TRAIN)
     examples = task.load(str(tmp_path), "dev")
-    gold = task._as_learnt(examples.tags, examples.starts)
+    gold = task._as_learned(examples.tags, examples.row_splits)
     for length in (5, 9, 64):
         features = task.make_features(tokenizers[True], examples, options(length), False)
         outputs = logits_of(task, features, gold)
