@@ -305,7 +305,7 @@ def test_every_task_has_known_files():
 
 
 def test_unusable_arguments(tmp_path):
-    with pytest.raises(InputError, match='unknown task `colla`'):
+    with pytest.raises(InputError, match="unknown task `colla`"):
         download_glue.main(["--data-dir", str(tmp_path), "colla"])
     with pytest.raises(InputError, match=r"the folder .*nowhere does not exist"):
         download_glue.main(["--data-dir", str(tmp_path / "nowhere"), "all"])

@@ -237,7 +237,7 @@ def test_a_folder_that_is_not_there(tmp_path):
     [
         (("--trial", "cola"), '--trial cola: expected a task and a trial, such as "cola=2"'),
         (("--trial", "cola=0"), "--trial cola=0: expected"),
-        (("--trial", "colla=1"), 'unknown task `colla`'),
+        (("--trial", "colla=1"), "unknown task `colla`"),
     ],
 )
 def test_trials_that_cannot_be_meant(tmp_path, model_dir, arguments, message):
