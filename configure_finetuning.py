@@ -1,144 +1,106 @@
-"""Hyper-parameters of fine-tuning: the defaults below < scripts/tasks/TASK.json < `--hparams`.
+"""Hyper-parameters of fine-tuning: the defaults < scripts/tasks/TASK.json < `--hparams`.
 
-The names are the original's (configure_finetuning.py of ConvBERT and ELECTRA), and so are the
-values in scripts/tasks, which hold where a task is trained alone. Checking them imports nothing
-heavy.
+The names and the values are the original's (configure_finetuning.py of ConvBERT and ELECTRA). The
+file of a task applies if the task is trained alone.
 """
 
 import dataclasses
-import math
 import os
 from typing import Any
 
 from common.errors import InputError
-from common.fields import override, require, require_one_of
-from model.config import MODEL_SIZES, load_hparams
+from common.fields import check_settings, override, require, setting
+from common.files import read_json_object
+from model.config import MODEL_SIZES
 
-# A JSON file a task; a task without one has the defaults below.
+# Holds TASK.json for each task with values that differ from the defaults, and their `source`.
 TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "tasks")
 
-# Fields of `ConvBertConfig` that the task, or another hyper-parameter, decides.
-_HAVE_A_PLACE = (
-    "vocab_size", "mask_padding", "num_labels", "id2label", "problem_type", "score_range",
-    "beam_size", "task_specific_params",
-)  # fmt: skip
-_POSITIVE = (
-    "num_trials", "train_batch_size", "eval_batch_size", "predict_batch_size", "max_query_length",
-    "doc_stride", "n_best_size", "max_answer_length", "beam_size",
-)  # fmt: skip
+# Fields of `ConvBertConfig` that the task or another hyper-parameter sets.
+_SET_ELSEWHERE = (
+    "vocab_size",
+    "mask_padding",
+    "num_labels",
+    "id2label",
+    "problem_type",
+    "score_range",
+    "beam_size",
+    "task_specific_params",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuningConfig:
-    """What one run of `finetune.py` does with one task.
-
-    Args:
-        task_names: the task to fine-tune on; several are learned jointly, by one encoder with a
-            head for each.
-        num_trials: runs with different seeds; trial i (from 1) has the seed `seed + i - 1`.
-        model_size: "tiny", "small", "medium-small" or "base". The pre-trained model's
-            `config.json` decides its shape: a size that contradicts it is an error. Without a
-            pre-trained model, this is the size of the network, "medium-small" by default.
-        model_hparam_overrides: `ConvBertConfig` fields to change, such as dropout rates.
-        classifier_head: "linear" (the original's) or "mlp" (Hugging Face's).
-        learning_rate: None is 1e-4 for a model as wide as the base size, else 3e-4.
-        layerwise_lr_decay: factor on the learning rate per layer towards the input; 1 is one
-            rate for all.
-        num_train_epochs: passes over the training set; a fraction stops within a pass.
-        warmup_proportion: share of the steps over which the learning rate rises.
-        double_unordered: train on both orders of a pair where the order has no meaning.
-        max_query_length: tokens of a question; the rest of it is not read.
-        doc_stride: tokens from the start of one window of a long context to the next.
-        n_best_size: answers kept of each window, and of each question.
-        max_answer_length: tokens of the longest answer that is considered.
-        joint_prediction: the original's head for question answering, in which the end depends on
-            the start. False is Hugging Face's, with two independent logits a token.
-        beam_size: starts, and ends of each, that the joint head considers.
-        answerable_weight: of the loss of "can this be answered?", beside that of the answer.
-        qa_na_threshold: "no answer" is said above it.
-        mask_padding: padding changes no result, and batches are as long as their longest
-            example. False is the original: every example padded to `max_seq_length`, and
-            outputs that depend on it.
-        write_test_outputs: write predictions for the test files, for the first `n_writes_test`
-            trials.
-        keep_all_models: False keeps only the last trial's fine-tuned model.
-        deterministic: repeat results bit for bit, at the price of speed.
+    """The hyper-parameters of one job: one task, or several trained jointly.
 
     Raises:
         InputError: an impossible value; the message names the field and what it may be.
     """
 
-    task_names: tuple[str, ...] = ("cola",)
-    do_train: bool = True
-    do_eval: bool = True
-    num_trials: int = 1
-    seed: int = 0
-    deterministic: bool = False
-    keep_all_models: bool = False
-    write_test_outputs: bool = True
-    n_writes_test: int = 5
-    model_size: str | None = None
-    model_hparam_overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
-    classifier_head: str = "linear"
-    mask_padding: bool = True
-    learning_rate: float | None = None
-    weight_decay_rate: float = 0.01
-    layerwise_lr_decay: float = 0.8
-    num_train_epochs: float = 3.0
-    warmup_proportion: float = 0.1
-    train_batch_size: int = 32
-    eval_batch_size: int = 32
-    predict_batch_size: int = 32
-    max_seq_length: int = 128
-    double_unordered: bool = True
-    max_query_length: int = 64
-    doc_stride: int = 128
-    n_best_size: int = 20
-    max_answer_length: int = 30
-    joint_prediction: bool = True
-    beam_size: int = 20
-    answerable_weight: float = 0.5
-    qa_na_threshold: float = -2.75
+    task_names: tuple[str, ...] = setting(
+        ("cola",), "tasks; several are trained jointly, by one encoder with a head for each"
+    )
+    do_train: bool = setting(True, "train; false: evaluate the fine-tuned models")
+    do_eval: bool = setting(True, "evaluate on the dev sets")
+    num_trials: int = setting(1, "number of runs, each with its own seed", least=1)
+    seed: int = setting(0, "seed of trial 1; trial i has seed + i - 1", least=0)
+    deterministic: bool = setting(False, "repeat results bit for bit; slower")
+    keep_all_models: bool = setting(False, "keep every trial's model; false: only the last one's")
+    write_test_outputs: bool = setting(True, "write predictions for the test files")
+    n_writes_test: int = setting(5, "number of trials that write test predictions", least=0)
+    # The saved model's config.json decides its shape: a size that contradicts it is an error.
+    model_size: str | None = setting(
+        None, "size of the network; null: the saved model's, or medium-small", choices=MODEL_SIZES
+    )
+    model_hparam_overrides: dict[str, Any] = setting(
+        {}, "fields of the network's configuration to change, such as hidden_dropout_prob"
+    )
+    classifier_head: str = setting(
+        "linear", "the original's head, or Hugging Face's", choices=("linear", "mlp")
+    )
+    mask_padding: bool = setting(
+        True, "padding changes no output; false: pad all to max_seq_length, as the original"
+    )
+    learning_rate: float | None = setting(
+        None, "peak learning rate; null: 1e-4 for models as wide as base, else 3e-4", above=0
+    )
+    weight_decay_rate: float = setting(0.01, "decoupled weight decay", least=0)
+    layerwise_lr_decay: float = setting(
+        0.8, "factor on the learning rate from each layer to the one below it", above=0, most=1
+    )
+    num_train_epochs: float = setting(3.0, "passes over the training set", above=0)
+    warmup_proportion: float = setting(
+        0.1, "share of the steps over which the learning rate rises", least=0, below=1
+    )
+    train_batch_size: int = setting(32, "examples in a training batch", least=1)
+    eval_batch_size: int = setting(32, "examples in a batch of a dev set", least=1)
+    predict_batch_size: int = setting(32, "examples in a batch of a test set", least=1)
+    # [CLS], a token of each of two texts, and two [SEP].
+    max_seq_length: int = setting(128, "most tokens in a sequence", least=5)
+    double_unordered: bool = setting(
+        True, "train on both orders of a pair if the task is symmetric (MRPC and STS-B)"
+    )
+    max_query_length: int = setting(64, "most tokens of a question; the rest is cut", least=1)
+    doc_stride: int = setting(128, "tokens between the starts of two context windows", least=1)
+    n_best_size: int = setting(20, "answers kept for each window and question", least=1)
+    max_answer_length: int = setting(30, "most tokens of an answer", least=1)
+    joint_prediction: bool = setting(
+        True, "the original's head, where an answer's end depends on its start; false: independent"
+    )
+    beam_size: int = setting(20, "starts, and ends for each, that the joint head predicts", least=1)
+    answerable_weight: float = setting(0.5, "weight of the loss of answerability", least=0)
+    qa_na_threshold: float = setting(-2.75, "score above which a question has no answer")
 
     def __post_init__(self):
+        check_settings(self)
         require(len(self.task_names) > 0, "task_names", "a list of tasks", list(self.task_names))
-        require_one_of("classifier_head", self.classifier_head, ("linear", "mlp"))
-        if self.model_size is not None:
-            require_one_of("model_size", self.model_size, MODEL_SIZES)
-        for name in _POSITIVE:
-            require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
-        for name in ("seed", "n_writes_test"):
-            require(getattr(self, name) >= 0, name, "zero or more", getattr(self, name))
-        for name in _HAVE_A_PLACE:
+        for name in _SET_ELSEWHERE:
             require(
                 name not in self.model_hparam_overrides,
                 "model_hparam_overrides",
-                f"without `{name}`, which has a place of its own",
+                f"an object without `{name}`, which the task or another hyper-parameter sets",
                 self.model_hparam_overrides,
             )
-        # [CLS], a token of each text, and two [SEP].
-        require(self.max_seq_length >= 5, "max_seq_length", "at least 5", self.max_seq_length)
-        for name in ("learning_rate", "num_train_epochs"):
-            value = getattr(self, name)
-            allowed = value is None or 0 < value < math.inf
-            require(allowed, name, "a finite number above 0", value)
-        for name in ("weight_decay_rate", "answerable_weight"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, name, "a finite number, zero or more", value)
-        is_finite = math.isfinite(self.qa_na_threshold)
-        require(is_finite, "qa_na_threshold", "a finite number", self.qa_na_threshold)
-        require(
-            0 < self.layerwise_lr_decay <= 1,
-            "layerwise_lr_decay",
-            "above 0 and at most 1 (1: one rate for all layers)",
-            self.layerwise_lr_decay,
-        )
-        require(
-            0 <= self.warmup_proportion < 1,
-            "warmup_proportion",
-            "a share in [0, 1)",
-            self.warmup_proportion,
-        )
 
     @classmethod
     def for_tasks(cls, tasks: tuple[str, ...], hparams: dict[str, Any]) -> "FinetuningConfig":
@@ -150,7 +112,8 @@ class FinetuningConfig:
         """
         config, path = cls(), os.path.join(TASK_HPARAMS, f"{tasks[0]}.json")
         if len(tasks) == 1 and os.path.isfile(path):
-            values = load_hparams(path)
+            values = read_json_object(path)
+            values.pop("source", None)
             try:
                 config = override(config, values)
             except InputError as error:

@@ -1,21 +1,20 @@
-"""The hyper-parameters of pre-training, under the original's names.
+"""Hyper-parameters of pre-training: the defaults < the size's recipe < `--hparams`.
 
-Defaults, then the size's recipe, then `--hparams`: each later one wins. The recipe is the paper's
-(appendix A) and the release's: 1,000,000 steps of 128 tokens, and per size the rates and batch
-sizes in `RECIPES`.
+The names are the original's. The recipes are the paper's (appendix A) and the release's: 1,000,000
+steps of 128 tokens, with the learning rates and batch sizes in `RECIPES`.
 """
 
 import dataclasses
 from typing import Any
 
 from common.errors import InputError
-from common.fields import override, require, require_one_of
+from common.fields import override, require, setting
 from model.config import MODEL_SIZES, ConvBertConfig, Objective
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a size trains with unless told otherwise."""
+    """The default learning rate and batch size of a model size."""
 
     learning_rate: float
     train_batch_size: int
@@ -33,133 +32,107 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig(Objective):
-    """All hyper-parameters of a run; None stands for the size's own value.
+    """All hyper-parameters of a run; where the default is None, the size's own value holds."""
 
-    Args:
-        model_size: a row of `MODEL_SIZES`.
-        model_hparam_overrides: further fields of `ConvBertConfig`, such as `num_hidden_layers`.
-        mask_padding: False reproduces the original on padded input.
-        pretrain_tfrecords: the folder of records; None is DATA_DIR/pretrain_tfrecords.
-        vocab_file: None is DATA_DIR/vocab.txt.
-        init_checkpoint: a run's directory, or a Hugging Face one or its name on the hub, that gives
-            the first weights.
-        max_seq_length: tokens a row; None is what the records hold.
-        steps_per_execution: steps that are computed in one call of the backend, without a look at
-            what happens in them: logs, checkpoints and signals wait for the call's end.
-        iterations_per_loop: steps between two lines of the log.
-        save_checkpoints_steps: steps between two checkpoints.
-        keep_checkpoints: how many of them stay on the disk.
-        eval_every: steps between two evaluations during training; None is never.
-        eval_tfrecords: records to evaluate on; None is those that `eval_holdout_shards` keeps
-            aside, and without any the training records, as in the original.
-        eval_holdout_shards: so many of the last shards are never trained on.
-        num_eval_steps: batches of an evaluation.
-        gradient_accumulation_steps: parts that a batch is computed in, one after the other, for
-            want of memory; the update is the whole batch's.
-        num_devices: GPUs that share each batch; None is all there are (on JAX, of all processes).
-        precision: a Keras dtype policy; weights and updates are float32 in any.
-        jit_compile: compile the step with XLA; None does where it pays, on GPUs and TPUs.
-        deterministic: repeat results bit for bit, at the price of speed: one thread on a CPU.
-        seed: of the initialization, the data order, masks, samples and dropout.
-    """
-
-    model_size: str = "medium-small"
-    model_hparam_overrides: dict = dataclasses.field(default_factory=dict)
-    embedding_size: int | None = None
-    conv_kernel_size: int | None = None
-    conv_type: str | None = None
-    head_ratio: int | None = None
-    linear_groups: int | None = None
-    mask_padding: bool = True
-    generator_hidden_size: float | None = None
-    do_train: bool = True
-    do_eval: bool = False
-    learning_rate: float | None = None
-    lr_decay_power: float = 1.0
-    weight_decay_rate: float = 0.01
-    num_warmup_steps: int = 10_000
-    num_train_steps: int = 1_000_000
-    train_batch_size: int | None = None
-    pretrain_tfrecords: str | None = None
-    vocab_file: str | None = None
-    init_checkpoint: str | None = None
-    max_seq_length: int | None = None
-    steps_per_execution: int = 1
-    iterations_per_loop: int = 100
-    save_checkpoints_steps: int = 10_000
-    keep_checkpoints: int = 3
-    eval_batch_size: int = 128
-    eval_every: int | None = None
-    eval_tfrecords: str | None = None
-    eval_holdout_shards: int = 0
-    num_eval_steps: int = 100
-    gradient_accumulation_steps: int = 1
-    num_devices: int | None = None
-    precision: str = "float32"
-    jit_compile: bool | None = None
-    deterministic: bool = False
-    seed: int = 42
+    model_size: str = setting("medium-small", "a row of the table of sizes", choices=MODEL_SIZES)
+    model_hparam_overrides: dict = setting(
+        {}, "other fields of the network's configuration, such as num_hidden_layers"
+    )
+    embedding_size: int | None = setting(None, "width of the embeddings; null: the size's")
+    conv_kernel_size: int | None = setting(None, "width of the convolutions; null: the size's")
+    conv_type: str | None = setting(None, "sdconv or noconv; null: the size's")
+    head_ratio: int | None = setting(None, "divides the number of heads; null: the size's")
+    linear_groups: int | None = setting(None, "groups of the feed-forward layers; null: the size's")
+    mask_padding: bool = setting(
+        True, "padding changes no output; false reproduces the original on padded input"
+    )
+    generator_hidden_size: float | None = setting(
+        None,
+        "width of the generator, as a share of the discriminator's; null: the size's",
+        above=0,
+        most=1,
+    )
+    do_train: bool = setting(True, "train")
+    do_eval: bool = setting(False, "evaluate at the end, or without `do_train`")
+    learning_rate: float | None = setting(None, "peak learning rate; null: the size's", above=0)
+    lr_decay_power: float = setting(1.0, "power of the polynomial decay; 1: linear", least=0)
+    weight_decay_rate: float = setting(0.01, "decoupled weight decay", least=0)
+    num_warmup_steps: int = setting(10_000, "steps over which the learning rate rises", least=0)
+    num_train_steps: int = setting(1_000_000, "steps of the whole run", least=1)
+    train_batch_size: int | None = setting(
+        None, "sequences in a batch, on all devices together; null: the size's", least=1
+    )
+    pretrain_tfrecords: str | None = setting(
+        None, "directory of the records; null: DATA_DIR/pretrain_tfrecords"
+    )
+    vocab_file: str | None = setting(None, "vocabulary; null: DATA_DIR/vocab.txt")
+    init_checkpoint: str | None = setting(
+        None, "initial weights: directory of a run or of a Hugging Face model, or a Hub name"
+    )
+    max_seq_length: int | None = setting(
+        None, "tokens in a sequence, T; null: as in the records", least=8
+    )
+    steps_per_execution: int = setting(
+        1, "steps in one backend call; logs, checkpoints and signals wait for its end", least=1
+    )
+    iterations_per_loop: int = setting(100, "steps between two lines of the log", least=1)
+    save_checkpoints_steps: int = setting(10_000, "steps between two checkpoints", least=1)
+    keep_checkpoints: int = setting(3, "how many checkpoints to keep", least=1)
+    eval_batch_size: int = setting(128, "sequences in an evaluation batch", least=1)
+    eval_every: int | None = setting(
+        None, "steps between two evaluations during training; null: never", least=1
+    )
+    eval_tfrecords: str | None = setting(
+        None, "records to evaluate on; null: the held-out shards, or else the training records"
+    )
+    eval_holdout_shards: int = setting(
+        0, "number of shards, the last ones, to evaluate on and never train on", least=0
+    )
+    num_eval_steps: int = setting(100, "batches in an evaluation", least=1)
+    gradient_accumulation_steps: int = setting(
+        1, "micro-batches that each batch is split into, to save memory", least=1
+    )
+    num_devices: int | None = setting(
+        None, "GPUs that share each batch; null: all (on JAX, those of all processes)"
+    )
+    precision: str = setting(
+        "float32", "Keras dtype policy; weights and updates are always float32", choices=PRECISIONS
+    )
+    jit_compile: bool | None = setting(
+        None, "compile the step with XLA; null: where it is faster, on GPUs and TPUs"
+    )
+    deterministic: bool = setting(False, "repeat results bit for bit; slower: one thread on a CPU")
+    seed: int = setting(
+        42, "seed of the initial weights, data order, masks, samples and dropout", least=0
+    )
 
     def __post_init__(self):
-        require_one_of("model_size", self.model_size, MODEL_SIZES)
-        require_one_of("precision", self.precision, PRECISIONS)
+        super().__post_init__()
         recipe = dataclasses.asdict(RECIPES[self.model_size])
         recipe["generator_hidden_size"] = MODEL_SIZES[self.model_size].generator_hidden_size
         for name, value in recipe.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)  # frozen, but not born yet
-        super().__post_init__()
-        for name in (
-            "num_train_steps",
-            "train_batch_size",
-            "eval_batch_size",
-            "num_eval_steps",
-            "steps_per_execution",
-            "iterations_per_loop",
-            "save_checkpoints_steps",
-            "keep_checkpoints",
-            "gradient_accumulation_steps",
-        ):
-            require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
-        for name in (
-            "num_warmup_steps",
-            "weight_decay_rate",
-            "lr_decay_power",
-            "eval_holdout_shards",
-            "seed",
-        ):
-            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        if self.max_seq_length is not None:
-            require(self.max_seq_length >= 8, "max_seq_length", "at least 8", self.max_seq_length)
-        if self.eval_every is not None:
-            require(self.eval_every >= 1, "eval_every", "a positive integer", self.eval_every)
-            require(
-                self.eval_tfrecords is not None or self.eval_holdout_shards > 0,
-                "eval_every",
-                "null unless `eval_tfrecords` names records to score, or `eval_holdout_shards` "
-                "keeps some of the training records aside",
-                self.eval_every,
-            )
+                object.__setattr__(self, name, value)  # a frozen dataclass, still being made
         require(
-            self.do_train or self.do_eval, "do_train", "true, unless do_eval is: one must be", False
+            self.eval_every is None or self.eval_tfrecords or self.eval_holdout_shards,
+            "eval_every",
+            "null unless `eval_tfrecords` or `eval_holdout_shards` gives records to evaluate on",
+            self.eval_every,
         )
+        require(self.do_train or self.do_eval, "do_train", "true if `do_eval` is false", False)
 
     @classmethod
     def from_hparams(cls, hparams: dict[str, Any]) -> "PretrainingConfig":
         """The configuration that `--hparams` describes.
 
         Raises:
-            InputError: an unknown name, a wrong type or an impossible value, by name.
+            InputError: an unknown name, a wrong type or an impossible value; the message names
+                the field.
         """
-        # A size's own values must come from the size asked for, not from the default one.
-        unset = {
-            name: None
-            for name in ("learning_rate", "train_batch_size", "generator_hidden_size")
-            if name not in hparams
-        }
-        config = override(cls(), unset | hparams)
-        config.model_config(vocab_size=30522)  # impossible architectures are errors now
+        # `cls()` has the default size's recipe: unset it, so that the given size's applies.
+        names = ("learning_rate", "train_batch_size", "generator_hidden_size")
+        config = override(cls(), dict.fromkeys(names) | hparams)
+        config.model_config(vocab_size=30522)  # raises if the architecture is impossible
         return config
 
     def model_config(self, vocab_size: int) -> ConvBertConfig:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from common import errors, files
 from common.errors import InputError
-from common.fields import override
+from common.fields import hyperparameter_table, override
 from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 from data.tasks.registry import get_task
@@ -74,7 +74,9 @@ def main(arguments: list[str] | None = None) -> None:
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=f"hyper-parameters:\n\n{hyperparameter_table(FinetuningConfig)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "tasks",
@@ -84,7 +86,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data-dir", required=True, help="holds models/ and finetuning_data/")
     parser.add_argument("--model-name", required=True, help="the model's folder in DATA_DIR/models")
-    parser.add_argument("--hparams", default="{}", help="hyper-parameters: JSON text or a file")
+    parser.add_argument("--hparams", default="{}", help="a JSON object, or a file with one")
     parser.add_argument(
         "--from-scratch",
         action="store_true",

@@ -18,7 +18,7 @@ from absl import logging
 
 from common import errors, files
 from common.errors import InputError
-from common.fields import require
+from common.fields import hyperparameter_table, require
 from configure_pretraining import PretrainingConfig
 from jobs import run_record
 from jobs.stop_signals import StopSignals
@@ -51,14 +51,16 @@ CHANGEABLE = {
 def parse_arguments(arguments=None):
     """The command line, and the hyper-parameters it describes."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=f"hyper-parameters:\n\n{hyperparameter_table(PretrainingConfig)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data-dir", required=True, help="holds the records and the models")
     parser.add_argument("--model-name", required=True, help="of the directory below models/")
     parser.add_argument(
         "--hparams",
         default="{}",
-        help="a JSON object, or a file with one: see configure_pretraining.py for the names",
+        help="hyper-parameters: a JSON object or the path of a file with one",
     )
     parsed = parser.parse_args(arguments)
     return parsed, PretrainingConfig.from_hparams(load_hparams(parsed.hparams))

@@ -3,12 +3,15 @@
 import dataclasses
 import difflib
 import json
+import math
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from common.errors import InputError
+from common.markdown import markdown_table
 
 # For each field: whether a value is allowed, and what is, in words.
 FieldTable = Mapping[str, tuple[Callable[[Any], bool], str]]
@@ -93,57 +96,52 @@ def setting(
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
-    choices: Iterable[str] | None = None,
+    choices: Iterable[str] = (),
 ) -> Any:
-    """A dataclass field that has a one-line description and a range.
+    """A dataclass field with a one-line description and a range.
 
-    `check_settings` holds values to the range; `describe_settings` lists the descriptions.
+    `check_settings` checks the range; `describe_settings` lists the descriptions.
 
     Args:
         default: the default value; a dict is copied for each instance.
         help: what the field means, in one line.
-        least, above, most, below: bounds of a number. Numbers are finite whatever they are.
+        least, above, most, below: bounds of a number. Every number must be finite.
         choices: the allowed strings.
     """
-    bounds = {"least": least, "above": above, "most": most, "below": below}
-    metadata = {"help": help, "bounds": bounds, "choices": choices and tuple(choices)}
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
+    bounds = {words: bound for words, bound in bounds.items() if bound is not None}
+    metadata = {"help": help, "bounds": bounds, "choices": tuple(choices)}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_settings(config: Any) -> None:
-    """Holds each `setting` of a dataclass instance to its range; None is allowed everywhere.
+    """Checks each `setting` of a dataclass instance against its range; None is always allowed.
 
     Raises:
-        InputError: a value outside its range; the message names the field.
+        InputError: a value is outside its range; the message names the field.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value is None or not field.metadata:
             continue
-        if field.metadata["choices"]:
-            require_one_of(field.name, value, field.metadata["choices"])
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        if choices := field.metadata["choices"]:
+            require_one_of(field.name, value, choices)
+        elif isinstance(value, int | float):
             bounds = field.metadata["bounds"]
-            require(_is_within(value, **bounds), field.name, _range_in_words(**bounds), value)
+            expected = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items())
+            allowed = -math.inf < value < math.inf
+            allowed &= all(_COMPARISONS[words](value, bound) for words, bound in bounds.items())
+            require(allowed, field.name, expected or "a finite number", value)
 
 
-def _is_within(value, least, above, most, below):
-    infinity = float("inf")
-    return (
-        -infinity < value < infinity
-        and (least is None or value >= least)
-        and (above is None or value > above)
-        and (most is None or value <= most)
-        and (below is None or value < below)
-    )
-
-
-def _range_in_words(least, above, most, below):
-    bounds = {"at least": least, "above": above, "at most": most, "below": below}
-    words = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-    return words or "a finite number"
+_COMPARISONS = {
+    "at least": operator.ge,
+    "above": operator.gt,
+    "at most": operator.le,
+    "below": operator.lt,
+}
 
 
 class Setting(typing.NamedTuple):
@@ -161,14 +159,19 @@ def describe_settings(config_class: type) -> list[Setting]:
     for field in dataclasses.fields(config_class):
         if not field.metadata:
             continue
-        default = field.default
-        if default is dataclasses.MISSING:
-            default = field.default_factory()
-        choices = field.metadata["choices"]
-        kind = " or ".join(map(_type_name, _options(annotations[field.name])))
-        kind = " | ".join(map(_as_json, choices)) if choices else kind
-        rows.append(Setting(field.name, kind, _as_json(default), field.metadata["help"]))
+        is_made = field.default is dataclasses.MISSING
+        default = field.default_factory() if is_made else field.default
+        phrases = map(_type_phrase, _options(annotations[field.name]))
+        types = " or ".join(phrase.removeprefix("a ").removeprefix("an ") for phrase in phrases)
+        help_text, choices = field.metadata["help"], field.metadata["choices"]
+        help_text += f" ({', '.join(choices)})" if choices else ""
+        rows.append(Setting(field.name, types, _as_json(default), help_text))
     return rows
+
+
+def hyperparameter_table(config_class: type) -> str:
+    """A Markdown table of all settings of a dataclass, one line each."""
+    return markdown_table(Setting._fields, describe_settings(config_class), num_text_columns=4)
 
 
 def override(config: Any, overrides: Mapping[str, Any]) -> Any:
@@ -208,8 +211,7 @@ def _check_type(name, value, annotation):
             continue
         if isinstance(value, origin):
             return value
-    expected = " or ".join(_TYPE_PHRASES.get(option) or _list_phrase(option) for option in options)
-    raise InputError(f"`{name}` must be {expected}. Received: {_as_json(value)}")
+    require(False, name, " or ".join(map(_type_phrase, options)), value)
 
 
 _TYPE_PHRASES = {
@@ -222,15 +224,8 @@ _TYPE_PHRASES = {
 }
 
 
-def _list_phrase(option):
-    if typing.get_origin(option) is tuple:
-        return f"a list of {_TYPE_PHRASES[typing.get_args(option)[0]].split()[-1]}s"
-    return _TYPE_PHRASES.get(typing.get_origin(option)) or str(option)
-
-
-def _type_name(option):
-    names = {type(None): "null", bool: "boolean", int: "integer", float: "number", str: "string"}
+def _type_phrase(option):
     origin = typing.get_origin(option) or option
     if origin is tuple:
-        return f"list of {names[typing.get_args(option)[0]]}s"
-    return "object" if origin is dict else names[origin]
+        return f"a list of {_TYPE_PHRASES[typing.get_args(option)[0]].split()[-1]}s"
+    return _TYPE_PHRASES[origin]

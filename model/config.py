@@ -9,17 +9,25 @@ import os
 from typing import Any
 
 from common.errors import InputError
-from common.fields import override, require, require_one_of
+from common.fields import check_settings, override, require, require_one_of, setting
 from common.files import parse_json_object, read_json_object
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
-CONV_TYPES = ("sdconv", "noconv")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 SUMMARY_TYPES = ("first", "last")
-# Fields of `ConvBertConfig` that say something of a head alone: models that differ in nothing else
-# can share an encoder.
-HEAD_FIELDS = ("classifier_dropout", "num_labels", "problem_type", "id2label", "score_range",
-               "summary_type", "beam_size", "task_specific_params")  # fmt: skip
+
+# Fields of `ConvBertConfig` that concern only a head: models that differ only in these can share an
+# encoder.
+HEAD_FIELDS = (
+    "classifier_dropout",
+    "num_labels",
+    "problem_type",
+    "id2label",
+    "score_range",
+    "summary_type",
+    "beam_size",
+    "task_specific_params",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,117 +60,93 @@ MODEL_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class ConvBertConfig:
-    """Everything that decides the network's shape and arithmetic; the defaults are ConvBERT-base.
+    """The network's shape and arithmetic; the defaults are ConvBERT-base.
 
-    Field names are those of the original release; `config.json` uses Hugging Face's where the two
+    Field names are those of the original release. `config.json` uses Hugging Face's where the two
     differ (`linear_groups` is their `num_groups`).
 
-    Args:
-        attention_head_size: width D of one head. None, the original's rule, is
-            `hidden_size // num_attention_heads`; Hugging Face's rule differs for odd head counts
-            and for a `head_ratio` other than 2, so a loaded model reads D from its tensors.
-        head_ratio: `num_attention_heads // head_ratio` heads attend, and as many convolve.
-        conv_type: "sdconv" (span-based dynamic convolution) or "noconv" (ELECTRA's attention).
-        linear_groups: groups of the feed-forward layers; 1 is a plain dense layer.
-        mask_padding: padded positions are zero for the convolutions, so that no output depends on
-            padding. False is what the original and Hugging Face compute.
-        problem_type: how a classification head is trained and read: see `PROBLEM_TYPES`.
-        id2label: the names of the labels, in order of their ids.
-        score_range: of a regression, the scores that the outputs 0 and 1 mean.
-        summary_type: the vector that says how good an answer of a multiple choice is: of the
-            "first" token, [CLS], or of the "last". Hugging Face's models have the last unless
-            their `config.json` says otherwise, and are read so.
-        beam_size: how many starts, and ends of each, the joint question-answering head predicts.
-        task_specific_params: by kind of task, how it was fine-tuned to read its texts. Nothing here
-            uses it; predictions of new texts do.
-
     Raises:
-        InputError: a value that no such network has; the message names the field.
+        InputError: an impossible value; the message names the field.
     """
 
-    vocab_size: int = 30522
-    embedding_size: int = 768
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    attention_head_size: int | None = None
-    head_ratio: int = 2
-    conv_type: str = "sdconv"
-    conv_kernel_size: int = 9
-    linear_groups: int = 1
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int = 0
-    mask_padding: bool = True
-    num_labels: int = 2
-    problem_type: str | None = None
-    id2label: tuple[str, ...] | None = None
-    score_range: tuple[float, ...] | None = None
-    summary_type: str = "first"
-    beam_size: int = 20
-    task_specific_params: dict[str, Any] | None = None
+    vocab_size: int = setting(30522, "number of tokens in the vocabulary, V", least=1)
+    embedding_size: int = setting(768, "width E of the embeddings", least=1)
+    hidden_size: int = setting(768, "width H of the encoder", least=1)
+    num_hidden_layers: int = setting(12, "number of encoder layers", least=1)
+    num_attention_heads: int = setting(
+        12, "number of heads before `head_ratio` divides it", least=1
+    )
+    # Hugging Face derives another width for odd head counts and for a `head_ratio` other than 2, so
+    # a loaded model reads D from its tensors.
+    attention_head_size: int | None = setting(
+        None, "width D of a head; null: hidden_size // num_attention_heads", least=1
+    )
+    head_ratio: int = setting(
+        2, "num_attention_heads // head_ratio heads attend, and as many convolve", least=1
+    )
+    conv_type: str = setting(
+        "sdconv",
+        "span-based dynamic convolution, or ELECTRA's attention alone",
+        choices=("sdconv", "noconv"),
+    )
+    conv_kernel_size: int = setting(9, "width K of the convolution kernels; odd", least=1)
+    linear_groups: int = setting(1, "groups of the feed-forward layers; 1: dense", least=1)
+    intermediate_size: int = setting(3072, "width of the feed-forward layers", least=1)
+    hidden_act: str = setting("gelu", "activation of the feed-forward layers", choices=ACTIVATIONS)
+    hidden_dropout_prob: float = setting(
+        0.1, "dropout after embeddings and layers", least=0, below=1
+    )
+    attention_probs_dropout_prob: float = setting(
+        0.1, "dropout of attention and convolution weights", least=0, below=1
+    )
+    classifier_dropout: float | None = setting(
+        None, "dropout before a classifier; null: hidden_dropout_prob", least=0, below=1
+    )
+    max_position_embeddings: int = setting(512, "longest sequence in tokens", least=1)
+    type_vocab_size: int = setting(2, "number of segment ids", least=1)
+    initializer_range: float = setting(0.02, "standard deviation of the initial weights")
+    layer_norm_eps: float = setting(1e-12, "epsilon of layer normalization")
+    pad_token_id: int = setting(0, "id of [PAD]")
+    mask_padding: bool = setting(
+        True, "padding changes no output; false: as the original and Hugging Face compute it"
+    )
+    num_labels: int = setting(2, "number of labels of a classification head", least=1)
+    problem_type: str | None = setting(
+        None, "loss and predictions of a classification head", choices=PROBLEM_TYPES
+    )
+    id2label: tuple[str, ...] | None = setting(None, "names of the labels, in order of their ids")
+    score_range: tuple[float, ...] | None = setting(
+        None, "scores of a regression that the outputs 0 and 1 stand for"
+    )
+    # Hugging Face's default is "last"; `from_hf_dict` takes care of it.
+    summary_type: str = setting(
+        "first", "token that a multiple-choice answer is scored by", choices=SUMMARY_TYPES
+    )
+    beam_size: int = setting(
+        20, "starts, and ends for each, that the joint question-answering head predicts", least=1
+    )
+    task_specific_params: dict[str, Any] | None = setting(
+        None, "how to read texts for a fine-tuned model; the network does not use it"
+    )
 
     def __post_init__(self):
-        for name in (
-            "vocab_size",
-            "embedding_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "head_ratio",
-            "conv_kernel_size",
-            "linear_groups",
-            "intermediate_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-            "num_labels",
-            "beam_size",
-        ):
-            require(getattr(self, name) >= 1, name, "a positive integer", getattr(self, name))
-        for name in (
-            "hidden_dropout_prob",
-            "attention_probs_dropout_prob",
-            "classifier_dropout",
-        ):
-            value = getattr(self, name)
-            require(value is None or 0 <= value < 1, name, "a number in [0, 1)", value)
-        require_one_of("hidden_act", self.hidden_act, ACTIVATIONS)
-        require_one_of("conv_type", self.conv_type, CONV_TYPES)
-        require_one_of("summary_type", self.summary_type, SUMMARY_TYPES)
-        if self.problem_type is not None:
-            require_one_of("problem_type", self.problem_type, PROBLEM_TYPES)
+        check_settings(self)
         require(self.conv_kernel_size % 2 == 1, "conv_kernel_size", "odd", self.conv_kernel_size)
+        divisors = {"hidden_size": ["linear_groups"], "intermediate_size": ["linear_groups"]}
         if self.attention_head_size is None:
-            require(
-                self.hidden_size % self.num_attention_heads == 0,
-                "hidden_size",
-                f"a multiple of `num_attention_heads` ({self.num_attention_heads})",
-                self.hidden_size,
-            )
-        else:
-            require(self.attention_head_size >= 1, "attention_head_size", "a positive integer",
-                    self.attention_head_size)  # fmt: skip
+            divisors["hidden_size"].append("num_attention_heads")
+        for name, others in divisors.items():
+            for other in others:
+                value, divisor = getattr(self, name), getattr(self, other)
+                expected = f"a multiple of `{other}` ({divisor})"
+                require(value % divisor == 0, name, expected, value)
         # The original accepts this and silently halves the heads.
         require(
             self.conv_type == "sdconv" or self.head_ratio == 1,
             "head_ratio",
-            '1 with conv_type "noconv", where nothing but attention uses the heads',
+            '1 with conv_type "noconv", where all heads attend',
             self.head_ratio,
         )
-        for name in ("hidden_size", "intermediate_size"):
-            require(
-                getattr(self, name) % self.linear_groups == 0,
-                name,
-                f"a multiple of `linear_groups` ({self.linear_groups})",
-                getattr(self, name),
-            )
         require(
             self.id2label is None or len(self.id2label) == self.num_labels,
             "id2label",
@@ -286,61 +270,48 @@ class ConvBertConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What pre-training optimizes, and with which generator (ELECTRA, arXiv:2003.10555).
+    """What pre-training optimizes, and with which generator (ELECTRA, arXiv:2003.10555)."""
 
-    Args:
-        electra_objective: replaced-token detection beside the generator's masked language
-            modeling; False is masked language modeling with the full-size encoder alone.
-        gen_weight: of the generator's loss.
-        disc_weight: of the discriminator's loss.
-        mask_prob: share of a sequence's tokens that are masked.
-        uniform_generator: replacements are drawn uniformly from the vocabulary.
-        untied_generator: False makes the discriminator's encoder the generator's too.
-        untied_generator_embeddings: the generator has embeddings of its own, as wide as itself.
-        generator_hidden_size: the generator's width as a share of the discriminator's.
-        generator_layers: its number of layers, likewise.
-        disallow_correct: never draw the true token.
-        temperature: of the distribution that replacements are drawn from.
-    """
-
-    electra_objective: bool = True
-    gen_weight: float = 1.0
-    disc_weight: float = 50.0
-    mask_prob: float = 0.15
-    uniform_generator: bool = False
-    untied_generator: bool = True
-    untied_generator_embeddings: bool = False
-    generator_hidden_size: float = 0.25
-    generator_layers: float = 1.0
-    disallow_correct: bool = False
-    temperature: float = 1.0
+    electra_objective: bool = setting(
+        True, "replaced-token detection; false: masked language modeling by the full-size encoder"
+    )
+    gen_weight: float = setting(1.0, "weight of the generator's loss", least=0)
+    disc_weight: float = setting(50.0, "weight of the discriminator's loss", least=0)
+    mask_prob: float = setting(0.15, "share of tokens to mask", above=0, below=1)
+    uniform_generator: bool = setting(
+        False, "draw replacements uniformly from the vocabulary, without a generator"
+    )
+    untied_generator: bool = setting(
+        True, "separate generator; false: the discriminator's encoder is the generator's too"
+    )
+    untied_generator_embeddings: bool = setting(
+        False, "separate embeddings for the generator, as wide as its layers"
+    )
+    generator_hidden_size: float = setting(
+        0.25, "width of the generator, as a share of the discriminator's", above=0, most=1
+    )
+    generator_layers: float = setting(
+        1.0, "number of the generator's layers, as a share of the discriminator's", above=0, most=1
+    )
+    disallow_correct: bool = setting(False, "never draw the original token as its replacement")
+    temperature: float = setting(1.0, "temperature of the generator's samples", above=0)
 
     def __post_init__(self):
-        for name in ("gen_weight", "disc_weight"):
-            require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        require(0 < self.mask_prob < 1, "mask_prob", "between 0 and 1", self.mask_prob)
-        require(self.temperature > 0, "temperature", "above 0", self.temperature)
-        for name in ("generator_hidden_size", "generator_layers"):
-            value = getattr(self, name)
-            require(0 < value <= 1, name, "above 0 and at most 1", value)
-        require(
-            not (self.uniform_generator and self.untied_generator_embeddings),
-            "untied_generator_embeddings",
-            "false with uniform_generator, which has no embeddings",
-            True,
-        )
-        require(
-            self.untied_generator or not self.untied_generator_embeddings,
-            "untied_generator_embeddings",
-            "false with untied_generator false: then both are one encoder",
-            True,
-        )
-        require(
-            self.electra_objective or not self.uniform_generator,
-            "uniform_generator",
-            "false with electra_objective false: nothing would be trained",
-            True,
-        )
+        check_settings(self)
+        impossible = {
+            "untied_generator_embeddings": {
+                "`uniform_generator` is true: there is no generator": self.uniform_generator,
+                "`untied_generator` is false: both are one encoder": not self.untied_generator,
+            },
+            "uniform_generator": {
+                "`electra_objective` is false: nothing would be trained": (
+                    not self.electra_objective
+                ),
+            },
+        }
+        for name, reasons in impossible.items():
+            for reason, holds in reasons.items():
+                require(not (getattr(self, name) and holds), name, f"false if {reason}", True)
 
     @property
     def has_separate_generator(self) -> bool:

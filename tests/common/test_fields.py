@@ -1,0 +1,60 @@
+import dataclasses
+
+import pytest
+
+from common import fields
+from common.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    layers: int = fields.setting(3, "number of layers", least=1)
+    rate: float | None = fields.setting(None, "learning rate", above=0, most=1)
+    names: tuple[str, ...] = fields.setting(("a",), "names | of labels")
+    kind: str = fields.setting("x", "kind", choices=("x", "y"))
+    more: dict = fields.setting({}, "the rest")
+
+    def __post_init__(self):
+        fields.check_settings(self)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"layers": 0}, "`layers` must be at least 1. Received: 0"),
+        ({"layers": None}, "`layers` must be an integer. Received: null"),
+        ({"layers": True}, "`layers` must be an integer. Received: true"),
+        ({"rate": 0}, "`rate` must be above 0 and at most 1. Received: 0.0"),
+        ({"rate": float("nan")}, "`rate` must be above 0 and at most 1. Received: NaN"),
+        ({"rate": "1"}, '`rate` must be a number or null. Received: "1"'),
+        ({"names": ["a", 1]}, '`names` must be a list of strings. Received: ["a", 1]'),
+        ({"kind": "z"}, '`kind` must be one of "x", "y". Received: "z"'),
+        ({"more": []}, "`more` must be an object. Received: []"),
+        ({"layer": 1}, "unknown hyper-parameter `layer`. Did you mean `layers`? Known: layers, "),
+    ],
+)
+def test_a_wrong_value_is_one_message(overrides, message):
+    with pytest.raises(InputError) as caught:
+        fields.override(Example(), overrides)
+    assert str(caught.value).startswith(message)
+
+
+def test_right_values_are_converted():
+    example = fields.override(Example(), {"rate": 1, "names": ["b"]})
+    assert (example.rate, example.names) == (1.0, ("b",))
+    assert Example().more is not Example().more
+
+
+def test_table():
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in fields.hyperparameter_table(Example).splitlines()
+    ]
+    assert rows[0] == ["name", "type", "default", "help"]
+    assert rows[2:] == [
+        ["layers", "integer", "3", "number of layers"],
+        ["rate", "number or null", "null", "learning rate"],
+        ["names", "list of strings", '["a"]', "names \\| of labels"],
+        ["kind", "string", '"x"', "kind (x, y)"],
+        ["more", "object", "{}", "the rest"],
+    ]
