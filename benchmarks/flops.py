@@ -9,7 +9,7 @@ Axes: B batch, T tokens, P predictions a row, H hidden size, A = N·D width of t
 K kernel size, I intermediate size, G groups, E embedding size, V vocabulary.
 """
 
-from model.config import ConvBertConfig, Objective
+from model.config import ConvBertConfig, Objective, max_predictions_per_seq
 
 BACKWARD_AND_FORWARD = 3  # a product C = A·B has two in its backward pass: dA and dB
 
@@ -34,11 +34,6 @@ def encoder_flops(config: ConvBertConfig, batch_size: int, length: int) -> int:
     return 2 * multiplications * batch_size * length
 
 
-def num_predictions(objective: Objective, length: int) -> int:
-    """P: masked positions a row, as model/pretraining.py has it."""
-    return max(1, int((objective.mask_prob + 0.005) * length))
-
-
 def pretraining_flops(
     config: ConvBertConfig, objective: Objective, batch_size: int, length: int
 ) -> int:
@@ -54,7 +49,7 @@ def pretraining_flops(
     embedding, hidden = config.embedding_size, config.hidden_size
     prediction = generator.hidden_size * embedding + embedding * config.vocab_size
     verdict = hidden * hidden + hidden
-    heads = num_predictions(objective, length) * prediction + length * verdict
+    heads = max_predictions_per_seq(length, objective.mask_prob) * prediction + length * verdict
     forward = 2 * heads * batch_size
     for network in (config, generator):
         forward += encoder_flops(network, batch_size, length)

@@ -25,7 +25,7 @@ from common.errors import InputError
 from common.fields import require
 from common.files import write_text
 from configure_pretraining import PretrainingConfig
-from model.config import ConvBertConfig
+from model.config import ConvBertConfig, max_predictions_per_seq
 
 SCRIPTS = Path(__file__).resolve().parent
 OUR_COMMAND = [sys.executable, str(SCRIPTS / "worker_keras.py")]
@@ -147,7 +147,7 @@ def benchmark_pretrain(args: argparse.Namespace) -> None:
         "objective": {name: getattr(objective, name) for name in ("mask_prob", "disc_weight")},
     }
     job["networks"]["generator"] = generator.to_hf_dict("ConvBertForMaskedLM")
-    predictions = args.batch_size * benchmark_flops.num_predictions(objective, length)
+    predictions = args.batch_size * max_predictions_per_seq(length, objective.mask_prob)
     flops = benchmark_flops.pretraining_flops(network, objective, args.batch_size, length)
     products = {"predictions x E x V": (predictions, network.embedding_size, vocab_size)}
     race(args, job, network, flops, products)

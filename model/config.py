@@ -319,6 +319,11 @@ class Objective:
         return self.electra_objective and self.untied_generator and not self.uniform_generator
 
 
+def max_predictions_per_seq(length: int, mask_prob: float) -> int:
+    """P: the most positions that are masked in a row of `length` tokens."""
+    return max(1, int((mask_prob + 0.005) * length))
+
+
 def as_config(config: ConvBertConfig | dict[str, Any]) -> ConvBertConfig:
     """A configuration, or the dict that a saved Keras model keeps of it."""
     return config if isinstance(config, ConvBertConfig) else override(ConvBertConfig(), config)

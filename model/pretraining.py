@@ -10,7 +10,7 @@ from keras import ops
 from common.errors import InputError
 from common.fields import override
 from model.backends import distribution
-from model.config import ConvBertConfig, Objective, as_config
+from model.config import ConvBertConfig, Objective, as_config, max_predictions_per_seq
 from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
 from model.heads import ConvBertForMaskedLM
 from model.layers import fused
@@ -28,11 +28,6 @@ class SpecialTokens:
     cls_id: int = 101
     sep_id: int = 102
     mask_id: int = 103
-
-
-def max_predictions_per_seq(length: int, mask_prob: float) -> int:
-    """P: the most positions that are masked in a row of `length` tokens."""
-    return max(1, int((mask_prob + 0.005) * length))
 
 
 def gather_positions(sequences, positions):

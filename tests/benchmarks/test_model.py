@@ -67,14 +67,6 @@ def test_flops_of_medium_small():
     assert round(flops / 1e9) == 193
 
 
-@pytest.mark.parametrize("length", (8, 128, 512))
-def test_predictions_are_the_model_s(length):
-    from model.pretraining import max_predictions_per_seq
-
-    expected = max_predictions_per_seq(length, Objective().mask_prob)
-    assert benchmark_flops.num_predictions(Objective(), length) == expected
-
-
 def test_random_batches():
     job = {"num_batches": 2, "batch_size": 3, "length": 9, "vocab_size": 500}
     batches = model.random_batches(job)

@@ -4,11 +4,10 @@ import pytest
 import tensorflow as tf
 
 from model import ConvBertConfig, ConvBertForPreTraining
-from model.config import Objective
+from model.config import Objective, max_predictions_per_seq
 from model.pretraining import (
     SpecialTokens,
     mask_tokens,
-    max_predictions_per_seq,
     replace_positions,
     sample_tokens,
 )
