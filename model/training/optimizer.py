@@ -115,7 +115,10 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.groups = self._grouped(self._trainable_variables)
+        # Positions in `variables`, because Keras counts every variable in an attribute of the
+        # optimizer as the optimizer's own: it would save the weights twice, and JAX would donate
+        # their buffers twice.
+        self.groups = self._grouped(variables)
         self.first_moments, self.second_moments = (
             [
                 self.add_variable(
@@ -124,7 +127,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                     dtype="float32",
                     name=f"{name}_{i}",
                 )
-                for i, group in enumerate(self.groups)
+                for i, group in enumerate(self._variables_by_group())
             ]
             for name in ("first_moment", "second_moment")
         )
@@ -143,23 +146,25 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         """Keras calls it on a step's loss, before the gradients are taken."""
         return loss * self.loss_scale if self.dynamic_loss_scale else super().scale_loss(loss)
 
-    def _grouped(self, variables) -> list[list]:
+    def _grouped(self, variables) -> list[list[int]]:
         """Groups of at most `GROUP_SIZE` numbers, or one variable, that are updated alike."""
         groups = {}
-        for variable in variables:
+        for i, variable in enumerate(variables):
             key = (self.learning_rate_scale(variable), variable.name in NO_DECAY)
             alike = groups.setdefault(key, [[]])
-            if alike[-1] and sum(map(_size, [*alike[-1], variable])) > GROUP_SIZE:
+            if alike[-1] and sum(_size(variables[j]) for j in [*alike[-1], i]) > GROUP_SIZE:
                 alike.append([])
-            alike[-1].append(variable)
+            alike[-1].append(i)
         return [group for alike in groups.values() for group in alike]
+
+    def _variables_by_group(self) -> list[list]:
+        return [[self._trainable_variables[i] for i in group] for group in self.groups]
 
     def moments(self) -> list[tuple]:
         """For every variable, in the order of `build`: (first, second), in its own shape."""
         found = {}
-        for group, *moments in zip(
-            self.groups, self.first_moments, self.second_moments, strict=True
-        ):
+        groups = self._variables_by_group()
+        for group, *moments in zip(groups, self.first_moments, self.second_moments, strict=True):
             parts = zip(*(_split(moment.value, group) for moment in moments), strict=True)
             found |= dict(zip(map(id, group), parts, strict=True))
         return [found[id(variable)] for variable in self._trainable_variables]
@@ -171,14 +176,15 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             for gradient, variable in zip(grads, trainable_variables, strict=True)
         }
         # Replicas then make the same update, each to its own copy of the variables.
-        gradients = [sum_over_replicas(_joined(group, given)) for group in self.groups]
+        groups = self._variables_by_group()
+        gradients = [sum_over_replicas(_joined(group, given)) for group in groups]
         if self.dynamic_loss_scale:
             gradients = [gradient / self.loss_scale for gradient in gradients]
         norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
         clip = self.clip_norm / ops.maximum(norm, self.clip_norm)
         finite = ops.isfinite(norm) if self.dynamic_loss_scale else None
         for group, gradient, *moments in zip(
-            self.groups, gradients, self.first_moments, self.second_moments, strict=True
+            groups, gradients, self.first_moments, self.second_moments, strict=True
         ):
             rate = learning_rate * self.learning_rate_scale(group[0])
             decay = 0.0 if group[0].name in NO_DECAY else self.weight_decay_rate

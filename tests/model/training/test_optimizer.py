@@ -183,6 +183,16 @@ def test_groups_change_nothing(monkeypatch, size):
         np.testing.assert_allclose(array, expected, rtol=1e-5)
 
 
+def test_no_weight_of_the_model_counts_as_the_optimizers_own():
+    weights = [keras.Variable([1.0, 2.0], name="kernel"), keras.Variable([3.0], name="bias")]
+    optimizer = AdamWeightDecay(0.1, dynamic_loss_scale=True)
+    optimizer.build(weights)
+    optimizer.apply([tf.ones(2), tf.ones(1)], weights)
+    own = [id(variable) for variable in optimizer.variables]
+    assert len(own) == len(set(own)) == 8  # step, rate, 2 × 2 moments, loss scale, finite steps
+    assert not set(own) & set(map(id, weights))
+
+
 def test_an_overflow_halves_the_loss_scale_and_changes_nothing_else():
     def made(**options):
         variables = [keras.Variable([1.0, -2.0], name="kernel"), keras.Variable([3.0], name="bias")]
