@@ -1,6 +1,8 @@
 """The one error that means "your input is wrong", and how a script reports it."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -11,13 +13,26 @@ class InputError(ValueError):
     """
 
 
-def run(main):
-    """Calls `main()`; an `InputError` becomes one message on stderr and exit status 1."""
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's `main`, with stderr as `common.console` sets it up.
+
+    An `InputError` becomes one message on stderr and exit status 1. Any other exception keeps its
+    traceback, after everything that TensorFlow printed.
+    """
+    from common import console
+
+    console.filter_stderr()
+    console.log_plainly()
+    status: Any = 0
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        status = 130
+    except SystemExit as end:
+        status = end.code
+    console.started()
+    sys.exit(status)

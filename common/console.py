@@ -1,0 +1,136 @@
+"""What a job prints on stderr: its own lines and progress, and no noise from TensorFlow's start.
+
+TensorFlow's C++ parts write to file descriptor 2 before any setting in Python reaches them: on a
+machine without a GPU, a dozen lines per process that look like errors.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from typing import Any
+
+from absl import logging as absl_logging
+from tqdm import tqdm
+
+# One of these exists where the kernel has an NVIDIA driver.
+NVIDIA_DEVICES = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+
+_NOISE = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog"
+    rb"|[IW]\d{4} \d\d:\d\d:"  # absl's information and warnings
+    rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] "  # TensorFlow's own
+    rb"|To enable the following instructions:"
+    rb"|E\d{4} .*(oneDNN supports|Unable to register cu\w+ factory|failed call to cuInit)"
+)
+_CONCERNS_GPUS = re.compile(rb"(?i)cuda|gpu|cuinit|dlopen|nvidia|libcu")
+_STARTED = b"\0started\n"
+
+_filter = None
+
+
+def filter_stderr() -> None:
+    """Holds back TensorFlow's start-up lines; a child process passes on everything else.
+
+    `sys.stderr` still is the terminal or file it was. What others write to file descriptor 2 passes
+    through the child. It shows the lines it holds back if this process ends before `started`, even
+    by a crash. Lines about GPUs are shown at once where the machine has an NVIDIA device: a GPU
+    that TensorFlow does not find is not noise.
+    """
+    global _filter  # noqa: PLW0603, there is one file descriptor 2
+    if _filter is not None or not hasattr(os, "fork"):
+        return
+    sys.stderr.flush()
+    real = os.dup(2)
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.close(writing)
+        _pass_on(reading, real)
+    os.close(reading)
+    os.dup2(writing, 2)
+    os.close(writing)
+    _filter = sys.stderr = os.fdopen(real, "w", buffering=1, errors="backslashreplace")
+
+
+def started() -> None:
+    """TensorFlow works: what was held back is noise."""
+    if _filter is not None:
+        os.write(2, _STARTED)
+
+
+def _pass_on(reading, real):
+    """The child's work: it ends when no process has the pipe's other end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    has_gpu = any(map(os.path.exists, NVIDIA_DEVICES))
+    is_started, held = False, []
+    try:
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                if line == _STARTED:
+                    is_started, held = True, []
+                elif not _NOISE.match(line) or (has_gpu and _CONCERNS_GPUS.search(line)):
+                    os.write(real, line)
+                elif not is_started:
+                    held.append(line)
+        if held:
+            os.write(real, b"".join(held))
+    finally:
+        os._exit(0)
+
+
+class _Handler(logging.Handler):
+    """Prints log lines as they are, above a progress bar if there is one."""
+
+    def emit(self, record):
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        tqdm.write(level + record.getMessage(), file=sys.stderr)
+
+
+def log_plainly() -> None:
+    """Has absl's logger print messages alone, with their level from warnings on."""
+    logger = absl_logging.get_absl_logger()
+    logger.handlers = [_Handler()]
+    logger.propagate = False
+
+
+class _Lines:
+    """A file for tqdm: of the states it draws, one becomes a line every 30 seconds."""
+
+    seconds = 30
+
+    def __init__(self):
+        self._printed = time.monotonic()
+        self._state = None
+
+    def write(self, text):
+        """Takes a state of the bar, or the newline that ends it."""
+        if state := text.strip("\r\n "):
+            self._state = state
+        is_end = text == "\n"
+        if self._state and (is_end or time.monotonic() - self._printed >= self.seconds):
+            sys.stderr.write(f"{self._state}\n")
+            self._printed, self._state = time.monotonic(), None
+
+    def flush(self):
+        """Passes on what was written."""
+        sys.stderr.flush()
+
+
+def progress_bar(total: int | None = None, desc: str = "", **options: Any) -> tqdm:
+    """A bar on a terminal; elsewhere a line every 30 seconds, and one at the end.
+
+    Args:
+        total: what it counts to.
+        desc: what it counts.
+        options: further ones of `tqdm`.
+    """
+    if sys.stderr.isatty():
+        return tqdm(total=total, desc=desc, mininterval=0.5, dynamic_ncols=True, **options)
+    count = "{n_fmt}" if total is None else "{n_fmt} of {total_fmt}"
+    times = "{elapsed}" if total is None else "{elapsed} passed, {remaining} left"
+    line = f"{desc}{desc and ': '}{count} {{unit}}, {times}, {{rate_fmt}}{{postfix}}"
+    rate = {"mininterval": _Lines.seconds / 10, "maxinterval": _Lines.seconds / 3}
+    return tqdm(total=total, file=_Lines(), bar_format=line, **rate, **options)
