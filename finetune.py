@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from common import errors, files
+from common.console import progress_bar
 from common.errors import InputError
 from common.fields import hyperparameter_table, override
 from configure_finetuning import FinetuningConfig
@@ -440,7 +440,7 @@ def train(models, features, config: FinetuningConfig, seed: int, title: str) -> 
         num_hidden_layers=encoder.num_hidden_layers,
     )
     model.compile(optimizer, **model.objective("sum"), jit_compile=jit_compile)
-    with tqdm(total=steps, desc=title, unit="step", mininterval=1) as bar:
+    with progress_bar(steps, title, unit="step") as bar:
 
         def show(step, logs):
             bar.update()

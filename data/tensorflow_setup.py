@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from common import console
+
 # glibc's `mallopt`: (parameter, value).
 KEEP_FREED_MEMORY = (
     (-1, -1),  # M_TRIM_THRESHOLD: never give the end of the heap back
@@ -40,6 +42,7 @@ def prepare_tensorflow(
     # A batch of another length is no reason to warn, and TensorFlow soon traces for any length.
     tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
     gpus = tf.config.list_physical_devices("GPU")
+    console.started()
     if not trains_the_model:
         if gpus:
             tf.config.set_visible_devices([], "GPU")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import logging
-from tqdm import tqdm
 
+from common.console import progress_bar
 from common.errors import InputError
 from common.files import write_text
 from data.corpus.sources import Corpus
@@ -115,7 +115,8 @@ def _note_shards(
     kept = sum(sizes[name] for name in finished)
     built, text_bytes, start = {}, 0, time.monotonic()
     progress = records_dir / PROGRESS_FILE
-    with tqdm(total=sum(sizes.values()), initial=kept, unit="B", unit_scale=True) as bar:
+    total = sum(sizes.values())
+    with progress_bar(total, "building", initial=kept, unit="B", unit_scale=True) as bar:
         for shard in shards:
             with write_errors_named(progress), progress.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(shard)) + "\n")

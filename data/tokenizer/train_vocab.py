@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
+from common.console import progress_bar
 from common.errors import InputError
 from data.corpus.readers import read_lines
 from data.corpus.sources import Corpus
@@ -107,7 +107,7 @@ def _sample(corpus: Corpus, max_bytes: int) -> Iterator[bytes]:
         sources = ((corpus.sources[index], None) for index in order)
     read = size = 0
     lines = []
-    with tqdm(total=corpus.size, unit="B", unit_scale=True, desc="counting words") as bar:
+    with progress_bar(corpus.size, "counting words", unit="B", unit_scale=True) as bar:
         for source, content in sources:
             for line in read_lines(source, content):
                 if line is None:
@@ -194,7 +194,9 @@ def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[s
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     learnable = _learnable(counts, set(alphabet))
-    words = tqdm(learnable, unit=" words", unit_scale=True, desc="merging pieces")
+    words = progress_bar(
+        len(learnable), "merging", iterable=learnable, unit="words", unit_scale=True
+    )
     tokenizer.train_from_iterator(_repeated(words), trainer)
     ids = tokenizer.get_vocab(with_added_tokens=False)
     return sorted(ids, key=ids.get)

@@ -13,6 +13,7 @@ from absl import logging
 from tqdm import tqdm
 
 from common import files
+from common.console import progress_bar
 from model.backends import distribution
 from model.config import ConvBertConfig
 from model.pretraining import ConvBertForPreTraining, SpecialTokens
@@ -194,13 +195,11 @@ class TrainingLog(StepsCallback):
 
     def on_train_begin(self, logs=None):
         """The bar starts where the run does."""
-        self.bar = tqdm(
-            total=self.last_step,
+        self.bar = progress_bar(
+            self.last_step,
+            "pre-training",
             initial=self.step,
-            desc="pre-training",
             unit="step",
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            dynamic_ncols=True,
             disable=self.path is None,
         )
         self.logged_time = time.monotonic()

@@ -1,0 +1,108 @@
+"""What a script prints on stderr: no noise of TensorFlow's, everything if it fails."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from common import console
+
+ROOT = Path(__file__).parents[2]
+NOISE = (
+    "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    "I0000 00:00:1.1 1 port.cc:153] oneDNN custom operations are on. You may see",
+    "2026-01-02 03:04:05.678901: I tensorflow/core/util/port.cc:153] oneDNN custom operations",
+    "W0000 00:00:1.1 1 gpu_device.cc:2433] Cannot dlopen some GPU libraries.",
+    "E0000 00:00:1.1 1 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (303)",
+)
+NEWS = "E0000 00:00:1.1 1 cuda_dnn.cc:522] Loaded runtime CuDNN library: 8.1 but compiled with 9.3"
+PROGRAM = """
+import os, signal, sys
+from absl import logging
+from common import console, errors
+
+console.NVIDIA_DEVICES = {devices!r}
+
+def main():
+    os.write(2, {text!r}.encode())
+    {then}
+
+errors.run(main)
+"""
+
+
+def stderr_of(then, devices=()):
+    text = "\n".join((*NOISE, NEWS)) + "\n"
+    program = PROGRAM.format(devices=tuple(devices), text=text, then=then)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("then", "status", "last"),
+    [
+        ("pass", 0, []),
+        ("sys.exit(3)", 3, []),
+        ("raise errors.InputError('a.txt: empty')", 1, ["error: a.txt: empty"]),
+        ("raise KeyboardInterrupt", 130, ["interrupted"]),
+        ("logging.warning('%s is odd', 1)", 0, ["warning: 1 is odd"]),
+        ("logging.set_verbosity(0); logging.info('step %d', 2)", 0, ["step 2"]),
+    ],
+)
+def test_noise_is_dropped_and_news_are_shown(then, status, last):
+    code, lines = stderr_of(then)
+    assert (code, sorted(lines)) == (status, sorted([NEWS, *last]))
+
+
+def test_noise_after_the_start_is_dropped_too():
+    later = f"console.started(); os.write(2, {(NOISE[1] + chr(10))!r}.encode()); os.abort()"
+    assert stderr_of(later)[1] == [NEWS]
+
+
+@pytest.mark.parametrize("then", ["os.abort()", "os.kill(os.getpid(), signal.SIGKILL)", "1 / 0"])
+def test_everything_is_shown_when_the_start_fails(then):
+    code, lines = stderr_of(then)
+    assert code != 0
+    assert set(lines) >= {*NOISE, NEWS}
+    assert ("ZeroDivisionError: division by zero" in lines) == (then == "1 / 0")
+
+
+def test_a_gpu_that_is_not_found_is_news(tmp_path):
+    device = tmp_path / "nvidia0"
+    device.touch()
+    assert stderr_of("pass", [str(device)])[1] == [*NOISE[3:], NEWS]
+
+
+def test_progress_off_a_terminal_is_a_line_at_intervals(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    bar = console.progress_bar(100, "reading", unit="files")
+    for _ in range(100):
+        now[0] += 1.0
+        bar.update()
+        bar.refresh()
+    bar.close()
+    shown = capsys.readouterr().err
+    assert "\r" not in shown
+    counts = [re.match(r"reading: (\d+) of 100 files, ", line)[1] for line in shown.splitlines()]
+    assert counts == ["30", "60", "90", "100"]
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    with os.fdopen(terminal, "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        bar = console.progress_bar(2, "reading", unit="files")
+        bar.update()
+        bar.refresh()
+        bar.close()
+        file.flush()
+        assert b"\rreading:  50%|" in os.read(main, 10_000)
+    os.close(main)
