@@ -1,7 +1,7 @@
-"""A saved model's weights, whatever file format they are in, as arrays by PyTorch's names.
+"""A saved model's weights in any file format, as arrays under PyTorch's tensor names.
 
-Nothing in a file is executed, no file outside of the directory is opened because another one says
-so, and nothing is allocated on a file's word beyond a few times its own size.
+Nothing in a file is executed, an index can only name files in its own directory, and no reader
+allocates more than a few times the size of the file.
 """
 
 import os
@@ -18,7 +18,7 @@ _MAX_INDEX_BYTES = 16 << 20
 
 
 class Weights(NamedTuple):
-    """The tensors by name, and the files they are from: one, or an index and its parts."""
+    """The tensors by name, and the files they come from: one, or an index and its shards."""
 
     arrays: dict[str, np.ndarray]
     paths: tuple[str, ...]
@@ -27,44 +27,46 @@ class Weights(NamedTuple):
 def read(directory: str | os.PathLike) -> Weights:
     """Reads the weights in a directory.
 
-    If there are several files, the first of these is read: `model.safetensors`, one in parts
-    (`model.safetensors.index.json`), `pytorch_model.bin`, one in parts, `tf_model.h5`. Arrays have
-    the file's precision. A safetensors file may have the names of transformers 4's TF classes, if
-    its metadata say so.
+    If it holds several formats, the first of these is read: `model.safetensors`, `pytorch_model.bin`
+    (each as a single file or as shards with an index), `tf_model.h5`. Arrays keep the file's dtype.
+    A safetensors file may use the names of transformers 4's TF classes, if its metadata says so.
 
     Raises:
-        InputError: there is none, or it is damaged, unsafe, or of another format.
+        InputError: no weights, or a file that is damaged, unsafe or of another format.
     """
     for form in hub.WEIGHT_FORMATS:
-        read_one = _READERS[form.single]
-        path = os.path.join(directory, form.single)
-        if os.path.isfile(path):
-            return Weights(read_one(path), (path,))
-        if form.index and os.path.isfile(path := os.path.join(directory, form.index)):
-            return _read_shards(path, read_one)
+        read_file = _READERS[form[0]]
+        for name in form[:2]:
+            path = os.path.join(directory, name)
+            if os.path.isfile(path):
+                is_index = name.endswith(".index.json")
+                return _read_shards(path, read_file) if is_index else Weights(read_file(path), (path,))
     raise InputError(
         f"no such file: {os.path.join(directory, hub.WEIGHT_FILES[0])}. A saved model is a "
         f"directory with config.json and one of {', '.join(hub.WEIGHT_FILES)}"
     )
 
 
-def _read_shards(path, read_one) -> Weights:
-    """Reads the files that an index names, each of which must have just the tensors it says."""
-    where = files.read_json_object(path, _MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+def _read_shards(path, read_file) -> Weights:
+    """Reads the shards that an index lists; each must hold exactly the tensors listed for it."""
+    shard_of = files.read_json_object(path, _MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
         raise InputError(f"{path}: `weight_map` must be an object of file names")
     arrays, paths = {}, [path]
-    for shard in sorted(set(where.values())):
+    for shard in sorted(set(shard_of.values())):
         if shard in ("", ".", "..") or os.path.basename(shard) != shard or "\0" in shard:
-            raise InputError(f"{path}: {shard!r:.200} is not the name of a file beside it")
+            raise InputError(f"{path}: {shard!r:.200} is not the name of a file in its directory")
         shard_path = os.path.join(os.path.dirname(path), shard)
         if not os.path.isfile(shard_path):
-            raise InputError(f"no such file: {shard_path}, which {path} names")
-        found = read_one(shard_path)
-        expected = {name for name, file in where.items() if file == shard}
-        for name in sorted(expected ^ found.keys()):
-            fault = "lacks" if name in expected else "has"
-            raise InputError(f"{shard_path} {fault} the tensor {name}, which {path} says otherwise")
+            raise InputError(f"no such file: {shard_path}, which {path} lists")
+        found = read_file(shard_path)
+        listed = {name for name in shard_of if shard_of[name] == shard}
+        if missing := sorted(listed - found.keys()):
+            raise InputError(
+                f"{path} lists {missing[0]} for {shard}, but {shard_path} does not contain it"
+            )
+        if extra := sorted(found.keys() - listed):
+            raise InputError(f"{shard_path} contains {extra[0]}, but {path} does not list it there")
         arrays |= found
         paths.append(shard_path)
     return Weights(arrays, tuple(paths))
@@ -76,7 +78,7 @@ def _read_safetensors(path) -> dict[str, np.ndarray]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             origin = (file.metadata() or {}).get("format")
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: damaged, or of an unknown type: {error}") from None
+        raise InputError(f"{path}: damaged, or a tensor of an unknown type: {error}") from None
     return tf_h5.from_tf_names(arrays, path) if origin == "tf" else arrays
 
 

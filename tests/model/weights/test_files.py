@@ -169,7 +169,7 @@ def test_an_index_leads_nowhere_else(tmp_path, target):
     first = next(iter(fields["weight_map"]))
     fields["weight_map"][first] = target.format(tmp_path)
     index.write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=r"index\.json: '.*' is not the name of a file beside it"):
+    with pytest.raises(InputError, match=r"index\.json: '.*' is not the name of a file in its directory"):
         files.read(directory)
 
 
@@ -184,9 +184,9 @@ def test_an_index_and_its_parts_must_agree(tmp_path):
              for file in fields["weight_map"].values()}  # fmt: skip
     assert len(files.read(tmp_path).arrays) == len(fields["weight_map"])
     for change, message in (
-        ({"encoder.extra": part.name}, f"{part.name} lacks the tensor encoder.extra"),
-        ({names[part.name][0]: "model-00001-of-00002.safetensors"}, "lacks the tensor"),
-        ({"encoder.extra": "third"}, "no such file: .*third, which .*index.json names"),
+        ({"encoder.extra": part.name}, f"lists encoder.extra for {part.name}"),
+        ({names[part.name][0]: "model-00001-of-00002.safetensors"}, "lists .* does not contain it"),
+        ({"encoder.extra": "third"}, "no such file: .*third, which .*index.json lists"),
         ({"encoder.extra": 3}, "`weight_map` must be an object of file names"),
     ):
         index.write_text(json.dumps({"weight_map": fields["weight_map"] | change}))
@@ -194,7 +194,7 @@ def test_an_index_and_its_parts_must_agree(tmp_path):
             files.read(tmp_path)
     del fields["weight_map"][names[part.name][0]]
     index.write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=f"{part.name} has the tensor {names[part.name][0]}"):
+    with pytest.raises(InputError, match=f"{part.name} contains {names[part.name][0]}"):
         files.read(tmp_path)
 
 
