@@ -231,7 +231,7 @@ def initialize(run, model):
                 f"({ours.vocab_size:,} tokens, SHA-256 {ours.vocab_sha256[:12]}…). Build records "
                 "with it: build_data.sh --vocab-file"
             )
-    warm_start.initialize(model, found)
+    warm_start.initialize(model.saved_models(), found)
 
 
 def check_same_run(config, saved):

@@ -27,20 +27,20 @@ class Weights(NamedTuple):
 def read(directory: str | os.PathLike) -> Weights:
     """Reads the weights in a directory.
 
-    If it holds several formats, the first of these is read: `model.safetensors`, `pytorch_model.bin`
-    (each as a single file or as shards with an index), `tf_model.h5`. Arrays keep the file's dtype.
-    A safetensors file may use the names of transformers 4's TF classes, if its metadata says so.
+    The first of these formats is read: `model.safetensors`, `pytorch_model.bin` (each as a single
+    file or as shards with an index), `tf_model.h5`. Arrays keep the file's dtype. A safetensors
+    file may use the names of transformers 4's TF classes, if its metadata says so.
 
     Raises:
         InputError: no weights, or a file that is damaged, unsafe or of another format.
     """
     for form in hub.WEIGHT_FORMATS:
         read_file = _READERS[form[0]]
-        for name in form[:2]:
-            path = os.path.join(directory, name)
-            if os.path.isfile(path):
-                is_index = name.endswith(".index.json")
-                return _read_shards(path, read_file) if is_index else Weights(read_file(path), (path,))
+        path, *indices = (os.path.join(directory, name) for name in form[:2])
+        if os.path.isfile(path):
+            return Weights(read_file(path), (path,))
+        if indices and os.path.isfile(indices[0]):
+            return _read_shards(indices[0], read_file)
     raise InputError(
         f"no such file: {os.path.join(directory, hub.WEIGHT_FILES[0])}. A saved model is a "
         f"directory with config.json and one of {', '.join(hub.WEIGHT_FILES)}"

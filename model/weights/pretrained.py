@@ -1,6 +1,6 @@
-"""Saved models: a Hugging Face directory in, a Hugging Face directory out.
+"""Saved models: Hugging Face directories, read and written.
 
-One table states, for every weight, its variable here, its tensor in Hugging Face's ConvBERT, its
+One table lists, for every weight, its variable here, its tensor in Hugging Face's ConvBERT, its
 variable in the original's TF 1 checkpoints, and how the layouts differ. The variables here have
 the original's layout.
 """
@@ -22,8 +22,8 @@ from model.config import ConvBertConfig
 from model.layers.layers import merged_kernel
 from model.weights import files as weight_files
 
-PREFIX = "convbert."  # before the encoder's tensors where the file has a head
-# Tensors of heads: a class without that head passes over them.
+PREFIX = "convbert."  # before the encoder's tensors in files that also have a head
+# Tensors of heads. A class skips those of other heads.
 HEADS = (
     "discriminator_predictions.",
     "generator_predictions.",
@@ -36,23 +36,22 @@ HEADS = (
 IGNORED = ("embeddings.position_ids", "generator_lm_head.weight")  # constants, and a tied table
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
-# What the names of fine-tuned heads begin with in the original's checkpoints.
+# The scope of fine-tuned heads in the original's checkpoints.
 TASK_SCOPE = "task_specific/{task}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One weight and its names elsewhere.
+    """One weight and its names in other formats.
 
     Args:
         variable: the Keras variable, in the original's layout; a tensor for a kernel with a
             low-rank update.
-        hf_name: without the prefix of models that have a head.
-        tf1_name: in the original's checkpoints, `{task}` standing for the name of the task that a
-            head was fine-tuned on; None where it has no such weight.
-        axes: Hugging Face's layout as a transposition of ours; None where they agree.
-        column: Hugging Face keeps this vector as a column [A, 1].
-        head: belongs to a head, which a file may lack.
+        hf_name: the name in Hugging Face's files, without the prefix of models that have a head.
+        tf1_name: the name in the original's checkpoints, where `{task}` stands for the task that a
+            head was fine-tuned on; None if the original does not have this weight.
+        axes: Hugging Face's layout as a transposition of ours; None if they are equal.
+        column: Hugging Face stores this vector as a column [A, 1].
     """
 
     variable: Any
@@ -60,7 +59,11 @@ class Tensor:
     tf1_name: str | None
     axes: tuple[int, ...] | None = None
     column: bool = False
-    head: bool = False
+
+    @property
+    def head(self) -> bool:
+        """Whether it belongs to a head, which a file may lack."""
+        return self.hf_name.startswith(HEADS)
 
     def to_hf(self) -> np.ndarray:
         """The value in Hugging Face's layout."""
@@ -77,36 +80,33 @@ class Tensor:
         return (*shape, 1) if self.column else shape
 
     def assign_hf(self, value: np.ndarray) -> None:
-        """Sets the variable from Hugging Face's layout."""
+        """Sets the variable to a value in Hugging Face's layout."""
         value = value[:, 0] if self.column else value
         if self.axes is not None:
             value = value.transpose(np.argsort(self.axes))
         self.variable.assign(value.astype("float32"))
 
 
-def _dense(layer, hf_name, tf1_name, head=False):
+def _dense(layer, hf_name, tf1_name):
     """Kernel (transposed in Hugging Face unless grouped) and bias of a dense layer."""
     if layer.quantization_mode is not None:
         raise InputError(
-            f"{layer.path} is {layer.quantization_mode}, and config.json and model.safetensors "
-            "hold a model in float32: write them before quantize. A quantized model is saved as "
+            f"{layer.path} is quantized ({layer.quantization_mode}), but model.safetensors holds "
+            "float32. Call save_pretrained before quantize, or save the quantized model with "
             'model.save("NAME.keras")'
         )
     kernel = merged_kernel(layer)
     axes = (1, 0) if len(kernel.shape) == 2 else None
-    tf1_kernel = tf1_bias = None
-    if tf1_name is not None:
-        tf1_kernel, tf1_bias = f"{tf1_name}/kernel", f"{tf1_name}/bias"
     return [
-        Tensor(kernel, f"{hf_name}.weight", tf1_kernel, axes, head=head),
-        Tensor(layer.bias, f"{hf_name}.bias", tf1_bias, head=head),
+        Tensor(kernel, f"{hf_name}.weight", tf1_name and f"{tf1_name}/kernel", axes),
+        Tensor(layer.bias, f"{hf_name}.bias", tf1_name and f"{tf1_name}/bias"),
     ]
 
 
-def _norm(layer, hf_name, tf1_name, head=False):
+def _norm(layer, hf_name, tf1_name):
     return [
-        Tensor(layer.gamma, f"{hf_name}.weight", f"{tf1_name}/gamma", head=head),
-        Tensor(layer.beta, f"{hf_name}.bias", f"{tf1_name}/beta", head=head),
+        Tensor(layer.gamma, f"{hf_name}.weight", f"{tf1_name}/gamma"),
+        Tensor(layer.beta, f"{hf_name}.bias", f"{tf1_name}/beta"),
     ]
 
 
@@ -119,15 +119,12 @@ def embedding_tensors(embeddings, scope: str = "electra") -> list[Tensor]:
     return rows + _norm(embeddings.norm, "embeddings.LayerNorm", f"{scope}/embeddings/LayerNorm")
 
 
-def encoder_tensors(
-    encoder, scope: str = "electra", embedding_scope: str | None = None
-) -> list[Tensor]:
+def encoder_tensors(encoder, scope: str = "electra") -> list[Tensor]:
     """Every weight of a `ConvBertModel`; `scope` is its name in the original's checkpoints."""
-    rows = embedding_tensors(encoder.embeddings, embedding_scope or scope)
+    rows = embedding_tensors(encoder.embeddings, scope)
     if encoder.embeddings_project is not None:
-        rows += _dense(
-            encoder.embeddings_project, "embeddings_project", f"{scope}/embeddings_project"
-        )
+        name = "embeddings_project"
+        rows += _dense(encoder.embeddings_project, name, f"{scope}/{name}")
     grouped = "g_dense" if encoder.config.linear_groups > 1 else "dense"
     for i, layer in enumerate(encoder.encoder_layers):
         hf, tf1 = f"encoder.layer.{i}", f"{scope}/encoder/layer_{i}"
@@ -172,44 +169,44 @@ def _attention_tensors(attention, hf, tf1):
 
 
 def masked_lm_tensors(head) -> list[Tensor]:
-    """The generator's head, but for the tied word embeddings."""
+    """The generator's head, without the tied word embeddings."""
     name = "generator_predictions"
     return [
-        *_dense(head.transform, f"{name}.dense", f"{name}/dense", head=True),
-        *_norm(head.norm, f"{name}.LayerNorm", f"{name}/LayerNorm", head=True),
-        Tensor(head.output_bias, "generator_lm_head.bias", f"{name}/output_bias", head=True),
+        *_dense(head.transform, f"{name}.dense", f"{name}/dense"),
+        *_norm(head.norm, f"{name}.LayerNorm", f"{name}/LayerNorm"),
+        Tensor(head.output_bias, "generator_lm_head.bias", f"{name}/output_bias"),
     ]
 
 
 def discriminator_tensors(head) -> list[Tensor]:
-    """The discriminator's head; Hugging Face has the names for ELECTRA only."""
+    """The discriminator's head, under Hugging Face's names for ELECTRA (ConvBERT has none)."""
     name = "discriminator_predictions"
     return [
-        *_dense(head.transform, f"{name}.dense", f"{name}/dense", head=True),
-        *_dense(head.prediction, f"{name}.dense_prediction", f"{name}/dense_1", head=True),
+        *_dense(head.transform, f"{name}.dense", f"{name}/dense"),
+        *_dense(head.prediction, f"{name}.dense_prediction", f"{name}/dense_1"),
     ]
 
 
 def classifier_tensors(head) -> list[Tensor]:
     """A classification head: "linear" is the original's, "mlp" Hugging Face's.
 
-    For tokens and for multiple choice, Hugging Face has a linear one under the same names.
+    Token classification and multiple choice have a linear one, under the same names in both.
     """
     if head.kind == "linear":
-        return _dense(head.prediction, "classifier", f"{TASK_SCOPE}/dense", head=True)
+        return _dense(head.prediction, "classifier", f"{TASK_SCOPE}/dense")
     return [
-        *_dense(head.transform, "classifier.dense", None, head=True),
-        *_dense(head.prediction, "classifier.out_proj", None, head=True),
+        *_dense(head.transform, "classifier.dense", None),
+        *_dense(head.prediction, "classifier.out_proj", None),
     ]
 
 
 def span_tensors(head) -> list[Tensor]:
     """Hugging Face's question-answering head."""
-    return _dense(head, "qa_outputs", None, head=True)
+    return _dense(head, "qa_outputs", None)
 
 
 def joint_span_tensors(head) -> list[Tensor]:
-    """The original's question-answering head, under names of our own."""
+    """The original's question-answering head, under this project's names."""
     names = {
         "start": "dense",
         "end_hidden": "qa_hidden",
@@ -219,8 +216,7 @@ def joint_span_tensors(head) -> list[Tensor]:
     }
     rows = []
     for ours, theirs in names.items():
-        tf1_name = f"{TASK_SCOPE}/{theirs}"
-        rows += _dense(getattr(head, ours), f"qa_joint.{ours}", tf1_name, head=True)
+        rows += _dense(getattr(head, ours), f"qa_joint.{ours}", f"{TASK_SCOPE}/{theirs}")
     return rows
 
 
@@ -230,7 +226,7 @@ def save(
     tensors: Iterable[Tensor],
     architecture: str,
 ) -> None:
-    """Writes `model.safetensors` and `config.json`, each under its name only when complete."""
+    """Writes `model.safetensors` and `config.json`, each atomically."""
     prefix = "" if architecture == "ConvBertModel" else PREFIX
     arrays = {
         row.hf_name if row.head else prefix + row.hf_name: row.to_hf().astype("float32")
@@ -246,13 +242,13 @@ def save(
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """A saved model as read.
+class ModelFiles:
+    """A saved model's configuration and tensors.
 
     Args:
-        config: what `config.json` says.
-        arrays: the tensors by unprefixed name.
-        paths: the files with the tensors: one, or an index and the parts it names.
+        config: the contents of `config.json`.
+        arrays: the tensors by name, without `PREFIX`.
+        paths: the files with the tensors: one, or an index and its shards.
     """
 
     config: ConvBertConfig
@@ -261,53 +257,50 @@ class Source:
 
     @property
     def path(self) -> str:
-        """The file that errors are about."""
+        """The file to name in errors."""
         return self.paths[0]
 
     def load_into(self, tensors: Iterable[Tensor]) -> None:
-        """Assigns every variable of `tensors`, or none.
+        """Assigns every variable in `tensors`, or none. Missing heads keep their values.
 
         Raises:
-            InputError: an encoder tensor is missing, mis-shaped or unknown.
+            InputError: an encoder tensor is missing, misshapen or unknown.
         """
         rows = {row.hf_name: row for row in tensors}
-        problems, new = [], []
+        problems, missing_heads = [], []
         for name, row in rows.items():
-            if name not in self.arrays:
-                (new if row.head else problems).append(f"missing: {name} {row.hf_shape()}")
-            elif self.arrays[name].shape != row.hf_shape():
-                problems.append(
-                    f"shape of {name}: {self.arrays[name].shape} in the file, "
-                    f"{row.hf_shape()} in the model"
-                )
-            elif self.arrays[name].dtype not in _FLOATS:
-                problems.append(
-                    f"type of {name}: {self.arrays[name].dtype} in the file; "
-                    "quantized weights are not supported"
-                )
+            array, shape = self.arrays.get(name), row.hf_shape()
+            if array is None:
+                (missing_heads if row.head else problems).append(f"missing: {name} {shape}")
+            elif array.shape != shape:
+                problems.append(f"shape of {name}: {array.shape} in the file, {shape} in the model")
+            elif array.dtype not in _FLOATS:
+                problems.append(f"type of {name}: {array.dtype}; quantized weights: not supported")
         problems += [
-            f"unexpected: {name} {self.arrays[name].shape}"
-            for name in self.arrays
+            f"unexpected: {name} {array.shape}"
+            for name, array in self.arrays.items()
             if name not in rows and name not in IGNORED and not name.startswith(HEADS)
         ]
         if problems:
             listed = "\n  ".join(problems[:20] + ["…"] * (len(problems) > 20))
             raise InputError(f"{self.path} does not fit the model:\n  {listed}")
-        if new:
-            logging.warning("%s has no such head; newly initialized: %s", self.path, "; ".join(new))
+        if missing_heads:
+            logging.warning(
+                "%s: head weights not found, initialized randomly: %s",
+                self.path,
+                "; ".join(missing_heads),
+            )
         for name, row in rows.items():
             if name in self.arrays:
                 row.assign_hf(self.arrays[name])
 
 
 def refuse_tf1_checkpoint(path: str) -> None:
-    """Says what to do where a saved model is expected and there is a TF 1 checkpoint.
+    """Raises an `InputError` that names the converter, if `path` is a TF 1 checkpoint.
 
     Args:
-        path: perhaps a checkpoint's name, one of its files, or their folder.
-
-    Raises:
-        InputError: it is.
+        path: a path that should be a saved model's; a checkpoint is recognized by its prefix, one
+            of its files, or their directory.
     """
     if os.path.isdir(path):
         names = os.listdir(path)
@@ -316,30 +309,25 @@ def refuse_tf1_checkpoint(path: str) -> None:
         found = os.path.isfile(path + ".index") or path.endswith(".index")
     if found:
         raise InputError(
-            f"{path} is a TF 1 checkpoint. Make saved models of it with: "
+            f"{path} is a TF 1 checkpoint. Convert it first: "
             f"python3 scripts/convert_checkpoint.py {path} OUT_DIR"
         )
 
 
-def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> Source:
-    """Reads a directory that `save` or transformers wrote, or one that the hub has.
+def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> ModelFiles:
+    """Reads a model that `save` or transformers wrote, from a directory or from the hub.
 
     Args:
-        name_or_directory: see `hub.resolve`; the weights are those of `weight_files.read`.
+        name_or_directory: see `hub.resolve`; for the file formats, `model.weights.files.read`.
         **hub_options: `revision`, `cache_dir` and `local_files_only` of `hub.resolve`.
 
     Raises:
-        InputError: there is no such directory or name, a file is missing or damaged, or the
-            configuration is not ConvBERT's, or not that of the weights.
+        InputError: no such directory or name, a file that is missing or damaged, or a
+            configuration that is not ConvBERT's or does not fit the weights.
     """
     refuse_tf1_checkpoint(os.fspath(name_or_directory))
     directory = hub.resolve(name_or_directory, **hub_options)
     config_path = os.path.join(directory, "config.json")
-    if not os.path.isfile(config_path):
-        raise InputError(
-            f"no such file: {config_path}. A saved model is a directory with config.json and one "
-            f"of {', '.join(hub.WEIGHT_FILES)}"
-        )
     config = ConvBertConfig.from_hf_dict(files.read_json_object(config_path), config_path)
     weights = weight_files.read(directory)
     arrays = {name.removeprefix(PREFIX): value for name, value in weights.arrays.items()}
@@ -348,24 +336,23 @@ def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> Source:
         size = query.shape[0] // config.num_heads
         if size != config.head_size:
             config = dataclasses.replace(config, attention_head_size=size)
-    source = Source(config, arrays, weights.paths)
-    _check_size(source, config_path)
-    return source
+    _check_size(config, config_path, arrays, weights.paths)
+    return ModelFiles(config, arrays, weights.paths)
 
 
-def _check_size(source, config_path):
-    """Refuses a network that the weights cannot be of, before memory is taken for it."""
-    num_parameters = source.config.num_kernel_parameters()
-    num_bytes = sum(map(os.path.getsize, source.paths))
-    # A parameter takes two bytes or more, so an honest file has twice as many as there are here.
+def _check_size(config, config_path, arrays, paths):
+    """Refuses a configuration of a larger network than the weights are, before it is built."""
+    num_parameters = config.num_kernel_parameters()
+    num_bytes = sum(map(os.path.getsize, paths))
+    # A parameter takes at least two bytes, so a valid file is at least twice as large.
     if num_parameters > num_bytes:
         raise InputError(
-            f"{config_path} describes a network of more than {num_parameters:,} parameters, and "
-            f"{source.path} has but {num_bytes:,} bytes"
+            f"{config_path} describes a network of more than {num_parameters:,} parameters, but "
+            f"{paths[0]} has only {num_bytes:,} bytes"
         )
-    layers = {name.split(".")[2] for name in source.arrays if name.startswith("encoder.layer.")}
-    if source.config.num_hidden_layers > len(layers):
+    layers = {name.split(".")[2] for name in arrays if name.startswith("encoder.layer.")}
+    if config.num_hidden_layers > len(layers):
         raise InputError(
-            f"{config_path} says `num_hidden_layers` {source.config.num_hidden_layers}, and "
-            f"{source.path} has {len(layers)}"
+            f"{config_path}: `num_hidden_layers` is {config.num_hidden_layers}, but {paths[0]} has "
+            f"{len(layers)}"
         )

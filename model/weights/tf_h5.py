@@ -1,7 +1,7 @@
-"""Weights as transformers 4's TFConvBert classes wrote them: `tf_model.h5`, or TF's names.
+"""Weights that transformers 4's TFConvBert classes wrote: `tf_model.h5`, or files with TF's names.
 
-Their variables are PyTorch's tensors under other names and, but for tables and vectors, with the
-axes in another order.
+Their variables are PyTorch's tensors under other names. Tables and vectors have the same layout,
+all others another order of axes.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import InputError
 
-# The outermost layers of the classes: what stands before the last of them is the class's name.
+# The outermost layers of the classes. Anything before the last of them is the name of the class.
 _ROOTS = {
     "convbert",
     "generator_predictions",
@@ -36,22 +36,22 @@ _LEAVES = {
 
 
 def read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a `tf_model.h5`, by PyTorch's names and in its layout.
+    """Reads the tensors of a `tf_model.h5`, under PyTorch's names and in its layout.
 
     Raises:
-        InputError: damaged, or with arrays that are compressed, stored in other files, or larger
-            together than the file.
+        InputError: damaged, or with arrays that are compressed, stored in other files, or together
+            larger than the file.
     """
-    arrays, room = {}, os.path.getsize(path)
+    arrays, remaining = {}, os.path.getsize(path)
 
-    def visit(name, item):  # comes to no other file: links to such are not followed
-        nonlocal room
+    def visit(name, item):  # HDF5 does not visit links, so no other file is opened
+        nonlocal remaining
         if isinstance(item, h5py.Dataset):
-            room -= item.nbytes
-            if room < 0 or not _is_plain(item):
+            remaining -= item.nbytes
+            if remaining < 0 or not _is_plain(item):
                 raise InputError(
-                    f"{path}: {name} {item.shape} is not stored in the file as transformers stores "
-                    "arrays: plainly, in full, and uncompressed"
+                    f"{path}: {name} {item.shape} is compressed, incomplete or stored elsewhere; "
+                    "transformers never does that"
                 )
             arrays[name] = item[()]
 
@@ -64,7 +64,7 @@ def read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def _is_plain(dataset) -> bool:
-    """Whether all of an array is in the file itself, as numbers."""
+    """Whether an array is stored completely in the file itself, as plain numbers."""
     layout = dataset.id.get_create_plist()
     return (
         dataset.dtype.kind in "fiu"
@@ -75,15 +75,15 @@ def _is_plain(dataset) -> bool:
 
 
 def from_tf_names(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """TensorFlow's variables by name → tensors by PyTorch's names and in its layout.
+    """Converts TensorFlow's variables to tensors under PyTorch's names and in its layout.
 
     Args:
-        arrays: as "convbert/encoder/layer_._0/attention/self/query/kernel:0", with or without
-            names before the first layer's.
-        path: for errors.
+        arrays: by names like "convbert/encoder/layer_._0/attention/self/query/kernel:0", with or
+            without the name of the model in front.
+        path: the file, for errors.
 
     Raises:
-        InputError: a name, or a number of axes, that no such variable has.
+        InputError: an unknown name, or a variable with the wrong number of axes.
     """
     return dict(_tensor(name, array, path) for name, array in arrays.items())
 
@@ -94,13 +94,13 @@ def _tensor(name, array, path):
     *layers, leaf = parts[begin:] if begin is not None else parts
     kind = "grouped kernel" if leaf == "kernel" and array.ndim == 3 else leaf
     if begin is None or not layers or kind not in _LEAVES:
-        raise InputError(f"{path}: {name} {array.shape} is no variable of a TFConvBert class")
+        raise InputError(f"{path}: {name} {array.shape} is not a variable of a TFConvBert class")
     tensor_leaf, axes = _LEAVES[kind]
     if axes is not None:
         if array.ndim != len(axes):
             raise InputError(f"{path}: {name} {array.shape} must have {len(axes)} axes")
         array = array.transpose(axes)
     if leaf == "bias" and layers[-1] == "key_conv_attn_layer":
-        array = array[..., None]  # PyTorch keeps a column
+        array = array[..., None]  # PyTorch stores a column
     layers = [re.sub(r"^layer_\._(\d+)$", r"layer.\1", layer) for layer in layers]
     return ".".join([*layers, tensor_leaf]), array

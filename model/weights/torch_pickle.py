@@ -158,13 +158,16 @@ def _as_array(name, tensor, storages) -> np.ndarray:
 class _StringDict(dict):
     """A dict that takes only strings as keys: the hash of nested tuples can take years."""
 
+    def __init__(self):  # no items, which a pickle could copy a million times
+        super().__init__()
+
     def __setitem__(self, key, value):
         if not isinstance(key, str):
             raise InputError("the pickle has a dict with keys that are not strings")
         super().__setitem__(key, value)
 
 
-# The arguments are counted: a pickle could pass a million of them, a million times.
+# No `*args`, which a pickle could make a million long, a million times.
 def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, metadata=None):
     if not isinstance(storage, _Storage):
         raise InputError("the pickle has a tensor without a storage")
@@ -172,7 +175,7 @@ def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, meta
 
 
 _NAMES = {
-    "collections.OrderedDict": lambda: _StringDict(),
+    "collections.OrderedDict": _StringDict,
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda tensor, grad=None, hooks=None: tensor,

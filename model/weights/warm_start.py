@@ -1,32 +1,29 @@
-"""Continued pre-training: a model's first weights, from one that was saved."""
+"""Continued pre-training: initial weights from a saved model."""
 
-import dataclasses
 import os
-from collections.abc import Iterable
 
 from absl import logging
 
 from common import hub
 from common.errors import InputError
-from model.config import ConvBertConfig
-from model.pretraining import ConvBertForPreTraining
 from model.weights import pretrained
 
-MAIN = ("discriminator", "encoder")  # what a run leaves to go on from, by its objective
+MAIN = ("discriminator", "encoder")  # the directory that a run writes, depending on its objective
 
 
 def find_models(path: str | os.PathLike) -> dict[str, str]:
-    """The directories of the saved models in `path`.
+    """Finds the directories of saved models.
 
     Args:
-        path: a run's directory, or that of one saved model, this project's or Hugging Face's; or a
-            name of the hub.
+        path: the directory of a run or of one saved model, this project's or Hugging Face's; or a
+            name on the hub.
 
     Returns:
-        "main": the discriminator, or whatever encoder is there; and "generator", if there is one.
+        "main": the directory of the discriminator or of whatever encoder there is; and
+        "generator", if there is one.
 
     Raises:
-        InputError: `path` is neither.
+        InputError: `path` is none of these.
     """
     path = os.fspath(path)
     for name in MAIN:
@@ -39,58 +36,55 @@ def find_models(path: str | os.PathLike) -> dict[str, str]:
     if not hub.looks_like_path(path):
         return {"main": hub.resolve(path)}
     raise InputError(
-        f"`init_checkpoint`: {path} is neither the directory of a run, with discriminator/ or "
-        "encoder/ in it, nor that of a saved model, with config.json and weights"
+        f"`init_checkpoint`: {path} is neither the directory of a run (with discriminator/ or "
+        "encoder/ in it) nor that of a saved model (with config.json and weights)"
     )
 
 
-def initialize(model: ConvBertForPreTraining, found: dict[str, str]) -> None:
-    """Sets a model's weights to those saved in the directories that `find_models` found.
+def initialize(networks: dict[str, tuple], found: dict[str, str]) -> None:
+    """Sets the weights of a pre-training model to saved ones.
 
-    The encoder that is there becomes the discriminator's, or that of masked language modeling.
-    Heads and a generator that are not there stay as drawn, and warnings list them.
+    The saved encoder becomes the discriminator's, or that of masked language modeling. Heads and
+    a generator that were not saved keep their random values; warnings list them.
+
+    Args:
+        networks: the model's networks, as `ConvBertForPreTraining.saved_models` returns them.
+        found: the directories, as `find_models` returns them.
 
     Raises:
         InputError: a file is damaged, or the vocabulary or tensors do not fit; tensors are listed
             with their shapes.
     """
-    networks = model.saved_models()
     config, tensors, _ = next(networks[name] for name in MAIN if name in networks)
     _load(found["main"], config, tensors)
     if "generator" not in networks:
         return
     if "generator" in found:
         config, generator_tensors, _ = networks["generator"]
-        _load(found["generator"], config, generator_tensors, shared_with=tensors)
+        loaded = {id(row.variable) for row in tensors}
+        _load(found["generator"], config, generator_tensors, loaded)
     else:
         logging.warning(
-            "%s has no generator/: the generator is newly initialized, but for the embeddings "
-            "it shares with the discriminator",
+            "%s: no generator/ found; the generator is initialized randomly, except for the "
+            "embeddings that it shares with the discriminator",
             found["main"],
         )
 
 
-def _load(
-    directory: str,
-    config: ConvBertConfig,
-    tensors: list[pretrained.Tensor],
-    shared_with: Iterable[pretrained.Tensor] = (),
-) -> None:
-    """Loads one saved model into those of `tensors` that are not shared with a loaded one."""
+def _load(directory, config, tensors, loaded=frozenset()):
+    """Loads a saved model into those of `tensors` whose variables' ids are not in `loaded`."""
     source = pretrained.read(directory)
     if source.config.vocab_size != config.vocab_size:
         raise InputError(
-            f"{directory} has a vocabulary of {source.config.vocab_size:,} tokens, and this run "
-            f"one of {config.vocab_size:,}. Build the records with its vocab.txt (--vocab-file)"
+            f"{directory} has a vocabulary of {source.config.vocab_size:,} tokens, but this run "
+            f"has {config.vocab_size:,}. Build the records with its vocab.txt (--vocab-file)"
         )
-    loaded = {id(row.variable) for row in shared_with}
-    shared = {row.hf_name for row in tensors if id(row.variable) in loaded}
-    arrays = {name: array for name, array in source.arrays.items() if name not in shared}
-    dataclasses.replace(source, arrays=arrays).load_into(
-        row for row in tensors if row.hf_name not in shared
-    )
-    for name in ("num_heads", "hidden_act"):  # what shapes do not always tell
+    for row in tensors:
+        if id(row.variable) in loaded:
+            source.arrays.pop(row.hf_name, None)
+    source.load_into(row for row in tensors if id(row.variable) not in loaded)
+    for name in ("num_heads", "hidden_act"):  # shapes do not always show these
         theirs, ours = getattr(source.config, name), getattr(config, name)
         if theirs != ours:
-            raise InputError(f"{directory} has {name} {theirs!r}, and this model {ours!r}")
-    logging.info("weights from %s", source.path)
+            raise InputError(f"`{name}` is {theirs!r} in {directory}, but {ours!r} in this run")
+    logging.info("initial weights: %s", source.path)

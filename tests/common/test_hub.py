@@ -101,7 +101,9 @@ def test_without_a_connection_the_cache_is_used(server, monkeypatch):
     server.requests.clear()
     assert resolve(local_files_only=True) == directory
     assert server.requests == []
-    fails(r"owner/other \(main\) is not .* in the local cache", "owner/other", local_files_only=True)
+    fails(
+        r"owner/other \(main\) is not .* in the local cache", "owner/other", local_files_only=True
+    )
     resolve(revision="v1", weights=False)
     fails(r"owner/model \(\w+\) is not .* in the local cache", revision="v1", local_files_only=True)
     connect(monkeypatch, "http://127.0.0.1:9")

@@ -155,7 +155,7 @@ def test_quantized_weights_are_refused(tmp_path):
     name = "encoder.layer.0.attention.self.query.weight"
     arrays[name] = arrays[name].astype("int8")
     safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=f"type of {name}: int8 in the file; quantized"):
+    with pytest.raises(InputError, match=f"type of {name}: int8"):
         ConvBertModel.from_pretrained(tmp_path)
 
 
@@ -169,7 +169,9 @@ def test_an_index_leads_nowhere_else(tmp_path, target):
     first = next(iter(fields["weight_map"]))
     fields["weight_map"][first] = target.format(tmp_path)
     index.write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=r"index\.json: '.*' is not the name of a file in its directory"):
+    with pytest.raises(
+        InputError, match=r"index\.json: '.*' is not the name of a file in its directory"
+    ):
         files.read(directory)
 
 
@@ -238,7 +240,9 @@ def test_hdf5_files_that_are_more_than_they_hold_are_refused(tmp_path):
         lambda group: group.create_dataset(name, data=["text"]),
     ):
         h5_with(path, make)
-        with pytest.raises(InputError, match=r"tf_model\.h5: convbert/.* is not stored in the"):
+        with pytest.raises(
+            InputError, match=r"tf_model\.h5: convbert/.* is compressed, incomplete or"
+        ):
             tf_h5.read_h5(path)
     h5_with(secret, lambda group: group.create_dataset("embeddings/weight:0", data=zeros))
 
@@ -251,7 +255,7 @@ def test_hdf5_files_that_are_more_than_they_hold_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"pooler/kernel:0 \(100,\) must have 2 axes"):
         tf_h5.read_h5(path)
     h5_with(path, lambda group: group.create_dataset("embeddings/moments:0", data=zeros))
-    with pytest.raises(InputError, match="is no variable of a TFConvBert class"):
+    with pytest.raises(InputError, match=r"moments:0 \(100, 100\) is not a variable"):
         tf_h5.read_h5(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"tf_model\.h5: damaged, or not an HDF5 file"):

@@ -60,7 +60,7 @@ def test_a_run_gives_every_weight(saved, warnings):
     before = values(model)
     matrices = {name for name, value in theirs.items() if value.ndim > 1}
     assert len(matrices) > 20 and same(before, theirs, matrices) == set()
-    warm_start.initialize(model, find_models(directory))
+    warm_start.initialize(model.saved_models(), find_models(directory))
     assert same(values(model), theirs, theirs) == set(theirs)
     assert warnings == []
 
@@ -69,14 +69,14 @@ def test_the_discriminator_alone(saved, warnings):
     directory, theirs = saved
     model = drawn(2)
     before = values(model)
-    warm_start.initialize(model, find_models(directory / "discriminator"))
+    warm_start.initialize(model.saved_models(), find_models(directory / "discriminator"))
     after = values(model)
     generator = {name for name in theirs if name.startswith("generator")}
     assert 20 < len(generator) < len(theirs) - 20
     assert same(after, theirs, theirs) >= theirs.keys() - generator
     assert same(after, before, generator) == generator
     (warning,) = warnings
-    assert f"{directory / 'discriminator'} has no generator/" in warning
+    assert f"{directory / 'discriminator'}: no generator/" in warning
 
 
 def test_an_encoder_without_heads(tmp_path, warnings):
@@ -85,29 +85,28 @@ def test_an_encoder_without_heads(tmp_path, warnings):
     encoder.save_pretrained(tmp_path)
     model = drawn(2)
     before = values(model)
-    warm_start.initialize(model, find_models(tmp_path))
+    warm_start.initialize(model.saved_models(), find_models(tmp_path))
     after, theirs = values(model), values(encoder)
     assert same(after, theirs, theirs) == set(theirs)
     heads = {name for name in after if "predictions" in name}
     assert len(heads) == 9 and same(after, before, heads) == heads
     assert len(warnings) == 2 and "no generator/" in warnings[1]
-    listed = "newly initialized: missing: discriminator_predictions.dense.weight (128, 128)"
-    assert listed in warnings[0]
+    assert "missing: discriminator_predictions.dense.weight (128, 128)" in warnings[0]
 
 
 def test_between_objectives(saved, tmp_path, warnings):
     directory, theirs = saved
     masked = drawn(2, electra_objective=False)
-    warm_start.initialize(masked, find_models(directory))
+    warm_start.initialize(masked.saved_models(), find_models(directory))
     encoder = {name for name in theirs if name.startswith("electra/")}
     assert same(values(masked), theirs, encoder) == encoder
-    assert len(warnings) == 1 and "newly initialized: missing: generator_predictions" in warnings[0]
+    assert len(warnings) == 1 and "missing: generator_predictions" in warnings[0]
     masked.save_pretrained(tmp_path)
     model = drawn(3)
-    warm_start.initialize(model, find_models(tmp_path))
+    warm_start.initialize(model.saved_models(), find_models(tmp_path))
     assert same(values(model), theirs, encoder) == encoder
     uniform = drawn(3, uniform_generator=True)
-    warm_start.initialize(uniform, find_models(directory))
+    warm_start.initialize(uniform.saved_models(), find_models(directory))
     assert same(values(uniform), theirs, values(uniform)) == set(values(uniform))
 
 
@@ -117,7 +116,7 @@ def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
     other = drawn(7)
     other.generator.save_pretrained(tmp_path / "generator")
     model = drawn(2)
-    warm_start.initialize(model, find_models(tmp_path))
+    warm_start.initialize(model.saved_models(), find_models(tmp_path))
     after = values(model)
     shared = {name for name in theirs if name.startswith("electra/embeddings/")}
     assert len(shared) == 5 and same(after, theirs, shared) == shared
@@ -139,14 +138,14 @@ def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
             r"shape of embeddings\.position_embeddings\.weight: \(16, 128\) in the file, "
             r"\(32, 128\) in the model",
         ),
-        ({"vocab_size": 61}, r"a vocabulary of 60 tokens, and this run one of 61"),
-        ({"hidden_act": "relu"}, r"has hidden_act 'gelu', and this model 'relu'"),
+        ({"vocab_size": 61}, r"a vocabulary of 60 tokens, .* 61"),
+        ({"hidden_act": "relu"}, r"`hidden_act` is 'gelu' in .*, but 'relu'"),
     ],
 )
 def test_another_network(saved, fields, message):
     model = drawn(2, dataclasses.replace(CONFIG, **fields))
     with pytest.raises(InputError, match=message):
-        warm_start.initialize(model, find_models(saved[0]))
+        warm_start.initialize(model.saved_models(), find_models(saved[0]))
 
 
 def test_nothing_to_start_from(saved, tmp_path):
@@ -156,4 +155,4 @@ def test_nothing_to_start_from(saved, tmp_path):
         find_models(tmp_path / "missing")
     (tmp_path / "discriminator").mkdir()
     with pytest.raises(InputError, match=r"no such file: .*discriminator/config\.json"):
-        warm_start.initialize(drawn(2), find_models(tmp_path))
+        warm_start.initialize(drawn(2).saved_models(), find_models(tmp_path))
