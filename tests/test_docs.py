@@ -31,7 +31,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 JOBS = {f"{job}.sh": f"{job}.py" for job in ("build_data", "pretrain", "finetune")}
-JOBS_WITHOUT_OPTIONS = ("quickstart.sh", "test.sh", ".ci/run")  # test.sh passes its own to pytest
+NO_OPTIONS = ("quickstart.sh", "test.sh", ".ci/run")  # test.sh passes its arguments to pytest
 OTHER_COMMANDS = ("export", ".", "pip")
 MODELS = {
     "discriminator": "ConvBertModel",
@@ -114,13 +114,11 @@ def test_command(words):
         compile(words[2], "command", "exec")
         return
     script, arguments = script_of(words)
-    if words[0] == "bash":
-        assert (ROOT / words[1]).is_file()
-        if words[1] in JOBS_WITHOUT_OPTIONS:
-            return
+    assert words[0] == "python3" or (ROOT / words[1]).is_file()
+    if words[1] in NO_OPTIONS:
+        return
     options = usage(*script)
-    if "--" in arguments:
-        arguments = arguments[: arguments.index("--")]
+    arguments = arguments[: [*arguments, "--"].index("--")]
     for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
         if option.startswith("--"):
             assert option in options
@@ -165,7 +163,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    namespace = {}
+    namespace: dict = {}
     for where, code, is_run in blocks("python", [page]):
         compiled = compile(code, where, "exec")
         if is_run:
