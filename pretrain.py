@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import json
 import os
-import shutil
 from typing import Any
 
 from absl import logging
@@ -24,8 +23,8 @@ from jobs import run_record
 from jobs.stop_signals import StopSignals
 from model.config import ConvBertConfig, load_hparams
 
-# A resumed run may change these: they alter neither the data's order nor the state's shape. (More
-# steps stretch the schedule from here on.)
+# A resumed run may change these: they change neither the order of the data nor the shape of the
+# state. (More steps stretch the rest of the learning-rate schedule.)
 CHANGEABLE = {
     "do_train",
     "do_eval",
@@ -48,51 +47,8 @@ CHANGEABLE = {
 }
 
 
-def parse_arguments(arguments=None):
-    """The command line, and the hyper-parameters it describes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"hyper-parameters:\n\n{hyperparameter_table(PretrainingConfig)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data-dir", required=True, help="holds the records and the models")
-    parser.add_argument("--model-name", required=True, help="of the directory below models/")
-    parser.add_argument(
-        "--hparams",
-        default="{}",
-        help="hyper-parameters: a JSON object or the path of a file with one",
-    )
-    parsed = parser.parse_args(arguments)
-    return parsed, PretrainingConfig.from_hparams(load_hparams(parsed.hparams))
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run and all it needs, checked before anything is computed.
-
-    Args:
-        config: its `PretrainingConfig`.
-        directory: DATA_DIR/models/NAME.
-        metadata: of the records it trains on.
-        evaluated: of the records it is scored on.
-        tokenizer: of the vocabulary those were built with.
-        network: the discriminator's `ConvBertConfig`.
-        length: tokens a row, T.
-        checkpoints: its `TrainingCheckpoints`.
-    """
-
-    config: PretrainingConfig
-    directory: str
-    metadata: Any
-    evaluated: Any
-    tokenizer: Any
-    network: ConvBertConfig
-    length: int
-    checkpoints: Any
-
-
 def main(arguments=None):
-    """Checks everything, then trains, then evaluates."""
+    """Checks the input, then trains, then evaluates."""
     args, config = parse_arguments(arguments)
     with StopSignals() as stop:
         # ---- input ---------------------------------------------------------------------------
@@ -106,15 +62,54 @@ def main(arguments=None):
         if config.do_train and step < config.num_train_steps:
             train(run, model, step, stop)
         if config.do_train:
-            logging.info("step %s is done: %s", f"{config.num_train_steps:,}", run.directory)
+            logging.info("trained %s steps: %s", f"{config.num_train_steps:,}", run.directory)
 
         # ---- evaluation ----------------------------------------------------------------------
         if config.do_eval:
             evaluate(run, model, stop)
 
 
+def parse_arguments(arguments=None):
+    """The command line, and the hyper-parameters it describes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"hyper-parameters:\n\n{hyperparameter_table(PretrainingConfig)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data-dir", required=True, help="holds the records and the models")
+    parser.add_argument("--model-name", required=True, help="name of the directory in models/")
+    parser.add_argument("--hparams", default="{}", help="a JSON object, or a file with one")
+    parsed = parser.parse_args(arguments)
+    return parsed, PretrainingConfig.from_hparams(load_hparams(parsed.hparams))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything a run needs except the model, checked before anything is computed.
+
+    Args:
+        config: the `PretrainingConfig`.
+        directory: DATA_DIR/models/NAME.
+        metadata: the `RecordsMetadata` to train on.
+        eval_metadata: the `RecordsMetadata` to evaluate on.
+        tokenizer: the tokenizer that the records were built with.
+        network: the `ConvBertConfig` of the discriminator.
+        length: tokens in a sequence, T.
+        checkpoints: the `TrainingCheckpoints`.
+    """
+
+    config: PretrainingConfig
+    directory: str
+    metadata: Any
+    eval_metadata: Any
+    tokenizer: Any
+    network: ConvBertConfig
+    length: int
+    checkpoints: Any
+
+
 def prepare_backend(config):
-    """Tells Keras's backend what it must know before it computes anything."""
+    """Sets what Keras's backend must know before its first computation."""
     if config.deterministic:
         flags = [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"]
         os.environ["XLA_FLAGS"] = " ".join(flags).strip()
@@ -135,47 +130,40 @@ def prepare_backend(config):
 
 
 def open_run(args, config):
-    """Reads and checks everything the run needs but its state."""
+    """Reads the records' metadata and the vocabulary, and checks them against each other."""
     from data.records import batches
     from data.records import metadata as records
     from model.training.checkpoints import TrainingCheckpoints
 
-    metadata, evaluated = open_records(args, config)
+    records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
+    metadata = eval_metadata = records.load_metadata(records_dir)
+    if config.eval_holdout_shards:
+        metadata, eval_metadata = records.hold_out(metadata, config.eval_holdout_shards)
+    if config.eval_tfrecords and (config.do_eval or config.eval_every):
+        eval_metadata = records.load_metadata(config.eval_tfrecords)
     vocab_file = config.vocab_file or os.path.join(args.data_dir, "vocab.txt")
     tokenizer = records.load_tokenizer(metadata, vocab_file)
-    records.check_vocab(evaluated, tokenizer)
+    records.check_vocab(eval_metadata, tokenizer)
     length = config.max_seq_length or metadata.max_seq_length
-    for each in (metadata, evaluated):
+    for each in (metadata, eval_metadata):
         batches.check_length(each, length)
     network = config.model_config(tokenizer.vocab_size)
+    longest = network.max_position_embeddings
     require(
-        length <= network.max_position_embeddings,
+        length <= longest,
         "max_seq_length",
-        f"at most max_position_embeddings, {network.max_position_embeddings}",
+        f"at most {longest}, the network's `max_position_embeddings`",
         length,
     )
     directory = os.path.join(args.data_dir, "models", args.model_name)
     checkpoints = TrainingCheckpoints(
         os.path.join(directory, "checkpoints"), keep=config.keep_checkpoints
     )
-    return Run(config, directory, metadata, evaluated, tokenizer, network, length, checkpoints)
-
-
-def open_records(args, config):
-    """The metadata of the records to train on, and of those to evaluate on."""
-    from data.records import metadata as records
-
-    records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
-    metadata = evaluated = records.load_metadata(records_dir)
-    if config.eval_holdout_shards:
-        metadata, evaluated = records.hold_out(metadata, config.eval_holdout_shards)
-    if config.eval_tfrecords and (config.do_eval or config.eval_every):
-        evaluated = records.load_metadata(config.eval_tfrecords)
-    return metadata, evaluated
+    return Run(config, directory, metadata, eval_metadata, tokenizer, network, length, checkpoints)
 
 
 def start_model(run):
-    """The compiled model in the state of the newest checkpoint, and that checkpoint's step."""
+    """The compiled model with its initial or restored state, and the number of steps done."""
     import keras
 
     from model.pretraining import SpecialTokens
@@ -183,21 +171,26 @@ def start_model(run):
 
     logging.set_verbosity(logging.INFO)
     config, tokenizer = run.config, run.tokenizer
-    saved = run.checkpoints.newest()
-    if saved:
-        check_same_run(config, saved)
+    state = run.checkpoints.newest()
+    if state:
+        check_same_run(config, state)
     elif not config.do_train:
         raise InputError(f"nothing to evaluate: no checkpoint in {run.checkpoints.directory}")
     special = SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     model = make_model(config, run.network, special)
-    step = 0
-    if saved:
-        saved.restore(model)
-        step = saved.step
+    # The order is important:
+    # 1. A run that has a checkpoint always resumes from it, whatever `init_checkpoint` is: the same
+    #    command must continue a stopped run.
+    # 2. A new run takes the weights of `init_checkpoint`, but neither its step nor its optimizer.
+    # 3. Otherwise, and for weights that `init_checkpoint` lacks, `make_model` has drawn them from
+    #    the seed.
+    if state:
+        state.restore(model)
         if config.init_checkpoint:
-            logging.info("the run goes on from its own weights: `init_checkpoint` is ignored")
+            logging.info("resuming from the run's own checkpoint: `init_checkpoint` is ignored")
     elif config.init_checkpoint:
-        initialize(run, model)
+        warm_start_model(run, model)
+    step = state.step if state else 0
     logging.info(
         "%s on %s: %s parameters, %s at step %s of %s",
         config.model_size,
@@ -210,46 +203,44 @@ def start_model(run):
     return model, step
 
 
-def initialize(run, model):
-    """Gives a run that begins the weights of `init_checkpoint`, if its vocabulary is the run's."""
+def check_same_run(config, state):
+    """Refuses to resume with hyper-parameters that would make it another run."""
+    changed = [
+        f"{name} was {state.hparams.get(name)!r}, is {value!r}"
+        for name, value in dataclasses.asdict(config).items()
+        if name not in CHANGEABLE and state.hparams.get(name) != value
+    ]
+    if changed:
+        raise InputError(
+            f"{state.path} was saved with other hyper-parameters: {'; '.join(changed)}. Use the "
+            "same values, or another --model-name"
+        )
+
+
+def warm_start_model(run, model):
+    """Loads the weights of `init_checkpoint`, if its vocabulary is that of the records."""
     from data import ConvBertTokenizer
     from data.tokenizer.saved_files import vocabulary_file
     from model.weights import warm_start
 
-    path = run.config.init_checkpoint
-    found = warm_start.find_models(path)
-    directory = found["main"]
-    vocab_file = vocabulary_file(directory)
+    found = warm_start.find_models(run.config.init_checkpoint)
+    vocab_file = vocabulary_file(found["main"])
     if not vocab_file.exists():
-        logging.warning("%s is not there: only the vocabulary's size can be checked", vocab_file)
+        logging.warning("%s not found: only the size of the vocabulary can be checked", vocab_file)
     else:
-        theirs, ours = ConvBertTokenizer.from_pretrained(directory), run.tokenizer
+        theirs, ours = ConvBertTokenizer.from_pretrained(found["main"]), run.tokenizer
         if theirs.vocab_sha256 != ours.vocab_sha256:
             raise InputError(
-                f"the vocabulary of `init_checkpoint`, {vocab_file} ({theirs.vocab_size:,} tokens, "
-                f"SHA-256 {theirs.vocab_sha256[:12]}…), is not that of the records "
+                f"`init_checkpoint`: its vocabulary, {vocab_file} ({theirs.vocab_size:,} tokens, "
+                f"SHA-256 {theirs.vocab_sha256[:12]}…), differs from that of the records "
                 f"({ours.vocab_size:,} tokens, SHA-256 {ours.vocab_sha256[:12]}…). Build records "
                 "with it: build_data.sh --vocab-file"
             )
     warm_start.initialize(model.saved_models(), found)
 
 
-def check_same_run(config, saved):
-    """Refuses to go on from a state with hyper-parameters that change what the run is."""
-    changed = [
-        f"{name} was {saved.hparams.get(name)!r}, is {value!r}"
-        for name, value in dataclasses.asdict(config).items()
-        if name not in CHANGEABLE and saved.hparams.get(name) != value
-    ]
-    if changed:
-        raise InputError(
-            f"{saved.path} is of a run with other hyper-parameters: {'; '.join(changed)}. Choose "
-            "another --model-name, or the same values"
-        )
-
-
 def train(run, model, first_step, stop):
-    """Runs the steps that are left, with log, progress and checkpoints."""
+    """Runs the remaining steps, with log, progress bar, evaluations and checkpoints."""
     from data.records import batches
     from model.backends import distribution
 
@@ -258,7 +249,7 @@ def train(run, model, first_step, stop):
     rows = distribution.process_rows(config.train_batch_size)
     dataset = batches.training_batches(
         run.metadata, config.train_batch_size, config.seed, first_step, run.length, rows
-    ).take(steps)  # the last call of the backend may have fewer than steps_per_execution
+    ).take(steps)  # the last execution may have fewer steps than `steps_per_execution`
     interval = {"first_step": first_step, "last_step": config.num_train_steps}
     with explain_errors(run, run.metadata), stop.deferred():
         if distribution.writes():
@@ -273,15 +264,14 @@ def train(run, model, first_step, stop):
             )
     if stop.received or model.stop_training:
         saved = run.checkpoints.last_good or "by process 0"
-        stop.leave(f"saved {saved}. The same command goes on from there")
+        stop.leave(f"saved {saved}. The same command resumes from there")
 
 
 def record_start(run, first_step):
-    """Notes in the run's directory what is started, and with what."""
+    """Adds this start, with everything that could explain its results, to the run's run.json."""
     import keras
 
     from data.records.metadata import METADATA_FILE
-    from model.training.checkpoints import write_errors_named
 
     entry = run_record.describe_start(
         first_step,
@@ -289,13 +279,13 @@ def record_start(run, first_step):
         os.path.join(run.metadata.records_dir, METADATA_FILE),
         keras.backend.backend(),
     )
-    with write_errors_named(os.path.join(run.directory, run_record.FILE)):
+    with files.write_errors_named(os.path.join(run.directory, run_record.FILE)):
         os.makedirs(run.directory, exist_ok=True)
         run_record.append_start(run.directory, entry)
 
 
 def training_log(run, interval):
-    """The log, of which one process of a run writes and shows something."""
+    """The log; only one process of a run writes it."""
     from model.backends import distribution
     from model.training.callbacks import TrainingLog
 
@@ -313,83 +303,70 @@ def training_log(run, interval):
 
 
 def training_callbacks(run, model, log, interval, stop):
-    """What happens between the steps, in this order."""
+    """What happens between the steps, in this order: a checkpoint follows its step's log lines."""
     from model.backends import distribution
     from model.training.callbacks import CheckFinite, SaveCheckpoints
     from model.training.evaluation import PeriodicEvaluation
 
     config = run.config
+    not_finite = functools.partial(not_finite_error, run, "the loss")
+    callbacks = [CheckFinite(not_finite, **interval), log]
+    if config.eval_every:
+        score_now = functools.partial(score, run, model, stop)
+        callbacks.append(
+            PeriodicEvaluation(score_now, log.write_evaluation, config.eval_every, **interval)
+        )
     save = SaveCheckpoints(
-        saver(run, model),
+        functools.partial(save_checkpoint, run, model),
         config.save_checkpoints_steps,
         stop_requested=lambda: distribution.any_process(stop.received is not None),
-        # Where several processes must agree, they do so where they wait for the device anyway.
+        # Several processes agree on it only where they wait for the device anyway.
         ask_every=config.iterations_per_loop if distribution.process()[1] > 1 else 1,
         **interval,
     )
-    callbacks = [
-        CheckFinite(lambda *steps: not_finite_error(run, "the loss", *steps), **interval),
-        log,
-        save,
-    ]
-    if config.eval_every:
-        score_now = functools.partial(score, run, model, stop)
-        evaluation = PeriodicEvaluation(
-            score_now, log.write_evaluation, config.eval_every, **interval
-        )
-        callbacks.insert(2, evaluation)  # a step's checkpoint follows its lines in the log
-    return callbacks
+    return [*callbacks, save]
 
 
-def saver(run, model):
-    """A function that writes a checkpoint: the models anyone can open, then the training state."""
+def save_checkpoint(run, model):
+    """Writes the models as Hugging Face directories, then the training state; returns its path."""
+    from safetensors import SafetensorError
+
     from model.backends import distribution
-    from model.training.checkpoints import not_finite, write_errors_named
+    from model.training.checkpoints import not_finite
 
-    hparams = dataclasses.asdict(run.config)
-    temporary = os.path.join(run.directory, ".saving.tmp")
-
-    def save():
-        step = int(model.optimizer.iterations.numpy())
-        if weight := not_finite(model):  # after a gradient that was not, from a loss that was
-            raise not_finite_error(run, weight, step, step)
-        if not distribution.writes():
-            return f"{run.checkpoints.path(step)}, by process 0"
-        # The state comes last: killed before it, the run does this step, and all of this, again.
-        with write_errors_named(run.directory):
-            shutil.rmtree(temporary, ignore_errors=True)
-            try:
-                for directory in model.save_pretrained(temporary):
-                    run.tokenizer.save_pretrained(directory)
-                    name = os.path.basename(directory)
-                    files.replace_directory(directory, os.path.join(run.directory, name))
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        return run.checkpoints.save(model, hparams)
-
-    return save
+    step = int(model.optimizer.iterations.numpy())
+    if weight := not_finite(model):  # a finite loss can have a gradient that is not
+        raise not_finite_error(run, weight, step, step)
+    if not distribution.writes():
+        return f"{run.checkpoints.path(step)}, by process 0"
+    # The state comes last: if the run is killed before that, it repeats this step and this save.
+    with (
+        files.write_errors_named(run.directory, SafetensorError),
+        files.temporary_directory(os.path.join(run.directory, "models")) as temporary,
+    ):
+        for directory in model.save_pretrained(temporary):
+            run.tokenizer.save_pretrained(directory)
+            name = os.path.basename(directory)
+            files.replace_directory(directory, os.path.join(run.directory, name))
+    return run.checkpoints.save(model, dataclasses.asdict(run.config))
 
 
 def not_finite_error(run, what, first, last):
     """The error for a loss or a weight that is not finite after the steps `first` to `last`."""
     from data.records import batches
 
-    config = run.config
-    lines = []
+    config, sources = run.config, ""
     for step in range(first, last + 1):
-        sources = batches.batch_sources(
+        for path, records in batches.batch_sources(
             run.metadata, config.train_batch_size, config.seed, step - 1
-        )
-        lines += [
-            f"\n  step {step:,}: {path}, record{'s' * (len(records) > 1)} "
-            f"{', '.join(map(str, records[:8]))}{', …' * (len(records) > 8)}"
-            for path, records in sources.items()
-        ]
+        ).items():
+            numbers = ", ".join(map(str, records[:8])) + ", …" * (len(records) > 8)
+            sources += f"\n  step {step:,}: {path}, records {numbers}"
     steps = f"step {last:,}" if first == last else f"one of the steps {first:,} to {last:,}"
     return InputError(
         f"{what} is no longer finite after {steps}. {run.checkpoints.last_good_sentence()}; "
-        "nothing was saved after it. A lower learning_rate or more num_warmup_steps may help, in "
-        f"a run of another name. The batch came from{''.join(lines)}"
+        "nothing was saved after it. Try a lower `learning_rate` or more `num_warmup_steps`, with "
+        f"another --model-name. The batch came from:{sources}"
     )
 
 
@@ -397,16 +374,12 @@ def tensorboard_writer(directory):
     """A function (step, {name: value}) that writes TensorBoard event files."""
     import tensorflow as tf
 
-    from model.training.checkpoints import write_errors_named
-
-    def write_errors():
-        return write_errors_named(directory, tf.errors.OpError)
-
-    with write_errors():
+    with files.write_errors_named(directory, tf.errors.OpError):
         writer = tf.summary.create_file_writer(directory)
 
+    @files.write_errors_named(directory, tf.errors.OpError)
     def write(step, scalars):
-        with write_errors(), writer.as_default(step=step):
+        with writer.as_default(step=step):
             for name, value in scalars.items():
                 tf.summary.scalar(name, value)
             writer.flush()
@@ -428,10 +401,10 @@ def score(run, model, stop):
     if stop.received:
         return None
     watch = StopEvaluation(lambda: stop.received is not None)
-    with explain_errors(run, run.evaluated):
+    with explain_errors(run, run.eval_metadata):
         rows = distribution.process_rows(config.eval_batch_size)
         dataset = batches.evaluation_batches(
-            run.evaluated, config.eval_batch_size, config.num_eval_steps, run.length, rows
+            run.eval_metadata, config.eval_batch_size, config.num_eval_steps, run.length, rows
         )
         scores = model.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
     if watch.stopped:
@@ -440,17 +413,16 @@ def score(run, model, stop):
 
 
 def evaluate(run, model, stop):
-    """Writes and prints the scores at the end."""
+    """Scores the model at the end; writes and logs the scores."""
     from model.backends import distribution
     from model.training.callbacks import append_line
-    from model.training.checkpoints import write_errors_named
 
-    records_dir = str(run.evaluated.records_dir)
+    records_dir = str(run.eval_metadata.records_dir)
     line = {"step": int(model.optimizer.iterations.numpy())} | score(run, model, stop)
     if not distribution.writes():
         return
     path = os.path.join(run.directory, "results", "pretrain_results.json")
-    with explain_errors(run, run.evaluated), write_errors_named(path):
+    with explain_errors(run, run.eval_metadata), files.write_errors_named(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
         append_line(os.path.join(run.directory, "train_log.jsonl"), line)
@@ -459,20 +431,19 @@ def evaluate(run, model, stop):
 
 @contextlib.contextmanager
 def explain_errors(run, metadata):
-    """Says what a damaged record or a full disk means for the run."""
+    """Adds to the error of a damaged record or a full disk what it means for the run."""
     import tensorflow as tf
 
-    from data.records import metadata as records
-    from model.training.checkpoints import WriteError
+    from data.records.metadata import explain_data_error
 
     try:
         yield
     except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-        raise records.explain_data_error(error, metadata) from error
-    except WriteError as error:
+        raise explain_data_error(error, metadata) from error
+    except files.WriteError as error:
         raise InputError(
-            f"{error}. {run.checkpoints.last_good_sentence()}. Make room, or whatever else it "
-            "needs, and run the same command again"
+            f"{error}. {run.checkpoints.last_good_sentence()}. Free some space, or fix what is "
+            "wrong, and run the same command again"
         ) from error
 
 

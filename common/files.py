@@ -55,6 +55,29 @@ def _remove(path):
             os.unlink(path)
 
 
+class WriteError(InputError):
+    """A file could not be written, most likely because the disk is full; the message names it."""
+
+
+@contextlib.contextmanager
+def write_errors_named(
+    path: str | os.PathLike, *others: type[Exception], advice: str = ""
+) -> Iterator[None]:
+    """Turns the error of a write to `path`, or below it, into a `WriteError`.
+
+    Args:
+        path: what is written.
+        others: exceptions besides OSError that mean that a write failed.
+        advice: what to do about it, appended to the message.
+    """
+    try:
+        yield
+    except (OSError, *others) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"cannot write {path}: {reason}"
+        raise WriteError(f"{message}. {advice}" if advice else message) from error
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     """Yields a temporary name beside `path`; what is written there becomes `path` at the end.
@@ -80,19 +103,25 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 @contextlib.contextmanager
+def temporary_directory(path: str | os.PathLike) -> Iterator[str]:
+    """Yields a new directory beside `path`, with a temporary name; it is removed at the end."""
+    temporary = _temporary_name(os.path.abspath(path))  # "name/" would have it inside
+    os.mkdir(temporary)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+@contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike) -> Iterator[str]:
     """Yields a new directory beside `path`, which becomes `path` at the end: `replace_directory`.
 
     If the block raises, the new directory is removed and `path` stays as it was.
     """
-    path = os.path.abspath(path)  # "name/" would have it inside
-    temporary = _temporary_name(path)
-    os.mkdir(temporary)
-    try:
+    with temporary_directory(path) as temporary:
         yield temporary
         replace_directory(temporary, path)
-    finally:
-        _remove(temporary)
 
 
 def replace_directory(new: str | os.PathLike, path: str | os.PathLike) -> None:

@@ -12,6 +12,7 @@ A shard is a TFRecord file; a record is an example, in one of two layouts:
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import mmap
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import files
 from common.errors import InputError
 from common.files import atomic_path, write_text
 from data.corpus.readers import MAX_LISTED
@@ -31,6 +33,12 @@ RECORD_FORMATS = ("compact", "original")
 METADATA_FILE = "metadata.json"
 PROGRESS_FILE = "build_progress.jsonl"
 SHARD_PREFIX = "pretrain_data.tfrecord-"
+
+write_errors_named = functools.partial(
+    files.write_errors_named,
+    advice="Finished shards are kept: free some space, or fix what is wrong, and run the same "
+    "command again.",
+)
 
 
 def shard_name(index: int, num_shards: int) -> str:
@@ -135,22 +143,6 @@ class RecordsMetadata:
 
 
 @contextlib.contextmanager
-def write_errors_named(path: str | os.PathLike) -> Iterator[None]:
-    """Turns the error of a full disk, or of another that cannot be written, into an InputError."""
-    try:
-        yield
-    except OSError as error:
-        raise _write_error(path, error.strerror) from error
-
-
-def _write_error(path: str | os.PathLike, reason: str) -> InputError:
-    return InputError(
-        f"cannot write {path}: {reason}. Finished shards are kept: make room, or whatever else it "
-        "needs, and run the same command again."
-    )
-
-
-@contextlib.contextmanager
 def open_shard(
     path: str | os.PathLike, record_format: str, max_seq_length: int
 ) -> Iterator[Callable[[np.ndarray, int], None]]:
@@ -172,7 +164,7 @@ def open_shard(
             operation(*arguments)
         except tf.errors.OpError as error:
             reason = error.message.rpartition("; ")[2]  # after the temporary file's name
-            raise _write_error(path, reason) from error
+            raise OSError(0, reason) from error
 
     record = tf.train.Example()  # one message, filled anew for each example
     feature = record.features.feature

@@ -17,7 +17,6 @@ from common.console import progress_bar
 from model.backends import distribution
 from model.config import ConvBertConfig
 from model.pretraining import ConvBertForPreTraining, SpecialTokens
-from model.training.checkpoints import write_errors_named
 from model.training.optimizer import create_optimizer
 
 
@@ -259,7 +258,7 @@ def append_line(path: str, line: dict) -> None:
     Raises:
         WriteError: the disk is full, or similar.
     """
-    with write_errors_named(path), open(path, "a", encoding="utf-8") as file:
+    with files.write_errors_named(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
@@ -279,7 +278,7 @@ def drop_lines_after(path: str, step: int) -> None:
         if line["step"] <= step:
             kept.append(text)
     if kept != lines:
-        with write_errors_named(path):
+        with files.write_errors_named(path):
             files.write_text(path, "".join(kept))
 
 

@@ -1,12 +1,10 @@
 """Training states on the disk: what a run needs to go on exactly where it was."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -16,30 +14,6 @@ from absl import logging
 
 from common import files
 from common.errors import InputError
-
-
-class WriteError(OSError):
-    """Something could not be written, most likely because the disk is full; the message says what.
-
-    Whoever knows what is safe on the disk turns it into an `InputError`.
-    """
-
-
-@contextlib.contextmanager
-def write_errors_named(path: str | os.PathLike, *others: type[Exception]) -> Iterator[None]:
-    """Turns the error of a write below or to `path` into a `WriteError`.
-
-    Args:
-        path: what was written.
-        others: what else says that a write failed; safetensors has its own error for a full disk.
-    """
-    try:
-        yield
-    except WriteError:
-        raise
-    except (OSError, safetensors.SafetensorError, *others) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WriteError(f"cannot write {path}: {reason}") from error
 
 
 class DamagedStateError(ValueError):
@@ -120,7 +94,7 @@ class TrainingCheckpoints:
         """
         step = int(model.optimizer.iterations.numpy())
         path = self.path(step)
-        with write_errors_named(path):
+        with files.write_errors_named(path, safetensors.SafetensorError):
             for name in self._names(r"step_\d+\.(tmp|old)"):  # of a killed process
                 shutil.rmtree(os.path.join(self.directory, name))
             with files.atomic_directory(path) as temporary:

@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 
 from common.errors import InputError
+from common.files import WriteError
 from model.training import checkpoints as training_state
-from model.training.checkpoints import TrainingCheckpoints, WriteError, not_finite, state_variables
+from model.training.checkpoints import TrainingCheckpoints, not_finite, state_variables
 from tests.model.training.test_callbacks import compiled
 
 HPARAMS = {"seed": 1}
