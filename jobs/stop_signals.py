@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a job in order."""
+"""SIGTERM and SIGINT stop a job cleanly."""
 
 import contextlib
 import os
@@ -11,33 +11,33 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """While entered, a first SIGTERM or SIGINT ends the job in order, and a second one at once.
+    """While entered, the first SIGTERM or SIGINT stops the job cleanly, and a second one at once.
 
-    The first one leaves where it finds the job, unless that is inside `deferred`: there it only
-    sets `received`, and whoever runs the job comes to an end and calls `leave`. The exit status is
-    128 plus the signal's number, as a shell has it.
+    Outside `deferred`, the first signal ends the process right there. Inside, it only sets
+    `received`: the job finishes what it is doing and calls `leave`. The exit status is 128 plus the
+    signal's number, as in a shell.
     """
 
     def __init__(self):
         self.received: signal.Signals | None = None
         self._deferring = False
-        self._before = {}
+        self._previous_handlers = {}
 
     def __enter__(self) -> "StopSignals":
         for number in SIGNALS:
-            before = signal.getsignal(number)
-            if before != signal.SIG_IGN:  # as under nohup: it stays ignored
-                self._before[number] = before or signal.SIG_DFL
+            previous = signal.getsignal(number)
+            if previous != signal.SIG_IGN:  # nohup ignores it, and it must stay ignored
+                self._previous_handlers[number] = previous or signal.SIG_DFL
                 signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception):
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        for number, previous in self._previous_handlers.items():
+            signal.signal(number, previous)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside, a signal is only noted."""
+        """Inside, a signal only sets `received`."""
         self._deferring = True
         try:
             yield
@@ -45,20 +45,20 @@ class StopSignals:
             self._deferring = False
 
     def leave(self, message: str) -> NoReturn:
-        """Ends the process, saying what stopped it, and `message`.
+        """Ends the process; prints what stopped it, and `message`.
 
-        Without a signal of its own, another process of the same job has had one.
+        If this process received no signal, another process of the same job did.
         """
         name = self.received.name if self.received else "a signal to another process"
         os.write(2, f"stopped by {name}: {message}\n".encode())
         sys.exit(128 + (self.received or signal.SIGTERM))
 
     def _handle(self, number, frame):
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)  # works even inside a long call that is not Python
+        for each in self._previous_handlers:
+            signal.signal(each, signal.SIG_DFL)  # ends even a long call outside Python
         self.received = signal.Signals(number)
         if not self._deferring:
-            self.leave("nothing was lost, and nothing had to be saved. Run the same command again")
+            self.leave("nothing needed saving. Run the same command again")
         # Not print: the signal may have interrupted one.
-        text = "the step under way ends and is saved; a second signal leaves at once"
+        text = "finishing and saving the current step; a second signal stops at once"
         os.write(2, f"\n{self.received.name}: {text}\n".encode())

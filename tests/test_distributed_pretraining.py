@@ -11,17 +11,14 @@ import time
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 import pretrain
 from common.errors import InputError
-from data.corpus import sources
-from data.records import build, build_shard
-from tests.support import corpora
+from tests.support import pretraining
+from tests.support.pretraining import log_lines
 
 ROOT = pathlib.Path(__file__).parents[1]
 HPARAMS = {
-    "model_size": "tiny",
     "model_hparam_overrides": {
         "num_hidden_layers": 1,
         "max_position_embeddings": 32,
@@ -30,9 +27,6 @@ HPARAMS = {
     },
     "train_batch_size": 8,
     "num_train_steps": 6,
-    "num_warmup_steps": 2,
-    "iterations_per_loop": 2,
-    "save_checkpoints_steps": 3,
     "do_eval": True,
     "eval_every": 4,
     "eval_holdout_shards": 1,
@@ -44,19 +38,11 @@ needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """A data folder with records of a made-up corpus, of many lengths."""
-    data_dir = tmp_path_factory.mktemp("records")
-    corpora.write_vocab(data_dir / "vocab.txt")
-    archives = corpora.random_archives(2, 4)
-    (data_dir / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = build_shard.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
-    build.build_records(sources.find_corpus(data_dir), options, data_dir / "pretrain_tfrecords")
-    return data_dir
+    return pretraining.build_data_dir(tmp_path_factory.mktemp("records"))
 
 
 def arguments(data_dir, name, hparams):
-    text = json.dumps(HPARAMS | hparams)
-    return ["--data-dir", str(data_dir), "--model-name", name, "--hparams", text]
+    return pretraining.arguments(data_dir, name, **(HPARAMS | hparams))
 
 
 def start_two(data_dir, name, **hparams):
@@ -103,10 +89,6 @@ def whole(records):
     return records / "models" / "whole"
 
 
-def log_lines(run_dir):
-    return [json.loads(line) for line in (run_dir / "train_log.jsonl").open()]
-
-
 def assert_same_training(run_dir, expected_dir, tolerance=1e-5):
     """The same log, but for speed and memory, and the same weights."""
     lines, expected = log_lines(run_dir), log_lines(expected_dir)
@@ -117,29 +99,27 @@ def assert_same_training(run_dir, expected_dir, tolerance=1e-5):
         assert line.keys() == other.keys()
         for key in line.keys() - measured:
             assert line[key] == pytest.approx(other[key], rel=tolerance, abs=2e-6), key
-    for network in ("discriminator", "generator"):
-        paths = [path / network / "model.safetensors" for path in (run_dir, expected_dir)]
-        arrays, others = (safetensors.numpy.load_file(path) for path in paths)
-        assert arrays.keys() == others.keys()
-        for name, array in arrays.items():
-            np.testing.assert_allclose(array, others[name], atol=tolerance, err_msg=name)
+    weights, others = pretraining.weights(run_dir), pretraining.weights(expected_dir)
+    assert weights.keys() == others.keys()
+    for name, value in weights.items():
+        np.testing.assert_allclose(value, others[name], atol=tolerance, err_msg=str(name))
 
 
 def test_two_devices_equal_one(records, whole):
-    """And each in two parts; the rows' lengths differ, and with them the parts' denominators."""
+    """And each in two micro-batches, whose numbers of tokens differ."""
     finish(start(records, "two", num_devices=2, gradient_accumulation_steps=2))
     assert_same_training(records / "models" / "two", whole)
 
 
 @needs_jax
 def test_two_processes_equal_one(records):
-    """On JAX, whose random numbers are others than TensorFlow's."""
+    """On JAX, which draws other random numbers than TensorFlow."""
     one = start(records, "one_process", {"KERAS_BACKEND": "jax"})
     finish(one, *start_two(records, "two_processes"))
     models = records / "models"
     assert_same_training(models / "two_processes", models / "one_process")
     starts = json.loads((models / "two_processes" / "run.json").read_text())["starts"]
-    assert len(starts) == 1  # one process of the two writes
+    assert len(starts) == 1  # only one process writes
 
 
 @needs_jax
@@ -162,16 +142,21 @@ def test_a_signal_to_one_process_stops_both(records):
     assert "stopped by SIGTERM: saved by process 0" in printed[1]
 
 
-def test_batches_that_cannot_be_shared_out(records, monkeypatch):
-    with pytest.raises(
-        InputError, match=r"`train_batch_size` must be a multiple of 3 \(3 gradient"
-    ):
-        pretrain.main(arguments(records, "none", {"gradient_accumulation_steps": 3}))
-    with pytest.raises(InputError, match="`gradient_accumulation_steps` must be a positive"):
-        pretrain.main(arguments(records, "none", {"gradient_accumulation_steps": 0}))
-    with pytest.raises(InputError, match="`num_devices` must be from 1 to"):
-        pretrain.main(arguments(records, "none", {"num_devices": 0}))
-    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
-    with pytest.raises(InputError, match="needs KERAS_BACKEND=jax"):
-        pretrain.main(arguments(records, "none", {}))
+@pytest.mark.parametrize(
+    ("hparams", "message"),
+    [
+        ({"gradient_accumulation_steps": 3}, "`train_batch_size` must be a multiple of 3"),
+        ({"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` must be at least 1"),
+        ({"num_devices": 0}, "`num_devices` must be from 1 to"),
+    ],
+)
+def test_batches_that_cannot_be_divided(records, hparams, message):
+    with pytest.raises(InputError, match=message):
+        pretrain.main(arguments(records, "none", hparams))
     assert not (records / "models" / "none").exists()
+
+
+def test_several_processes_need_jax(records, monkeypatch):
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    with pytest.raises(InputError, match="KERAS_BACKEND=jax"):
+        pretrain.main(arguments(records, "none", {}))

@@ -3,90 +3,69 @@ import shutil
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 import pretrain
-from common import errors
-from data.corpus import sources
-from data.records import build as building
-from data.records import build_shard
-from tests.support import corpora
+from common.errors import InputError
+from tests.support import pretraining
+from tests.support.pretraining import build_data_dir, log_lines, weights
 
 HPARAMS = {
-    "model_size": "tiny",
     "model_hparam_overrides": {"num_hidden_layers": 1, "max_position_embeddings": 128},
     "train_batch_size": 2,
     "num_warmup_steps": 1,
     "learning_rate": 0.01,
+    "iterations_per_loop": 100,
 }
-SAVED = ("discriminator", "generator")
 
 
-def build(folder, length, seed):
-    """A data folder with records of a corpus of its own."""
-    folder.mkdir()
-    vocab_file = corpora.write_vocab(folder / "vocab.txt")
-    archives = corpora.random_archives(2, 4, seed=seed)
-    (folder / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = build_shard.BuildOptions(vocab_file=str(vocab_file), max_seq_length=length)
-    building.build_records(sources.find_corpus(folder), options, folder / "pretrain_tfrecords")
-    return folder
+def arguments(data_dir, name, steps, **hparams):
+    hparams = HPARAMS | {"num_train_steps": steps} | hparams
+    return pretraining.arguments(data_dir, name, **hparams)
 
 
 def run(data_dir, name, steps, **hparams):
-    text = json.dumps(HPARAMS | {"num_train_steps": steps} | hparams)
-    pretrain.main(["--data-dir", str(data_dir), "--model-name", name, "--hparams", text])
+    pretrain.main(arguments(data_dir, name, steps, **hparams))
     return data_dir / "models" / name
-
-
-def weights(run_dir):
-    return {
-        (network, name): value
-        for network in SAVED
-        for name, value in safetensors.numpy.load_file(
-            run_dir / network / "model.safetensors"
-        ).items()
-    }
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Data folders of two corpora, with rows of 64 and of 128 tokens."""
+    """Data directories of two corpora, with sequences of 64 and of 128 tokens."""
     folder = tmp_path_factory.mktemp("continued")
-    return build(folder / "short", 64, seed=0), build(folder / "long", 128, seed=1)
+    return (
+        build_data_dir(folder / "short", max_seq_length=64, seed=0),
+        build_data_dir(folder / "long", max_seq_length=128, seed=1),
+    )
 
 
 @pytest.fixture(scope="module")
 def first(folders):
-    """A run of two steps on the short rows."""
+    """A run of two steps on the short sequences."""
     return run(folders[0], "first", 2)
 
 
-def test_a_run_goes_on_with_longer_rows_of_another_corpus(folders, first, tmp_path):
+def test_a_new_run_starts_from_another_ones_weights(folders, first, tmp_path):
     copied = tmp_path / "first"
     shutil.copytree(first, copied)
-    # Step 1 has rate 0, with a warm-up: what is saved after it are the weights before it.
+    # With a warm-up, the learning rate of step 1 is 0: the initial weights are saved.
     run_dir = run(folders[1], "second", 1, init_checkpoint=str(copied), seed=7)
-    (line,) = map(json.loads, (run_dir / "train_log.jsonl").open())
+    (line,) = log_lines(run_dir)
     assert line["step"] == 1 and line["learning_rate"] == 0
     before, after = weights(first), weights(run_dir)
     assert before.keys() == after.keys() and len(before) > 50
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value, err_msg=str(name))
-    shutil.rmtree(copied)  # no longer needed: the run goes on from its own weights
+    shutil.rmtree(copied)  # no longer needed: the run resumes from its own checkpoint
     run(folders[1], "second", 3, init_checkpoint=str(copied), seed=7)
-    lines = [json.loads(line) for line in (run_dir / "train_log.jsonl").open()]
+    lines = log_lines(run_dir)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert lines[1]["learning_rate"] == pytest.approx(0.01 * 2 / 3)
 
 
 def start(data_dir, **hparams):
-    """The model that a run would begin with."""
-    text = json.dumps(HPARAMS | {"seed": 7} | hparams)
-    args, config = pretrain.parse_arguments(
-        ["--data-dir", str(data_dir), "--model-name", "new", "--hparams", text]
-    )
-    return pretrain.start_model(pretrain.open_run(args, config))
+    """The initial model of a run, and its step."""
+    command = arguments(data_dir, "new", 5, seed=7, **hparams)
+    return pretrain.start_model(pretrain.open_run(*pretrain.parse_arguments(command)))
 
 
 def test_the_discriminators_directory_alone(folders, first, tmp_path):
@@ -103,44 +82,32 @@ def test_the_discriminators_directory_alone(folders, first, tmp_path):
         np.testing.assert_array_equal(value, expected[network, name], err_msg=name)
 
 
-def fails(capsys, folders, message, **hparams):
-    with pytest.raises(SystemExit) as stopped:
-        errors.run(lambda: run(folders[1], "new", 1, **hparams))
-    assert stopped.value.code == 1
-    assert message in capsys.readouterr().err
+def assert_fails(folders, *messages, **hparams):
+    with pytest.raises(InputError) as caught:
+        run(folders[1], "new", 1, **hparams)
+    for message in messages:
+        assert message in str(caught.value)
     assert not (folders[1] / "models" / "new").exists()
 
 
-def test_what_cannot_be_gone_on_from(folders, first, tmp_path, capsys):
-    fails(
-        capsys,
+def test_impossible_init_checkpoints(folders, first, tmp_path):
+    assert_fails(
         folders,
-        "shape of encoder.layer.0.intermediate.dense.weight: (2, 64, 256) in the file, "
-        "(2, 64, 128) in the model",
+        "encoder.layer.0.intermediate.dense.weight: (2, 64, 256) in the file, (2, 64, 128) in the",
         init_checkpoint=str(first),
         model_hparam_overrides={"num_hidden_layers": 1, "intermediate_size": 256},
     )
-    missing = str(tmp_path / "missing")
-    fails(capsys, folders, f"`init_checkpoint`: {missing} is neither", init_checkpoint=missing)
-    other = tmp_path / "other"
+    missing, other = str(tmp_path / "missing"), tmp_path / "other"
+    assert_fails(folders, "`init_checkpoint`", missing, init_checkpoint=missing)
     shutil.copytree(first / "discriminator", other)
     tokens = (other / "vocab.txt").read_text().replace("ding\n", "dingo\n")
     (other / "vocab.txt").write_text(tokens)
     (other / "tokenizer.json").unlink()
-    fails(
-        capsys,
-        folders,
-        f"the vocabulary of `init_checkpoint`, {other}/vocab.txt (64 tokens, SHA-256 ",
-        init_checkpoint=str(other),
-    )
+    vocab = f"{other}/vocab.txt (64 tokens, SHA-256 "
+    assert_fails(folders, "`init_checkpoint`", vocab, init_checkpoint=str(other))
     (other / "vocab.txt").write_text(tokens + "surplus\n")
-    fails(capsys, folders, "(65 tokens, SHA-256 ", init_checkpoint=str(other))
+    assert_fails(folders, "(65 tokens, SHA-256 ", init_checkpoint=str(other))
     (other / "vocab.txt").unlink()
     content = json.loads((other / "config.json").read_text()) | {"vocab_size": 99}
     (other / "config.json").write_text(json.dumps(content))
-    fails(
-        capsys,
-        folders,
-        f"{other} has a vocabulary of 99 tokens, and this run one of 64",
-        init_checkpoint=str(other),
-    )
+    assert_fails(folders, str(other), "99", "64", init_checkpoint=str(other))

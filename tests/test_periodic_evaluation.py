@@ -10,19 +10,12 @@ import pytest
 import safetensors.numpy
 
 import pretrain
-from common import errors
 from common.errors import InputError
-from data.corpus import sources
-from data.records import batches, build, build_shard
+from data.records import batches
 from data.records.metadata import hold_out, load_metadata
-from tests.support import corpora
+from tests.support import corpora, pretraining
 
 HPARAMS = {
-    "model_size": "tiny",
-    "model_hparam_overrides": {"num_hidden_layers": 1, "max_position_embeddings": 32},
-    "train_batch_size": 4,
-    "num_train_steps": 5,
-    "num_warmup_steps": 2,
     "iterations_per_loop": 3,
     "save_checkpoints_steps": 2,
     "eval_batch_size": 4,
@@ -42,47 +35,41 @@ SCORES = (
 SEVERAL_RUNS = """
 import json, sys
 import pretrain
-for name, hparams in json.loads(sys.argv[2]).items():
-    hparams = json.dumps(hparams)
-    pretrain.main(["--data-dir", sys.argv[1], "--model-name", name, "--hparams", hparams])
+for arguments in json.loads(sys.argv[1]):
+    pretrain.main(arguments)
 """
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A vocabulary and records of four shards."""
-    folder = tmp_path_factory.mktemp("data")
-    corpora.write_vocab(folder / "vocab.txt")
-    archives = corpora.random_archives(4, 4)
-    (folder / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = build_shard.BuildOptions(vocab_file=str(folder / "vocab.txt"), max_seq_length=24)
-    build.build_records(sources.find_corpus(folder), options, folder / "pretrain_tfrecords")
-    return folder
+    """Records of four shards."""
+    return pretraining.build_data_dir(tmp_path_factory.mktemp("data"), num_archives=4)
 
 
 def run(data_dir, name, **hparams):
-    text = json.dumps(HPARAMS | hparams)
-    pretrain.main(["--data-dir", str(data_dir), "--model-name", name, "--hparams", text])
-    return data_dir / "models" / name
+    return pretraining.run(data_dir, name, **(HPARAMS | hparams))
 
 
 def log_lines(run_dir):
-    lines = [json.loads(line) for line in (run_dir / "train_log.jsonl").open()]
-    return [line for line in lines if "loss" in line], [
-        line for line in lines if "eval_loss" in line
+    """The log's lines of training, and those of evaluations."""
+    lines = pretraining.log_lines(run_dir)
+    return [
+        [line for line in lines if "loss" in line],
+        [line for line in lines if "eval_loss" in line],
     ]
 
 
-def test_training_is_bit_for_bit_what_it_is_without(data_dir):
+def test_evaluations_do_not_change_training_bit_for_bit(data_dir):
     scored = {"eval_every": 2, "eval_tfrecords": str(data_dir / "pretrain_tfrecords")}
-    # A process of its own: on several threads, sums would differ in their last bits. One network
-    # is enough, and is traced faster.
+    # A new process: on several threads, sums would differ in their last bits. One network is
+    # enough, and traced faster.
     common = HPARAMS | {"deterministic": True, "uniform_generator": True}
     runs = {"plain": common, "scored": common | scored}
+    commands = [pretraining.arguments(data_dir, name, **runs[name]) for name in runs]
     subprocess.run(
-        [sys.executable, "-c", SEVERAL_RUNS, str(data_dir), json.dumps(runs)],
+        [sys.executable, "-c", SEVERAL_RUNS, json.dumps(commands)],
         cwd=pathlib.Path(pretrain.__file__).parent,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"},
         check=True,
         timeout=300,
         capture_output=True,
@@ -110,7 +97,7 @@ def test_training_is_bit_for_bit_what_it_is_without(data_dir):
 
 @pytest.fixture(scope="module")
 def held_out(data_dir):
-    """A run with its last shard kept aside, and the shards that it read."""
+    """A run with its last shard held out, and the names of the shards that it read."""
     read = {}
 
     def noted(name):
@@ -136,7 +123,7 @@ def test_held_out_shards_are_scored_and_not_trained_on(held_out, data_dir):
     assert [line["step"] for line in log_lines(run_dir)[1]] == [2, 4, 5]
 
 
-def test_a_resumed_run_and_its_last_evaluation_say_the_same(held_out, data_dir):
+def test_a_resumed_run_has_the_same_scores(held_out, data_dir):
     run_dir, _ = held_out
     before = log_lines(run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "step_5")  # as if killed in step 5
@@ -152,40 +139,19 @@ def test_a_resumed_run_and_its_last_evaluation_say_the_same(held_out, data_dir):
         assert final[name] == pytest.approx(evaluations[-1][name], rel=1e-3, abs=1e-3)
 
 
-def fails(capsys, data_dir, message, name="new", **hparams):
-    with pytest.raises(SystemExit) as stopped:
-        errors.run(lambda: run(data_dir, name, **hparams))
-    assert stopped.value.code == 1
-    assert message in capsys.readouterr().err
-    assert not (data_dir / "models" / "new").exists()
-
-
-def test_what_cannot_be_scored(held_out, data_dir, tmp_path, capsys):
-    fails(capsys, data_dir, "`eval_every` must be null unless `eval_tfrecords` names", eval_every=2)
-    fails(
-        capsys,
-        data_dir,
-        "have 4 shards with examples, of which one at least must be left to train on",
-        eval_holdout_shards=4,
-    )
-    fails(
-        capsys,
-        data_dir,
-        "eval_holdout_shards was 1, is 2",
-        name="held_out",
-        eval_holdout_shards=2,
-        num_train_steps=6,
-    )
-    missing = str(tmp_path / "missing")
-    fails(capsys, data_dir, f"no records in {missing}", eval_every=2, eval_tfrecords=missing)
+def test_what_cannot_be_scored(held_out, data_dir, tmp_path):
     corpora.write_records(tmp_path / "other", [8], max_seq_length=24)
-    fails(
-        capsys,
-        data_dir,
-        f"is not the one the records in {tmp_path / 'other'} were built with",
-        eval_every=2,
-        eval_tfrecords=str(tmp_path / "other"),
-    )
+    missing, other = str(tmp_path / "missing"), str(tmp_path / "other")
+    for name, message, hparams in (
+        ("new", "`eval_every` must be null unless `eval_tfrecords`", {"eval_every": 2}),
+        ("new", r"`eval_holdout_shards`.* 4 ", {"eval_holdout_shards": 4}),
+        ("held_out", "eval_holdout_shards was 1, is 2", {"eval_holdout_shards": 2}),
+        ("new", f"no records in {missing}", {"eval_every": 2, "eval_tfrecords": missing}),
+        ("new", f"vocab.* {other} ", {"eval_every": 2, "eval_tfrecords": other}),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(data_dir, name, num_train_steps=6, **hparams)
+        assert not (data_dir / "models" / "new").exists()
 
 
 def test_empty_shards_are_not_held_out(tmp_path):
@@ -194,5 +160,5 @@ def test_empty_shards_are_not_held_out(tmp_path):
     assert [shard.examples for shard in training.shards] == [5, 3]
     assert [shard.examples for shard in aside.shards] == [4]
     assert (training.num_examples, aside.num_examples) == (8, 4)
-    with pytest.raises(InputError, match=r"`eval_holdout_shards` is 3, .* have 3 shards"):
+    with pytest.raises(InputError, match=r"`eval_holdout_shards`.* 3 "):
         hold_out(metadata, 3)

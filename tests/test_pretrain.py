@@ -9,43 +9,19 @@ import pytest
 import safetensors.numpy
 
 import pretrain
-from common import errors
+from common import files
 from common.errors import InputError
 from data import ConvBertTokenizer
-from data.corpus import sources
-from data.records import build, build_shard
 from data.records.metadata import load_metadata
 from model import ConvBertForMaskedLM, ConvBertModel
 from model.training.checkpoints import TrainingCheckpoints
-from tests.support import corpora
-
-HPARAMS = {
-    "model_size": "tiny",
-    "model_hparam_overrides": {"num_hidden_layers": 1, "max_position_embeddings": 32},
-    "train_batch_size": 4,
-    "num_train_steps": 5,
-    "num_warmup_steps": 2,
-    "iterations_per_loop": 2,
-    "save_checkpoints_steps": 3,
-}
+from tests.support import pretraining
+from tests.support.pretraining import log_lines, run, tree
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """A data folder with a vocabulary and records of a made-up corpus."""
-    data_dir = tmp_path_factory.mktemp("records")
-    corpora.write_vocab(data_dir / "vocab.txt")
-    archives = corpora.random_archives(2, 4)
-    (data_dir / "openwebtext.tar").write_bytes(corpora.openwebtext_of(archives))
-    options = build_shard.BuildOptions(vocab_file=str(data_dir / "vocab.txt"), max_seq_length=24)
-    build.build_records(sources.find_corpus(data_dir), options, data_dir / "pretrain_tfrecords")
-    return data_dir
-
-
-def run(data_dir, name="model", **hparams):
-    text = json.dumps(HPARAMS | hparams)
-    pretrain.main(["--data-dir", str(data_dir), "--model-name", name, "--hparams", text])
-    return data_dir / "models" / name
+    return pretraining.build_data_dir(tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +32,9 @@ def finished(records):
 
 @pytest.fixture
 def copied(records, tmp_path):
-    """The data folder without models, to be damaged."""
+    """The data directory without models, to be damaged."""
     shutil.copytree(records, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models"))
     return tmp_path
-
-
-def log_lines(run_dir):
-    return [json.loads(line) for line in (run_dir / "train_log.jsonl").open()]
-
-
-def arrays(run_dir, network="discriminator"):
-    return safetensors.numpy.load_file(run_dir / network / "model.safetensors")
 
 
 def random_states(run_dir):
@@ -74,9 +42,9 @@ def random_states(run_dir):
     return {k: v for k, v in safetensors.numpy.load_file(path).items() if v.dtype.kind in "iu"}
 
 
-def test_what_a_run_leaves(records, finished):
+def test_what_a_run_writes(records, finished):
     (start,) = json.loads((finished / "run.json").read_text())["starts"]
-    assert start["hparams"]["learning_rate"] == 1e-3  # the size's own value
+    assert start["hparams"]["learning_rate"] == 1e-3  # the size's default
     assert start["records"]["metadata"] == str(records / "pretrain_tfrecords" / "metadata.json")
     assert [line["step"] for line in log_lines(finished)] == [1, 2, 4, 5]
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == [
@@ -84,6 +52,7 @@ def test_what_a_run_leaves(records, finished):
         "step_5",
     ]
     assert any((finished / "tensorboard").iterdir())
+    assert not [path for path in finished.rglob("*") if files.TEMPORARY_SUFFIX in path.name]
     tokenizer = ConvBertTokenizer.from_pretrained(finished / "discriminator")
     assert tokenizer.vocab == ConvBertTokenizer(records / "vocab.txt").vocab
     hidden = ConvBertModel.from_pretrained(finished / "discriminator")(tokenizer(["ba be"]))
@@ -93,126 +62,110 @@ def test_what_a_run_leaves(records, finished):
 
 
 def test_a_finished_run_is_not_repeated(records, finished):
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    before = tree(finished)
     run(records)
-    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert tree(finished) == before
 
 
-def test_a_stopped_run_goes_on(records, finished):
-    run_dir = run(records, "stopped", num_train_steps=5)
+def test_a_stopped_run_resumes_from_the_last_good_checkpoint(records, finished):
+    run_dir = run(records, "stopped")
     path = run_dir / "checkpoints" / "step_5" / "state.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])  # step 3's is used
+    path.write_bytes(path.read_bytes()[:-1])
     for network in ("discriminator", "generator"):
         shutil.rmtree(run_dir / network)
-    (run_dir / ".saving.tmp").mkdir()
     run(records, "stopped")
-    assert not (run_dir / ".saving.tmp").exists()
     starts = json.loads((run_dir / "run.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0, 3]
     assert [line["step"] for line in log_lines(run_dir)] == [1, 2, 4, 5]
-    whole, resumed = arrays(finished), arrays(run_dir)
+    whole, resumed = pretraining.weights(finished), pretraining.weights(run_dir)
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
-        np.testing.assert_allclose(resumed[name], value, atol=1e-5, err_msg=name)
-    draws = [random_states(finished), random_states(run_dir)]
-    assert len(draws[0]) > 4
-    for name, value in draws[0].items():
-        np.testing.assert_array_equal(draws[1][name], value, err_msg=name)
+        np.testing.assert_allclose(resumed[name], value, atol=1e-5, err_msg=str(name))
+    expected, found = random_states(finished), random_states(run_dir)
+    assert len(expected) > 4
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_evaluation(records, finished):
-    run(records, do_train=False, do_eval=True, num_eval_steps=2, eval_batch_size=4)
     path = finished / "results" / "pretrain_results.json"
-    first = json.loads(path.read_text())
-    assert first["step"] == 5
+    results = []
+    for _ in range(2):
+        run(records, do_train=False, do_eval=True, num_eval_steps=2, eval_batch_size=4)
+        results.append(json.loads(path.read_text()))
+    first, second = results
+    assert first == second and first["step"] == 5
     for name in ("mlm_accuracy", "mlm_loss", "sampled_mlm_accuracy", "rtd_loss", "rtd_auc"):
         assert np.isfinite(first[f"eval_{name}"])
-    run(records, do_train=False, do_eval=True, num_eval_steps=2, eval_batch_size=4)
-    assert json.loads(path.read_text()) == first
     assert log_lines(finished)[-1]["eval_rtd_auc"] == first["eval_rtd_auc"]
 
 
-def test_masked_language_modeling_leaves_one_encoder(records):
+def test_masked_language_modeling_writes_one_encoder(records):
     run_dir = run(records, "mlm", electra_objective=False)
     assert (run_dir / "encoder" / "model.safetensors").exists()
     assert not (run_dir / "discriminator").exists()
     assert "rtd_loss" not in log_lines(run_dir)[-1]
 
 
-def tree(directory):
-    return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
-
-
-def fails(capsys, data_dir, *messages, **hparams):
-    """The command ends with status 1 and one message, and nothing on the disk changes."""
+def assert_fails(data_dir, *messages, **hparams):
+    """The run ends with an error, and nothing on the disk changes."""
     before = tree(data_dir)
-    with pytest.raises(SystemExit) as stopped:
-        errors.run(lambda: run(data_dir, **hparams))
-    printed = capsys.readouterr().err
-    assert stopped.value.code == 1
-    assert "Traceback" not in printed
+    with pytest.raises(InputError) as caught:
+        run(data_dir, **hparams)
     for message in messages:
-        assert message in printed
+        assert message in str(caught.value)
     assert tree(data_dir) == before
 
 
-def test_wrong_hparams(copied, capsys):
-    fails(capsys, copied, "error: unknown hyper-parameter `seeds`", "`seed`", seeds=1)
-    fails(capsys, copied, "`seed` must be an integer", seed="1")
-    fails(capsys, copied, "`max_seq_length` must be at most", max_seq_length=64)
-    fails(capsys, copied, "`max_seq_length` is 16", "up to 24 tokens", max_seq_length=16)
+def test_wrong_hparams(copied):
+    assert_fails(copied, "unknown hyper-parameter `seeds`", "`seed`", seeds=1)
+    assert_fails(copied, "`seed` must be an integer", seed="1")
+    assert_fails(copied, "`max_seq_length` must be at most 32", max_seq_length=64)
+    assert_fails(copied, "`max_seq_length`", "16", "24 tokens", max_seq_length=16)
 
 
-def test_missing_records(copied, capsys):
+def test_missing_files(copied):
+    assert_fails(copied, "no checkpoint in", do_train=False, do_eval=True)
+    vocab = copied / "vocab.txt"
+    vocab.rename(copied / "moved.txt")
+    assert_fails(copied, str(vocab))
     shutil.rmtree(copied / "pretrain_tfrecords")
-    fails(capsys, copied, "no records in", "Run build_data.sh first")
+    assert_fails(copied, "no records in", "build_data.sh")
 
 
-def test_missing_vocabulary(copied, capsys):
-    (copied / "vocab.txt").unlink()
-    fails(capsys, copied, str(copied / "vocab.txt"))
-
-
-def test_another_vocabulary(copied, capsys):
+def test_another_vocabulary(copied):
     with (copied / "vocab.txt").open("a") as file:
         file.write("surplus\n")
-    fails(capsys, copied, "is not the one the records", "were built with")
+    assert_fails(copied, "vocabulary", "65", str(copied / "pretrain_tfrecords"), "64")
 
 
-def test_a_shard_cut_in_half(copied, capsys):
+def test_a_shard_cut_in_half(copied):
     shard = next((copied / "pretrain_tfrecords").glob("*tfrecord-00001*"))
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    fails(capsys, copied, str(shard), "damaged")
+    assert_fails(copied, str(shard), "damaged")
 
 
-def test_a_damaged_record(copied, capsys):
+def test_a_damaged_record(copied):
     shard = next((copied / "pretrain_tfrecords").glob("*tfrecord-00001*"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)
-    with pytest.raises(SystemExit):
-        errors.run(lambda: run(copied))
-    printed = capsys.readouterr().err
-    assert f"error: the shard {shard} is damaged: record " in printed
-    assert "(from 0), which begins at byte " in printed
+    with pytest.raises(InputError, match=rf"{shard} is damaged: record \d+ .*byte \d+"):
+        run(copied)
 
 
-def test_a_loss_that_is_not_finite(copied, capsys):
-    with pytest.raises(SystemExit):
-        errors.run(
-            lambda: run(copied, learning_rate=1e30, num_warmup_steps=0, save_checkpoints_steps=1)
-        )
-    printed = capsys.readouterr().err
-    run_dir = copied / "models" / "model"
-    assert "error: the loss is no longer finite after step 2." in printed
-    assert f"The last good checkpoint is {run_dir / 'checkpoints' / 'step_1'}; nothing" in printed
-    assert f"step 2: {copied / 'pretrain_tfrecords' / 'pretrain_data.tfrecord-0'}" in printed
+def test_a_loss_that_is_not_finite(copied):
+    with pytest.raises(InputError, match="the loss is no longer finite after step 2") as caught:
+        run(copied, learning_rate=1e30, num_warmup_steps=0, save_checkpoints_steps=1)
+    run_dir, message = copied / "models" / "model", str(caught.value)
+    assert f"checkpoint is {run_dir / 'checkpoints' / 'step_1'}; nothing" in message
+    assert f"step 2: {copied / 'pretrain_tfrecords' / 'pretrain_data.tfrecord-0'}" in message
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step_1"]
     assert [line["step"] for line in log_lines(run_dir)] == [1]
 
 
 def test_weights_that_are_not_finite_are_not_saved(records, tmp_path):
-    config = pretrain.PretrainingConfig.from_hparams(HPARAMS)
+    config = pretrain.PretrainingConfig.from_hparams(pretraining.HPARAMS)
     checkpoints = TrainingCheckpoints(str(tmp_path / "checkpoints"))
     metadata = load_metadata(records / "pretrain_tfrecords")
     run = pretrain.Run(config, str(tmp_path), metadata, metadata, None, None, 24, checkpoints)
@@ -221,12 +174,12 @@ def test_weights_that_are_not_finite_are_not_saved(records, tmp_path):
         optimizer=types.SimpleNamespace(iterations=keras.Variable(4)),
         trainable_variables=[weight],
     )
-    with pytest.raises(InputError, match=r"kernel is no longer finite after step 4\. There is no"):
-        pretrain.saver(run, model)()
+    with pytest.raises(InputError, match=r"kernel is no longer finite after step 4\b"):
+        pretrain.save_checkpoint(run, model)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk(copied, capsys, monkeypatch):
+def test_a_full_disk(copied, monkeypatch):
     """The second checkpoint does not fit."""
     save_file = safetensors.numpy.save_file
 
@@ -236,37 +189,23 @@ def test_a_full_disk(copied, capsys, monkeypatch):
         save_file(arrays, path, **options)
 
     monkeypatch.setattr(safetensors.numpy, "save_file", save)
-    with pytest.raises(SystemExit):
-        errors.run(lambda: run(copied, save_checkpoints_steps=2))
-    printed = capsys.readouterr().err
     checkpoints = copied / "models" / "model" / "checkpoints"
-    assert f"error: cannot write {checkpoints / 'step_4'}: No space left on device." in printed
-    assert f"The last good checkpoint is {checkpoints / 'step_2'}. Make room" in printed
+    with pytest.raises(
+        InputError,
+        match=rf"cannot write {checkpoints / 'step_4'}: No space left on device\. "
+        rf".* checkpoint is {checkpoints / 'step_2'}\. ",
+    ):
+        run(copied, save_checkpoints_steps=2)
     assert [path.name for path in checkpoints.iterdir()] == ["step_2"]
 
 
-def test_other_hparams_on_a_started_run(records, finished, capsys):
-    fails(capsys, records, "other hyper-parameters: learning_rate was 0.001", learning_rate=0.5)
+def test_other_hparams_in_a_run_that_has_started(records, finished):
+    assert_fails(records, str(finished), "learning_rate was 0.001, is 0.5", learning_rate=0.5)
 
 
-def test_a_checkpoint_of_another_vocabulary(records, finished, copied, capsys):
-    corpora_dir = copied / "other"
-    corpora_dir.mkdir()
-    vocab = (records / "vocab.txt").read_text() + "surplus\n"
-    (corpora_dir / "vocab.txt").write_text(vocab)
-    shutil.copy(records / "openwebtext.tar", corpora_dir)
-    options = build_shard.BuildOptions(vocab_file=str(corpora_dir / "vocab.txt"), max_seq_length=24)
-    build.build_records(
-        sources.find_corpus(corpora_dir), options, corpora_dir / "pretrain_tfrecords"
-    )
-    shutil.copytree(finished, corpora_dir / "models" / "model")
-    fails(
-        capsys,
-        corpora_dir,
-        "is of another model",
-        "word_embeddings is (64, 128) there and (65, 128)",
-    )
-
-
-def test_nothing_to_evaluate(copied, capsys):
-    fails(capsys, copied, "nothing to evaluate", do_train=False, do_eval=True)
+def test_a_checkpoint_of_another_vocabulary(copied, finished):
+    """Records are built again with another vocabulary."""
+    shutil.rmtree(copied / "pretrain_tfrecords")
+    pretraining.build_data_dir(copied, more_tokens=["surplus"])
+    shutil.copytree(finished, copied / "models" / "model")
+    assert_fails(copied, "word_embeddings", "(64, 128)", "(65, 128)")

@@ -1,5 +1,3 @@
-"""What a first and a second signal do, inside and outside `deferred`."""
-
 import pathlib
 import signal
 import subprocess
@@ -21,12 +19,12 @@ with StopSignals() as stop:
     stop.leave("saved it")
 """
 DEFERRED = {"block": "with stop.deferred():", "check": "if stop.received: break"}
-AT_ONCE = {"block": "if True:", "check": "pass"}
-DEAF = {"block": "with stop.deferred():", "check": "pass"}
+NOT_DEFERRED = {"block": "if True:", "check": "pass"}
+NEVER_ENDING = {"block": "with stop.deferred():", "check": "pass"}
 
 
 def stopped(parts, *numbers):
-    """Exit status and stderr of a job that got these signals."""
+    """Exit status and stderr of a job that gets these signals."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(**parts)],
         cwd=ROOT,
@@ -35,28 +33,28 @@ def stopped(parts, *numbers):
         text=True,
     )
     assert process.stdout.readline() == "ready\n"
-    for place, number in enumerate(numbers):
+    for i, number in enumerate(numbers):
         process.send_signal(number)
-        if place + 1 < len(numbers):
+        if i + 1 < len(numbers):
             assert process.stderr.readline() == "\n"  # the first one was noticed
-    _, printed = process.communicate(timeout=20)
-    return process.returncode, printed
+    _, stderr = process.communicate(timeout=20)
+    return process.returncode, stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_job_ends_its_step_first(number):
-    status, printed = stopped(DEFERRED, number)
+def test_a_job_finishes_its_step_first(number):
+    status, stderr = stopped(DEFERRED, number)
     assert status == 128 + number
-    assert f"{number.name}: the step under way ends and is saved" in printed
-    assert f"stopped by {number.name}: saved it" in printed
+    assert f"{number.name}: finishing and saving the current step" in stderr
+    assert f"stopped by {number.name}: saved it" in stderr
 
 
-def test_with_nothing_to_save_it_leaves_at_once():
-    status, printed = stopped(AT_ONCE, signal.SIGTERM)
+def test_with_nothing_to_save_it_stops_at_once():
+    status, stderr = stopped(NOT_DEFERRED, signal.SIGTERM)
     assert status == 143
-    assert printed.startswith("stopped by SIGTERM: nothing was lost, and nothing had to be saved")
+    assert stderr.startswith("stopped by SIGTERM: nothing needed saving")
 
 
 def test_a_second_signal_does_not_wait():
-    status, _ = stopped(DEAF, signal.SIGINT, signal.SIGTERM)
+    status, _ = stopped(NEVER_ENDING, signal.SIGINT, signal.SIGTERM)
     assert status == -signal.SIGTERM
