@@ -1,6 +1,5 @@
 """One batch on several devices, in several processes or in several parts: the same training."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -33,7 +32,6 @@ HPARAMS = {
     "eval_batch_size": 8,
     "num_eval_steps": 2,
 }
-needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +109,7 @@ def test_two_devices_equal_one(records, whole):
     assert_same_training(records / "models" / "two", whole)
 
 
-@needs_jax
+@pytest.mark.peers
 def test_two_processes_equal_one(records):
     """On JAX, which draws other random numbers than TensorFlow."""
     one = start(records, "one_process", {"KERAS_BACKEND": "jax"})
@@ -122,7 +120,7 @@ def test_two_processes_equal_one(records):
     assert len(starts) == 1  # only one process writes
 
 
-@needs_jax
+@pytest.mark.peers
 def test_a_signal_to_one_process_stops_both(records):
     processes = start_two(records, "stopped", num_train_steps=100_000, eval_every=None)
     log = records / "models" / "stopped" / "train_log.jsonl"

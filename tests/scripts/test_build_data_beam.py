@@ -43,9 +43,9 @@ def test_without_beam_it_says_what_to_install(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.peers
 def test_killed_and_run_again_with_two_workers(tmp_path):
     """Finished shards are kept, and the bytes are those of one local process."""
-    pytest.importorskip("apache_beam", reason="in requirements-beam.txt")
     write_vocab(tmp_path / "vocab.txt")
     archives = random_archives(60, 50, lines_each=40)
     (tmp_path / "openwebtext.tar").write_bytes(openwebtext_of(archives))

@@ -1,5 +1,3 @@
-import os
-import subprocess
 import sys
 
 import pytest
@@ -8,15 +6,11 @@ from common.errors import InputError
 from model.config import ConvBertConfig
 from scripts import compare_transformers
 
-PEER_PYTHON = os.environ.get("PEER_PYTHON", sys.executable)
 
-
+@pytest.mark.peers
 def test_transformers_opens_every_class_and_computes_the_same(tmp_path):
-    probe = [PEER_PYTHON, "-c", "import torch, transformers"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("PEER_PYTHON has no torch and transformers")
     config = ConvBertConfig.from_size("tiny", num_hidden_layers=2, initializer_range=0.08)
-    _, rows = compare_transformers.compare(config, str(tmp_path), PEER_PYTHON)
+    _, rows = compare_transformers.compare(config, str(tmp_path), sys.executable)
     assert [row.name for row in rows] == list(compare_transformers.CLASSES)
     for row in rows:
         assert max(row.unpadded, row.padded, row.pipeline or 0) < 1e-4, row

@@ -2,7 +2,6 @@
 
 import json
 import lzma
-import os
 import pathlib
 import shutil
 import subprocess
@@ -15,7 +14,6 @@ from data import ConvBertTokenizer
 ROOT = pathlib.Path(__file__).parents[3]
 BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
 TINY_MODEL = ROOT / "tests/goldens/huggingface/tiny_mlm"
-PEER_PYTHON = os.environ.get("PEER_PYTHON", sys.executable)
 MODES = {"lower": (True, True), "keep_accents": (True, False), "cased": (False, False)}
 
 PEER = """
@@ -104,11 +102,9 @@ def test_offsets_and_texts_are_transformers(golden, bert):
         assert bert.decode(one["input_ids"]) == one["decoded_skip"]
 
 
+@pytest.mark.peers
 def test_transformers_opens_what_is_saved(golden, tmp_path):
     """AutoTokenizer, its fill-mask pipeline, and what transformers saves again."""
-    probe = [PEER_PYTHON, "-c", "import torch, transformers"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("PEER_PYTHON has no torch and transformers")
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghi", "ς", "##ab", "##ς", "é"]
     vocab += [f"[unused{index}]" for index in range(40 - len(vocab))]
     strings = ["a b [MASK] éÉ e\u0301!", "a" + "ab" * 60, "ab" * 101, "", "d c b a " * 9, "[SEP]a"]
@@ -120,7 +116,7 @@ def test_transformers_opens_what_is_saved(golden, tmp_path):
         shutil.copytree(TINY_MODEL, directory)
         tokenizer.save_pretrained(directory)
     done = subprocess.run(
-        [PEER_PYTHON, "-c", PEER],
+        [sys.executable, "-c", PEER],
         input=json.dumps([list(map(str, tokenizers)), strings]),
         text=True,
         check=True,
