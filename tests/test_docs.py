@@ -7,7 +7,6 @@ import runpy
 import shlex
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
-    r"^(?P<not_run><!-- not run: [^\n]+ -->\n)?(?P<indent> *)```(?P<language>\w*)\n"
-    r"(?P<code>.*?)^(?P=indent)```$",
+    r"^(?P<not_run><!-- not run: [^\n]+ -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 JOBS = {f"{job}.sh": f"{job}.py" for job in ("build_data", "pretrain", "finetune")}
@@ -52,7 +50,7 @@ def blocks(language, pages=PAGES):
             if match["language"] == language:
                 line = text.count("\n", 0, match.start("code")) + 1
                 where = f"{page.relative_to(ROOT)}:{line}"
-                yield where, textwrap.dedent(match["code"]), not match["not_run"]
+                yield where, match["code"], not match["not_run"]
 
 
 def commands(code):
@@ -163,7 +161,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    namespace: dict = {}
+    namespace = {}
     for where, code, is_run in blocks("python", [page]):
         compiled = compile(code, where, "exec")
         if is_run:
