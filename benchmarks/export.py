@@ -22,13 +22,9 @@ from benchmarks.machine import machine, on_cores
 from common.errors import InputError
 from common.fields import require
 from common.files import write_text
-from data.tasks.classification.task import (
-    MULTI_LABEL,
-    REGRESSION,
-    ClassificationTask,
-    TextExamples,
-    answers,
-)
+from data.tasks.classification.decoding import MULTI_LABEL, REGRESSION, answers
+from data.tasks.classification.task import ClassificationTask
+from data.tasks.examples import TextExamples
 from data.tasks.registry import get_task
 from serving.directory import MODEL, Options, write_export
 

@@ -13,7 +13,7 @@ from common.fields import override
 from configure_finetuning import FinetuningConfig
 from data import ConvBertTokenizer
 from data.tasks.batching import Arrays, Features, gather_outputs
-from data.tasks.classification.task import parse_text
+from data.tasks.examples import parse_text
 from data.tokenizer.saved_files import vocabulary_file
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
 from model import ConvBertConfig

@@ -9,7 +9,8 @@ import numpy as np
 
 from data import ConvBertTokenizer
 from data.tasks.batching import count_cut, make_features
-from data.tasks.classification import task
+from data.tasks.classification import decoding
+from data.tasks.examples import TextExamples
 from model import ConvBertForSequenceClassification
 from model.training.callbacks import default_jit_compile
 from pipelines.base import (
@@ -60,10 +61,10 @@ class TextClassifier:
         self.score_range = config.score_range
         # Hugging Face leaves it out where the number of labels says it.
         self.problem_type = config.problem_type or (
-            task.REGRESSION if config.num_labels == 1 else task.SINGLE_LABEL
+            decoding.REGRESSION if config.num_labels == 1 else decoding.SINGLE_LABEL
         )
         self.labels = None
-        if self.problem_type != task.REGRESSION:
+        if self.problem_type != decoding.REGRESSION:
             self.labels = config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
         model.compile(optimizer=None, jit_compile=default_jit_compile())
 
@@ -104,12 +105,12 @@ class TextClassifier:
         check_positive("batch_size", batch_size)
         if not texts:
             return Predictions([], None, 0)
-        examples = task.TextExamples("", "", texts, text_pairs, None)
+        examples = TextExamples("", "", texts, text_pairs, None)
         features = make_features(self.tokenizer, examples, self.max_seq_length)
         logits = compute_outputs(self.model, features, batch_size)
-        answers = task.answers(self.problem_type, logits, self.labels, self.score_range)
+        answers = decoding.answers(self.problem_type, logits, self.labels, self.score_range)
         probabilities = None
         if self.labels is not None:
-            probabilities = task.probabilities(self.problem_type, logits)
+            probabilities = decoding.probabilities(self.problem_type, logits)
         num_cut = count_cut(self.tokenizer, examples, features)
         return Predictions(answers, probabilities, num_cut)

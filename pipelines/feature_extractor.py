@@ -13,7 +13,7 @@ from common import hub
 from common.errors import InputError
 from data import ConvBertTokenizer
 from data.tasks.batching import count_cut, make_features
-from data.tasks.classification.task import TextExamples
+from data.tasks.examples import TextExamples
 from model import ConvBertModel
 from model.training.callbacks import default_jit_compile
 from pipelines.base import (

@@ -7,9 +7,9 @@ from typing import Any
 
 from common.errors import InputError
 from data import ConvBertTokenizer
-from data.tasks import multiple_choice
 from data.tasks.batching import count_cut
-from data.tasks.classification.task import SINGLE_LABEL, probabilities
+from data.tasks.classification.decoding import SINGLE_LABEL, probabilities
+from data.tasks.multiple_choice import task as multiple_choice
 from model import ConvBertForMultipleChoice
 from model.training.callbacks import default_jit_compile
 from pipelines.base import (

@@ -8,8 +8,8 @@ from typing import Any
 from common.errors import InputError
 from data import ConvBertTokenizer
 from data.tasks.question_answering import task
+from data.tasks.question_answering.answers import find_answers
 from data.tasks.question_answering.files import Question, QuestionExamples
-from data.tasks.question_answering.windows import find_answers
 from model import ConvBertForQuestionAnswering
 from model.training.callbacks import default_jit_compile
 from pipelines.base import (
@@ -137,7 +137,7 @@ class QuestionAnswerer:
         return [self._found(answer) for answer in find_answers(examples, features, outputs)]
 
     def _found(self, answer):
-        candidates = task.describe(answer)
+        candidates = answer.describe()
         best = candidates[0]
         if not best["text"] or not self.task.is_answered(answer, self.options.qa_na_threshold):
             return FoundAnswer("", None, None, None, answer.null_odds, candidates)

@@ -11,8 +11,9 @@ import numpy as np
 from common.errors import InputError
 from common.fields import require_one_of
 from data import ConvBertTokenizer
-from data.tasks.classification.task import SINGLE_LABEL, parse_text, probabilities
-from data.tasks.tagging import conll, task
+from data.tasks.classification.decoding import SINGLE_LABEL, probabilities
+from data.tasks.examples import parse_text
+from data.tasks.tagging import entities, task
 from model import ConvBertForTokenClassification
 from model.training.callbacks import default_jit_compile
 from pipelines.base import (
@@ -67,7 +68,7 @@ class Tagger:
         model: a `ConvBertForTokenClassification`.
         tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
         max_seq_length: the most tokens the model is given at once.
-        scheme: of `conll.SCHEMES`, what tags of entities are given in; None leaves them as
+        scheme: of `entities.SCHEMES`, what tags of entities are given in; None leaves them as
             the model's labels are.
 
     Attributes:
@@ -85,9 +86,9 @@ class Tagger:
         self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
         config = model.config
         self.labels = config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
-        self.marks_entities = all(map(conll.is_entity_tag, self.labels))
+        self.marks_entities = all(map(entities.is_entity_tag, self.labels))
         if scheme is not None:
-            require_one_of("scheme", scheme, conll.SCHEMES)
+            require_one_of("scheme", scheme, entities.SCHEMES)
             if not self.marks_entities:
                 raise InputError(f"`scheme` is {scheme}, but the labels mark no entities")
         kind = task.ENTITIES if scheme else task.LABELS
@@ -148,7 +149,7 @@ class Tagger:
             return None
         return [
             FoundEntity(kind, begin, end - 1, " ".join(words[begin:end]))
-            for begin, end, kind in conll.entities_of(tags)
+            for begin, end, kind in entities.entities_of(tags)
         ]
 
 

@@ -75,7 +75,7 @@ def classify(classifier, rows, batch_size):
 
 def class_lines(output_format, classifier, results):
     """TSV: numbers from 0, answers and the labels' probabilities; or an object a text."""
-    from data.tasks.classification.task import answer_text
+    from data.tasks.classification.decoding import answer_text
 
     labels = classifier.labels
     if output_format == "tsv":
@@ -178,7 +178,7 @@ def read_choices(args):
     if not args.columns:
         rows = text_input.read_rows(args, ("context", "choice", "choice"), may_be_more=True)
         return [(row[0], row[1:]) for row in rows]
-    from data.tasks.multiple_choice import MultipleChoiceTask
+    from data.tasks.multiple_choice.task import MultipleChoiceTask
 
     text_input.check_source(args)
     if len(args.columns) < 2:

@@ -173,7 +173,7 @@ def columns_of(path: str, columns: list[str]) -> list[int | str]:
 
 def _rows_of_columns(path, columns) -> Iterator[tuple[str, list[str]]]:
     """The place and the texts of each row of a TSV, CSV or JSON-lines file."""
-    from data.tasks.classification.task import parse_text
+    from data.tasks.examples import parse_text
     from data.tasks.tables import read_table
 
     wanted = columns_of(path, columns)

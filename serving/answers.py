@@ -120,7 +120,7 @@ def make_windows(query_lengths: tf.Tensor, pieces: tf.RaggedTensor, options: Any
 def own_pieces(windows: Windows, num_pieces: tf.Tensor) -> tf.Tensor:
     """Which pieces of each window have the most context around them there: bool [R, L].
 
-    See `data.tasks.question_answering.windows._owners`.
+    See `data.tasks.question_answering.answers._owners`.
     """
     places = tf.range(tf.maximum(tf.reduce_max(windows.count), 1))  # [L]
     count = windows.count[:, None]
@@ -195,7 +195,7 @@ def best_texts(
     found: Found, windows: Windows, starts: tf.Tensor, ends: tf.Tensor, contexts: tf.Tensor,
     options: Any,
 ) -> dict[str, tf.Tensor]:  # fmt: skip
-    """The best answer to each question: `data.tasks.question_answering.windows._best_texts`.
+    """The best answer to each question: `data.tasks.question_answering.answers._best_texts`.
 
     Args:
         found: all there are.

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from data.tasks.tagging.conll import OUTSIDE
+from data.tasks.tagging.entities import OUTSIDE
 from pipelines import Tagger
 from serving.graph import STRINGS, Network, TextGraph
 from serving.rows import cut
@@ -120,13 +120,13 @@ def windows(starts: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor, room: int):
 
 
 def convert_tags(labels, numbers: tf.Tensor, sentences: tf.Tensor, scheme: str) -> tf.Tensor:
-    """`conll.convert_tags`: tags of entities, whether they fit together or not, in a scheme.
+    """`entities.convert_tags`: tags of entities, whether they fit together or not, in a scheme.
 
     Args:
         labels: of entities.
         numbers: int64 [words], each word's label.
         sentences: int64 [words], each word's sentence.
-        scheme: of `data.tasks.tagging.conll.SCHEMES`.
+        scheme: of `data.tasks.tagging.entities.SCHEMES`.
 
     Returns:
         Strings [words].

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from common.fields import require
-from data.tasks.classification.task import MULTI_LABEL, REGRESSION
+from data.tasks.classification.decoding import MULTI_LABEL, REGRESSION
 from pipelines import FeatureExtractor, FillMask, MultipleChoice, TextClassifier
 from pipelines.fill_mask import MASK
 from serving.graph import STRINGS, Network, TextGraph

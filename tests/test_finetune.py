@@ -19,6 +19,7 @@ from data import ConvBertTokenizer
 from data.tasks import glue
 from data.tasks.batching import make_features
 from data.tasks.classification import task as classification
+from data.tasks.examples import TextExamples
 from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
 from pipelines import TextClassifier
 
@@ -249,7 +250,7 @@ def test_loss_is_summed_over_the_batch(data_dir):
     tokenizer = ConvBertTokenizer(data_dir / "vocab.txt")
     texts, rng = [sentence(i) for i in range(6)], np.random.default_rng(0)
     several = classification.ClassificationTask(
-        "several", (), ("text",), "label", {}, tuple("abc"), classification.MULTI_LABEL
+        "several", (), ("text",), "label", tuple("abc"), classification.MULTI_LABEL
     )
     for task, labels in (
         (glue.TASKS["cola"], np.array([0, 1, 1, 0, 1, 1], np.int32)),
@@ -261,7 +262,7 @@ def test_loss_is_summed_over_the_batch(data_dir):
         )
         network = ConvBertConfig(**ENCODER, **task.model_fields())
         model = ConvBertForSequenceClassification(network)
-        examples = classification.TextExamples("", "", texts, None, labels, task.score_range)
+        examples = TextExamples("", "", texts, None, labels, task.score_range)
         features = make_features(tokenizer, examples, 16)
         finetune.train({"task": model}, {"task": features}, config, seed=0, title="test")
         inputs = tokenizer(texts)

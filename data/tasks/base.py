@@ -1,10 +1,10 @@
-"""What finetune.py asks of a task, whatever its kind.
+"""The interface of every kind of task, as finetune.py uses it.
 
-A kind of task is a class: `classification.task`, `tagging.task`, `question_answering.task` and
-`multiple_choice` have one each. A task is an object of it: a row of a table, or a JSON file of the
-user's own.
+Each kind of task is a subclass of `Task`; see `data.tasks.registry`. A task is an instance of one:
+a row of a table, or a user's JSON file.
 """
 
+import abc
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -13,80 +13,48 @@ from typing import Any, ClassVar
 from absl import logging
 
 from common.errors import InputError
-from common.fields import unknown
+from data.tasks.examples import Examples
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
-    """One file's examples, in file order; each kind of task has its own fields.
+class Task(abc.ABC):
+    """One task: its files, its model, and its scores.
 
     Args:
-        path: the file.
-        sha256: hash of its bytes.
-    """
-
-    path: str
-    sha256: str
-
-    def __len__(self) -> int:
-        raise TypeError(f"{type(self).__name__} does not say how many examples it has")
-
-    @property
-    def num_characters(self) -> int:
-        """How much text there is to read: an estimate of the work."""
-        raise TypeError(f"{type(self).__name__} does not say how long its examples are")
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One task: what its files hold, what is to be predicted, and how it is scored.
-
-    Args:
-        name: also that of the task's folder.
-        metrics: names of the scores; the first is the task's own in summaries.
-        files: by split, the path of a file that is not where `paths` looks.
+        name: also the name of the task's folder.
+        metrics: names of the scores. Summaries show the first.
+        files: paths by split, of files that are not in the task's folder.
+        test_splits: the splits to write predictions for.
     """
 
     name: str
     metrics: tuple[str, ...]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict, kw_only=True)
+    test_splits: tuple[str, ...] = dataclasses.field(default=("test",), kw_only=True)
 
-    # The class in `model` that learns it.
-    architecture: ClassVar[str]
-    # What the names of its files may end in.
-    endings: ClassVar[tuple[str, ...]]
-    # Whether predictions are written for dev sets, too: others' scripts score them.
-    predicts_dev: ClassVar[bool] = False
-    # What an error says after the places where a missing file may be.
-    where_from: ClassVar[str] = ""
+    architecture: ClassVar[str]  # the model's class in `model`
+    endings: ClassVar[tuple[str, ...]]  # of the names of its files
+    predicts_dev: ClassVar[bool] = False  # whether to write predictions for dev splits, too
+    file_hint: ClassVar[str] = ""  # ends the message about a missing file
 
     @property
     def more_dev_splits(self) -> tuple[str, ...]:
-        """What is scored beside "dev", if it is there."""
+        """The optional splits to score besides "dev"."""
         return ()
 
-    @property
-    def test_splits(self) -> tuple[str, ...]:
-        """What predictions are written for."""
-        return ("test",)
-
     def paths(self, directory: str, split: str) -> list[str]:
-        """Where a split's file may be; `directory` holds the tasks' folders."""
+        """The paths where a split's file may be; `directory` holds the tasks' folders."""
         if split in self.files:
             return [self.files[split]]
         return [os.path.join(directory, self.name, split + ending) for ending in self.endings]
 
     def complete(self, directory: str) -> "Task":
-        """The task with what its training file alone can say, such as the labels there are.
-
-        Raises:
-            InputError: see `load`.
-        """
+        """The task with what only its training file can tell, such as the labels; see `load`."""
         return self
 
+    @abc.abstractmethod
     def read(self, path: str, split: str) -> Examples:
         """Reads the file of a split; see `load`."""
-        raise TypeError(f"{type(self).__name__} reads no files")
 
     def load(self, directory: str, split: str) -> Examples:
         """Reads a split that must exist.
@@ -96,98 +64,89 @@ class Task:
             split: "train", "dev", or one of `more_dev_splits` and `test_splits`.
 
         Raises:
-            InputError: the file is missing, or a line of it cannot be used; the message has the
-                place, what was expected and what came.
+            InputError: the file is missing, or a line of it cannot be used.
         """
         return self.read(self.find_file(directory, split), split)
 
     def load_if_there(self, directory: str, splits: tuple[str, ...]) -> dict[str, Examples]:
-        """Those of the splits that have a file, by name; a missing one is a warning."""
+        """Reads those of the splits that have a file, and warns about the others."""
         found = {}
         for split in splits:
             paths = self.paths(directory, split)
-            if split in self.files or any(os.path.isfile(path) for path in paths):
+            if split in self.files or any(map(os.path.isfile, paths)):
                 found[split] = self.load(directory, split)
             else:
                 what = "test predictions" if split in self.test_splits else f"scores on {split}"
-                logging.warning("%s: no %s, for there is no %s", self.name, what, paths[0])
+                logging.warning("%s: no %s: %s not found", self.name, what, paths[0])
         return found
 
     def find_file(self, directory: str, split: str) -> str:
-        """The path of a split's file, of which there must be one."""
+        """The path of a split's file; an `InputError` if there is no file, or more than one."""
         paths = self.paths(directory, split)
         found = [path for path in paths if os.path.isfile(path)]
         if not found:
-            raise InputError(f"task {self.name}: no {split} file. "
-                             f"Put it at {' or '.join(paths)}{self.where_from}")  # fmt: skip
+            raise InputError(
+                f"task {self.name}: no {split} file. Put it at {' or '.join(paths)}{self.file_hint}"
+            )
         if len(found) > 1 and os.path.dirname(found[0]) == os.path.dirname(found[1]):
-            raise InputError(f"task {self.name}: there are {' and '.join(found)}. Keep one of them")
+            raise InputError(f"task {self.name}: found {' and '.join(found)}. Keep only one")
         return found[0]
 
     def training_examples(self, examples: Examples, options: Any) -> Examples:
-        """What is trained on, of the training file's examples."""
+        """The examples to train on, given those of the training file."""
         return examples
 
+    @abc.abstractmethod
     def make_features(self, tokenizer: Any, examples: Examples, options: Any, training: bool):
-        """Tokens and targets of examples, as the model reads them.
+        """Tokenizes examples.
 
         Args:
             tokenizer: a `ConvBertTokenizer`.
-            examples: of this task.
-            options: the hyper-parameters, `max_seq_length` and such, as attributes.
-            training: whether they are trained on.
+            examples: what `load` returned.
+            options: the hyper-parameters as attributes, such as `max_seq_length`.
+            training: whether the features are for training.
 
         Returns:
             `data.tasks.batching.Features`.
         """
-        raise TypeError(f"{type(self).__name__} makes no features")
 
     def model_fields(self) -> dict[str, Any]:
-        """Fields of `ConvBertConfig` that the task decides, such as `num_labels`."""
-        raise TypeError(f"{type(self).__name__} does not say what model it needs")
+        """Fields of `ConvBertConfig` that depend on the task, such as `num_labels`."""
+        return {}
 
     def model_options(self, options: Any) -> dict[str, Any]:
-        """Arguments of the model's class beside its configuration; see `make_features`."""
+        """Further arguments of the model's class; `options` is that of `make_features`."""
         return {}
 
     def saved_options(self, options: Any) -> dict[str, Any]:
-        """What predictions of new texts must know beside the model and `max_seq_length`.
-
-        It is kept in `config.json` as `task_specific_params`.
+        """What a pipeline needs besides the model and `max_seq_length`.
 
         Args:
-            options: see `make_features`.
+            options: that of `make_features`.
 
         Returns:
-            Options by the task's kind; `{}` where there are none.
+            Options by kind of task, for `task_specific_params` in `config.json`.
         """
         return {}
 
+    @abc.abstractmethod
     def score(self, examples: Examples, features: Any, outputs: Any) -> dict[str, float]:
-        """Metrics in percent.
+        """Computes the metrics, in percent.
 
         Args:
             examples: of a dev file.
             features: what `make_features` made of them.
-            outputs: the model's, of all rows or tokens; see `data.tasks.batching.gather_outputs`.
+            outputs: the model's outputs, from `data.tasks.batching.gather_outputs`.
         """
-        raise TypeError(f"{type(self).__name__} is not scored")
 
+    @abc.abstractmethod
     def write_predictions(self, examples: Examples, features: Any, outputs: Any, path: str) -> None:
-        """Writes what the outputs for a test file say; arguments are those of `score`.
+        """Writes predictions for a file; the first arguments are those of `score`.
 
-        `path` ends in `.tsv`; what has another format goes beside it, with another ending.
+        `path` ends in `.tsv`. Files of other formats go beside it.
         """
-        raise TypeError(f"{type(self).__name__} writes no predictions")
 
     def identity(self) -> list[Any]:
-        """Everything that decides what a task's files mean; not where they are."""
+        """The fields that decide what the task is; not its name, nor where its files are."""
         fields = dataclasses.asdict(self)
         return [fields[name] for name in sorted(fields) if name not in ("files", "name")]
-
-
-def find_task(name: str, tasks: Mapping[str, Task]) -> Task:
-    """The one of `tasks` called `name`; an `InputError` lists those there are."""
-    if name in tasks:
-        return tasks[name]
-    raise unknown("task", name, tasks)

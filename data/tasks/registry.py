@@ -1,25 +1,18 @@
-"""The tasks there are: the original's by name, and one's own, each described by a JSON file.
+"""The built-in tasks by name, and users' own tasks, each described by a JSON file.
 
-The file's field `kind` says what it is:
-
-    "classification"      the default; see data/tasks/classification/fields.py
-    "tagging"             a tag for each word; see data/tasks/tagging/task.py
-    "question_answering"  an answer out of a text; see data/tasks/question_answering/task.py
-    "multiple_choice"     one of several texts; see data/tasks/multiple_choice.py
-
-and the other fields are explained there.
+The file's field `kind` is a key of `KINDS`, "classification" by default. docs/finetuning.md
+explains the other fields.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from common.errors import InputError
-from common.fields import require_one_of
+from common.fields import require, require_one_of, unknown
 from common.files import read_json_object
-from data.tasks import glue, multiple_choice
-from data.tasks.base import Task, find_task
+from data.tasks import glue
+from data.tasks.base import Task
 from data.tasks.classification import fields as classification_fields
+from data.tasks.multiple_choice import task as multiple_choice
 from data.tasks.question_answering import task as question_answering
 from data.tasks.tagging import task as tagging
 
@@ -34,30 +27,28 @@ KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], Task]] = {
 
 
 def get_task(name: str) -> Task:
-    """The task called `name`, or the one that the file `name`, in `.json`, describes.
+    """A built-in task by its name, or a user's own by the path of its JSON file.
 
     Raises:
-        InputError: there is none of that name; the message lists those there are.
+        InputError: an unknown name (the message lists all names), or an unusable file.
     """
-    return read_task(name) if name.endswith(ENDING) else find_task(name, TASKS)
+    if name.endswith(ENDING):
+        return read_task(name)
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
 
 
 def read_task(path: str) -> Task:
-    """The task that the JSON file `path` describes; labels may still be to be found.
+    """The task that the JSON file `path` describes; `Task.complete` finds its labels.
 
     Raises:
-        InputError: no such file, not a JSON object, or a field that is unknown or impossible.
+        InputError: the file is missing, not a JSON object, or has an impossible field.
     """
-    if not os.path.isfile(path):
-        raise InputError(
-            f"no such file: {path}. It should describe a task; see data/tasks/registry.py"
-        )
     fields = read_json_object(path)
     kind = fields.pop("kind", "classification")
     require_one_of("kind", kind, KINDS, path)
     task = KINDS[kind](path, fields)
-    if task.name in (*TASKS, "all"):
-        raise InputError(
-            f"{path}: the task's name, {task.name}, is another's: give it a `name` of its own"
-        )
+    is_new = task.name not in (*TASKS, "all")
+    require(is_new, "name", "different from the names of built-in tasks", task.name, path)
     return task

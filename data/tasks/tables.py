@@ -1,7 +1,7 @@
-"""Chosen columns of TSV, CSV and JSON-lines files, with the line each row begins on.
+"""Chosen columns of TSV, CSV and JSON-lines files, with the number of each row's first line.
 
-In TSV files nothing is quoted, as in GLUE's: a quote is a character of the text. CSV is what
-Python's csv module reads: a quoted field may hold commas, line breaks and doubled quotes.
+TSV files have no quoting, as GLUE's: a quote is a character of the text. CSV files are read by
+Python's csv module: a quoted field may hold commas, line breaks and doubled quotes.
 """
 
 import csv
@@ -10,27 +10,32 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from absl import logging
+
 from common.errors import InputError
+from common.files import write_text
+from data.tasks.examples import shown
 
 SEPARATORS = {".tsv": "tabs", ".csv": "commas"}
 ENDINGS = (*SEPARATORS, ".jsonl")
-Column = int | str  # a number from 0, from the header's end if negative; or a name
+Column = int | str  # a number from 0, or negative from the end of the header; or a name
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A file's rows, and where in them the wanted columns are.
+    """A file's rows, and the positions of the chosen columns.
 
     Args:
         path: the file.
         sha256: hash of its bytes.
         header: the cells of its header; None without one.
-        rows: (line, cells) of each row; of JSON lines the cells are a dict.
-        columns: numbers from 0 of the wanted columns; of JSON lines the fields' names.
-        labels: the wanted columns as errors call them.
+        rows: (line, cells) of each row. The cells of a JSON line are a dict.
+        columns: numbers from 0 of the chosen columns, or names of the fields of JSON lines.
+        labels: the chosen columns' names for messages.
         width: how many cells a row should have; 0 if that is not known.
         may_be_wider: whether a row may have more cells than `width`.
     """
@@ -45,10 +50,10 @@ class Table:
     may_be_wider: bool = False
 
     def cells(self, row: list[str] | dict[str, Any]) -> list[Any]:
-        """The wanted cells of one of `rows`.
+        """The chosen cells of one of `rows`.
 
         Raises:
-            InputError: the row has not the right number of cells; without the place.
+            InputError: a missing field, or a wrong number of cells; without file and line.
         """
         if isinstance(row, dict):
             for name in self.columns:
@@ -58,25 +63,54 @@ class Table:
             expected = max(self.width, max(self.columns) + 1)
             if len(row) < expected or (len(row) > expected and not self.may_be_wider):
                 separator = SEPARATORS[_ending(self.path)]
-                raise InputError(f"expected {expected} columns separated by {separator}, "
-                                 f"got {len(row)}")  # fmt: skip
+                raise InputError(
+                    f"expected {expected} columns separated by {separator}, got {len(row)}"
+                )
         return [row[column] for column in self.columns]
+
+    def parse(
+        self, parse_cells: Callable[[list[Any]], Any], max_damaged_share: float = 0.0
+    ) -> list[Any]:
+        """Applies a function to the chosen cells of each row.
+
+        Args:
+            parse_cells: raises an `InputError`, without file and line, if a cell is unusable.
+            max_damaged_share: up to this share of the rows may be unusable. They are left out, with
+                a warning.
+
+        Raises:
+            InputError: too many rows are unusable, or there are no rows.
+        """
+        parsed, damaged = [], []
+        for line, row in self.rows:
+            try:
+                parsed.append(parse_cells(self.cells(row)))
+            except InputError as error:
+                damaged.append(f"{self.path}, line {line}: {error}")
+                if len(damaged) > max_damaged_share * len(self.rows):
+                    raise InputError(damaged[0]) from None
+        if damaged:
+            counts = f"{len(damaged)} unusable rows of {len(self.rows)}"
+            logging.warning("%s: left out %s. The first: %s", self.path, counts, damaged[0])
+        if not parsed:
+            raise InputError(f"{self.path}: no examples in the file")
+        return parsed
 
 
 def read_table(
     path: str, columns: Sequence[Column], has_header: bool, may_be_wider: bool = False
 ) -> Table:
-    """Reads a file and finds the columns `columns` in it.
+    """Reads a file and finds columns in it.
 
     Args:
-        path: ends in one of `ENDINGS`, which says what the file is.
-        columns: names in the header, or of fields; numbers where nothing has a name.
+        path: its ending, one of `ENDINGS`, decides the format.
+        columns: names in the header, or of fields; or numbers.
         has_header: whether the first row of a TSV or CSV file holds the columns' names.
-        may_be_wider: whether rows may be longer than the header. Without one, all rows must be as
-            long as the first, unless this is set.
+        may_be_wider: whether rows may have more cells than the header. If there is no header, all
+            rows must be as wide as the first unless this is set.
 
     Raises:
-        InputError: another ending, other bytes than UTF-8, a broken row, or no such column.
+        InputError: another ending, bytes that are not UTF-8, a broken row, or a missing column.
     """
     ending = _ending(path)
     if ending not in ENDINGS:
@@ -86,7 +120,7 @@ def read_table(
     rows = list(readers[ending](path, text.rstrip("\r\n"))) if text.strip("\r\n") else []
     if ending == ".jsonl":
         if any(isinstance(column, int) for column in columns):
-            raise InputError(f"{path}: expected names of its fields as columns, got numbers")
+            raise InputError(f"{path}: expected names of fields as columns, got numbers")
         labels = [f'field "{name}"' for name in columns]
         return Table(path, sha256, None, rows, list(columns), labels)
     header, width, numbers = None, 0, list(columns)
@@ -104,7 +138,7 @@ def read_table(
 
 
 def read_text(path: str) -> tuple[str, str]:
-    """A file's text, without a byte-order mark, and the hash of its bytes.
+    """A file's text without its byte-order mark, and the SHA-256 of its bytes.
 
     Raises:
         InputError: it is not UTF-8.
@@ -119,37 +153,42 @@ def read_text(path: str) -> tuple[str, str]:
     return text, hashlib.sha256(content).hexdigest()
 
 
+def write_predictions(path: str, answers: Iterable[str], logits: np.ndarray) -> None:
+    """Writes a TSV file with one row per example: its index, its answer and its logits."""
+    lines = ["index\tprediction\tlogits"]
+    for index, (answer, row) in enumerate(zip(answers, logits, strict=True)):
+        numbers = " ".join(f"{number:.6f}" for number in row)
+        lines.append(f"{index}\t{answer}\t{numbers}")
+    write_text(path, "\n".join(lines) + "\n")
+
+
 def _ending(path):
     return os.path.splitext(path)[1].lower()
 
 
 def _find(path, header, column):
-    """The number from 0 of a column."""
+    """A column's number from 0."""
     if isinstance(column, str):
         if header.count(column) != 1:
-            raise InputError(
-                f'{path}, line 1: expected a header with one column "{column}"; got '
-                f"{', '.join(header)}"
-            )
+            expected = f'one column "{column}"; got {", ".join(header)}'
+            raise InputError(f"{path}, line 1: expected a header with {expected}")
         return header.index(column)
     needed = column + 1 if column >= 0 else -column
     if needed > len(header):
-        raise InputError(
-            f"{path}, line 1: expected a header of at least {needed} columns; got "
-            f"{len(header)} columns"
-        )
-    # Columns from the end are those of the header: a row may have a stray tab more.
+        expected = f"at least {needed} columns; got {len(header)} columns"
+        raise InputError(f"{path}, line 1: expected a header of {expected}")
+    # Count from the end of the header, not of the row, which may have an extra tab.
     return column % len(header)
 
 
 def _tsv_rows(_, text) -> Iterator[tuple[int, list[str]]]:
-    # Only "\n" ends a row: str.splitlines would also cut at characters inside a text.
+    # Only "\n" ends a row: str.splitlines would also split at characters inside a text.
     for line, row in enumerate(text.split("\n"), start=1):
         yield line, row.removesuffix("\r").split("\t")
 
 
 def _csv_rows(path, text) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(2**31 - 1)  # else 131,072 characters
+    csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -167,7 +206,5 @@ def _json_rows(path, text) -> Iterator[tuple[int, dict[str, Any]]]:
         except ValueError as error:
             raise InputError(f"{path}, line {line}: not JSON: {error}") from None
         if not isinstance(fields, dict):
-            raise InputError(
-                f"{path}, line {line}: expected a JSON object, got {json.dumps(fields)[:50]}"
-            )
+            raise InputError(f"{path}, line {line}: expected a JSON object, got {shown(fields)}")
         yield line, fields

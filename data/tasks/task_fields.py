@@ -1,16 +1,14 @@
-"""Checks of the JSON fields that describe a task of the user's own."""
+"""Checks of the JSON fields that describe a user's own task; docs/finetuning.md explains them."""
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common.fields import FieldTable, check_fields, require
+from data.tasks.tables import Column
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-def is_name(value: Any) -> bool:
-    """Whether a value can be the name of a task or a split, and so of folders and files."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def is_column(value: Any) -> bool:
@@ -30,19 +28,92 @@ def is_list(
     )
 
 
-def is_files(value: Any) -> bool:
-    """Whether a value is an object of file names by split."""
-    return isinstance(value, dict) and all(
-        isinstance(file, str) and file != "" and is_name(split) for split, file in value.items()
+def is_label(value: Any) -> bool:
+    """Whether a value can be a label: a string that fits into a cell of a TSV file."""
+    return (
+        isinstance(value, str) and value == value.strip() != "" and not set(value) & set("\t\r\n")
     )
 
 
-def tests_among(files: Mapping[str, str]) -> tuple[str, ...]:
-    """The splits that are no training or dev sets; "test", which may be elsewhere, if none is."""
-    return tuple(split for split in files if split not in ("train", "dev")) or ("test",)
+def _is_name(value):
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
-def files_beside(path: str, fields: Mapping[str, Any]) -> dict[str, str]:
-    """The paths in the field `files`, which are relative to the JSON file's folder."""
-    folder = os.path.dirname(os.path.abspath(path))
-    return {split: os.path.join(folder, name) for split, name in fields.get("files", {}).items()}
+def _is_files(value):
+    return isinstance(value, dict) and all(
+        isinstance(file, str) and file != "" and _is_name(split) for split, file in value.items()
+    )
+
+
+_COMMON = {
+    "name": (_is_name, "letters, digits, dots, - and _"),
+    "files": (_is_files, "an object of file names by split"),
+}
+# Rows of the tables of fields.
+COLUMN = (is_column, "a column's name or number (from 1)")
+LABELS = (
+    lambda value: is_list(value, is_label, 2),
+    "a list of two or more different strings, without spaces around them",
+)
+METRIC_NAMES = (
+    lambda value: is_list(value, lambda item: isinstance(item, str), 1),
+    "a list of names",
+)
+TRUE_OR_FALSE = (lambda value: isinstance(value, bool), "true or false")
+
+
+def read_fields(
+    path: str, fields: Mapping[str, Any], table: FieldTable, required: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Checks each field by itself, and reads those that all kinds of tasks share.
+
+    Args:
+        path: the JSON file.
+        fields: its fields.
+        table: the fields of this kind of task, besides `name` and `files`.
+        required: those that must be present.
+
+    Returns:
+        The fields, with a default for `name`; and the arguments `name`, `files` and `test_splits`
+        of `Task`.
+
+    Raises:
+        InputError: a field is missing, unknown, or has an impossible value.
+    """
+    folder, file_name = os.path.split(os.path.abspath(path))
+    values = {"name": os.path.splitext(file_name)[0]} | fields
+    check_fields(path, values, _COMMON | table, required)
+    files = {split: os.path.join(folder, name) for split, name in values.get("files", {}).items()}
+    test_splits = tuple(split for split in files if split not in ("train", "dev")) or ("test",)
+    return values, {"name": values["name"], "files": files, "test_splits": test_splits}
+
+
+def read_metrics(
+    path: str,
+    values: Mapping[str, Any],
+    allowed: Sequence[str],
+    of: str,
+    default: Sequence[str] | None = None,
+) -> tuple[str, ...]:
+    """The field `metrics`, whose names must be among `allowed`; if it is absent, the default."""
+    metrics = values.get("metrics", default or allowed)
+    expected = f"among {', '.join(allowed)} for {of}"
+    require(set(metrics) <= set(allowed), "metrics", expected, metrics, path)
+    return tuple(metrics)
+
+
+def read_columns(path: str, columns: Sequence[str | int], field: str) -> list[Column]:
+    """Checks a task's columns against each other.
+
+    Args:
+        path: the JSON file.
+        columns: names, or numbers from 1.
+        field: the field that is to blame if two columns are the same.
+
+    Returns:
+        The names, or numbers from 0.
+    """
+    is_possible = len(set(columns)) == len(columns) and len(set(map(type, columns))) == 1
+    expected = "different from all other columns; and columns must be all names or all numbers"
+    require(is_possible, field, expected, list(columns), path)
+    return [column - 1 if isinstance(column, int) else column for column in columns]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from data.tasks.tagging import conll
+from data.tasks.tagging import entities
 from model import ConvBertForTokenClassification
 from pipelines import Tagger
 from scripts import predict
@@ -60,7 +60,7 @@ def test_entities_are_what_tags_mark(tagger):
     assert sum(len(sentence.entities) for sentence in found) > 2
     for sentence in found:
         spans = [(entity.first, entity.last + 1, entity.type) for entity in sentence.entities]
-        assert conll.tags_of(spans, len(sentence.words), "BIO") == sentence.tags
+        assert entities.tags_of(spans, len(sentence.words), "BIO") == sentence.tags
         for entity in sentence.entities:
             assert entity.text == " ".join(sentence.words[entity.first : entity.last + 1])
 

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from common.errors import InputError
-from data.tasks.batching import IGNORED
-from data.tasks.tagging import conll
+from data.tasks.examples import IGNORED
+from data.tasks.tagging import entities
 from data.tasks.tagging.features import make_tagging_features
 from data.tokenizer.tokenizer import truncate_pair
 from model import (
@@ -204,13 +204,13 @@ def test_windows_are_those_of_the_features(exported, max_seq_length):
     assert positions.tolist() == expected.word_positions.tolist()
 
 
-@pytest.mark.parametrize("scheme", conll.SCHEMES)
+@pytest.mark.parametrize("scheme", entities.SCHEMES)
 def test_tags_that_do_not_fit_together_become_entities(scheme):
     numbers = np.random.default_rng(0).integers(0, len(LABELS), 400)
     starts = np.cumsum([0, 1, 2, 3, 94, 300])
     sentences = np.repeat(np.arange(5), np.diff(starts))
     found = tags.convert_tags(LABELS, tf.constant(numbers), tf.constant(sentences), scheme)
-    expected = conll.convert_tags([LABELS[number] for number in numbers], starts, scheme)
+    expected = entities.convert_tags([LABELS[number] for number in numbers], starts, scheme)
     assert [tag.decode() for tag in found.numpy()] == expected
 
 

@@ -1,8 +1,8 @@
 """Question answering's files: SQuAD's JSON and MRQA's JSON lines.
 
-A `.json` file is SQuAD's, of version 1.1 or 2.0: articles of paragraphs, each with a context and
-questions on it. A `.jsonl` or `.jsonl.gz` file is one of the MRQA 2019 shared task: a header, then
-a line a context.
+A `.json` file is in the format of SQuAD 1.1 or 2.0: articles of paragraphs, each with a context and
+questions about it. A `.jsonl` or `.jsonl.gz` file is in the format of the MRQA 2019 shared task: a
+header, then one context per line.
 """
 
 import dataclasses
@@ -14,28 +14,28 @@ from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
+from typing_extensions import override
 
 from common.errors import InputError
 from common.files import sha256_of
-from data.tasks.base import Examples
-from data.tasks.classification.task import parse_text
+from data.tasks.examples import Examples, parse_text, shown
 
 ENDINGS = (".json", ".jsonl", ".jsonl.gz")
 
-_KINDS = {str: "text", list: "a list", int: "a whole number", bool: "true or false"}
+_TYPE_NAMES = {str: "text", list: "a list", int: "an integer", bool: "true or false"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question on a context.
+    """A question about a context.
 
     Args:
-        id: what predictions are filed under.
+        id: names the question in prediction files.
         text: the question.
         context: index of its context.
-        answers: the right answers' texts, in a dev file; empty if it has none.
-        span: the characters `[start, end)` of the context that are the answer, in a training
-            file; None if it has none.
+        answers: in a dev file, the texts of the right answers; empty if it has no answer.
+        span: in a training file, the characters `[start, end)` of the context that are the answer;
+            None if it has no answer.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class QuestionExamples(Examples):
-    """One file's questions, in file order, and the contexts that they are on."""
+    """One file's questions, in file order, and their contexts."""
 
     contexts: list[str]
     questions: list[Question]
@@ -56,54 +56,60 @@ class QuestionExamples(Examples):
         return len(self.questions)
 
     @property
+    @override
     def num_characters(self) -> int:
-        """See `Examples`; a context counts once for each of its questions."""
         return sum(len(q.text) + len(self.contexts[q.context]) for q in self.questions)
 
 
 def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExamples:
     """Reads a file.
 
-    Training questions whose answer is not in their context are left out, and counted in a warning.
-    (The original leaves out those whose answer is not at the place that the file states.)
+    Training questions are left out, with a warning, if their context does not contain the answer.
+    (The original leaves out those whose answer is not at the offset in the file.)
 
     Args:
         path: ends in one of `ENDINGS`.
-        split: "train" needs the answers' places, "dev" the answers; any other needs neither.
+        split: "train" needs the answers' offsets, "dev" the answers; other splits need neither.
         unanswerable: whether a question may have no answer, as in SQuAD 2.0.
 
     Raises:
-        InputError: not such a file, or a damaged row; the message says where.
+        InputError: another format, or a damaged file.
     """
     if not path.endswith(ENDINGS):
         raise InputError(f"{path}: expected a file name ending in {', '.join(ENDINGS)}")
+    is_squad = path.endswith(".json")
+    id_field = "id" if is_squad else "qid"
     contexts, questions, ids, lost, moved = [], [], set(), [], []
     try:
         sha256 = sha256_of(path)
-        for place, paragraph in _paragraphs(path) if path.endswith(".json") else _lines(path):
-            context = _text(paragraph, "context", place)
-            for number, fields in enumerate(_get(paragraph, "qas", list, place), start=1):
-                where = f"{place}, question {number}"
-                question = _read_question(fields, where, len(contexts), path)
-                where = f'{place}, question "{question.id}"'
-                if question.id in ids:
-                    raise InputError(f"{where}: another question of the file has the same id")
-                ids.add(question.id)
-                found, problem = _with_answers(
-                    question, fields, context, split, unanswerable, where
+        for paragraph, where in _paragraphs(path) if is_squad else _lines(path):
+            contexts.append(_get_text(paragraph, "context", where))
+            for number, fields in enumerate(_get(paragraph, "qas", list, where), start=1):
+                name = _get_text(fields, id_field, f"{where}, question {number}")
+                place = f'{where}, question "{name}"'
+                if name in ids:
+                    raise InputError(f"{place}: another question of the file has the same id")
+                ids.add(name)
+                text = _get_text(fields, "question", place)
+                question = Question(name, text, len(contexts) - 1)
+                question, problem = _with_answers(
+                    question, fields, contexts[-1], split, unanswerable, place
                 )
-                if found:
-                    questions.append(found)
+                if question:
+                    questions.append(question)
                 if problem:
-                    (moved if found else lost).append(f"{where}: {problem}")
-            contexts.append(context)
+                    (moved if question else lost).append(f"{place}: {problem}")
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot read it: {error}") from None
     if not questions:
         raise InputError(lost[0] if lost else f"{path}: no questions in the file")
-    _warn(path, "%d questions of %d left out: their answers are not in their contexts", lost, ids)
-    _warn(path, "%d answers of %d are elsewhere than the file says: the nearest place that has the "
-          "text is taken", moved, ids)  # fmt: skip
+    for problems, what in (
+        (lost, "left out: their contexts do not contain the answers"),
+        (moved, "have an answer at another offset than the file says; using the nearest one"),
+    ):
+        if problems:
+            counts = f"{len(problems)} questions of {len(ids)}"
+            logging.warning("%s: %s %s. The first: %s", path, counts, what, problems[0])
     return QuestionExamples(path, sha256, contexts, questions)
 
 
@@ -112,11 +118,11 @@ def find_answer(context: str, answer: str, start: int, end: int) -> tuple[int, i
 
     Args:
         context: the text.
-        answer: what is to be found; upper and lower case, and the kind of spaces, may differ.
-        start, end: the place `[start, end)` that a file states.
+        answer: what to find. Case and the kind of spaces may differ.
+        start, end: the characters `[start, end)` that the file names.
 
     Returns:
-        The stated place if the answer is there; else the nearest one where it is, or None.
+        Those characters if they are the answer; otherwise the nearest ones that are, or None.
     """
     words = answer.split()
     if not words:
@@ -131,87 +137,72 @@ def find_answer(context: str, answer: str, start: int, end: int) -> tuple[int, i
     return nearest and nearest.span()
 
 
-def _paragraphs(path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The paragraphs of a SQuAD file, each with its place for errors."""
+def _paragraphs(path) -> Iterator[tuple[Any, str]]:
+    """The paragraphs of a SQuAD file, each with its location for messages."""
     with open(path, encoding="utf-8-sig") as file:
         try:
             content = json.load(file)
         except ValueError as error:
             raise InputError(f"{path}: not JSON: {error}") from None
     for number, article in enumerate(_get(content, "data", list, path), start=1):
-        place = f"{path}, article {number}"
-        for index, paragraph in enumerate(_get(article, "paragraphs", list, place), start=1):
-            yield f"{place}, paragraph {index}", paragraph
+        where = f"{path}, article {number}"
+        for index, paragraph in enumerate(_get(article, "paragraphs", list, where), start=1):
+            yield paragraph, f"{where}, paragraph {index}"
 
 
-def _lines(path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The contexts of an MRQA file, each with its place for errors."""
+def _lines(path) -> Iterator[tuple[Any, str]]:
+    """The contexts of an MRQA file, each with its location for messages."""
     opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
     with opened as file:
         for number, line in enumerate(file, start=1):
-            place = f"{path}, line {number}"
+            where = f"{path}, line {number}"
             try:
                 fields = json.loads(line.decode("utf-8-sig"))
             except ValueError as error:
-                raise InputError(f"{place}: not JSON: {error}") from None
+                raise InputError(f"{where}: not JSON: {error}") from None
             if not (isinstance(fields, dict) and "header" in fields):
-                yield place, fields
+                yield fields, where
 
 
-def _warn(path, words, problems, ids):
-    """Says how many of the questions have a problem, if any has, and which is the first."""
-    if problems:
-        counted = words % (len(problems), len(ids))
-        logging.warning("%s: %s; the first: %s", path, counted, problems[0])
-
-
-def _read_question(fields, place, context, path):
-    """A question without its answers."""
-    name = "id" if path.endswith(".json") else "qid"
-    return Question(_text(fields, name, place), _text(fields, "question", place), context)
-
-
-def _with_answers(question, fields, context, split, unanswerable, place):
-    """The question with what its split needs, and what is wrong with it; None if it is useless."""
+def _with_answers(question, fields, context, split, unanswerable, where):
+    """The question with what its split needs, or None if it cannot be used; and any problem."""
     if split not in ("train", "dev"):
         return question, None
-    # Of a shared task's line, `answers` are for scoring and `detected_answers` for training.
+    # In MRQA's files, `answers` are for scoring and `detected_answers` are for training.
     is_detected = split == "train" and "detected_answers" in fields
-    stated = _get(fields, "detected_answers" if is_detected else "answers", list, place)
-    is_impossible = unanswerable and not stated
+    answers = _get(fields, "detected_answers" if is_detected else "answers", list, where)
+    is_impossible = unanswerable and not answers
     if unanswerable and split == "train" and "is_impossible" in fields:
-        is_impossible = _get(fields, "is_impossible", bool, place)
-    if not stated and not is_impossible:
+        is_impossible = _get(fields, "is_impossible", bool, where)
+    if not answers and not is_impossible:
         raise InputError(
-            f"{place}: no answer. If questions may have none, it is a task of SQuAD 2.0's kind"
+            f"{where}: no answer. If questions may have no answer, set the task's `unanswerable`"
         )
     if split == "dev":
-        texts = (a if isinstance(a, str) else _text(a, "text", place) for a in stated)
+        texts = (a if isinstance(a, str) else _get_text(a, "text", where) for a in answers)
         return dataclasses.replace(question, answers=tuple(texts)), None
     if is_impossible:
         return question, None
-    places = [found for answer in stated for found in _stated_places(answer, place)]
-    for text, start, end in places:
-        span = find_answer(context, text, start, end)
-        if span:
-            problem = f'"{text:.50}" is at character {span[0]}, and not at {start}'
-            found = dataclasses.replace(question, span=span)
-            return found, (problem if span[0] != start else None)
-    return None, f'no "{places[0][0]:.100}" in the context'
+    spans = [span for answer in answers for span in _spans(answer, where)]
+    for text, start, end in spans:
+        found = find_answer(context, text, start, end)
+        if found:
+            problem = f'"{text:.50}" is at character {found[0]}, not at {start}'
+            question = dataclasses.replace(question, span=found)
+            return question, problem if found[0] != start else None
+    return None, f'no "{spans[0][0]:.100}" in the context'
 
 
-def _stated_places(answer, place):
-    """The text, the first character and the end of each place that an answer has."""
-    text = _text(answer, "text", place)
+def _spans(answer, where):
+    """The text, the first character and the end of each span of an answer."""
+    text = _get_text(answer, "text", where)
     if "char_spans" not in answer:
-        start = _get(answer, "answer_start", int, place)
+        start = _get(answer, "answer_start", int, where)
         return [(text, start, start + len(text))]
-    spans = _get(answer, "char_spans", list, place)
+    spans = _get(answer, "char_spans", list, where)
     if not spans or not all(map(_is_span, spans)):
-        raise InputError(
-            f"{place}: expected pairs of the first and the last character's number in "
-            f"`char_spans`, got {json.dumps(spans):.50}"
-        )
+        expected = "pairs of the first and the last character's number in `char_spans`"
+        raise InputError(f"{where}: expected {expected}, got {shown(spans)}")
     return [(text, first, last + 1) for first, last in spans]
 
 
@@ -219,24 +210,23 @@ def _is_span(value):
     return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
 
 
-def _get(fields, name, kind, place):
-    """A field that must be there, of the type `kind`."""
+def _get(fields, name, kind, where):
+    """A required field, of the type `kind`."""
     if not isinstance(fields, dict):
-        raise InputError(f"{place}: expected a JSON object, got {json.dumps(fields):.50}")
+        raise InputError(f"{where}: expected a JSON object, got {shown(fields)}")
     if name not in fields:
         known = ", ".join(fields) or "none"
-        raise InputError(f"{place}: expected a field `{name}`, got {known:.100}")
+        raise InputError(f"{where}: expected a field `{name}`, got {known:.100}")
     if type(fields[name]) is not kind:
-        raise InputError(
-            f"{place}: expected {_KINDS[kind]} in `{name}`, got {json.dumps(fields[name]):.50}"
-        )
+        expected = f"{_TYPE_NAMES[kind]} in `{name}`"
+        raise InputError(f"{where}: expected {expected}, got {shown(fields[name])}")
     return fields[name]
 
 
-def _text(fields, name, place):
-    """A field that must hold text."""
-    value = _get(fields, name, str, place)
+def _get_text(fields, name, where):
+    """A required field that holds text."""
+    value = _get(fields, name, str, where)
     try:
         return parse_text(value, f"`{name}`")
     except InputError as error:
-        raise InputError(f"{place}: {error}") from None
+        raise InputError(f"{where}: {error}") from None

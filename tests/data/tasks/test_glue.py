@@ -151,7 +151,7 @@ def test_reads_test_files(tmp_path, name, split):
 
 
 def test_every_test_file_is_covered():
-    assert {(n, s) for n, task in glue.TASKS.items() for s in task.test_columns} == set(TESTS)
+    assert {(n, s) for n, task in glue.TASKS.items() for s in task.test_splits} == set(TESTS)
 
 
 def test_dev_labels_of_mnli_are_in_the_last_column(tmp_path):
@@ -167,7 +167,7 @@ def test_mismatched_dev_set_of_mnli(tmp_path, caplog):
     assert task.more_dev_splits == ("dev_mismatched",) and glue.TASKS["rte"].more_dev_splits == ()
     with caplog.at_level(logging.WARNING, logger="absl"):
         assert task.load_if_there(str(tmp_path), task.more_dev_splits) == {}
-    assert f"no scores on dev_mismatched, for there is no {tmp_path}" in caplog.text
+    assert f"no scores on dev_mismatched: {tmp_path}" in caplog.text
     write(tmp_path, "MNLI", "dev_mismatched", LABELLED["mnli"][0])
     (examples,) = task.load_if_there(str(tmp_path), task.more_dev_splits).values()
     assert (examples.texts, examples.text_pairs) == LABELLED["mnli"][1:3]

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import InputError
 from data.tasks.batching import evaluation_batches
-from data.tasks.multiple_choice import MultipleChoiceTask, task_from_fields
+from data.tasks.multiple_choice.task import MultipleChoiceTask, task_from_fields
 from data.tokenizer.tokenizer import ConvBertTokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
@@ -19,54 +19,43 @@ SWAG = {
     "label_column": "label",
 }
 LISTS = {"context_column": "question", "choice_columns": "choices", "label_column": "answer"}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-    path.write_text("\n".join(VOCAB) + "\n")
-    return ConvBertTokenizer(path)
-
-
-def swag(rows, tmp_path, split="dev", **changes):
-    """A task in SWAG's layout with a file of these rows: sent1, sent2, four endings, label."""
-    header = ["", "video-id", "sent1", "sent2", *SWAG["choice_columns"], "label"]
-    (tmp_path / "swag").mkdir(exist_ok=True)
-    width = len(rows[0]) + 2
-    with open(tmp_path / "swag" / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(
-            [header[:width], *([i, f"v{i}", *row] for i, row in enumerate(rows))]
-        )
-    return task_from_fields("swag.json", SWAG | changes)
-
-
-def json_lines(records, tmp_path, split="dev", **changes):
-    (tmp_path / "quiz").mkdir(exist_ok=True)
-    path = tmp_path / "quiz" / f"{split}.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return task_from_fields("quiz.json", LISTS | changes)
-
-
 ROWS = [["A man", "He", 'says "hi", twice', "b", "c", "d", 2], ["X", "Y", "e", "f", "g", "h", "0"]]
 
 
+def load_swag(rows, folder, split="dev"):
+    """Loads a file in SWAG's layout with these rows: sent1, sent2, four endings, label."""
+    header = ["", "video-id", "sent1", "sent2", *SWAG["choice_columns"], "label"]
+    table = [header[: len(rows[0]) + 2], *([i, f"v{i}", *row] for i, row in enumerate(rows))]
+    (folder / "swag").mkdir(exist_ok=True)
+    with open(folder / "swag" / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(table)
+    return task_from_fields("swag.json", SWAG).load(str(folder), split)
+
+
+def load_quiz(records, folder, **fields):
+    """The task, and its dev examples from a file of JSON lines."""
+    (folder / "quiz").mkdir(exist_ok=True)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "quiz" / "dev.jsonl").write_text(lines)
+    task = task_from_fields("quiz.json", LISTS | fields)
+    return task, task.load(str(folder), "dev")
+
+
 def test_swag_files(tmp_path):
-    task = swag(ROWS, tmp_path)
-    examples = task.load(str(tmp_path), "dev")
+    examples = load_swag(ROWS, tmp_path)
     assert examples.contexts == ["A man", "X"]
     assert examples.choices[0] == ['He says "hi", twice', "He b", "He c", "He d"]
     assert examples.labels.tolist() == [2, 0] and examples.labels.dtype == np.int32
     assert (len(examples), examples.num_choices) == (2, 4)
     assert examples.num_characters == 4 * (5 + 1) + 19 + 3 * 4 + 4 * 3
-    assert task.architecture == "ConvBertForMultipleChoice"
 
 
 def test_a_test_file_needs_no_labels(tmp_path):
-    task = swag([row[:-1] for row in ROWS], tmp_path, "test")
-    examples = task.load(str(tmp_path), "test")
+    unlabeled = [row[:-1] for row in ROWS]
+    examples = load_swag(unlabeled, tmp_path, "test")
     assert examples.labels is None and len(examples) == 2
-    with pytest.raises(InputError, match='header with one column "label"'):
-        swag([row[:-1] for row in ROWS], tmp_path).load(str(tmp_path), "dev")
+    with pytest.raises(InputError, match=r'dev\.csv, line 1: .* column "label"'):
+        load_swag(unlabeled, tmp_path)
 
 
 def test_lists_of_choices(tmp_path):
@@ -74,7 +63,7 @@ def test_lists_of_choices(tmp_path):
         {"question": "a?", "choices": ["b", "c", "d"], "answer": "C"},
         {"question": "b?", "choices": ["d", "e", "f"], "answer": "A"},
     ]
-    examples = json_lines(records, tmp_path, labels=["A", "B", "C"]).load(str(tmp_path), "dev")
+    _, examples = load_quiz(records, tmp_path, labels=["A", "B", "C"])
     assert examples.choices == [["b", "c", "d"], ["d", "e", "f"]]
     assert examples.labels.tolist() == [2, 0]
 
@@ -88,16 +77,14 @@ def test_columns_by_number(tmp_path):
     assert examples.labels.tolist() == [1, 0]
 
 
-def test_features(tmp_path, tokenizer):
+def test_features(tmp_path):
     records = [
         {"question": "a b", "choices": ["c", "d e f"], "answer": 1},
         {"question": "b", "choices": ["a", "c"], "answer": 0},
     ]
-    task = json_lines(records, tmp_path)
-    examples = task.load(str(tmp_path), "dev")
-    features = task.make_features(
-        tokenizer, examples, types.SimpleNamespace(max_seq_length=7), True
-    )
+    task, examples = load_quiz(records, tmp_path)
+    options = types.SimpleNamespace(max_seq_length=7)
+    features = task.make_features(ConvBertTokenizer(VOCAB), examples, options, training=True)
     assert (len(features), features.rows_per_example) == (2, 2)
     assert features.targets.tolist() == [1, 0]
     (batch,), order = evaluation_batches(features, 2)
@@ -105,7 +92,7 @@ def test_features(tmp_path, tokenizer):
     inputs = {name: np.asarray(value) for name, value in batch[0].items()}
     assert inputs["input_ids"].tolist() == [
         [[CLS, B, SEP, A, SEP, 0, 0], [CLS, B, SEP, C, SEP, 0, 0]],
-        # The longer side is cut, and of a tie the second: "a b" with "d e".
+        # The longer text is cut; of equally long ones, such as "a b" and "d e", the second.
         [[CLS, A, B, SEP, C, SEP, 0], [CLS, A, B, SEP, D, E, SEP]],
     ]
     assert inputs["segment_ids"][1, 1].tolist() == [0, 0, 0, 0, 1, 1, 1]
@@ -113,10 +100,9 @@ def test_features(tmp_path, tokenizer):
     assert np.asarray(batch[1]).tolist() == [0, 1]
 
 
-def test_score_and_predictions(tmp_path, tokenizer):
+def test_score_and_predictions(tmp_path):
     records = [{"question": "a", "choices": ["b", "c"], "answer": answer} for answer in "yny"]
-    task = json_lines(records, tmp_path, labels=["y", "n"])
-    examples = task.load(str(tmp_path), "dev")
+    task, examples = load_quiz(records, tmp_path, labels=["y", "n"])
     logits = np.array([[1, 0.5], [2, -1], [0, -0.25]], np.float32)
     assert task.score(examples, None, logits) == pytest.approx({"accuracy": 200 / 3})
     path = tmp_path / "out.tsv"
@@ -128,62 +114,50 @@ def test_score_and_predictions(tmp_path, tokenizer):
 
 
 def test_choices_are_numbered_from_0(tmp_path):
-    task = swag(ROWS, tmp_path)
     path = tmp_path / "out.tsv"
-    task.write_predictions(None, None, np.eye(4, dtype=np.float32)[[3]], str(path))
+    logits = np.eye(4, dtype=np.float32)[[3]]
+    task_from_fields("swag.json", SWAG).write_predictions(None, None, logits, str(path))
     assert path.read_text().splitlines()[1].startswith("0\t3\t")
 
 
-def quiz(**change):
-    """Two lines, the second of them with a change."""
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choices": ["a", "b", "c"]}, "expected 2 choices .* got 3"),
+        ({"choices": ["a"]}, r'list of two or more choices in field "choices", got \["a'),
+        ({"choices": "a b"}, r'list of two or more choices in field "choices", got "a b"'),
+        ({"choices": ["a", " "]}, 'text in choice 1 of field "choices", got none'),
+        ({"choices": ["a", 5]}, 'text in choice 1 of field "choices", got 5'),
+        ({"question": ""}, 'text in field "question", got none'),
+        ({"answer": 2}, '0, 1 in field "answer", got 2'),
+        ({"answer": -1}, '0, 1 in field "answer", got -1'),
+        ({"answer": True}, '0, 1 in field "answer", got true'),
+        ({"answer": None}, '0, 1 in field "answer", got null'),
+    ],
+)
+def test_errors_have_file_and_line(change, message, tmp_path):
     good = {"question": "a", "choices": ["b", "c"], "answer": 1}
-    return [good, good | change]
-
-
-LINE_ERRORS = {
-    "another number of choices": (quiz(choices=["a", "b", "c"]), "expected 2 choices, as in the "),
-    "one choice": (
-        quiz(choices=["a"]),
-        r'list of two or more choices in field "choices", got \["a',
-    ),
-    "no list": (quiz(choices="a b"), r'list of two or more choices in field "choices", got "a b"'),
-    "empty choice": (quiz(choices=["a", " "]), 'text in choice 1 of field "choices", got none'),
-    "choice is a number": (quiz(choices=["a", 5]), 'text in choice 1 of field "choices", got 5'),
-    "no context": (quiz(question=""), 'expected text in field "question", got none'),
-    "label too high": (quiz(answer=2), 'expected one of 0, 1 in field "answer", got 2'),
-    "label below 0": (quiz(answer=-1), 'expected one of 0, 1 in field "answer", got -1'),
-    "label is true": (quiz(answer=True), 'expected one of 0, 1 in field "answer", got true'),
-    "no label": (quiz(answer=None), 'expected one of 0, 1 in field "answer", got null'),
-}
-
-
-@pytest.mark.parametrize("case", LINE_ERRORS)
-def test_errors_have_file_and_line(case, tmp_path):
-    records, message = LINE_ERRORS[case]
     with pytest.raises(InputError, match=rf"dev\.jsonl, line 2: .*{message}"):
-        json_lines(records, tmp_path).load(str(tmp_path), "dev")
+        load_quiz([good, good | change], tmp_path)
+    with pytest.raises(InputError, match=r"dev\.jsonl, line 1: expected 3 choices, a, b, c, got 2"):
+        load_quiz([good], tmp_path, labels=["a", "b", "c"])
 
 
 def test_errors_of_csv_files(tmp_path):
     with pytest.raises(InputError, match=r'dev\.csv, line 3: expected text in column "ending2"'):
-        swag([ROWS[0], [*ROWS[0][:4], " ", "d", 1]], tmp_path).load(str(tmp_path), "dev")
+        load_swag([ROWS[0], [*ROWS[0][:4], " ", "d", 1]], tmp_path)
     with pytest.raises(InputError, match=r'line 3: expected one of 0, 1, 2, 3 in column .*got "4"'):
-        swag([ROWS[0], [*ROWS[0][:6], 4]], tmp_path).load(str(tmp_path), "dev")
+        load_swag([ROWS[0], [*ROWS[0][:6], 4]], tmp_path)
     (tmp_path / "swag" / "dev.csv").write_text("")
-    with pytest.raises(InputError, match="no examples in the file"):
-        swag(ROWS, tmp_path, "train").load(str(tmp_path), "dev")
-
-
-def test_names_must_be_as_many_as_choices(tmp_path):
-    task = json_lines(quiz(), tmp_path, labels=["a", "b", "c"])
-    with pytest.raises(InputError, match="line 1: expected 3 choices, a, b, c, got 2"):
-        task.load(str(tmp_path), "dev")
+    with pytest.raises(InputError, match=r"dev\.csv: no examples"):
+        task_from_fields("swag.json", SWAG).load(str(tmp_path), "dev")
 
 
 def test_fields_of_a_json_file(tmp_path):
     files = {"train": "t.jsonl", "dev": "/x/d.jsonl", "hard": "h.jsonl"}
     task = task_from_fields(str(tmp_path / "my.json"), LISTS | {"name": "q", "files": files})
     assert isinstance(task, MultipleChoiceTask)
+    assert task.architecture == "ConvBertForMultipleChoice"
     assert (task.name, task.metrics, task.test_splits) == ("q", ("accuracy",), ("hard",))
     assert (task.context_column, task.choice_columns) == ("question", ("choices",))
     assert task.paths("D", "train") == [str(tmp_path / "t.jsonl")]
@@ -194,20 +168,19 @@ def test_fields_of_a_json_file(tmp_path):
     assert json.dumps(plain.identity()) == json.dumps(task.identity()).replace("hard", "test")
 
 
-FIELD_ERRORS = {
-    "missing": ({"context_column": "a", "label_column": "b"}, "`choice_columns` is missing"),
-    "unknown": (SWAG | {"ending_columns": 1}, "unknown field `ending_columns`"),
-    "one choice": (SWAG | {"choice_columns": ["a"]}, "`choice_columns` must be a list of two or m"),
-    "numbered list": (SWAG | {"choice_columns": 3}, "or the name of one field with a list"),
-    "stem is context": (SWAG | {"stem_column": "sent1"}, "`choice_columns` must be other columns"),
-    "names and numbers": (SWAG | {"label_column": 1}, "all of them names, or all numbers"),
-    "labels": (SWAG | {"labels": ["A", "B"]}, "`labels` must be a list of 4, one for each choice"),
-    "same labels": (SWAG | {"labels": ["A", "A"]}, "`labels` must be a list of two or more diff"),
-}
-
-
-@pytest.mark.parametrize("case", FIELD_ERRORS)
-def test_field_errors(case):
-    fields, message = FIELD_ERRORS[case]
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"context_column": "a", "label_column": "b"}, "`choice_columns` is missing"),
+        (SWAG | {"ending_columns": 1}, "unknown field `ending_columns`"),
+        (SWAG | {"choice_columns": ["a"]}, "`choice_columns` must be a list of two or more"),
+        (SWAG | {"choice_columns": 3}, "`choice_columns` .* Received: 3"),
+        (SWAG | {"stem_column": "sent1"}, "`choice_columns` must be different"),
+        (SWAG | {"label_column": 1}, "`choice_columns` .* all names or all numbers"),
+        (SWAG | {"labels": ["A", "B"]}, "`labels` must be a list of 4"),
+        (SWAG | {"labels": ["A", "A"]}, "`labels` must be a list of two or more different"),
+    ],
+)
+def test_field_errors(fields, message):
     with pytest.raises(InputError, match=message):
         task_from_fields("t.json", fields)

@@ -6,6 +6,10 @@ from common.errors import InputError
 from data.tasks import glue
 from data.tasks.registry import get_task, read_task
 
+MINIMAL = {"text_columns": "body", "label_column": "topic"}
+MULTI_LABEL = {"problem_type": "multi_label_classification"}
+REGRESSION = {"problem_type": "regression"}
+
 
 def write(tmp_path, fields, name="topics.json"):
     path = tmp_path / name
@@ -13,22 +17,18 @@ def write(tmp_path, fields, name="topics.json"):
     return str(path)
 
 
-MINIMAL = {"text_columns": "body", "label_column": "topic"}
-
-
 def test_defaults(tmp_path):
     task = get_task(write(tmp_path, MINIMAL))
     assert (task.name, task.problem_type) == ("topics", "single_label_classification")
     assert (task.text_columns, task.label_column, task.header) == (("body",), "topic", True)
     assert (task.labels, task.metrics) == (None, ("accuracy", "macro_f1"))
-    assert task.test_columns == {"test": ("body",)}
+    assert (task.test_splits, task.columns("test")) == (("test",), ("body",))
     assert task.paths("D", "dev") == [f"D/topics/dev{e}" for e in (".tsv", ".csv", ".jsonl")]
 
 
-def test_everything_stated(tmp_path):
-    fields = {
+def test_all_fields(tmp_path):
+    fields = REGRESSION | {
         "name": "sim-1",
-        "problem_type": "regression",
         "text_columns": [3, 1],
         "label_column": 2,
         "score_range": [0, 10],
@@ -38,21 +38,22 @@ def test_everything_stated(tmp_path):
     }
     task = read_task(write(tmp_path, fields))
     assert (task.name, task.problem_type, task.labels) == ("sim-1", "regression", ())
-    # Numbers are from 1 in the file, from 0 within.
+    # Columns are numbered from 1 in the file, and from 0 in the task.
     assert (task.text_columns, task.label_column, task.header) == ((2, 0), 1, False)
     assert (task.score_range, task.metrics, task.unordered) == ((0.0, 10.0), ("spearman",), True)
     assert task.paths("D", "train") == [str(tmp_path / "a.tsv")]
-    assert task.test_columns == {"blind": (2, 0)} and task.paths("D", "blind") == ["/x/b.csv"]
+    assert (task.test_splits, task.columns("blind")) == (("blind",), (2, 0))
+    assert task.paths("D", "blind") == ["/x/b.csv"]
 
 
-def test_several_labels(tmp_path):
-    more = {"problem_type": "multi_label_classification", "labels": ["b", "a"]}
-    task = read_task(write(tmp_path, MINIMAL | more | {"label_delimiter": "|"}))
+def test_multi_label_fields(tmp_path):
+    fields = MINIMAL | MULTI_LABEL | {"labels": ["b", "a"], "label_delimiter": "|"}
+    task = read_task(write(tmp_path, fields))
     assert (task.labels, task.label_delimiter) == (("b", "a"), "|")
     assert task.metrics == ("micro_f1", "macro_f1", "exact_match")
 
 
-def test_identity_is_what_the_files_mean_not_where_they_are(tmp_path):
+def test_identity_excludes_name_and_locations(tmp_path):
     task = read_task(write(tmp_path, MINIMAL))
     moved = read_task(write(tmp_path, MINIMAL | {"files": {"train": "x.csv"}}, "other.json"))
     changed = read_task(write(tmp_path, MINIMAL | {"labels": ["a", "b"]}))
@@ -83,38 +84,31 @@ def test_other_kinds(tmp_path):
         read_task(write(tmp_path, fields | {"unanswerable": 1}))
 
 
-ERRORS = {
-    "no column": ({"text_columns": None, "label_column": "l"}, "`text_columns` must be a column"),
-    "unknown field": ({"label_colum": "l"}, r"unknown field `label_colum`\. Did you mean `label_"),
-    "unknown kind": ({"problem_type": "ranking"}, "`problem_type` must be one of single_label_"),
-    "three texts": ({"text_columns": ["a", "b", "c"]}, "`text_columns` must be .* list of two"),
-    "column 0": ({"text_columns": 0}, r"number \(from 1\), or a list of two. Received: 0"),
-    "names and numbers": ({"text_columns": 1}, "all of them names, or all numbers"),
-    "label is text": ({"label_column": "body"}, "other columns than `label_column` \\('body'\\)"),
-    "duplicate label": ({"labels": ["a", "b", "a"]}, r'two or more different .* \["a", "b", "a"\]'),
-    "one label": ({"labels": ["a"]}, "`labels` must be a list of two or more"),
-    "labels of scores": (
-        {"problem_type": "regression", "labels": ["a", "b"]}, "`labels` must be absent for regr"
-    ),
-    "range of labels": ({"score_range": [0, 1]}, "`score_range` must be absent"),
-    "range upside down": (
-        {"problem_type": "regression", "score_range": [5, 0]}, "the lowest and the highest score"
-    ),
-    "delimiter in a label": (
-        {"problem_type": "multi_label_classification", "labels": ["a,b", "c"]}, 'without ","'
-    ),
-    "unknown metric": ({"metrics": ["pearson"]}, "among accuracy, macro_f1, mcc, f1 for single"),
-    "GLUE's name": ({"name": "cola"}, "the task's name, cola, is another's"),
-    "unknown sort": ({"kind": "parsing"}, "`kind` must be one of"),
-    "path as name": ({"name": "../x"}, "`name` must be letters"),
-    "order of one text": ({"unordered": True}, "`unordered` must be absent"),
-    "files": ({"files": ["train.tsv"]}, "`files` must be an object of file names"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", ERRORS)
-def test_impossible_field(tmp_path, case):
-    fields, message = ERRORS[case]
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text_columns": None}, "`text_columns` .* null"),
+        ({"label_colum": "l"}, r"unknown field `label_colum`\. Did you mean `label_column`"),
+        ({"problem_type": "ranking"}, "`problem_type` must be one of single_label_"),
+        ({"text_columns": ["a", "b", "c"]}, "`text_columns` .* list of two"),
+        ({"text_columns": 0}, "`text_columns` .* Received: 0"),
+        ({"text_columns": 1}, "`text_columns` .* all names or all numbers"),
+        ({"label_column": "body"}, "`text_columns` must be different"),
+        ({"labels": ["a", "b", "a"]}, r'`labels` .* different .* \["a", "b", "a"\]'),
+        ({"labels": ["a"]}, "`labels` .* two or more"),
+        (REGRESSION | {"labels": ["a", "b"]}, "`labels` must be absent for regression"),
+        ({"score_range": [0, 1]}, "`score_range` must be absent for single_label"),
+        (REGRESSION | {"score_range": [5, 0]}, "`score_range` .* lowest and the highest"),
+        (MULTI_LABEL | {"labels": ["a,b", "c"]}, '`labels` .* delimiter ",".* "a,b"'),
+        ({"metrics": ["pearson"]}, "`metrics` .* accuracy, macro_f1, mcc, f1 for single"),
+        ({"name": "cola"}, '`name` must be different .* "cola"'),
+        ({"kind": "parsing"}, "`kind` must be one of"),
+        ({"name": "../x"}, "`name` must be letters"),
+        ({"unordered": True}, "`unordered` must be absent"),
+        ({"files": ["train.tsv"]}, "`files` must be an object"),
+    ],
+)
+def test_impossible_field(tmp_path, fields, message):
     path = write(tmp_path, MINIMAL | fields)
     with pytest.raises(InputError, match=message) as error:
         read_task(path)
@@ -125,10 +119,10 @@ def test_unreadable_file(tmp_path):
     path = write(tmp_path, {"text_columns": "a"})
     with pytest.raises(InputError, match="`label_column` is missing"):
         read_task(path)
-    with pytest.raises(InputError, match="expected a JSON object, got "):
+    with pytest.raises(InputError, match="JSON object"):
         read_task(write(tmp_path, [1]))
     (tmp_path / "topics.json").write_text('{"name": }')
-    with pytest.raises(InputError, match=r"not JSON at line 1, column 10"):
+    with pytest.raises(InputError, match="line 1, column 10"):
         read_task(path)
     with pytest.raises(InputError, match=r"no such file: nowhere\.json"):
         get_task("nowhere.json")

@@ -65,7 +65,7 @@ ERRORS = {
     "no object": ("a.jsonl", '["a"]\n', ["a"], r'line 1: expected a JSON object, got \["a"\]'),
     "blank line": ("a.jsonl", '{"a": 1}\n\n{"a": 1}\n', ["a"], "line 2: not JSON"),
     "no such field": ("a.jsonl", '{"b": 1, "c": 2}\n', ["a"], 'expected a field "a", got b, c'),
-    "number of a field": ("a.jsonl", '{"a": 1}\n', [0], "expected names of its fields"),
+    "number of a field": ("a.jsonl", '{"a": 1}\n', [0], r"a\.jsonl: expected names of fields"),
 }
 
 

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from data.tasks.classification import task as classification
+from data.tasks.classification import decoding
 from data.tasks.classification.task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ClassificationTask
 
-TASK = ClassificationTask(
-    "own", ("accuracy",), ("text",), "label", {"test": ("text",)}, labels=("bad", "good")
-)
+TASK = ClassificationTask("own", ("accuracy",), ("text",), "label", labels=("bad", "good"))
 SEVERAL = dataclasses.replace(
     TASK, problem_type=MULTI_LABEL, labels=("x", "y", "z"), metrics=("micro_f1",)
 )
@@ -78,7 +76,7 @@ def test_scores(tmp_path):
 
 def test_test_files_need_no_labels(tmp_path, caplog):
     assert TASK.load_if_there(str(tmp_path), TASK.test_splits) == {}
-    assert f"no test predictions, for there is no {tmp_path}/own/test.tsv" in caplog.text
+    assert f"no test predictions: {tmp_path}/own/test.tsv" in caplog.text
     path = write(tmp_path, "test.csv", "text\n1\n")
     assert TASK.load_if_there(str(tmp_path), TASK.test_splits)["test"].texts == ["1"]
     path.unlink()
@@ -128,7 +126,7 @@ ERRORS = {
         SEVERAL, "csv", HEAD + 'a,"x,w"\n', 'labels among x, y, z in column "label", got "x,w"'
     ),
     "label twice": (
-        SEVERAL, "csv", HEAD + 'a,"x,x"\n', 'expected no label twice in column "label", got "x,x"'
+        SEVERAL, "csv", HEAD + 'a,"x,x"\n', 'expected different labels in column "label", got "x,x"'
     ),
     "number for several": (
         SEVERAL, "jsonl", '{"text": "a", "label": 1}', "a list of labels in .*, got 1"
@@ -164,7 +162,7 @@ def test_unusable_folder(tmp_path):
         TASK.load(str(tmp_path), "dev")
     write(tmp_path, "dev.csv", HEAD)
     write(tmp_path, "dev.tsv", HEAD)
-    with pytest.raises(InputError, match=r"there are .*dev\.tsv and .*dev\.csv. Keep one"):
+    with pytest.raises(InputError, match=r"found .*dev\.tsv and .*dev\.csv. Keep one"):
         TASK.load(str(tmp_path), "dev")
 
 
@@ -176,33 +174,33 @@ def test_unusable_labels_of_a_training_file(tmp_path):
     write(tmp_path, "train.csv", HEAD + "a,good\nb,\n")
     with pytest.raises(InputError, match=r'train\.csv, line 3: expected a label in .*, got ""'):
         unknown.complete(str(tmp_path))
-    with pytest.raises(InputError, match="metric f1 is for 2 labels, and there are 3"):
+    with pytest.raises(InputError, match=r"`f1` needs 2 labels.* 3"):
         dataclasses.replace(TASK, labels=("a", "b", "c"), metrics=("f1",)).complete("")
 
 
 def test_what_logits_say():
     logits = np.array([[0.0, np.log(3), -50.0], [1000.0, -1000.0, 0.0]], np.float32)
-    assert classification.predictions(SINGLE_LABEL, logits).tolist() == [1, 0]
-    assert classification.answers(SINGLE_LABEL, logits, ("a", "b", "c")) == ["b", "a"]
-    shares = classification.probabilities(SINGLE_LABEL, logits)
+    assert decoding.predictions(SINGLE_LABEL, logits).tolist() == [1, 0]
+    assert decoding.answers(SINGLE_LABEL, logits, ("a", "b", "c")) == ["b", "a"]
+    shares = decoding.probabilities(SINGLE_LABEL, logits)
     np.testing.assert_allclose(shares, [[0.25, 0.75, 0], [1, 0, 0]], atol=1e-6)
-    assert classification.predictions(MULTI_LABEL, logits).tolist() == [[0, 1, 0], [1, 0, 0]]
-    assert classification.answers(MULTI_LABEL, -logits, ("a", "b", "c")) == [["c"], ["b"]]
-    shares = classification.probabilities(MULTI_LABEL, logits)
+    assert decoding.predictions(MULTI_LABEL, logits).tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert decoding.answers(MULTI_LABEL, -logits, ("a", "b", "c")) == [["c"], ["b"]]
+    shares = decoding.probabilities(MULTI_LABEL, logits)
     np.testing.assert_allclose(shares, [[0.5, 0.75, 0], [1, 0, 0.5]], atol=1e-6)
 
 
 def test_what_scores_say():
     logits = np.array([[0.5], [1.5], [-0.25]], np.float32)
-    assert classification.predictions(REGRESSION, logits, (-1.0, 3.0)).tolist() == [1.0, 5.0, -2.0]
-    assert classification.answers(REGRESSION, logits, None, (-1.0, 3.0)) == [1.0, 3.0, -1.0]
+    assert decoding.predictions(REGRESSION, logits, (-1.0, 3.0)).tolist() == [1.0, 5.0, -2.0]
+    assert decoding.answers(REGRESSION, logits, None, (-1.0, 3.0)) == [1.0, 3.0, -1.0]
     # Of another's model, whose range is not known.
-    assert classification.answers(REGRESSION, logits, None) == [0.5, 1.5, -0.25]
+    assert decoding.answers(REGRESSION, logits, None) == [0.5, 1.5, -0.25]
 
 
 def test_answers_as_text():
-    assert classification.answer_text(["a", "b"], "|") == "a|b"
-    assert classification.answer_text([]) == ""
-    assert [classification.answer_text(x) for x in ("good", 2.0, 1234567.0, 0.000123456)] == [
+    assert decoding.answer_text(["a", "b"], "|") == "a|b"
+    assert decoding.answer_text([]) == ""
+    assert [decoding.answer_text(x) for x in ("good", 2.0, 1234567.0, 0.000123456)] == [
         "good", "2", "1.23457e+06", "0.000123456"
     ]  # fmt: skip

@@ -7,9 +7,10 @@ import pytest
 from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from data.tasks.batching import evaluation_batches
+from data.tasks.question_answering.answers import find_answers
 from data.tasks.question_answering.files import Question, QuestionExamples
-from data.tasks.question_answering.task import TASKS, QuestionAnsweringTask
-from data.tasks.question_answering.windows import find_answers, make_features
+from data.tasks.question_answering.task import TASKS, task_from_fields
+from data.tasks.question_answering.windows import make_features
 from data.tokenizer.tokenizer import SPECIAL_TOKENS, ConvBertTokenizer
 
 WORDS = ["w" + chr(ord("a") + i) for i in range(26)]
@@ -201,7 +202,7 @@ def test_answers_are_the_contexts_own_characters(tokenizer):
 
 
 def task_and_outputs(tokenizer, unanswerable):
-    task = QuestionAnsweringTask.of_files("mine", unanswerable)
+    task = task_from_fields("mine.json", {"unanswerable": unanswerable})
     asked = [Question("q1", "wa", 0, ("wc wd",)), Question("q2", "wb", 0, ("wf",))]
     if unanswerable:
         asked[1] = dataclasses.replace(asked[1], answers=())
@@ -245,9 +246,11 @@ def test_tasks():
     assert TASKS["newsqa"].paths("D", "dev") == [f"D/newsqa/dev{ending}" for ending in endings]
     assert [task.name for task in TASKS.values() if task.unanswerable] == ["squad"]
     assert TASKS["squad"].test_splits == ("test",) and TASKS["squadv1"].test_splits == ()
-    mine = QuestionAnsweringTask.of_files("mine", True, {"train": "t.json", "blind": "b.json"})
+    mine = task_from_fields(
+        "D/mine.json", {"unanswerable": True, "files": {"train": "t.json", "blind": "b.json"}}
+    )
     assert (mine.test_splits, mine.metrics) == (("blind",), ("exact", "f1"))
-    assert mine.paths("D", "blind") == ["b.json"]
+    assert mine.paths("D", "blind")[0].endswith("D/b.json")
     assert mine.paths("D", "dev")[0] == "D/mine/dev.json"
     changed = options(beam_size=7, answerable_weight=0.25)
     wanted = {"joint_prediction": True, "beam_size": 7, "answerable_weight": 0.25}

@@ -1,0 +1,112 @@
+"""The examples of a task's file, and the checks of their texts."""
+
+import abc
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+from typing_extensions import override
+
+from common.errors import InputError
+
+# The target of a token that has no label, or a label that the model does not know.
+IGNORED = -100
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples(abc.ABC):
+    """The examples of one file, in file order. Each kind of task adds its own fields.
+
+    Args:
+        path: the file.
+        sha256: hash of its bytes.
+    """
+
+    path: str
+    sha256: str
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abc.abstractmethod
+    def num_characters(self) -> int:
+        """Length of all texts: an estimate of the work."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextExamples(Examples):
+    """Texts or pairs of texts, with labels or scores.
+
+    Args:
+        path: the file.
+        sha256: hash of its bytes.
+        texts: the first or only text of each example.
+        text_pairs: the second texts; None for tasks on single texts.
+        labels: int32 `[N]` label ids; int32 `[N, labels]` of ones and zeros for multi-label
+            tasks; float64 `[N]` scores; None for a test file.
+        score_range: the lowest and the highest score; None for labels.
+    """
+
+    texts: list[str]
+    text_pairs: list[str] | None
+    labels: np.ndarray | None
+    score_range: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    @override
+    def num_characters(self) -> int:
+        return sum(map(len, self.texts)) + sum(map(len, self.text_pairs or ()))
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Training targets of the model's logits.
+
+        Int32 `[N]` label ids (zeros for a test file), float32 `[N, labels]` of ones and zeros, or
+        float32 `[N, 1]` scores scaled from `score_range` to 0–1.
+        """
+        if self.labels is None:
+            return np.zeros(len(self), np.int32)
+        if self.score_range is not None:
+            low, high = self.score_range
+            return ((self.labels - low) / (high - low)).astype(np.float32)[:, None]
+        return self.labels.astype(np.float32) if self.labels.ndim == 2 else self.labels
+
+    def with_swapped_pairs(self) -> "TextExamples":
+        """These examples, followed by copies with the two texts swapped."""
+        return dataclasses.replace(
+            self,
+            texts=self.texts + self.text_pairs,
+            text_pairs=self.text_pairs + self.texts,
+            labels=np.concatenate([self.labels, self.labels]),
+        )
+
+
+def parse_text(value: Any, where: str) -> str:
+    """Checks that a value is a text with something in it.
+
+    Args:
+        value: a cell of a table, or a field of a JSON object.
+        where: the column or field, for messages. The caller adds the file and the line.
+
+    Raises:
+        InputError: it is not a string, it is blank, or it is not valid Unicode.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"expected text in {where}, got {shown(value)}")
+    if not value.strip():
+        raise InputError(f"expected text in {where}, got none")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a JSON escape can be half of a surrogate pair
+        raise InputError(f"expected Unicode text in {where}, got a lone surrogate") from None
+    return value
+
+
+def shown(value: Any) -> str:
+    """The start of a value in JSON form, for messages."""
+    return json.dumps(value, ensure_ascii=False, default=repr)[:100]
