@@ -1,34 +1,36 @@
-"""Opens saved models in transformers, compares what they compute, and prints a table.
+"""Opens this project's saved models in transformers, and compares the outputs.
 
     python3 scripts/compare_transformers.py --peer-python ~/torch/bin/python
 
-One model with random weights of each class that transformers has is saved with a tokenizer, and
-opened by transformers' Auto classes. Compared are the outputs on random rows without padding, on
-padded rows (with `mask_padding` false, as transformers has it), and the answers of transformers'
-pipelines to texts. --peer-python names a Python that has torch and transformers.
+For each class that transformers has, a model with random weights is saved with a tokenizer and
+opened by transformers' Auto classes. The table has the largest absolute differences of the outputs
+for rows without padding, of the outputs for all rows (with `mask_padding` false, as in
+transformers), and of the scores or vectors that transformers' pipelines return for texts.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError
 from common.fields import override
+from common.markdown import markdown_table
 from model.config import MODEL_SIZES, ConvBertConfig
 
 PEER = Path(__file__).with_name("transformers_outputs.py")
 VOCAB = Path(__file__).parents[1] / "data" / "vocab" / "bert_uncased.txt"
 TEXTS = ("Oslo is the capital of Norway, isn't it?", "Søren visited a naïve café in Paris.")
 MASKED_TEXTS = ("Oslo is the [MASK] of Norway, isn't it?", "Søren visited a naïve café in [MASK].")
-LENGTHS = (32, 20, 9)  # of the padded rows
-# Class → transformers' class, and its pipeline, if that reads texts alone.
+LENGTHS = (32, 32, 20, 9)  # tokens per row; shorter rows are padded
+TRANSFORMERS_NAMES = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
+# Class → transformers' class, and its pipeline, if that reads plain texts.
 CLASSES = {
     "ConvBertModel": ("AutoModel", "feature-extraction"),
     "ConvBertForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
@@ -42,86 +44,75 @@ CLASSES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table: the largest differences, and the largest value of the outputs.
+class Differences(NamedTuple):
+    """The largest differences for one class, and the largest absolute value of the outputs.
 
     Args:
-        pipeline: of the pipeline's scores or vectors; None where there is no pipeline. Infinite
-            where it answers with another label or token.
+        pipeline: None without a pipeline; infinite if it returns other labels or tokens.
     """
 
     name: str
     unpadded: float
     padded: float
     pipeline: float | None
-    reach: float
-
-    def line(self) -> str:
-        """As Markdown."""
-        pipeline = "" if self.pipeline is None else f"{self.pipeline:.1e}"
-        cells = (self.name, f"{self.unpadded:.1e}", f"{self.padded:.1e}", pipeline)
-        return "| " + " | ".join((*cells, f"{self.reach:.2g}")) + " |"
+    largest_value: float
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Saves, has transformers open, compares, prints."""
-    args = parse_arguments(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Weights so large that layers matter to the outputs.
+    """Compares each class, and prints a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--peer-python", required=True, metavar="PYTHON", help="has torch and transformers"
+    )
+    parser.add_argument("--size", choices=MODEL_SIZES, default="medium-small")
+    args = parser.parse_args(arguments)
+    # Weights large enough for every layer to matter.
     config = override(ConvBertConfig.from_size(args.size), {"initializer_range": 0.08})
     with tempfile.TemporaryDirectory() as folder:
         versions, rows = compare(config, folder, args.peer_python)
     print(f"{versions}; {args.size}, random weights\n")
-    print("| class | unpadded | padded | pipeline | largest value |\n|---|---|---|---|---|")
-    for row in rows:
-        print(row.line())
+    header = ("class", "unpadded", "padded", "pipeline", "largest value")
+    cells = [[x if x is None or x is row.name else f"{x:.1e}" for x in row] for row in rows]
+    print(markdown_table(header, cells), end="")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see `--help`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--peer-python", required=True, metavar="PYTHON")
-    parser.add_argument("--size", choices=MODEL_SIZES, default="medium-small")
-    return parser.parse_args(arguments)
-
-
-def compare(config: ConvBertConfig, folder: str, peer_python: str) -> tuple[str, list[Row]]:
+def compare(config: ConvBertConfig, folder: str, peer_python: str) -> tuple[str, list[Differences]]:
     """Compares a model of each class; everything is written below `folder`.
 
     Returns:
-        The peer's versions, and the table.
+        The peer's versions, and the differences.
 
     Raises:
-        InputError: transformers could not open a model; its own words are in the message.
+        InputError: transformers could not open a model; the message ends with its traceback.
     """
     import keras
+    import numpy as np
 
     from data import ConvBertTokenizer
 
     keras.utils.set_random_seed(0)
     tokenizer = ConvBertTokenizer(VOCAB)
-    jobs, models = [], {}
+    jobs, models, inputs = [], {}, {}
     for name, (auto_class, pipeline) in CLASSES.items():
-        models[name] = random_model(name, config)
-        for padded in (False, True):
-            directory = os.path.join(folder, f"{name}{'_padded' * padded}")
-            models[name].save_pretrained(directory)
-            tokenizer.save_pretrained(directory, config.max_position_embeddings)
-            inputs = random_inputs(name, config, padded)
-            write_inputs(directory, inputs)
-            pipe = None if padded else pipeline
-            job = {"directory": directory, "auto_class": auto_class, "pipeline": pipe}
-            jobs.append(job | {"texts": texts_of(pipeline)})
-    versions = ask_peer(jobs, folder, peer_python)
-    rows = [compare_one(name, models[name], tokenizer, folder) for name in CLASSES]
-    return versions, rows
+        directory = os.path.join(folder, name)
+        models[name], inputs[name] = random_model(name, config), random_inputs(name, config)
+        models[name].save_pretrained(directory)
+        tokenizer.save_pretrained(directory, config.max_position_embeddings)
+        renamed = {TRANSFORMERS_NAMES.get(key, key): array for key, array in inputs[name].items()}
+        np.savez(os.path.join(directory, "inputs.npz"), **renamed)
+        job = {"directory": directory, "auto_class": auto_class, "pipeline": pipeline}
+        jobs.append(job | {"texts": texts_for(pipeline)})
+    versions = run_peer(jobs, folder, peer_python)
+    return versions, [
+        compare_class(name, model, inputs[name], tokenizer, os.path.join(folder, name))
+        for name, model in models.items()
+    ]
 
 
 def random_model(name: str, config: ConvBertConfig):
-    """One with random weights, also where they would begin as zeros, and names of labels."""
+    """A model with names of labels and random weights, including those initialized to zeros."""
     import keras
 
     import model as library
@@ -135,32 +126,26 @@ def random_model(name: str, config: ConvBertConfig):
     return model
 
 
-def random_inputs(name: str, config: ConvBertConfig, padded: bool) -> dict:
-    """Rows of random tokens, in our names; for multiple choice two choices each."""
+def random_inputs(name: str, config: ConvBertConfig) -> dict:
+    """Rows of random tokens [B, T]; for multiple choice [B, 2, T]."""
     import numpy as np
 
-    random = np.random.default_rng(0)
-    lengths = LENGTHS if padded else (LENGTHS[0],) * len(LENGTHS)
-    mask = (np.arange(LENGTHS[0]) < np.array(lengths)[:, None]).astype("int32")
-    segments = (np.arange(LENGTHS[0]) >= LENGTHS[-1] // 2).astype("int32") * mask
-    ids = random.integers(5, config.vocab_size, mask.shape).astype("int32") * mask
-    inputs = {"input_ids": ids, "input_mask": mask, "segment_ids": segments}
+    columns = np.arange(max(LENGTHS))
+    mask = (columns < np.array(LENGTHS)[:, None]).astype("int32")
     if name == "ConvBertForMultipleChoice":
-        inputs = {key: np.stack([array, array[::-1]], axis=1) for key, array in inputs.items()}
-    return inputs
+        mask = np.stack([mask, mask], axis=1)
+    ids = np.random.default_rng(0).integers(5, config.vocab_size, mask.shape).astype("int32")
+    segments = (columns >= min(LENGTHS) // 2).astype("int32")
+    return {"input_ids": ids * mask, "input_mask": mask, "segment_ids": segments * mask}
 
 
-def write_inputs(directory: str, inputs: dict) -> None:
-    """As the peer reads them."""
-    import numpy as np
-
-    names = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
-    arrays = {names.get(name, name): array for name, array in inputs.items()}
-    np.savez(os.path.join(directory, "inputs.npz"), **arrays)
+def texts_for(pipeline: str | None) -> tuple[str, ...]:
+    """The texts that a pipeline reads."""
+    return MASKED_TEXTS if pipeline == "fill-mask" else TEXTS
 
 
-def ask_peer(jobs: list[dict], folder: str, peer_python: str) -> str:
-    """Has transformers do the jobs; returns its versions."""
+def run_peer(jobs: list[dict], folder: str, peer_python: str) -> str:
+    """Runs transformers on the jobs, and returns its versions."""
     path = os.path.join(folder, "jobs.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(jobs, file)
@@ -174,60 +159,56 @@ def ask_peer(jobs: list[dict], folder: str, peer_python: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def compare_one(name: str, model, tokenizer, folder: str) -> Row:
-    """The differences of one class."""
+def compare_class(name: str, model, inputs: dict, tokenizer, directory: str) -> Differences:
+    """The differences between a model and what transformers computed from its directory."""
     import numpy as np
 
-    differences, reach = {}, 0.0
-    for padded in (False, True):
-        directory = os.path.join(folder, f"{name}{'_padded' * padded}")
-        theirs = np.load(os.path.join(directory, "outputs.npz"))
-        reader = type(model).from_pretrained(directory, mask_padding=False) if padded else model
-        outputs = reader(random_inputs(name, model.config, padded))
+    with np.load(os.path.join(directory, "outputs.npz")) as file:
+        theirs = dict(file)
+    unmasked = type(model).from_pretrained(directory, mask_padding=False)
+    differences = []
+    for reader, num_rows in ((model, LENGTHS.count(max(LENGTHS))), (unmasked, len(LENGTHS))):
+        outputs = reader(inputs)
         if not isinstance(outputs, dict):
-            outputs = {theirs.files[0]: outputs}
-        if set(outputs) != set(theirs.files):
-            raise InputError(f"{name}: transformers returned {', '.join(theirs.files)}")
-        differences[padded] = max(
-            float(np.max(np.abs(np.array(array) - theirs[key]))) for key, array in outputs.items()
+            outputs = {next(iter(theirs)): outputs}
+        if set(outputs) != set(theirs):
+            raise InputError(f"{name}: transformers returned {', '.join(theirs)}")
+        differences.append(
+            max(
+                float(np.max(np.abs(np.array(array) - theirs[key])[:num_rows]))
+                for key, array in outputs.items()
+            )
         )
-        reach = max(reach, *(float(np.max(np.abs(theirs[key]))) for key in outputs))
-    with open(os.path.join(folder, name, "pipeline.json"), encoding="utf-8") as file:
-        report = json.load(file)
-    kind = CLASSES[name][1]
-    pipeline = None
-    if kind is not None:
-        pipeline = max(
-            pipeline_difference(kind, answer, model, tokenizer, text)
-            for text, answer in zip(texts_of(kind), report["answers"], strict=True)
+    pipeline = CLASSES[name][1]
+    if pipeline is not None:
+        with open(os.path.join(directory, "answers.json"), encoding="utf-8") as file:
+            answers = zip(texts_for(pipeline), json.load(file), strict=True)
+        differences.append(
+            max(pipeline_difference(pipeline, a, model, tokenizer, text) for text, a in answers)
         )
-    return Row(name, differences[False], differences[True], pipeline, reach)
+    else:
+        differences.append(None)
+    return Differences(name, *differences, max(float(np.abs(a).max()) for a in theirs.values()))
 
 
-def texts_of(pipeline: str | None) -> tuple[str, ...]:
-    """What a pipeline is given to read."""
-    return MASKED_TEXTS if pipeline == "fill-mask" else TEXTS
-
-
-def pipeline_difference(kind: str, answer, model, tokenizer, text: str) -> float:
-    """The largest difference of a pipeline's scores, or vectors, for one text from ours."""
+def pipeline_difference(pipeline: str, answer, model, tokenizer, text: str) -> float:
+    """The largest difference of the scores or vectors that a pipeline returned for one text."""
     import keras
     import numpy as np
 
     from pipelines import FillMask
 
-    if kind == "fill-mask":
-        (filled,) = FillMask(model, tokenizer, model.config.max_position_embeddings).predict(
-            [text]
-        )[0]
+    if pipeline == "fill-mask":
+        fill_mask = FillMask(model, tokenizer, model.config.max_position_embeddings)
+        (filled,) = fill_mask.predict([text])[0]
         expected = list(zip(filled.tokens, filled.probabilities, strict=True))
         found = [(item["token_str"], item["score"]) for item in answer]
     else:
         outputs = np.array(model(tokenizer([text])))
-        if kind == "feature-extraction":
+        if pipeline == "feature-extraction":
             return float(np.max(np.abs(outputs - np.array(answer))))
         answers, rows = [answer], outputs
-        if kind == "token-classification":  # has no answer for [CLS] and [SEP]
+        if pipeline == "token-classification":  # has no answer for [CLS] and [SEP]
             answers, rows = answer, outputs[0, 1:-1]
         probabilities = np.array(keras.ops.softmax(rows))
         labels = [model.config.id2label[i] for i in np.argmax(probabilities, axis=-1)]

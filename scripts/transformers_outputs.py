@@ -1,8 +1,8 @@
-"""What transformers makes of saved models: the other side of compare_transformers.py.
+"""Computes transformers' outputs for saved models; `compare_transformers.py` runs it.
 
-Needs torch and transformers, and nothing of this project. Reads a JSON file of jobs: the model's
-directory, transformers' Auto class, the pipeline's name or null, and texts for it. Of each it reads
-DIRECTORY/inputs.npz, and writes DIRECTORY/outputs.npz and DIRECTORY/pipeline.json.
+Needs torch and transformers, and nothing of this project. Reads a JSON file of jobs: a model's
+directory, transformers' Auto class, the name of a pipeline or null, and texts for it. For each it
+reads DIRECTORY/inputs.npz, and writes DIRECTORY/outputs.npz and DIRECTORY/answers.json.
 """
 
 import json
@@ -13,11 +13,11 @@ import numpy as np
 import torch
 import transformers
 
-TENSORS = ("last_hidden_state", "logits", "start_logits", "end_logits")
+OUTPUTS = ("last_hidden_state", "logits", "start_logits", "end_logits")
 
 
 def main():
-    """Does all jobs of the file that the command line names."""
+    """Runs the jobs, and prints the versions."""
     torch.set_num_threads(1)
     with open(sys.argv[1], encoding="utf-8") as file:
         jobs = json.load(file)
@@ -26,13 +26,12 @@ def main():
         model = getattr(transformers, job["auto_class"]).from_pretrained(directory).eval()
         with np.load(os.path.join(directory, "inputs.npz")) as arrays, torch.no_grad():
             outputs = model(**{name: torch.tensor(arrays[name]).long() for name in arrays})
-        arrays = {name: outputs[name].numpy() for name in TENSORS if name in outputs}
+        arrays = {name: outputs[name].numpy() for name in OUTPUTS if name in outputs}
         np.savez(os.path.join(directory, "outputs.npz"), **arrays)
-        report = {"class": type(model).__name__, "id2label": model.config.id2label}
         if job["pipeline"] is not None:
-            report["answers"] = transformers.pipeline(job["pipeline"], directory)(job["texts"])
-        with open(os.path.join(directory, "pipeline.json"), "w", encoding="utf-8") as file:
-            json.dump(report, file, default=float)
+            answers = transformers.pipeline(job["pipeline"], directory)(job["texts"])
+            with open(os.path.join(directory, "answers.json"), "w", encoding="utf-8") as file:
+                json.dump(answers, file, default=float)
     print(f"transformers {transformers.__version__}, PyTorch {torch.__version__}")
 
 

@@ -20,7 +20,6 @@ TOOLS = (
     "scripts/download_glue",
     "scripts/make_submission",
     "scripts/convert_checkpoint",
-    "scripts/adopt_checkpoint",
     "scripts/compare_transformers",
 )
 CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")

@@ -21,6 +21,7 @@ from common.errors import InputError
 from model.config import ConvBertConfig
 from model.layers.layers import merged_kernel
 from model.weights import files as weight_files
+from model.weights import tf1
 
 PREFIX = "convbert."  # before the encoder's tensors in files that also have a head
 # Tensors of heads. A class skips those of other heads.
@@ -296,18 +297,8 @@ class ModelFiles:
 
 
 def refuse_tf1_checkpoint(path: str) -> None:
-    """Raises an `InputError` that names the converter, if `path` is a TF 1 checkpoint.
-
-    Args:
-        path: a path that should be a saved model's; a checkpoint is recognized by its prefix, one
-            of its files, or their directory.
-    """
-    if os.path.isdir(path):
-        names = os.listdir(path)
-        found = "config.json" not in names and any(name.endswith(".index") for name in names)
-    else:
-        found = os.path.isfile(path + ".index") or path.endswith(".index")
-    if found:
+    """Raises an `InputError` that names the converter, if `path` is a TF 1 checkpoint."""
+    if tf1.is_checkpoint(path):
         raise InputError(
             f"{path} is a TF 1 checkpoint. Convert it first: "
             f"python3 scripts/convert_checkpoint.py {path} OUT_DIR"

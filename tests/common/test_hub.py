@@ -14,6 +14,7 @@ from common import hub
 from common.errors import InputError
 from model import ConvBertConfig, ConvBertForMaskedLM, ConvBertForSequenceClassification
 from model.weights.warm_start import find_models
+from scripts import convert_checkpoint
 from tests.support import hub_server, torch_writer
 
 ROOT = Path(__file__).parents[2]
@@ -229,6 +230,8 @@ def test_hub_names_where_directories_are_taken(server, tmp_path, monkeypatch):
     server.files["owner/danish"]["main"] = files
     directory = find_models("owner/danish")["main"]
     assert set(names_in(directory)) == set(files)
+    convert_checkpoint.main(["owner/danish", "converted", "--revision", "v1"])
+    assert {"model.safetensors", "vocab.txt"} < set(names_in("converted"))
     with pytest.raises(InputError, match=r"no such directory: \./danish"):
         ConvBertForSequenceClassification.from_pretrained("./danish")
 
