@@ -1,11 +1,12 @@
-"""One job of finetune.py and the records of its trials: which are finished, and what came out.
+"""A job of finetune.py, its paths, and the results of its trials.
 
-A job trains one model: on one task, or on several jointly.
+A job trains one model: on one task, or on several jointly. A trial is one run with its own seed.
 """
 
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -15,37 +16,37 @@ from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from data.tasks.base import Examples, Task
 from jobs import results_table
-from model.config import ConvBertConfig
+from jobs.encoder import Encoder
 
-# Fields that change neither the trained model nor its scores (a trial's seed counts by itself).
+# Hyper-parameters that change neither a trained model nor its scores. (A trial's seed is compared
+# separately.)
 NOT_IN_FINGERPRINT = (
-    "do_train", "do_eval", "num_trials", "keep_all_models", "write_test_outputs", "n_writes_test",
-    "eval_batch_size", "predict_batch_size", "seed", "task_names",
-)  # fmt: skip
+    "do_train",
+    "do_eval",
+    "num_trials",
+    "keep_all_models",
+    "write_test_outputs",
+    "n_writes_test",
+    "eval_batch_size",
+    "predict_batch_size",
+    "seed",
+    "task_names",
+)
 
-# A task's entry in the results: `metrics`, `num_examples`, `trial`, `seed`, `seconds`, …
-Entry = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """What every trial starts from: a saved model, or random weights if `directory` is None."""
-
-    directory: str | None
-    config: ConvBertConfig
-    tokenizer: Any
-    sha256: str
+# What one trial gives for one task, as in the results file.
+TrialResult = dict[str, Any]
+RESULT_KEYS = {"trial", "seed", "seconds", "fingerprint", "metrics", "num_examples", "tests"}
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """A task with the examples that its files hold: None, or no split, where they are not needed.
+    """A task and its examples.
 
     Args:
-        task: complete; see `Task.complete`.
-        train: the training set.
-        dev: by split what is scored, "dev" first.
-        tests: by split what predictions are written for.
+        task: as `Task.complete` returns it.
+        train: the training set; None if nothing is trained.
+        dev: what is scored, by split, "dev" first; empty if nothing is scored.
+        tests: what predictions are written for, by split.
     """
 
     task: Task
@@ -56,12 +57,12 @@ class TaskData:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One task, or several to be trained jointly, with all that was given for them.
+    """One task, or several to train jointly.
 
     Args:
-        parts: the tasks; the first gives the order of everything.
+        parts: the tasks, in order.
         config: the hyper-parameters.
-        encoder: what trials start from; None until it has been found.
+        encoder: the initial state of every trial; None until it is known.
         model_dir: `DATA_DIR/models/MODEL_NAME`; all paths are below it.
     """
 
@@ -72,7 +73,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The task's, or "cola+sst" of joint ones."""
+        """The task's name; "cola+sst" for joint tasks."""
         return "+".join(part.task.name for part in self.parts)
 
     @property
@@ -82,12 +83,12 @@ class Job:
 
     @property
     def results_path(self) -> str:
-        """The results as JSON; the text beside it ends in `.txt`."""
+        """The results as JSON; the text file beside it ends in `.txt`."""
         return os.path.join(self.model_dir, "results", f"{self.name}_results.json")
 
     @property
     def num_characters(self) -> float:
-        """The size of a trial: the text it reads, that of training three times."""
+        """The cost of a trial: characters read, where each one trained on counts three times."""
         read = trained = 0
         for part in self.parts:
             read += sum(e.num_characters for e in (*part.dev.values(), *part.tests.values()))
@@ -95,7 +96,7 @@ class Job:
         return read + 3 * self.config.num_train_epochs * trained
 
     def trained_model(self, trial: int, task: Task | None = None) -> str:
-        """The directory of a trial's fine-tuned model; of joint ones, that of each `task` in it."""
+        """The directory of a trial's model; for joint tasks, `task` selects one in it."""
         parts = [task.name] if task and self.is_joint else []
         return os.path.join(self.model_dir, "finetuning_models", f"{self.name}_{trial}", *parts)
 
@@ -110,7 +111,7 @@ class Job:
         return part.tests if trial <= self.config.n_writes_test else {}
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides a trial's outcome but its seed."""
+        """A hash of everything that decides a trial's outcome except its seed."""
         fields = dataclasses.asdict(self.config)
         for name in NOT_IN_FINGERPRINT:
             del fields[name]
@@ -122,101 +123,131 @@ class Job:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_results(job: Job) -> dict[int, dict[str, Entry]]:
-    """The trials that need no repeating: by trial, each task's entry.
+def read_results_file(path: str, task_name: str) -> list[TrialResult]:
+    """A task's results, one for each trial; [] if there is no file.
 
-    A trial is finished if it was run with the same hyper-parameters, model and data, and what it
-    had to write is there.
+    Raises:
+        InputError: not a results file, or a damaged one.
     """
-    if not (job.config.do_train and os.path.isfile(job.results_path)):
+    if not os.path.isfile(path):
+        return []
+    results = files.read_json_object(path).get(task_name)
+    if not isinstance(results, list) or not all(
+        isinstance(result, dict) and result.keys() >= RESULT_KEYS for result in results
+    ):
+        raise InputError(f"{path}: not the results of {task_name}. Delete or rename it")
+    return results
+
+
+def finished_trials(job: Job) -> dict[int, dict[str, TrialResult]]:
+    """The trials that need not be repeated: by number, each task's result.
+
+    A trial is finished if it had the same hyper-parameters, model and data, and all its files
+    exist.
+    """
+    if not job.config.do_train:
         return {}
-    try:
-        found: dict[int, dict[str, Entry]] = {}
-        for part in job.parts:
-            for entry in _written_entries(job)[part.task.name]:
-                if is_finished(job, part, entry):
-                    found.setdefault(entry["trial"], {})[part.task.name] = entry
-    except (KeyError, TypeError) as error:
-        raise _no_results_file(job, error) from None
-    whole = len(job.parts)
-    return {trial: found[trial] for trial in sorted(found) if len(found[trial]) == whole}
+    finished: dict[int, dict[str, TrialResult]] = {}
+    for part in job.parts:
+        for result in read_results_file(job.results_path, part.task.name):
+            if is_finished(job, part, result):
+                finished.setdefault(result["trial"], {})[part.task.name] = result
+    num_tasks = len(job.parts)
+    return {
+        trial: finished[trial] for trial in sorted(finished) if len(finished[trial]) == num_tasks
+    }
 
 
-def trained_entry(job: Job, task: Task, trial: int) -> Entry:
-    """What is written of a trial's model, which is only to be scored again; {} if nothing is."""
-    if not os.path.isfile(job.results_path):
-        return {}
-    try:
-        entries = _written_entries(job).get(task.name, [])
-        return next((entry for entry in entries if entry["trial"] == trial), {})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _no_results_file(job, error) from None
+def training_of(job: Job, task: Task, trial: int) -> TrialResult:
+    """The result of the trial that trained a model which is only evaluated now; {} if unknown."""
+    results = read_results_file(job.results_path, task.name)
+    return next((result for result in results if result["trial"] == trial), {})
 
 
-def _written_entries(job):
-    with open(job.results_path, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise _no_results_file(job, error) from None
-
-
-def _no_results_file(job, error):
-    return InputError(f"{job.results_path} is not a results file ({error!r}): move it away")
-
-
-def is_finished(job: Job, part: TaskData, entry: Entry) -> bool:
-    """Whether a task's results entry is what this job would compute; see `read_results`."""
-    config, trial = job.config, entry["trial"]
+def is_finished(job: Job, part: TaskData, result: TrialResult) -> bool:
+    """Whether this job would compute the same result; see `finished_trials`."""
+    config, trial = job.config, result["trial"]
     expected = (job.fingerprint(), config.seed + trial - 1)
-    if (entry["fingerprint"], entry["seed"]) != expected or trial > config.num_trials:
+    if (result["fingerprint"], result["seed"]) != expected or trial > config.num_trials:
         return False
-    if config.do_eval and not entry["metrics"]:
+    if config.do_eval and not result["metrics"]:
         return False
     needs_model = config.keep_all_models or trial == config.num_trials
     if needs_model and not os.path.isdir(job.trained_model(trial, part.task)):
         return False
     return all(
-        entry["tests"].get(split) == examples.sha256
+        result["tests"].get(split) == examples.sha256
         and os.path.isfile(job.predictions(part.task, split, trial))
         for split, examples in job.tests_of(part, trial).items()
     )
 
 
-def write_results(job: Job, finished: dict[int, dict[str, Entry]]) -> None:
+def write_results(job: Job, finished: dict[int, dict[str, TrialResult]]) -> None:
     """Writes the results so far as JSON and as text."""
-    written = {
+    results = {
         part.task.name: [finished[trial][part.task.name] for trial in sorted(finished)]
         for part in job.parts
     }
     os.makedirs(os.path.dirname(job.results_path), exist_ok=True)
-    files.write_text(job.results_path, json.dumps(written, indent=2) + "\n")
+    files.write_text(job.results_path, json.dumps(results, indent=2) + "\n")
     write_results_as_text(job)
 
 
 def write_results_as_text(job: Job) -> None:
-    """Says in words what the JSON file says, if the text beside it does not say it already."""
-    with open(job.results_path, encoding="utf-8") as file:
-        written = json.load(file)
+    """Writes the content of the JSON file as text, unless the text file has it already."""
     lines = []
-    for name, entries in written.items():
-        lines += [result_line(name, entry) for entry in entries]
-        for metric in entries[0]["metrics"] if len(entries) > 1 else ():
-            values = [entry["metrics"][metric] for entry in entries if metric in entry["metrics"]]
-            if len(values) == len(entries):
+    for part in job.parts:
+        name, results = part.task.name, read_results_file(job.results_path, part.task.name)
+        lines += [result_line(name, result) for result in results]
+        for metric in results[0]["metrics"] if len(results) > 1 else ():
+            values = [each["metrics"][metric] for each in results if metric in each["metrics"]]
+            if len(values) == len(results):
                 numbers = results_table.over_trials(values)
                 words = ", ".join(f"{key} {value:.2f}" for key, value in numbers.items())
                 lines.append(f"{name} {metric}: {words}")
-    path = os.path.splitext(job.results_path)[0] + ".txt"
+    path = pathlib.Path(job.results_path).with_suffix(".txt")
     text = "\n".join(lines) + "\n"
-    if not os.path.isfile(path) or pathlib.Path(path).read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
         files.write_text(path, text)
 
 
-def result_line(name: str, entry: Entry) -> str:
-    """One trial's result in words."""
-    scores = " - ".join(f"{metric}: {value:.2f}" for metric, value in entry["metrics"].items())
+def result_line(task_name: str, result: TrialResult) -> str:
+    """One trial's result as text."""
+    scores = " - ".join(f"{metric}: {value:.2f}" for metric, value in result["metrics"].items())
     return (
-        f"{name} trial {entry['trial']}: {scores or 'not scored'} "
-        f"({entry['num_examples']} dev examples, seed {entry['seed']}, {entry['seconds']} s)"
+        f"{task_name} trial {result['trial']}: {scores or 'not scored'} "
+        f"({result['num_examples']} dev examples, seed {result['seed']}, {result['seconds']} s)"
     )
+
+
+def describe_progress(
+    jobs: list[Job], finished: dict[str, dict[int, dict[str, TrialResult]]]
+) -> str:
+    """The number of the next trial, the number of trials, and the estimated time left.
+
+    A trial is estimated to take as long as the job's finished ones. For a job without any, the time
+    per character of the other jobs is used.
+
+    Args:
+        jobs: all jobs.
+        finished: by job, the trials that are finished.
+    """
+    num_finished = sum(map(len, finished.values()))
+    text = f"trial {num_finished + 1} of {sum(job.config.num_trials for job in jobs)}"
+    if not num_finished:
+        return text
+    # All tasks of a trial have its time.
+    seconds = {
+        name: [next(iter(results.values()))["seconds"] for results in trials.values()]
+        for name, trials in finished.items()
+    }
+    num_characters = sum(job.num_characters * len(seconds[job.name]) for job in jobs)
+    total = sum(map(sum, seconds.values()))
+    left = 0.0
+    for job in jobs:
+        known = seconds[job.name]
+        by_length = job.num_characters * total / num_characters
+        estimate = sum(known) / len(known) if known else by_length
+        left += estimate * (job.config.num_trials - len(known))
+    hours, minutes = divmod(math.ceil(left / 60), 60)
+    return f"{text}, about {f'{hours} h ' if hours else ''}{minutes} min left"

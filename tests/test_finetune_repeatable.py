@@ -1,72 +1,53 @@
-"""The same trial is the same again: in this process, after other trials, and bit for bit."""
+"""The same trial gives the same result: after other trials, and bit for bit in a new process."""
 
-import json
 import os
 import pathlib
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 
 import data.tasks.batching
 import finetune
-from data import ConvBertTokenizer
-from model import ConvBertConfig, ConvBertModel
+from tests.support import finetuning
+from tests.support.finetuning import WORDS, read_predictions, read_results, write_tsv
 
 ROOT = pathlib.Path(__file__).parents[1]
-WORDS = ["good", "bad", "the", "dog", "cat", "ran", "sat", "on", "a", "mat"]
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 # Dropout is on, so that scores depend on every random draw.
-ENCODER = ConvBertConfig(
-    vocab_size=len(VOCAB), embedding_size=16, hidden_size=16, num_hidden_layers=1,
-    num_attention_heads=2, intermediate_size=32, max_position_embeddings=32,
-)  # fmt: skip
 HPARAMS = dict(max_seq_length=32, learning_rate=0.003, num_train_epochs=3.0, train_batch_size=8)
 TRAIN, TEST = 44, 9
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """DATA_DIR with a CoLA of made-up sentences of many lengths, and a pre-trained model."""
+    """DATA_DIR with a CoLA of made-up sentences of many lengths, and pre-trained models."""
     directory = tmp_path_factory.mktemp("data")
     folder = directory / "finetuning_data" / "cola"
-    folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for split, count in (("train", TRAIN), ("dev", 7), ("test", TEST)):
         texts = [" ".join(draw.choice(WORDS, draw.integers(2, 20))) for _ in range(count)]
         if split == "test":
-            rows = ["index\tsentence", *(f"{i}\t{text}" for i, text in enumerate(texts))]
+            write_tsv(folder, split, map("{}\t{}".format, range(count), texts), "index\tsentence")
         else:
-            rows = [f"x\t{i % 2}\t\t{text}" for i, text in enumerate(texts)]
-        (folder / f"{split}.tsv").write_text("\n".join(rows) + "\n")
-    (directory / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
-    keras.utils.set_random_seed(0)
-    model = ConvBertModel(ENCODER)
-    for name in ("both", "second", "one", "two"):
-        encoder = directory / "models" / name / "discriminator"
-        model.save_pretrained(encoder)
-        ConvBertTokenizer(directory / "vocab.txt").save_pretrained(encoder)
+            write_tsv(folder, split, [f"x\t{i % 2}\t\t{text}" for i, text in enumerate(texts)])
+    finetuning.save_encoder(directory, "both", "second", "one", "two")
     return directory
 
 
 def arguments(data_dir, name, **hparams):
-    text = json.dumps(HPARAMS | hparams)
-    return ["--data-dir", str(data_dir), "--model-name", name, "--hparams", text, "cola"]
+    return finetuning.arguments(data_dir, name, HPARAMS | hparams, "cola")
 
 
 @pytest.fixture
 def fine_tune(data_dir, monkeypatch):
-    """A function that runs trials, and returns of each its batches, dev scores and test logits."""
+    """A function that runs trials, and returns each one's batches, dev scores and test logits."""
     make_batches, trials = data.tasks.batching.training_batches, []
 
     def record(*args, **options):
         batches = make_batches(*args, **options)
-        trials.append([
-            {name: array.tolist() for name, array in (*inputs.items(), ("targets", targets))}
-            for inputs, targets in batches.as_numpy_iterator()
-        ])  # fmt: skip
+        arrays = [inputs | {"targets": targets} for inputs, targets in batches.as_numpy_iterator()]
+        trials.append([{name: batch[name].tolist() for name in batch} for batch in arrays])
         return batches
 
     monkeypatch.setattr(data.tasks.batching, "training_batches", record)
@@ -75,24 +56,23 @@ def fine_tune(data_dir, monkeypatch):
         trials.clear()
         finetune.main(arguments(data_dir, name, **hparams))
         model_dir = data_dir / "models" / name
-        entries = json.loads((model_dir / "results" / "cola_results.json").read_text())["cola"]
         return [
-            (batches, entry["metrics"], logits(model_dir, entry["trial"]))
-            for batches, entry in zip(trials, entries, strict=True)
+            (batches, result["metrics"], logits(model_dir, result["trial"]))
+            for batches, result in zip(trials, read_results(model_dir, "cola"), strict=True)
         ]
 
     return run
 
 
 def logits(model_dir, trial):
-    rows = (model_dir / "test_predictions" / f"cola_test_{trial}.tsv").read_text().splitlines()
-    found = np.array([[float(x) for x in row.split("\t")[2].split()] for row in rows[1:]])
+    rows = read_predictions(model_dir, f"cola_test_{trial}")
+    found = np.array([[float(x) for x in numbers.split()] for _, _, numbers in rows])
     assert found.shape == (TEST, 2)
     return found
 
 
-def test_a_trial_depends_on_its_seed_alone(fine_tune):
-    """Not on what its process did before: here another trial, and there two."""
+def test_a_trial_depends_only_on_its_seed(fine_tune):
+    """It does not depend on what its process did before."""
     first, second = fine_tune("both", num_trials=2, seed=5)
     (again,) = fine_tune("second", seed=6)
     batches, scores, found = second
@@ -105,7 +85,7 @@ def test_a_trial_depends_on_its_seed_alone(fine_tune):
 
 
 def test_deterministic_trials_repeat_bit_for_bit(data_dir):
-    """In two processes: a process that has computed can no longer be told to use one thread."""
+    """In two new processes: only those can still be limited to one thread."""
     running = []
     for name in ("one", "two"):
         command = [sys.executable, "finetune.py", *arguments(data_dir, name, deterministic=True)]

@@ -1,0 +1,102 @@
+"""The encoder that fine-tuning starts from: a saved model, or random weights."""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from common import files
+from common.errors import InputError
+from common.fields import override
+from configure_finetuning import FinetuningConfig
+from model.config import MODEL_SIZES, ConvBertConfig
+
+# Where an encoder may be below models/MODEL_NAME: written by replaced-token detection, written by
+# masked language modeling alone, or a saved model that a user put there.
+ENCODER_DIRECTORIES = ("discriminator", "encoder", ".")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The initial state of every trial.
+
+    Args:
+        directory: the saved model; None for random weights.
+        config: its configuration, with `model_hparam_overrides`.
+        tokenizer: its `ConvBertTokenizer`.
+        sha256: a hash of the weights, or of the random weights' configuration, and the tokenizer.
+    """
+
+    directory: str | None
+    config: ConvBertConfig
+    tokenizer: Any
+    sha256: str
+
+
+def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
+    """The encoder saved below `model_dir`, checked against `config` and its own tokenizer.
+
+    Raises:
+        InputError: there is none, or it does not fit.
+    """
+    from data import ConvBertTokenizer
+    from model.weights import pretrained
+
+    directories = [os.path.normpath(os.path.join(model_dir, d)) for d in ENCODER_DIRECTORIES]
+    found = [d for d in directories if os.path.isfile(os.path.join(d, "config.json"))]
+    if not found:
+        raise InputError(
+            f"no pre-trained model: config.json is in none of {', '.join(directories)}. Run "
+            "pretrain.sh first, or start from random weights with --from-scratch"
+        )
+    directory = found[0]
+    saved = pretrained.read(directory)
+    _check_size(config.model_size, saved.config, directory)
+    network = override(saved.config, config.model_hparam_overrides)
+    identity = hashlib.sha256()
+    for path in (os.path.join(directory, "config.json"), *saved.paths):
+        identity.update(bytes.fromhex(files.sha256_of(path)))
+    tokenizer = ConvBertTokenizer.from_pretrained(directory)
+    return _checked_encoder(directory, directory, network, tokenizer, identity, config)
+
+
+def random_encoder(config: FinetuningConfig, data_dir: str) -> Encoder:
+    """Random weights of `model_size`, with the vocabulary `data_dir`/vocab.txt."""
+    from data import ConvBertTokenizer
+
+    tokenizer = ConvBertTokenizer.from_pretrained(Path(data_dir))  # a Path is never a Hub name
+    overrides = {"vocab_size": tokenizer.vocab_size} | config.model_hparam_overrides
+    network = ConvBertConfig.from_size(config.model_size or "medium-small", **overrides)
+    identity = hashlib.sha256(repr(network).encode())
+    return _checked_encoder(None, data_dir, network, tokenizer, identity, config)
+
+
+def _checked_encoder(directory, tokenizer_directory, network, tokenizer, identity, config):
+    from data.tokenizer.saved_files import vocabulary_file
+
+    if tokenizer.vocab_size != network.vocab_size:
+        raise InputError(
+            f"{vocabulary_file(tokenizer_directory)} has {tokenizer.vocab_size} tokens, but the "
+            f"model's `vocab_size` is {network.vocab_size}: it is not this model's vocabulary"
+        )
+    if config.max_seq_length > network.max_position_embeddings:
+        raise InputError(
+            f"`max_seq_length` must be at most {network.max_position_embeddings}, the model's "
+            f"`max_position_embeddings`. Received: {config.max_seq_length}"
+        )
+    identity.update(tokenizer.vocab_sha256.encode())
+    identity.update(bytes([tokenizer.do_lower_case, tokenizer.strip_accents]))
+    return Encoder(directory, network, tokenizer, identity.hexdigest())
+
+
+def _check_size(size, network, directory):
+    """Refuses a `model_size` that is not the saved model's."""
+    fields = MODEL_SIZES[size].config_fields() if size else {}
+    for field, expected in fields.items():
+        found = getattr(network, field)
+        if found != expected:
+            raise InputError(
+                f'`model_size` "{size}" has `{field}` {expected}, but the model in {directory} '
+                f"has {found}. Omit `model_size` to use the saved model's"
+            )
