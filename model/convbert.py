@@ -10,7 +10,9 @@ from common.errors import InputError
 from common.fields import override
 from model import adaptation
 from model.config import ConvBertConfig, as_config
-from model.layers.layers import MASKED_SCORE, Embeddings, EncoderLayer
+from model.layers.base import MASK_BIAS
+from model.layers.embeddings import Embeddings
+from model.layers.encoder import EncoderLayer
 from model.weights import pretrained
 
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
@@ -300,7 +302,7 @@ class ConvBertModel(PretrainedModel):
         masks = {}
         if input_mask is not None:
             mask = ops.cast(input_mask, hidden.dtype)
-            masks["scores_mask"] = (1 - ops.expand_dims(mask, (1, 2))) * MASKED_SCORE
+            masks["scores_mask"] = (1 - ops.expand_dims(mask, (1, 2))) * MASK_BIAS
             if self.config.mask_padding:
                 masks["conv_mask"] = ops.expand_dims(mask, -1)
         seen = {"embeddings": embedded, "projected": hidden, "layers": []}

@@ -11,7 +11,8 @@ from common.errors import InputError
 from common.fields import require_one_of
 from model.config import HEAD_FIELDS, as_config
 from model.convbert import ConvBertModel, PretrainedModel
-from model.layers.layers import MASKED_SCORE, ClassificationHead, JointSpanHead, MaskedLMHead
+from model.layers.base import MASK_BIAS
+from model.layers.heads import ClassificationHead, JointSpanHead, MaskedLMHead
 from model.losses import BinaryCrossEntropy, PositionCrossEntropy, TokenCrossEntropy
 from model.weights import pretrained
 
@@ -250,7 +251,7 @@ class ConvBertForQuestionAnswering(HeadModel):
         config: a `ConvBertConfig`. What it says of labels is dropped: the outputs are start and
             end.
         joint_prediction: the original's head, where the end depends on the start, in place of
-            Hugging Face's; see `model.layers.layers.JointSpanHead`.
+            Hugging Face's; see `model.layers.heads.JointSpanHead`.
         beam_size: of the joint head; None is `config.beam_size`.
         answerable_weight: of the loss that teaches the joint head whether there is an answer.
         convbert: a `ConvBertModel` to share with other heads; None makes one.
@@ -309,7 +310,7 @@ class ConvBertForQuestionAnswering(HeadModel):
             logits = ops.cast(self.head(hidden), "float32")
             if mask is not None and self.config.mask_padding:
                 padding = 1.0 - ops.cast(ops.expand_dims(mask, -1), "float32")
-                logits += padding * MASKED_SCORE
+                logits += padding * MASK_BIAS
             return {"start_logits": logits[:, :, 0], "end_logits": logits[:, :, 1]}
         if "segment_ids" not in inputs:
             raise ValueError(

@@ -1,7 +1,6 @@
 """ELECTRA-style pre-training: mask, generate, corrupt, discriminate, all on the device."""
 
 import dataclasses
-import math
 import os
 
 import keras
@@ -9,142 +8,22 @@ from keras import ops
 
 from common.errors import InputError
 from common.fields import override
-from model.backends import distribution
-from model.config import ConvBertConfig, Objective, as_config, max_predictions_per_seq
+from model.backends import backend, distribution
+from model.config import ConvBertConfig, Objective, as_config
 from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
 from model.heads import ConvBertForMaskedLM
 from model.layers import fused
-from model.layers.layers import DiscriminatorHead, MaskedLMHead
+from model.layers.heads import DiscriminatorHead, MaskedLMHead
+from model.masking import (
+    SpecialTokens,
+    gather_positions,
+    mask_tokens,
+    replace_positions,
+    sample_tokens,
+)
 from model.weights import pretrained
 
-MASK_SHARE = 0.85  # of the masked positions become [MASK]; the rest keep their token
 EPSILON = 1e-6  # in the denominators of the losses, as the original has it
-
-
-@dataclasses.dataclass(frozen=True)
-class SpecialTokens:
-    """Ids of the tokens that masking must know; the defaults are BERT's uncased vocabulary."""
-
-    cls_id: int = 101
-    sep_id: int = 102
-    mask_id: int = 103
-
-
-def gather_positions(sequences, positions):
-    """[B, T, H] or [B, T] and positions [B, P] → [B, P, H] or [B, P]."""
-    if len(sequences.shape) == 3:
-        positions = positions[:, :, None]
-    return ops.take_along_axis(sequences, positions, axis=1)
-
-
-def replace_positions(sequences, positions, weights, replacements):
-    """`sequences` [B, T] with `replacements` [B, P] at `positions` wherever `weights` is not 0.
-
-    Positions are distinct where the weight is not 0. A sum over one-hot rows needs no scatter,
-    whose order of writing is free on some devices; ids are exact in float32.
-    """
-    chosen = ops.one_hot(positions, ops.shape(sequences)[1], dtype="float32")  # [B, P, T]
-    chosen *= ops.cast(weights > 0, "float32")[:, :, None]
-    new = ops.sum(chosen * ops.cast(replacements, "float32")[:, :, None], axis=1)
-    return ops.where(ops.sum(chosen, axis=1) > 0, ops.cast(new, sequences.dtype), sequences)
-
-
-def mask_tokens(inputs: dict, mask_prob: float, special: SpecialTokens, seed) -> dict:
-    """Chooses the positions to predict and hides most of them behind [MASK].
-
-    Without replacement: the original draws with replacement and then averages the ids of
-    duplicates (reference: `mask` in the release's pretrain_helpers.py).
-
-    Args:
-        inputs: `input_ids`, `input_mask`, `segment_ids`, int32 [B, T].
-        mask_prob: share of the real tokens, [CLS] and [SEP] counted, that is masked.
-        special: these tokens and padding are never chosen.
-        seed: a `keras.random.SeedGenerator`.
-
-    Returns:
-        `inputs` and `masked_input_ids` [B, T]; `masked_lm_positions`, `masked_lm_ids` int32 and
-        `masked_lm_weights` float32 [B, P], where the weight is 1 for a chosen position and 0 for
-        a place left over.
-    """
-    input_ids, input_mask = inputs["input_ids"], inputs["input_mask"]
-    count = max_predictions_per_seq(input_ids.shape[1], mask_prob)
-    candidates = input_mask > 0
-    for token in dataclasses.astuple(special):
-        candidates = ops.logical_and(candidates, input_ids != token)
-    tokens = ops.cast(ops.sum(input_mask, axis=1), "float32")
-    wanted = ops.clip(ops.round(tokens * mask_prob), 1, count)
-    wanted = ops.minimum(wanted, ops.sum(ops.cast(candidates, "float32"), axis=1))
-    noise = distribution.uniform_rows(ops.shape(input_ids), seed)
-    _, positions = ops.top_k(ops.where(candidates, noise, -1.0), count)
-    positions = ops.cast(positions, "int32")
-    weights = ops.cast(ops.arange(count, dtype="float32")[None] < wanted[:, None], "float32")
-    positions *= ops.cast(weights, "int32")
-    hidden = distribution.uniform_rows(ops.shape(positions), seed) < MASK_SHARE
-    hidden = weights * ops.cast(hidden, "float32")
-    mask_ids = ops.full_like(positions, special.mask_id)
-    return inputs | {
-        "masked_input_ids": replace_positions(input_ids, positions, hidden, mask_ids),
-        "masked_lm_positions": positions,
-        "masked_lm_ids": gather_positions(input_ids, positions) * ops.cast(weights, "int32"),
-        "masked_lm_weights": weights,
-    }
-
-
-def sample_tokens(logits, temperature: float, uniforms, disallowed=None):
-    """One token a position, drawn from softmax(logits / temperature).
-
-    One uniform number picks the place in the running sum of the probabilities. It is found in two
-    stages, among about sqrt(V) blocks and then inside one: short sums lose little to rounding, and
-    cost little.
-
-    Args:
-        logits: float32 [B, P, V].
-        temperature: above 0.
-        uniforms: float32 [B, P] in [0, 1].
-        disallowed: int32 [B, P], a token that must not be drawn, or None.
-
-    Returns:
-        int32 [B, P], without gradient; never a token whose probability is 0 in float32.
-    """
-    logits = ops.stop_gradient(logits)
-    vocab_size = logits.shape[2]
-    if temperature != 1.0:
-        logits = logits / temperature
-    if disallowed is not None:
-        logits -= 1000.0 * ops.one_hot(disallowed, vocab_size, dtype=logits.dtype)
-    probabilities = ops.softmax(logits)
-    width = math.isqrt(vocab_size - 1) + 1  # blocks, and rows of a block
-    padding = ((0, 0), (0, 0), (0, width * width - vocab_size))
-    shape = (*ops.shape(logits)[:2], width, width)
-    # Block k holds the tokens k, k + width, k + 2 · width, …: then the sum over a block runs along
-    # memory, and a block is gathered along the last axis.
-    probabilities = ops.reshape(ops.pad(probabilities, padding), shape)
-    sums = ops.sum(probabilities, axis=2)
-    block, rest = _pass_running_sum(sums, uniforms * ops.sum(sums, axis=-1))
-    inside = ops.take_along_axis(probabilities, block[:, :, None, None], axis=-1)[..., 0]
-    row, _ = _pass_running_sum(inside, rest)
-    return row * width + block
-
-
-def _pass_running_sum(values, targets):
-    """Where the running sum of `values` [B, P, n] first exceeds `targets` [B, P].
-
-    Rounding may put the target beyond the whole sum, and sums in parallel are not quite monotone:
-    so a place with value 0 is never taken, and the last other one stands in for none.
-
-    Returns:
-        int32 [B, P], the place; float32 [B, P], how far the target is beyond what precedes it.
-    """
-    count = values.shape[-1]
-    places = ops.arange(count, dtype="int32")
-    possible = values > 0
-    sums = ops.cumsum(values, axis=-1)
-    passed = ops.logical_and(possible, sums > targets[:, :, None])
-    first = ops.min(ops.where(passed, places, count), axis=-1)
-    place = ops.minimum(first, ops.max(ops.where(possible, places, 0), axis=-1))
-    at_place = places == place[:, :, None]
-    before = ops.sum(ops.where(at_place, sums - values, 0.0), axis=-1)
-    return place, targets - before
 
 
 def weighted_mean(values, weights, total=None):
@@ -273,7 +152,7 @@ class ConvBertForPreTraining(TrainableModel):
         weights = masked["masked_lm_weights"]
         masked["sampling"] = distribution.uniform_rows(ops.shape(weights), random)
         totals = ops.stack([ops.sum(weights), ops.sum(ops.cast(mask, "float32"))])
-        totals = distribution.sum_over_replicas(totals)
+        totals = backend.sum_over_replicas(totals)
         return masked, {"mlm": totals[0], "rtd": totals[1]}
 
     def outputs_of(self, masked: dict, totals: dict, training: bool = False) -> dict:
@@ -365,7 +244,7 @@ class ConvBertForPreTraining(TrainableModel):
         """Updates the metrics of the generator and, over real tokens, of the discriminator."""
         mlm_loss, mlm_accuracy = self.mlm_metrics
         targets, weights = y_pred["masked_lm_ids"], y_pred["masked_lm_weights"]
-        mlm_loss.update_state(distribution.sum_over_replicas(y_pred["mlm_loss"]))
+        mlm_loss.update_state(backend.sum_over_replicas(y_pred["mlm_loss"]))
         mlm_accuracy.update_state(
             ops.cast(y_pred["mlm_predictions"] == targets, "float32"), sample_weight=weights
         )
@@ -373,7 +252,7 @@ class ConvBertForPreTraining(TrainableModel):
             sampled_accuracy, rtd_loss, *verdicts = self.rtd_metrics
             sampled = ops.cast(y_pred["sampled_ids"] == targets, "float32")
             sampled_accuracy.update_state(sampled, sample_weight=weights)
-            rtd_loss.update_state(distribution.sum_over_replicas(y_pred["rtd_loss"]))
+            rtd_loss.update_state(backend.sum_over_replicas(y_pred["rtd_loss"]))
             labels, weights = y_pred["is_replaced"], y_pred["rtd_weights"]
             probabilities = ops.sigmoid(y_pred["rtd_logits"])
             for metric in verdicts:
@@ -386,11 +265,11 @@ class ConvBertForPreTraining(TrainableModel):
 
     def exact_logs(self, logs: dict) -> dict:
         """The metrics so far; `logs`, what Keras hands to callbacks, is a mean over replicas."""
-        return self.get_metrics_result() if distribution.is_replicated(self) else logs
+        return self.get_metrics_result() if backend.is_replicated(self) else logs
 
     def fit(self, *args, **kwargs):
         """Keras's `fit`."""
-        distribution.separate_random_states(self, [self.train_random, self.eval_random])
+        backend.separate_random_states(self, [self.train_random, self.eval_random])
         return super().fit(*args, **kwargs)
 
     def train_step(self, *state_and_data):
@@ -399,7 +278,7 @@ class ConvBertForPreTraining(TrainableModel):
             return super().train_step(*state_and_data)
         *state, data = state_and_data
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return distribution.train_step_in_parts(self, *state, batch)
+        return backend.train_step_in_parts(self, *state, batch)
 
     @property
     def part_outputs(self) -> dict[str, str]:
@@ -441,7 +320,7 @@ class ConvBertForPreTraining(TrainableModel):
             outputs[name] = masked[name]
         outputs["rtd_weights"] = ops.cast(masked["input_mask"], "float32")
         (loss,) = (metric for metric in self.metrics if metric.name == "loss")
-        loss.update_state(distribution.sum_over_replicas(outputs["loss"]))
+        loss.update_state(backend.sum_over_replicas(outputs["loss"]))
         return self.compute_metrics(None, None, outputs)
 
     def evaluate(self, *args, **kwargs):

@@ -1,54 +1,70 @@
-"""What takes JAX itself: gradients in parts, and the processes of a run.
+"""The functions of `any_backend` on JAX: several devices, several processes, gradients in parts.
 
-Imported where Keras runs on JAX, and nowhere else.
+The training step is written once for the whole batch, and the compiler splits it among devices.
 """
+
+import contextlib
+import os
 
 import jax
 import keras
 import numpy
 from jax.experimental import multihost_utils
 
+from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
+from model.backends.any_backend import NUM_PROCESSES
+
+
+def scope(num_devices: int) -> contextlib.AbstractContextManager:
+    """Sets Keras's distribution for the rest of the process: `fit` needs it as well."""
+    if num_devices > 1:
+        devices = keras.distribution.list_devices()[:num_devices]
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+        )
+    return contextlib.nullcontext()
+
+
+def connect_processes(seed: int) -> None:
+    """Joins the processes through `keras.distribution`, if there are several."""
+    if NUM_PROCESSES in os.environ:
+        keras.utils.set_random_seed(seed)  # otherwise Keras agrees on a random seed
+        # The run handles SIGTERM itself; JAX would catch it once processes are connected.
+        jax.config.update("jax_enable_preemption_service", False)
+        keras.distribution.initialize()
+
 
 def process() -> tuple[int, int]:
-    """(index, number) of this process among those of the run."""
+    """Returns (index, count) of this process."""
     return jax.process_index(), jax.process_count()
-
-
-def leave_signals_alone() -> None:
-    """Keeps JAX from catching SIGTERM once it connects processes, which a run does itself."""
-    jax.config.update("jax_enable_preemption_service", False)
 
 
 def any_process(flag: bool) -> bool:
     """Whether `flag` is set in any process; each waits for all the others."""
+    if jax.process_count() == 1:
+        return flag
     return bool(multihost_utils.process_allgather(numpy.array(flag)).any())
 
 
 def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
-    """One update from the sum of the gradients of a batch's parts.
+    """Scans over the parts, adding up their gradients.
 
-    Args:
-        model: a compiled `ConvBertForPreTraining`.
-        state: trainable, other, optimizer and metric variables' values, as Keras passes them.
-        batch: the global batch.
-
-    Returns:
-        The metrics' values by name, and the new state.
+    `state` has the values of trainable, other, optimizer and metric variables.
     """
     trainable, others, optimizer_values, metric_values = state
 
-    def set_to(variables, values):
+    def pairs(variables, values):
         return list(zip(variables, values, strict=True))
 
     def values_in(scope, variables):
         return [scope.get_current_value(variable) for variable in variables]
 
     def loss_of(trainable, others, part):
-        values = set_to(model.trainable_variables, trainable)
-        values += set_to(model.non_trainable_variables, others)
+        values = pairs(model.trainable_variables, trainable)
+        values += pairs(model.non_trainable_variables, others)
         with keras.StatelessScope(state_mapping=values) as scope:
             outputs = model.outputs_of(part, totals, training=True)
-        with keras.StatelessScope(set_to(model.optimizer.variables, optimizer_values)):
+        with keras.StatelessScope(pairs(model.optimizer.variables, optimizer_values)):
             loss = model.optimizer.scale_loss(outputs["loss"])
         outputs = {name: outputs[name] for name in model.part_outputs}
         return loss, (outputs, values_in(scope, model.non_trainable_variables))
@@ -58,7 +74,7 @@ def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
         added, (outputs, others) = jax.grad(loss_of, has_aux=True)(trainable, others, part)
         return (jax.tree.map(jax.numpy.add, gradients, added), others), outputs
 
-    with keras.StatelessScope(set_to(model.non_trainable_variables, others)) as scope:
+    with keras.StatelessScope(pairs(model.non_trainable_variables, others)) as scope:
         masked, totals = model.prepare(batch, training=True)
     others = values_in(scope, model.non_trainable_variables)
     zeros = jax.tree.map(jax.numpy.zeros_like, trainable)
@@ -66,7 +82,7 @@ def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
     trainable, optimizer_values = model.optimizer.stateless_apply(
         optimizer_values, gradients, trainable
     )
-    with keras.StatelessScope(set_to(model.metrics_variables, metric_values)) as scope:
+    with keras.StatelessScope(pairs(model.metrics_variables, metric_values)) as scope:
         logs = model.finish_step(masked, outputs)
     metric_values = values_in(scope, model.metrics_variables)
     return logs, (trainable, others, optimizer_values, metric_values)

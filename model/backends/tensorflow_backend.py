@@ -1,55 +1,71 @@
-"""What takes TensorFlow itself: compiled functions, gradients in parts, and replicas.
+"""The functions of `any_backend` on TensorFlow: replicas, gradients in parts, compiled functions.
 
-Imported where Keras runs on TensorFlow, and nowhere else.
+`tf.distribute` runs the training step once per device ("replica"), each with its own rows.
 """
 
+import contextlib
 import functools
 
+import keras
 import tensorflow as tf
 
-SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number does
+from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
+
+SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number works
 
 
-def strategy(num_devices: int) -> tf.distribute.Strategy:
-    """Mirrors the model on the first `num_devices` GPUs, or CPUs where there is no GPU."""
+def default_jit_compile(num_devices: int = 1) -> bool:
+    """Enables XLA by default on one GPU.
+
+    On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels. XLA cannot
+    compile a whole step of `tf.distribute` on several devices.
+    """
+    return num_devices == 1 and bool(keras.distribution.list_devices("gpu"))
+
+
+def scope(num_devices: int) -> contextlib.AbstractContextManager:
+    """Mirrors the model on the first `num_devices` GPUs, or CPUs if there is no GPU."""
     if num_devices == 1:
-        return tf.distribute.get_strategy()
+        return tf.distribute.get_strategy().scope()
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    return tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(num_devices)])
+    return tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(num_devices)]).scope()
 
 
 def replica() -> tuple:
-    """(index, number) of the replica that calls; outside of one, the only one."""
+    """Returns (index, count) of the calling replica; (0, 1) outside of one."""
     context = tf.distribute.get_replica_context()
     if context is None:
         return 0, 1
     return context.replica_id_in_sync_group, context.num_replicas_in_sync
 
 
-def separate_random_states(strategy: tf.distribute.Strategy, variables: list) -> None:
-    """Gives each replica's copy of a random state a seed of its own, derived from the first's."""
-    for variable in variables:
-        first, *others = strategy.experimental_local_results(variable.value)
-        for i, copy in enumerate(others, start=1):
-            copy.assign(first + tf.constant([i * SEED_STRIDE, 0], first.dtype))
-
-
 def sum_over_replicas(value):
-    """The sum of each replica's `value`."""
+    """Sums each replica's `value`."""
+    if replica()[1] == 1:
+        return value
     context = tf.distribute.get_replica_context()
     return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
+def is_replicated(model: keras.Model) -> bool:
+    """Whether the model is mirrored on several devices."""
+    return model.distribute_strategy.num_replicas_in_sync > 1
+
+
+def separate_random_states(model: keras.Model, shared: list) -> None:
+    """Gives each replica's copy of a random state its own seed, derived from the first's."""
+    if not is_replicated(model):
+        return
+    kept = {id(generator.state) for generator in shared}
+    for variable in model.non_trainable_variables:
+        if id(variable) not in kept:
+            copies = model.distribute_strategy.experimental_local_results(variable.value)
+            for i, copy in enumerate(copies[1:], start=1):
+                copy.assign(copies[0] + tf.constant([i * SEED_STRIDE, 0], copy.dtype))
+
+
 def train_step_in_parts(model, batch: dict):
-    """One update from the sum of the gradients of a batch's parts.
-
-    Args:
-        model: a compiled `ConvBertForPreTraining`.
-        batch: the calling replica's rows.
-
-    Returns:
-        The metrics' values by name.
-    """
+    """Loops over the parts of the calling replica's rows, adding up their gradients."""
     masked, totals = model.prepare(batch, training=True)
     parts = model.split(masked)
     variables = [variable.value for variable in model.trainable_variables]
@@ -82,23 +98,33 @@ def train_step_in_parts(model, batch: dict):
 
 
 def in_graph(*arrays) -> bool:
-    """Whether a graph is traced, in which these are float32."""
+    """Whether these are float32 arrays of a graph that is being traced."""
     return not tf.executing_eagerly() and all(
         tf.is_tensor(array) and array.dtype == tf.float32 for array in arrays
     )
 
 
 def in_graph_of_known_shapes(*arrays) -> bool:
-    """Whether a graph is traced, in which these are float32 and of static shapes."""
+    """Whether `in_graph` is true and all shapes are static."""
     return in_graph(*arrays) and all(array.shape.is_fully_defined() for array in arrays)
 
 
 @functools.cache
 def compiled(function):
-    """The function as one that XLA compiles, wherever it is called."""
+    """Makes XLA compile the function wherever it is called."""
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def custom_gradient(function, *arguments):
+    """Calls a function that returns its value and the function for its gradient."""
+    return tf.custom_gradient(function)(*arguments)
+
+
+def bias_gradient(gradient) -> tf.Tensor:
+    """Sums over all but the last axis: […, C] → [C]."""
+    return tf.raw_ops.BiasAddGrad(out_backprop=gradient)
+
+
 def random_bits(shape, seed) -> tf.Tensor:
-    """Uniform uint32 of a shape."""
+    """Draws uniform uint32 numbers."""
     return tf.random.stateless_uniform(shape, tf.cast(seed, tf.int32), None, None, tf.uint32)

@@ -1,13 +1,13 @@
-"""Chains of small operations as one, where TensorFlow would run each on its own.
+"""Chains of small operations computed as one, where TensorFlow would run each separately.
 
-On a CPU every elementwise operation of a graph reads and writes whole arrays, and a training step
-spends as long on them as on its matrix products. XLA makes a single loop of such a chain. It is
-given no more than that: of matrix products and random numbers it makes far slower code for CPUs
-than TensorFlow has. (Where the whole step is compiled, these functions become part of it.)
+On a CPU, every elementwise operation of a graph reads and writes whole arrays, and a training step
+spends as long on these as on its matrix products. XLA turns such a chain into a single loop. It gets
+nothing else: for matrix products and random numbers, its CPU code is far slower than TensorFlow's.
+(If the whole step is compiled, these functions become part of it.)
 
-Each function has the result of the plain Keras operations up to rounding. Those do the work on
-other backends, in eager mode, in other precisions than float32, and, where XLA is used, in a graph
-that does not know the shapes: XLA would compile again for every new one.
+Each function returns the result of the plain Keras operations, up to rounding. Those are used on
+other backends, in eager mode, in precisions other than float32, and, where XLA would be used, in
+graphs of unknown shapes: XLA would compile again for every new shape.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from collections.abc import Iterator
 import keras
 from keras import ops
 
-from model.backends.distribution import tensorflow_backend
+from model.backends import backend
 
 _for_export = _without_loops = False
 
 
 @contextlib.contextmanager
 def exporting(loops: bool = True) -> Iterator[None]:
-    """Makes graphs for other programs, within: of operations that all of them know.
+    """Makes graphs, in its context, of operations that other programs support.
 
-    Those have neither XLA's functions nor gradients of one's own, and know GELU as it is written
-    with erf; Keras, on TensorFlow, writes it with erfc.
+    Those support neither XLA's functions nor custom gradients, and need GELU written with erf; Keras
+    on TensorFlow uses erfc.
 
     Args:
-        loops: whether they have loops over arrays of unknown shape.
+        loops: whether they support loops over arrays of unknown shape.
     """
     global _for_export, _without_loops  # noqa: PLW0603 (one thread traces)
     _for_export, _without_loops = True, not loops
@@ -41,7 +41,7 @@ def exporting(loops: bool = True) -> Iterator[None]:
 
 
 def map_rows(function, arrays, count: int):
-    """`function` of each of `count` arrays, one after the other: [count, …] → the results'."""
+    """Applies `function` to each of `count` arrays in sequence: [count, …] → [count, …]."""
     if _without_loops:
         return ops.stack([function(array) for array in ops.unstack(arrays, count)])
     return ops.map(function, arrays)
@@ -49,25 +49,11 @@ def map_rows(function, arrays, count: int):
 
 def applies(*arrays) -> bool:
     """Whether XLA may compute with these arrays; see the module."""
-    tensorflow = tensorflow_backend()
-    return bool(tensorflow) and not _for_export and tensorflow.in_graph_of_known_shapes(*arrays)
-
-
-def _compiled(function):
-    return tensorflow_backend().compiled(function)
-
-
-def _custom_gradient(function, *arguments):
-    return tensorflow_backend().tf.custom_gradient(function)(*arguments)
-
-
-def _bias_gradient(gradient):
-    """[…, C] → its sum over all but the last axis, [C]."""
-    return tensorflow_backend().tf.raw_ops.BiasAddGrad(out_backprop=gradient)
+    return not _for_export and backend.in_graph_of_known_shapes(*arrays)
 
 
 def gelu(x, bias, approximate: bool = False):
-    """`gelu(x + bias)`: [B, T, C] and [C] → [B, T, C]; `approximate` is the tanh form."""
+    """`gelu(x + bias)`: [B, T, C] and [C] → [B, T, C]; `approximate` selects the tanh form."""
     if not applies(x, bias):
         return plain_gelu(x + bias, approximate)
     forward, backward = (
@@ -76,16 +62,16 @@ def gelu(x, bias, approximate: bool = False):
 
     def apply(x, bias):
         def gradient(upstream):
-            inner = _compiled(backward)(x, bias, upstream)
-            return inner, _bias_gradient(inner)
+            inner = backend.compiled(backward)(x, bias, upstream)
+            return inner, backend.bias_gradient(inner)
 
-        return _compiled(forward)(x, bias), gradient
+        return backend.compiled(forward)(x, bias), gradient
 
-    return _custom_gradient(apply, x, bias)
+    return backend.custom_gradient(apply, x, bias)
 
 
 def plain_gelu(x, approximate: bool = False):
-    """GELU by Keras's operations, of any shape."""
+    """GELU of any shape, by Keras's operations."""
     if _for_export:
         return (_gelu_tanh if approximate else _gelu)(x, 0.0)
     return keras.activations.gelu(x, approximate=approximate)
@@ -120,10 +106,9 @@ def _gelu_tanh_gradient(x, bias, upstream):
 def layer_norm(x, gamma, beta, epsilon: float):
     """LayerNorm over the last axis: [..., C] and two [C] → [..., C].
 
-    Not XLA, whose reductions gain nothing, but a gradient of few operations, of any shape.
+    Without XLA, whose reductions are no faster, but with a short gradient, for any shape.
     """
-    tensorflow = tensorflow_backend()
-    if _for_export or not (tensorflow and tensorflow.in_graph(x, gamma, beta)):
+    if _for_export or not backend.in_graph(x, gamma, beta):
         return ops.layer_normalization(x, gamma, beta, -1, epsilon)
 
     def apply(x, gamma, beta):
@@ -138,27 +123,27 @@ def layer_norm(x, gamma, beta, epsilon: float):
             inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - normal * along
             return (
                 inner * inverse,
-                _bias_gradient(upstream * normal),
-                _bias_gradient(upstream),
+                backend.bias_gradient(upstream * normal),
+                backend.bias_gradient(upstream),
             )
 
         return normal * gamma + beta, gradient
 
-    return _custom_gradient(apply, x, gamma, beta)
+    return backend.custom_gradient(apply, x, gamma, beta)
 
 
 def dropout(x, rate: float, seed_generator):
-    """`x` with a share `rate` set to 0 and the rest divided by 1 - rate."""
+    """Sets a share `rate` of `x` to 0 and divides the rest by 1 - rate."""
     if not applies(x):
         return keras.random.dropout(x, rate, seed=seed_generator)
     kept, scale = _kept(x.shape, rate, seed_generator), 1.0 / (1.0 - rate)
 
     def apply(x):
-        return _compiled(_select)(x, kept, scale), lambda upstream: _compiled(_select)(
+        return backend.compiled(_select)(x, kept, scale), lambda upstream: backend.compiled(_select)(
             upstream, kept, scale
         )
 
-    return _custom_gradient(apply, x)
+    return backend.custom_gradient(apply, x)
 
 
 def add_dropped(residual, x, bias, rate: float, seed_generator):
@@ -176,17 +161,17 @@ def add_dropped(residual, x, bias, rate: float, seed_generator):
 
     def apply(residual, x, bias):
         def gradient(upstream):
-            inner = _compiled(_select)(upstream, *kept, scale) if kept else upstream
-            return upstream, inner, _bias_gradient(inner)
+            inner = backend.compiled(_select)(upstream, *kept, scale) if kept else upstream
+            return upstream, inner, backend.bias_gradient(inner)
 
-        return _compiled(_add_selected)(residual, x, bias, *kept, scale), gradient
+        return backend.compiled(_add_selected)(residual, x, bias, *kept, scale), gradient
 
-    return _custom_gradient(apply, residual, x, bias)
+    return backend.custom_gradient(apply, residual, x, bias)
 
 
 def _kept(shape, rate, seed_generator):
     """Booleans, False with probability `rate`."""
-    return tensorflow_backend().random_bits(shape, seed_generator.next()) >= round(rate * 2**32)
+    return backend.random_bits(shape, seed_generator.next()) >= round(rate * 2**32)
 
 
 def _select(x, kept, scale):
@@ -206,15 +191,15 @@ def cross_entropy(logits, targets):
         return keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
 
     def apply(logits):
-        normalizer = _compiled(_log_sum_exp)(logits)
+        normalizer = backend.compiled(_log_sum_exp)(logits)
         chosen = ops.take_along_axis(logits, targets[..., None], axis=-1)
 
         def gradient(upstream):
-            return _compiled(_cross_entropy_gradient)(logits, normalizer, targets, upstream)
+            return backend.compiled(_cross_entropy_gradient)(logits, normalizer, targets, upstream)
 
         return (normalizer - chosen)[..., 0], gradient
 
-    return _custom_gradient(apply, logits)
+    return backend.custom_gradient(apply, logits)
 
 
 def _log_sum_exp(logits):
@@ -231,15 +216,14 @@ def adam(gradient, first, second, values, numbers):
     """One Adam update of a flat vector, without bias correction.
 
     Args:
-        gradient, first, second, values: float32 [n], of this step, the two moments before it, and
-            what is updated.
-        numbers: what to multiply the gradient by, the learning rate, beta 1, beta 2, epsilon and
-            the rate of weight decay.
+        gradient, first, second, values: float32 [n]; the moments and values before the step.
+        numbers: the gradient's factor, the learning rate, beta 1, beta 2, epsilon and the rate of
+            weight decay.
 
     Returns:
-        The moments and the values after the step.
+        The two moments and the values after the step.
     """
-    compute = _compiled(_adam) if applies(gradient, first, second, values) else _adam
+    compute = backend.compiled(_adam) if applies(gradient, first, second, values) else _adam
     return compute(gradient, first, second, values, *numbers)
 
 

@@ -1,4 +1,4 @@
-"""The compiled model of a pre-training run, and what happens between its steps."""
+"""What happens between the steps of a pre-training run: logging, saving and stopping."""
 
 import json
 import math
@@ -14,59 +14,6 @@ from tqdm import tqdm
 
 from common import files
 from common.console import progress_bar
-from model.backends import distribution
-from model.config import ConvBertConfig
-from model.pretraining import ConvBertForPreTraining, SpecialTokens
-from model.training.optimizer import create_optimizer
-
-
-def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvBertForPreTraining:
-    """The compiled pre-training model, drawn from the run's seed.
-
-    Args:
-        config: the run's `PretrainingConfig`.
-        network: of the discriminator.
-        special: ids of the vocabulary.
-    """
-    keras.utils.set_random_seed(config.seed)
-    num_devices = distribution.count_devices(config.num_devices)
-    jit_compile = config.jit_compile
-    if jit_compile is None:
-        jit_compile = default_jit_compile(num_devices)
-    with distribution.scope(num_devices):
-        model = ConvBertForPreTraining(
-            network,
-            config.objective(),
-            special,
-            seed=config.seed,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            dtype=config.precision,
-        )
-        optimizer = create_optimizer(
-            config.learning_rate,
-            config.num_train_steps,
-            config.num_warmup_steps,
-            weight_decay_rate=config.weight_decay_rate,
-            lr_decay_power=config.lr_decay_power,
-            dynamic_loss_scale=config.precision == "mixed_float16",
-        )
-        model.compile(
-            optimizer=optimizer,
-            jit_compile=jit_compile,
-            steps_per_execution=config.steps_per_execution,
-        )
-    return model
-
-
-def default_jit_compile(num_devices: int = 1) -> bool:
-    """Whether XLA pays here: always on JAX, which has nothing else; on TensorFlow with one GPU.
-
-    On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels; a step of
-    `tf.distribute` on several devices is not one that XLA can compile as a whole.
-    """
-    if keras.backend.backend() == "tensorflow":
-        return num_devices == 1 and bool(keras.distribution.list_devices("gpu"))
-    return True
 
 
 class StepsCallback(keras.callbacks.Callback):

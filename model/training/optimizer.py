@@ -10,7 +10,7 @@ import re
 import keras
 from keras import ops
 
-from model.backends.distribution import sum_over_replicas
+from model.backends import backend
 from model.layers import fused
 
 NO_DECAY = ("gamma", "beta", "bias", "output_bias")  # LayerNorm and biases, by variable name
@@ -177,7 +177,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         }
         # Replicas then make the same update, each to its own copy of the variables.
         groups = self._variables_by_group()
-        gradients = [sum_over_replicas(_joined(group, given)) for group in groups]
+        gradients = [backend.sum_over_replicas(_joined(group, given)) for group in groups]
         if self.dynamic_loss_scale:
             gradients = [gradient / self.loss_scale for gradient in gradients]
         norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
@@ -197,16 +197,17 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             for variable, value in zip(
                 [*moments, *group], [first, second, *_split(values, group)], strict=True
             ):
-                variable.assign(value if finite is None else ops.where(finite, value, variable))
+                variable.assign(value if finite is None else ops.where(finite, value, variable.value))
         if finite is not None:
             self._adapt_loss_scale(finite)
 
     def _adapt_loss_scale(self, finite):
         """Halves the scale after gradients that were not finite; doubles it now and then."""
-        steps = ops.where(finite, self.finite_steps + 1, 0)
+        scale, steps = self.loss_scale.value, self.finite_steps.value
+        steps = ops.where(finite, steps + 1, 0)
         grows = steps >= GROWTH_STEPS
-        grown = ops.where(grows, self.loss_scale * 2.0, self.loss_scale)
-        self.loss_scale.assign(ops.where(finite, grown, self.loss_scale * 0.5))
+        grown = ops.where(grows, scale * 2.0, scale)
+        self.loss_scale.assign(ops.where(finite, grown, scale * 0.5))
         self.finite_steps.assign(ops.where(grows, 0, steps))
 
     def learning_rate_at(self, step: int) -> float:

@@ -19,7 +19,7 @@ from absl import logging
 from common import files, hub
 from common.errors import InputError
 from model.config import ConvBertConfig
-from model.layers.layers import merged_kernel
+from model.layers.dense import merged_kernel
 from model.weights import files as weight_files
 from model.weights import tf1
 

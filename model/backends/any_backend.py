@@ -1,0 +1,101 @@
+"""The functions of a backend module, for one process that computes on one device."""
+
+import contextlib
+import os
+
+import keras
+
+from common.errors import InputError
+
+# Keras's own name: `keras.distribution.initialize` reads it.
+NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
+
+
+def default_jit_compile(num_devices: int = 1) -> bool:
+    """Whether XLA is enabled by default."""
+    return True
+
+
+def scope(num_devices: int) -> contextlib.AbstractContextManager:
+    """Returns the context in which to create a model that trains on `num_devices`."""
+    return contextlib.nullcontext()
+
+
+def replica() -> tuple:
+    """Returns (index, count) of the part of the batch that the calling code computes."""
+    return 0, 1
+
+
+def sum_over_replicas(value):
+    """Sums each replica's `value`; all replicas must call it."""
+    return value
+
+
+def is_replicated(model: keras.Model) -> bool:
+    """Whether `tf.distribute` trains the model on several devices."""
+    return False
+
+
+def separate_random_states(model: keras.Model, shared: list) -> None:
+    """Makes dropout differ between replicas, which would otherwise all drop the same units.
+
+    The replicas' seeds derive from the first replica's, so a checkpoint needs that one only.
+
+    Args:
+        model: any model.
+        shared: generators of the model that must have the same state on all replicas.
+    """
+
+
+def train_step_in_parts(model, *state_and_batch):
+    """Makes one update from the sum of the gradients of a batch's parts.
+
+    Args:
+        model: a compiled `ConvBertForPreTraining`.
+        *state_and_batch: what Keras's `train_step` receives on this backend, with the batch alone
+            in place of (inputs, targets, weights).
+
+    Returns:
+        What Keras's `train_step` returns: the metrics' values by name, and on JAX the new state.
+    """
+    raise InputError(
+        "`gradient_accumulation_steps` above 1 needs KERAS_BACKEND=tensorflow or jax. "
+        f"Received: {keras.backend.backend()}"
+    )
+
+
+def connect_processes(seed: int) -> None:
+    """Joins the processes that the environment names into one run; call it before any computation.
+
+    Raises:
+        InputError: the environment names several, but Keras does not run on JAX.
+    """
+    if NUM_PROCESSES in os.environ:
+        raise InputError(
+            f"{NUM_PROCESSES} is set, but training in several processes needs KERAS_BACKEND=jax. "
+            f"Received: {keras.backend.backend()}"
+        )
+
+
+def process() -> tuple[int, int]:
+    """Returns (index, count) of this process among those that train one model together."""
+    return 0, 1
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is set in any process of the run; all must call it at the same step."""
+    return flag
+
+
+def in_graph(*arrays) -> bool:
+    """Whether these are float32 arrays of a TensorFlow graph that is being traced.
+
+    Only where this is true may `model.layers.fused` call the further functions of
+    `tensorflow_backend`.
+    """
+    return False
+
+
+def in_graph_of_known_shapes(*arrays) -> bool:
+    """Whether `in_graph` is true and all shapes are static."""
+    return False

@@ -1,0 +1,103 @@
+"""What the other layers are made of: LayerNorm, dropout, activations and configured layers."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from model.config import ConvBertConfig, as_config
+from model.layers import fused
+from model.layers.dense import GroupedDense, to_tensor
+
+MASK_BIAS = -10000.0  # added to the scores of masked positions, as in BERT
+
+
+def truncated_normal(stddev: float) -> keras.initializers.Initializer:
+    """BERT's initializer for embeddings and most kernels."""
+    return keras.initializers.TruncatedNormal(stddev=stddev)
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class LayerNorm(keras.layers.LayerNormalization):
+    """Keras's LayerNormalization over the last axis, with a cheaper gradient."""
+
+    def call(self, inputs):
+        """[…, C] → […, C]."""
+        gamma, beta = to_tensor(self.gamma), to_tensor(self.beta)
+        outputs = fused.layer_norm(inputs, gamma, beta, self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class Dropout(keras.layers.Dropout):
+    """Keras's Dropout, with fewer operations."""
+
+    def call(self, inputs, training=False):
+        """Any shape → the same shape."""
+        if not training or not self.rate:
+            return inputs
+        return fused.dropout(inputs, self.rate, self.seed_generator)
+
+    def add(self, residual, inputs, bias, training=False):
+        """`residual + dropout(inputs + bias)`: [B, T, C], [B, T, C] and [C] → [B, T, C]."""
+        rate = self.rate if training else 0.0
+        generator = self.seed_generator if rate else None
+        return fused.add_dropped(residual, inputs, bias, rate, generator)
+
+
+def activation(name: str):
+    """A `hidden_act` as a function; "gelu" is the exact erf form, "gelu_new" the tanh form."""
+    if name in ("gelu", "gelu_new"):
+        return lambda x: fused.plain_gelu(x, approximate=name == "gelu_new")
+    return keras.activations.get(name)
+
+
+def biased_activation(name: str):
+    """A `hidden_act` as a function of inputs [B, T, C] and a bias [C], added first."""
+    if name in ("gelu", "gelu_new"):
+        return lambda x, bias: fused.gelu(x, bias, approximate=name == "gelu_new")
+    function = activation(name)
+    return lambda x, bias: function(x + bias)
+
+
+class ConfiguredLayer(keras.layers.Layer):
+    """A layer that is fully described by a `ConvBertConfig`."""
+
+    def __init__(self, config: ConvBertConfig | dict, **kwargs):
+        super().__init__(**kwargs)
+        self.config = as_config(config)
+
+    def layer_norm(self, name: str, width: int) -> LayerNorm:
+        """A LayerNorm over a last axis of `width`, with the configuration's epsilon."""
+        layer = LayerNorm(epsilon=self.config.layer_norm_eps, name=name, dtype=self.dtype_policy)
+        layer.build((None, None, width))
+        return layer
+
+    def dense(self, inputs: int, units: int, name: str) -> keras.layers.Dense:
+        """A dense layer from `inputs` to `units` features, with BERT's initializer."""
+        layer = keras.layers.Dense(
+            units,
+            kernel_initializer=truncated_normal(self.config.initializer_range),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+        layer.build((None, None, inputs))
+        return layer
+
+    def feed_forward_dense(self, inputs: int, units: int, name: str) -> keras.layers.Layer:
+        """A dense layer of the feed-forward block: grouped if `linear_groups` is above 1."""
+        if self.config.linear_groups == 1:
+            return self.dense(inputs, units, name)
+        layer = GroupedDense(
+            units,
+            self.config.linear_groups,
+            kernel_initializer=truncated_normal(self.config.initializer_range),
+            name=name,
+            dtype=self.dtype_policy,
+        )
+        layer.build((None, None, inputs))
+        return layer
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return super().get_config() | {"config": dataclasses.asdict(self.config)}

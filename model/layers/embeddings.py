@@ -1,0 +1,54 @@
+"""The embeddings of tokens, positions and segments."""
+
+import keras
+from keras import ops
+
+from model.layers.base import ConfiguredLayer, Dropout, truncated_normal
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class Embeddings(ConfiguredLayer):
+    """The sum of word, position and token-type embeddings, then LayerNorm and dropout.
+
+    Variables: word_embeddings [V, E], position_embeddings [positions, E],
+    token_type_embeddings [types, E], LayerNorm.
+    """
+
+    def build(self, input_shape=None):
+        """Creates the variables; no shape is needed."""
+        config = self.config
+
+        def table(name, rows):
+            return self.add_weight(
+                name=name,
+                shape=(rows, config.embedding_size),
+                initializer=truncated_normal(config.initializer_range),
+            )
+
+        self.word_embeddings = table("word_embeddings", config.vocab_size)
+        self.position_embeddings = table("position_embeddings", config.max_position_embeddings)
+        self.token_type_embeddings = table("token_type_embeddings", config.type_vocab_size)
+        self.norm = self.layer_norm("LayerNorm", config.embedding_size)
+        self.dropout = Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
+
+    @property
+    def output_shape(self):
+        """Shown by `summary`."""
+        return (None, None, self.config.embedding_size)
+
+    def call(self, input_ids, segment_ids=None, training=False):
+        """Two int32 [B, T] → [B, T, E]; segment ids default to zeros."""
+        length = input_ids.shape[1]
+        if length is not None and length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"`input_ids` has {length} tokens per row, but `max_position_embeddings` is "
+                f"{self.config.max_position_embeddings}: shorten the input"
+            )
+        positions = self.position_embeddings[: ops.shape(input_ids)[1]]
+        embedded = ops.take(self.word_embeddings, input_ids, axis=0) + positions
+        if segment_ids is None:
+            embedded += self.token_type_embeddings[0]
+        else:  # for so small a table, a product's gradient is much cheaper than a gather's
+            types = ops.one_hot(segment_ids, self.config.type_vocab_size, dtype=embedded.dtype)
+            embedded += ops.matmul(types, self.token_type_embeddings)
+        return self.dropout(self.norm(embedded), training=training)

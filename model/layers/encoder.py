@@ -1,0 +1,76 @@
+"""A layer of the encoder."""
+
+import keras
+from keras import ops
+
+from model.layers.attention import MixedAttention
+from model.layers.base import ConfiguredLayer, Dropout, biased_activation
+from model.layers.dense import split_bias, to_tensor
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class EncoderLayer(ConfiguredLayer):
+    """Mixed attention and a feed-forward block, each with dropout, residual and LayerNorm."""
+
+    def build(self, input_shape=None):
+        """Creates the variables for inputs [B, T, H]."""
+        config = self.config
+        hidden, intermediate = config.hidden_size, config.intermediate_size
+        branches = 2 if config.conv_type == "sdconv" else 1
+        mixed = branches * config.num_heads * config.head_size
+        self.attention = MixedAttention(config, name="attention", dtype=self.dtype_policy)
+        self.attention.build((None, None, hidden))
+        self.attention_output = self.dense(mixed, hidden, "attention_output")
+        self.attention_norm = self.layer_norm("attention_norm", hidden)
+        self.intermediate = self.feed_forward_dense(hidden, intermediate, "intermediate")
+        self.activation = biased_activation(config.hidden_act)
+        self.output_dense = self.feed_forward_dense(intermediate, hidden, "output_dense")
+        self.output_norm = self.layer_norm("output_norm", hidden)
+        self.dropouts = [
+            Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy) for _ in range(2)
+        ]
+
+    @property
+    def output_shape(self):
+        """Shown by `summary`."""
+        return (None, None, self.config.hidden_size)
+
+    def dense_layers(self) -> dict[str, keras.layers.Layer]:
+        """The dense layers that every transformer has, by name."""
+        attention = {name: getattr(self.attention, name) for name in ("query", "key", "value")}
+        names = ("attention_output", "intermediate", "output_dense")
+        return attention | {name: getattr(self, name) for name in names}
+
+    def call(self, hidden, scores_mask=None, conv_mask=None, training=False, internals=False):
+        """[B, T, H] → [B, T, H].
+
+        The masks are those of `MixedAttention`. With `internals`, also returns its second result
+        with "context", its first, added.
+        """
+        context, seen = self.attention(
+            hidden, scores_mask=scores_mask, conv_mask=conv_mask, training=training
+        )
+        mixed, bias = split_bias(self.attention_output, context)
+        mixed = self.dropouts[0].add(hidden, mixed, bias, training)
+        hidden = self.attention_norm(mixed)
+        outputs, bias = self._feed_forward(hidden)
+        hidden = self.output_norm(self.dropouts[1].add(hidden, outputs, bias, training))
+        return (hidden, seen | {"context": context}) if internals else hidden
+
+    def _feed_forward(self, hidden):
+        """[B, T, H] → [B, T, H], and the bias [H] that is still to be added.
+
+        Both layers have the same G groups, so each group is a feed-forward network by itself, and
+        the activations between the layers are never concatenated.
+        """
+        first, second, groups = self.intermediate, self.output_dense, self.config.linear_groups
+        if groups == 1:
+            return split_bias(second, self.activation(*split_bias(first, hidden)))
+        parts = zip(
+            ops.split(hidden, groups, axis=-1),
+            ops.unstack(to_tensor(first.kernel)),
+            ops.split(to_tensor(first.bias), groups),
+            strict=True,
+        )
+        wide = [self.activation(ops.matmul(part, kernel), bias) for part, kernel, bias in parts]
+        return second.multiply(wide), to_tensor(second.bias)

@@ -1,0 +1,47 @@
+"""The compiled model of a pre-training run."""
+
+import keras
+
+from model.backends import backend, distribution
+from model.config import ConvBertConfig
+from model.masking import SpecialTokens
+from model.pretraining import ConvBertForPreTraining
+from model.training.optimizer import create_optimizer
+
+
+def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvBertForPreTraining:
+    """Creates and compiles the pre-training model; the run's seed determines its weights.
+
+    Args:
+        config: the run's `PretrainingConfig`.
+        network: the discriminator's configuration.
+        special: the vocabulary's special tokens.
+    """
+    keras.utils.set_random_seed(config.seed)
+    num_devices = distribution.count_devices(config.num_devices)
+    jit_compile = config.jit_compile
+    if jit_compile is None:
+        jit_compile = backend.default_jit_compile(num_devices)
+    with backend.scope(num_devices):
+        model = ConvBertForPreTraining(
+            network,
+            config.objective(),
+            special,
+            seed=config.seed,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            dtype=config.precision,
+        )
+        optimizer = create_optimizer(
+            config.learning_rate,
+            config.num_train_steps,
+            config.num_warmup_steps,
+            weight_decay_rate=config.weight_decay_rate,
+            lr_decay_power=config.lr_decay_power,
+            dynamic_loss_scale=config.precision == "mixed_float16",
+        )
+        model.compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            steps_per_execution=config.steps_per_execution,
+        )
+    return model
