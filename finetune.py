@@ -278,7 +278,7 @@ def score(job: Job, part: TaskData, model, features: dict[str, Any], trial: int)
 def build_models(job: Job, trial: int) -> dict[str, Any]:
     """A compiled model for each task; the tasks of a job share one encoder."""
     import model as library
-    from model.training.callbacks import default_jit_compile
+    from model.backends import backend
 
     models: dict[str, Any] = {}
     for task in (part.task for part in job.parts):
@@ -302,7 +302,7 @@ def build_models(job: Job, trial: int) -> dict[str, Any]:
             overrides = job.config.model_hparam_overrides | fields | options
             models[task.name] = model_class.from_pretrained(job.encoder.directory, **overrides)
     for model in models.values():
-        model.compile(optimizer=None, jit_compile=default_jit_compile())  # to predict
+        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())  # to predict
     return models
 
 
@@ -334,11 +334,11 @@ def train(models, features, config: FinetuningConfig, seed: int, title: str) -> 
     import keras
 
     from data.tasks.batching import join_features, training_batches
+    from model.backends import backend
     from model.joint import JointModel
-    from model.training.callbacks import default_jit_compile
     from model.training.optimizer import create_optimizer
 
-    jit_compile = default_jit_compile()
+    jit_compile = backend.default_jit_compile()
     is_joint = len(models) > 1
     model = JointModel(models) if is_joint else next(iter(models.values()))
     batches = training_batches(

@@ -116,9 +116,9 @@ def prepare_backend(config):
     import keras
 
     from data.tensorflow_setup import prepare_tensorflow
-    from model.backends import distribution
+    from model.backends import backend, distribution
 
-    distribution.connect_processes(config.seed)
+    backend.connect_processes(config.seed)
     prepare_tensorflow(
         keras.backend.backend() == "tensorflow", config.deterministic, config.num_devices
     )
@@ -166,8 +166,8 @@ def start_model(run):
     """The compiled model with its initial or restored state, and the number of steps done."""
     import keras
 
-    from model.pretraining import SpecialTokens
-    from model.training.callbacks import make_model
+    from model.masking import SpecialTokens
+    from model.training.build import make_model
 
     logging.set_verbosity(logging.INFO)
     config, tokenizer = run.config, run.tokenizer
@@ -304,7 +304,7 @@ def training_log(run, interval):
 
 def training_callbacks(run, model, log, interval, stop):
     """What happens between the steps, in this order: a checkpoint follows its step's log lines."""
-    from model.backends import distribution
+    from model.backends import backend
     from model.training.callbacks import CheckFinite, SaveCheckpoints
     from model.training.evaluation import PeriodicEvaluation
 
@@ -319,9 +319,9 @@ def training_callbacks(run, model, log, interval, stop):
     save = SaveCheckpoints(
         functools.partial(save_checkpoint, run, model),
         config.save_checkpoints_steps,
-        stop_requested=lambda: distribution.any_process(stop.received is not None),
+        stop_requested=lambda: backend.any_process(stop.received is not None),
         # Several processes agree on it only where they wait for the device anyway.
-        ask_every=config.iterations_per_loop if distribution.process()[1] > 1 else 1,
+        ask_every=config.iterations_per_loop if backend.process()[1] > 1 else 1,
         **interval,
     )
     return [*callbacks, save]

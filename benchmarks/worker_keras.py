@@ -43,8 +43,9 @@ def pretrain(session: Session) -> None:
     Checkpoints and evaluations are left out.
     """
     from configure_pretraining import PretrainingConfig
-    from model.pretraining import SpecialTokens
-    from model.training.callbacks import CheckFinite, TrainingLog, make_model
+    from model.masking import SpecialTokens
+    from model.training.build import make_model
+    from model.training.callbacks import CheckFinite, TrainingLog
 
     job = session.job
     config = PretrainingConfig.from_hparams(job["hparams"])
@@ -158,7 +159,7 @@ def infer(session: Session) -> None:
 def finetune(session: Session) -> None:
     """Trains as finetune.py does, but for its progress bar: the same examples, over and over."""
     from data.tasks import batching
-    from model.training.callbacks import default_jit_compile
+    from model.backends import backend
     from model.training.optimizer import create_optimizer
 
     job, passes = session.job, 1000
@@ -168,7 +169,7 @@ def finetune(session: Session) -> None:
         "batch_size": job["batch_size"],
         "seed": 0,
         "pad_to_max": job["pad_to_max"],
-        "bucket_lengths": default_jit_compile(),
+        "bucket_lengths": backend.default_jit_compile(),
     }
     one_pass = batching.training_batches(found, num_epochs=1, **shape)
     # The first step has a batch of its own: every later request is for whole passes.
@@ -180,7 +181,7 @@ def finetune(session: Session) -> None:
         3e-4, steps, steps * 0.1, layerwise_lr_decay=0.8,
         num_hidden_layers=model.config.num_hidden_layers,
     )  # fmt: skip
-    model.compile(optimizer, **model.objective("sum"), jit_compile=default_jit_compile())
+    model.compile(optimizer, **model.objective("sum"), jit_compile=backend.default_jit_compile())
     tell_about(session, model, one_pass)
     model.fit(batches, shuffle=False, verbose=0, callbacks=[StepsOnRequest(session)])
 
@@ -188,13 +189,13 @@ def finetune(session: Session) -> None:
 def predict(session: Session) -> None:
     """Computes the outputs for all examples as finetune.py does; first, for one batch."""
     from data.tasks import batching
-    from model.training.callbacks import default_jit_compile
+    from model.backends import backend
     from pipelines.base import BATCHES_AT_ONCE, compute_outputs
 
     job = session.job
     model = with_head(job)
     found = read_features(job, model)
-    model.compile(jit_compile=default_jit_compile())
+    model.compile(jit_compile=backend.default_jit_compile())
     shape = (job["batch_size"], job["pad_to_max"], model.jit_compile)
     batches, _ = batching.evaluation_batches(found, *shape)
     outputs = {}

@@ -12,7 +12,7 @@ from data.tasks.batching import count_cut, make_features
 from data.tasks.classification import decoding
 from data.tasks.examples import TextExamples
 from model import ConvBertForSequenceClassification
-from model.training.callbacks import default_jit_compile
+from model.backends import backend
 from pipelines.base import (
     check_equal_numbers,
     check_positive,
@@ -66,7 +66,7 @@ class TextClassifier:
         self.labels = None
         if self.problem_type != decoding.REGRESSION:
             self.labels = config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
-        model.compile(optimizer=None, jit_compile=default_jit_compile())
+        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
 
     @classmethod
     def from_pretrained(

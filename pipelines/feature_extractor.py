@@ -15,7 +15,7 @@ from data import ConvBertTokenizer
 from data.tasks.batching import count_cut, make_features
 from data.tasks.examples import TextExamples
 from model import ConvBertModel
-from model.training.callbacks import default_jit_compile
+from model.backends import backend
 from pipelines.base import (
     check_equal_numbers,
     check_positive,
@@ -100,7 +100,7 @@ class FeatureExtractor:
         self.tokenizer, self.max_seq_length = tokenizer, max_seq_length
         self.hidden_size = encoder.config.hidden_size
         self.model = PooledEncoder(encoder, pooling, layer % (last + 1))
-        self.model.compile(optimizer=None, jit_compile=default_jit_compile())
+        self.model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
 
     @classmethod
     def from_pretrained(

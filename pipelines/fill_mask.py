@@ -14,7 +14,7 @@ from common.errors import InputError
 from data import ConvBertTokenizer
 from data.tasks.batching import Features
 from model import ConvBertForMaskedLM
-from model.training.callbacks import default_jit_compile
+from model.backends import backend
 from model.weights import pretrained
 from pipelines.base import check_positive, check_texts, compute_outputs, load_tokenizer
 
@@ -55,7 +55,7 @@ class FillMask:
         self, model: ConvBertForMaskedLM, tokenizer: ConvBertTokenizer, max_seq_length: int
     ):
         self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
-        model.convbert.compile(optimizer=None, jit_compile=default_jit_compile())
+        model.convbert.compile(optimizer=None, jit_compile=backend.default_jit_compile())
 
     @classmethod
     def from_pretrained(

@@ -11,7 +11,7 @@ from data.tasks.batching import count_cut
 from data.tasks.classification.decoding import SINGLE_LABEL, probabilities
 from data.tasks.multiple_choice import task as multiple_choice
 from model import ConvBertForMultipleChoice
-from model.training.callbacks import default_jit_compile
+from model.backends import backend
 from pipelines.base import (
     check_equal_numbers,
     check_positive,
@@ -49,7 +49,7 @@ class MultipleChoice:
         self.labels = labels and tuple(labels)
         self.task = multiple_choice.MultipleChoiceTask("", ("accuracy",), 0, (), 0)
         self.options = reading_options(max_seq_length, {})
-        model.compile(optimizer=None, jit_compile=default_jit_compile())
+        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
 
     @classmethod
     def from_pretrained(

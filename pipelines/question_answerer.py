@@ -11,7 +11,7 @@ from data.tasks.question_answering import task
 from data.tasks.question_answering.answers import find_answers
 from data.tasks.question_answering.files import Question, QuestionExamples
 from model import ConvBertForQuestionAnswering
-from model.training.callbacks import default_jit_compile
+from model.backends import backend
 from pipelines.base import (
     check_equal_numbers,
     check_positive,
@@ -72,7 +72,7 @@ class QuestionAnswerer:
             raise InputError(f"`unanswerable` must be true or false. Received: {unanswerable!r}")
         self.task = task.QuestionAnsweringTask("", unanswerable=unanswerable)
         self.options = reading_options(max_seq_length, options)
-        model.compile(optimizer=None, jit_compile=default_jit_compile())
+        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
 
     @classmethod
     def from_pretrained(

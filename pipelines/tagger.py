@@ -15,7 +15,7 @@ from data.tasks.classification.decoding import SINGLE_LABEL, probabilities
 from data.tasks.examples import parse_text
 from data.tasks.tagging import entities, task
 from model import ConvBertForTokenClassification
-from model.training.callbacks import default_jit_compile
+from model.backends import backend
 from pipelines.base import (
     check_positive,
     compute_outputs,
@@ -96,7 +96,7 @@ class Tagger:
             "", task.METRICS[kind], tags=kind, labels=self.labels, file_scheme=scheme
         )
         self.options = reading_options(max_seq_length, {})
-        model.compile(optimizer=None, jit_compile=default_jit_compile())
+        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
 
     @classmethod
     def from_pretrained(cls, name_or_directory: str | os.PathLike, **hub_options: Any) -> "Tagger":

@@ -123,11 +123,11 @@ def read_examples(metadata, seed: int, count: int):
 
 
 def draw_masks(batch: dict, tokenizer, seed: int) -> dict:
-    """The batch [B, T] with what `model.pretraining.mask_tokens` adds, as NumPy arrays."""
+    """The batch [B, T] with what `model.masking.mask_tokens` adds, as NumPy arrays."""
     import keras
 
     from model.config import Objective
-    from model.pretraining import SpecialTokens, mask_tokens
+    from model.masking import SpecialTokens, mask_tokens
 
     masked = mask_tokens(
         {name: keras.ops.convert_to_tensor(array) for name, array in batch.items()},

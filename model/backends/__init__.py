@@ -1,7 +1,7 @@
 """All code that depends on Keras's backend; nothing else imports TensorFlow or JAX.
 
-`backend` is the module for the backend in use. `any_backend` documents the functions that every such
-module has, and serves the backends that have no module of their own.
+`backend` is the module for the backend in use. `any_backend` documents the functions that all these
+modules have, and serves backends without a module.
 """
 
 import importlib

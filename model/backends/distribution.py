@@ -12,6 +12,7 @@ import keras
 from common.fields import require
 from model.backends import backend
 
+
 def uniform_rows(shape: tuple, seed):
     """Draws float32 numbers in [0, 1) for the whole batch; returns the calling replica's rows.
 

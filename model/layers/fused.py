@@ -1,9 +1,9 @@
 """Chains of small operations computed as one, where TensorFlow would run each separately.
 
 On a CPU, every elementwise operation of a graph reads and writes whole arrays, and a training step
-spends as long on these as on its matrix products. XLA turns such a chain into a single loop. It gets
-nothing else: for matrix products and random numbers, its CPU code is far slower than TensorFlow's.
-(If the whole step is compiled, these functions become part of it.)
+spends as long on these as on its matrix products. XLA turns such a chain into a single loop. It
+gets nothing else: its CPU code for matrix products and random numbers is far slower than
+TensorFlow's. (If the whole step is compiled, these functions become part of it.)
 
 Each function returns the result of the plain Keras operations, up to rounding. Those are used on
 other backends, in eager mode, in precisions other than float32, and, where XLA would be used, in
@@ -26,8 +26,8 @@ _for_export = _without_loops = False
 def exporting(loops: bool = True) -> Iterator[None]:
     """Makes graphs, in its context, of operations that other programs support.
 
-    Those support neither XLA's functions nor custom gradients, and need GELU written with erf; Keras
-    on TensorFlow uses erfc.
+    Those support neither XLA's functions nor custom gradients, and need GELU in terms of erf (Keras
+    on TensorFlow uses erfc).
 
     Args:
         loops: whether they support loops over arrays of unknown shape.
@@ -139,9 +139,9 @@ def dropout(x, rate: float, seed_generator):
     kept, scale = _kept(x.shape, rate, seed_generator), 1.0 / (1.0 - rate)
 
     def apply(x):
-        return backend.compiled(_select)(x, kept, scale), lambda upstream: backend.compiled(_select)(
-            upstream, kept, scale
-        )
+        return backend.compiled(_select)(x, kept, scale), lambda upstream: backend.compiled(
+            _select
+        )(upstream, kept, scale)
 
     return backend.custom_gradient(apply, x)
 

@@ -1,4 +1,4 @@
-"""Heads of the encoder: masked tokens, replaced tokens, classes, and spans that answer a question."""
+"""The layers of heads: masked tokens, replaced tokens, classes, and spans that are answers."""
 
 import keras
 from keras import ops

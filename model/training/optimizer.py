@@ -197,7 +197,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             for variable, value in zip(
                 [*moments, *group], [first, second, *_split(values, group)], strict=True
             ):
-                variable.assign(value if finite is None else ops.where(finite, value, variable.value))
+                variable.assign(
+                    value if finite is None else ops.where(finite, value, variable.value)
+                )
         if finite is not None:
             self._adapt_loss_scale(finite)
 

@@ -19,8 +19,8 @@ from model import (
     ConvBertForTokenClassification,
     ConvBertModel,
 )
-from model.layers.layers import MASKED_SCORE
-from model.training.callbacks import default_jit_compile
+from model.backends import backend
+from model.layers.base import MASK_BIAS
 
 HUGGINGFACE = Path(__file__).parent.parent / "goldens" / "huggingface"
 GOLDENS = {
@@ -142,7 +142,7 @@ def test_fit_lowers_the_loss_and_what_was_learned_is_saved(kind, tmp_path):
     make, inputs, targets = cases()[kind]
     model = make()
     before = loss_of(model, model(inputs), targets, "sum")
-    jit_compile = default_jit_compile()
+    jit_compile = backend.default_jit_compile()
     model.compile(keras.optimizers.Adam(0.01), **model.objective(), jit_compile=jit_compile)
     model.fit(inputs, targets, batch_size=4, epochs=10, verbose=0)
     after = loss_of(model, model(inputs), targets, "sum")
@@ -184,7 +184,7 @@ def test_padding_has_no_probability():
     model = ConvBertForQuestionAnswering(tiny())
     logits = as_dict(model(batch()))
     for array in logits.values():
-        assert array[batch()["input_mask"] == 0].max() < MASKED_SCORE / 2
+        assert array[batch()["input_mask"] == 0].max() < MASK_BIAS / 2
 
 
 def test_objectives_sum_over_the_batch_or_take_its_mean():
@@ -277,7 +277,7 @@ def test_a_beam_as_wide_as_the_row_is_an_exhaustive_search(joint):
         for i, start in enumerate(outputs["start_indices"][row]):
             for j, end in enumerate(outputs["end_indices"][row, i]):
                 value = outputs["start_log_probs"][row, i] + outputs["end_log_probs"][row, i, j]
-                if value > MASKED_SCORE / 2:
+                if value > MASK_BIAS / 2:
                     assert (start, end) not in found
                     found[start, end] = value
                 else:  # no token for this place
@@ -299,7 +299,7 @@ def test_a_narrow_beam_has_the_likeliest(joint):
     np.testing.assert_array_equal(outputs["start_indices"], starts)
     for row in range(4):
         ends = np.argsort(-end_logits[row, starts[row]], axis=-1)[:, :2]
-        is_used = outputs["end_log_probs"][row] > MASKED_SCORE
+        is_used = outputs["end_log_probs"][row] > MASK_BIAS
         np.testing.assert_array_equal(outputs["end_indices"][row][is_used], ends[is_used])
     assert outputs["end_log_probs"].shape == (4, 2, 2)
 

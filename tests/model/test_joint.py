@@ -12,7 +12,7 @@ from model import (
     ConvBertModel,
     JointModel,
 )
-from model.training.callbacks import default_jit_compile
+from model.backends import backend
 from model.training.optimizer import create_optimizer
 
 NUM_LAYERS = 2
@@ -85,7 +85,7 @@ def inputs_of(task, inputs):
 
 
 def compiled(model, optimizer):
-    model.compile(optimizer, **model.objective(), jit_compile=default_jit_compile())
+    model.compile(optimizer, **model.objective(), jit_compile=backend.default_jit_compile())
     return model
 
 

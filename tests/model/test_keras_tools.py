@@ -23,7 +23,7 @@ from model import (
     JointModel,
 )
 from model.config import Objective
-from model.pretraining import SpecialTokens
+from model.masking import SpecialTokens
 from model.training.optimizer import create_optimizer
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from model import ConvBertConfig, ConvBertForPreTraining
 from model.config import Objective, max_predictions_per_seq
-from model.pretraining import (
+from model.masking import (
     SpecialTokens,
     mask_tokens,
     replace_positions,

@@ -22,7 +22,7 @@ from model import (
     ConvBertModel,
 )
 from model.config import Objective
-from model.pretraining import gather_positions
+from model.masking import gather_positions
 from model.weights import tf1, warm_start
 from scripts import convert_checkpoint
 from tests.support import original

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from model import ConvBertConfig, ConvBertForPreTraining
 from model.layers import fused
-from model.pretraining import SpecialTokens
+from model.masking import SpecialTokens
 
 B, T, C = 3, 5, 8
 

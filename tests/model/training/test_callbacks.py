@@ -9,7 +9,7 @@ import tensorflow as tf
 from common.errors import InputError
 from model import ConvBertConfig, ConvBertForPreTraining
 from model.config import Objective
-from model.pretraining import SpecialTokens
+from model.masking import SpecialTokens
 from model.training.callbacks import CheckFinite, SaveCheckpoints, TrainingLog, drop_lines_after
 from model.training.checkpoints import TrainingCheckpoints
 from model.training.optimizer import create_optimizer

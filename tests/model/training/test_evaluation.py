@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from model import ConvBertConfig, ConvBertForPreTraining
 from model.config import Objective
-from model.pretraining import SpecialTokens
+from model.masking import SpecialTokens
 from model.training.evaluation import PeriodicEvaluation, StopEvaluation
 from model.training.optimizer import create_optimizer
 

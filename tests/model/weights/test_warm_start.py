@@ -8,7 +8,7 @@ import pytest
 from common.errors import InputError
 from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel
 from model.config import Objective
-from model.pretraining import SpecialTokens
+from model.masking import SpecialTokens
 from model.weights import warm_start
 from model.weights.warm_start import find_models
 
