@@ -7,7 +7,7 @@
 A model of transformers is a directory, or a name on the Hugging Face hub. OUT_DIR gets config.json,
 model.safetensors and, if there is a vocabulary, the tokenizer's files. The result is read again,
 and every tensor compared with SOURCE's, bit for bit; with --expected, also the model's outputs:
-docs/from_transformers.md shows how to make that file where the old code still runs.
+docs/checkpoints.md shows how to make that file where the old code still runs.
 
 A pre-training checkpoint of the original release (TF 1) becomes OUT_DIR/discriminator and
 OUT_DIR/generator, or OUT_DIR/encoder for masked language modeling; a fine-tuned one becomes
