@@ -1,12 +1,11 @@
-"""From the predictions of a run to the zip that gluebenchmark.com scores.
+"""From the predictions of a run to the zip file that gluebenchmark.com scores.
 
-The zip has eleven files, each with the header `index<TAB>prediction` and a row for every example of
-GLUE's test file, in its order. MNLI's model predicts three of them. Labels are GLUE's own strings,
-scores run from 0 to 5.
+The zip has eleven files, each with the header `index<TAB>prediction` and a row for every example in
+GLUE's test file, in the same order. The MNLI model predicts three of them. Labels are GLUE's own
+strings; scores are between 0 and 5.
 """
 
 import dataclasses
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from common import files
 from common.errors import InputError
 from data.tasks import glue
+from jobs.trials import read_results_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +25,9 @@ class SubmissionFile:
     Args:
         name: the file's name, without `.tsv`.
         task: the task whose model predicts it.
-        split: the test split it is about.
+        split: the test split.
         num_rows: examples in GLUE's test file.
-        most_frequent: the label that GLUE's dev set has most often.
+        most_frequent: the most frequent label in GLUE's dev set.
     """
 
     name: str
@@ -54,12 +54,12 @@ FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which trial of a task is handed in.
+    """The trial of a task to submit.
 
     Args:
         trial: its number; None if the task has no predictions.
-        reason: why it is this one, in words.
-        score: its dev score by the task's main metric, in percent; None if it is not known.
+        reason: why this one.
+        score: its dev score by the task's main metric, in percent; None if unknown.
     """
 
     trial: int | None
@@ -73,57 +73,46 @@ def prediction_path(model_dir: str, file: SubmissionFile, trial: int | str) -> s
     return os.path.join(model_dir, "test_predictions", name)
 
 
-def choose_trial(model_dir: str, task_name: str, wanted: int | None = None) -> Choice:
-    """The trial `wanted`, or the median one by the dev score of the task's main metric.
+def choose_trial(model_dir: str, task_name: str, requested: int | None = None) -> Choice:
+    """The requested trial, or the median one by the dev score of the task's main metric.
 
-    Of an even number of trials it is the better one of the worse half. Trials without predictions
-    do not count, nor do those whose predictions are left from a run with other settings.
+    If the number of trials is even, it is the better one of the worse half. Trials without
+    predictions do not count, nor do those whose predictions an earlier run, with other settings,
+    has left.
 
     Args:
-        model_dir: the model's folder, `DATA_DIR/models/MODEL_NAME`.
+        model_dir: the model's directory, `DATA_DIR/models/MODEL_NAME`.
         task_name: a key of `glue.TASKS`.
-        wanted: a trial's number; the predictions need not be there.
+        requested: a trial's number; its predictions need not exist.
 
     Raises:
         InputError: there are predictions, but no dev scores to choose by.
     """
     results_path = os.path.join(model_dir, "results", f"{task_name}_results.json")
     metric = glue.get_task(task_name).metrics[0]
-    scores = _dev_scores(results_path, task_name, metric)
-    if wanted is not None:
-        return Choice(wanted, "as asked for", scores.get(wanted))
+    scores = {
+        result["trial"]: result["metrics"][metric]
+        for result in read_results_file(results_path, task_name)
+        if metric in result["metrics"] and result["tests"]
+    }
+    if requested is not None:
+        return Choice(requested, "as requested", scores.get(requested))
     predicted = _trials_with_predictions(model_dir, task_name)
     if not predicted:
         return Choice(None, "no predictions")
     ranked = sorted((score, trial) for trial, score in scores.items() if trial in predicted)
     if not ranked:
         raise InputError(
-            f"{task_name}: {results_path} has no dev score ({metric}) of a trial that wrote the "
-            f"predictions there are ({', '.join(map(str, sorted(predicted)))}). Run finetune.sh "
-            f"again, or name the trial: --trial {task_name}={min(predicted)}"
+            f"{task_name}: {results_path} has no dev score ({metric}) for the trials that have "
+            f"predictions ({', '.join(map(str, sorted(predicted)))}). Run finetune.sh again, or "
+            f"choose a trial: --trial {task_name}={min(predicted)}"
         )
     score, trial = ranked[(len(ranked) - 1) // 2]
     return Choice(trial, f"median of {len(ranked)}", score)
 
 
-def _dev_scores(path, task_name, metric):
-    """The main metric of each trial that made predictions; none if there is no results file."""
-    if not os.path.isfile(path):
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            entries = json.load(file)[task_name]
-        return {
-            entry["trial"]: entry["metrics"][metric]
-            for entry in entries
-            if metric in entry["metrics"] and entry["tests"]
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is not a results file ({error!r})") from None
-
-
 def _trials_with_predictions(model_dir, task_name):
-    """Trials that predicted at least one of the task's test splits."""
+    """Trials with predictions for at least one of the task's test splits."""
     folder = os.path.join(model_dir, "test_predictions")
     splits = "|".join(file.split for file in FILES if file.task == task_name)
     names = os.listdir(folder) if os.path.isdir(folder) else ()
@@ -132,11 +121,11 @@ def _trials_with_predictions(model_dir, task_name):
 
 
 def read_predictions(path: str, file: SubmissionFile) -> list[str]:
-    """A prediction for each row of GLUE's test file, as the leaderboard wants it.
+    """A prediction for each row of GLUE's test file, in the leaderboard's format.
 
     Raises:
-        InputError: other rows than the test file's, or a row that is no prediction; the message
-            has the place, what was expected and what came.
+        InputError: the rows are not the test file's, or one is not a prediction; the message names
+            the file and the line.
     """
     with open(path, encoding="utf-8", errors="replace") as stream:
         header, *rows = [line.split("\t") for line in stream.read().rstrip("\n").split("\n")]
@@ -148,24 +137,24 @@ def read_predictions(path: str, file: SubmissionFile) -> list[str]:
     if len(rows) != file.num_rows:
         raise InputError(
             f"{path}: expected {file.num_rows} predictions, one for each row of GLUE's "
-            f"{file.name} test file, got {len(rows)}: was it predicted from another file?"
+            f"{file.name} test file, got {len(rows)}"
         )
     task = glue.get_task(file.task)
     predictions = []
     for index, row in enumerate(rows):
+        where = f"{path}, line {index + 2}"
         if len(row) < 2 or row[0] != str(index):
-            place = f"{path}, line {index + 2}"
-            raise InputError(f'{place}: expected the index {index}, got "{" ".join(row)}"')
+            raise InputError(f'{where}: expected the index {index}, got "{" ".join(row)}"')
         prediction = _format(task, row[1])
         if prediction is None:
             allowed = "a number" if task.is_regression else f"one of {', '.join(task.labels)}"
-            raise InputError(f'{path}, line {index + 2}: expected {allowed}, got "{row[1]}"')
+            raise InputError(f'{where}: expected {allowed}, got "{row[1]}"')
         predictions.append(prediction)
     return predictions
 
 
 def _format(task, text):
-    """A label as it is, a score in GLUE's range and with three decimals; None if it is neither."""
+    """A label as it is, or a score in GLUE's range with three decimals; None if it is neither."""
     if not task.is_regression:
         return text if text in task.labels else None
     try:
@@ -176,10 +165,10 @@ def _format(task, text):
 
 
 def constant_predictions(file: SubmissionFile) -> list[str]:
-    """What stands in for a task without predictions: the most frequent label in every row.
+    """Predictions for a task without a model: the most frequent label in every row.
 
-    For scores it is the middle of the range, and 0 in the first row: with a constant no
-    correlation is defined.
+    Scores are the middle of the range, but 0 in the first row: the correlation with a constant is
+    not defined.
     """
     if file.most_frequent:
         return [file.most_frequent] * file.num_rows
@@ -191,18 +180,18 @@ def write_zip(path: str, predictions: Mapping[str, list[str]]) -> None:
 
     Args:
         path: the file to write.
-        predictions: by a file's name without `.tsv`, one prediction a row.
+        predictions: by file name without `.tsv`, one for each row.
 
     Raises:
-        InputError: the folder for it is not there.
+        InputError: its directory does not exist.
     """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        raise InputError(f"cannot write {path}: there is no folder {folder}")
+        raise InputError(f"cannot write {path}: the directory {folder} does not exist")
     with files.atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, rows in predictions.items():
             lines = (f"{index}\t{prediction}\n" for index, prediction in enumerate(rows))
-            # Without a date of its own a member has the same bytes at any time.
+            # A constant date, so that the bytes do not depend on the time.
             member = zipfile.ZipInfo(f"{name}.tsv", date_time=(1980, 1, 1, 0, 0, 0))
             member.compress_type = zipfile.ZIP_DEFLATED
             member.external_attr = 0o644 << 16

@@ -1,5 +1,6 @@
-"""What a run directory says of itself: `run.json`, an entry for every time the run was started."""
+"""`run.json` in a run's directory: an entry for every start of the run."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -20,19 +21,14 @@ def append_start(run_dir: str | os.PathLike, entry: dict[str, Any]) -> None:
     """Adds an entry to the run directory's `run.json`.
 
     Raises:
-        InputError: the file is there and is not one of these.
+        InputError: the file is not a run record.
     """
     path = os.path.join(run_dir, FILE)
-    starts = []
-    if os.path.exists(path):
-        try:
-            with open(path, encoding="utf-8") as file:
-                starts = list(json.load(file)["starts"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} cannot be read ({error!r}). Move it away: it is a record for people, and "
-                "the run does not need it"
-            ) from None
+    starts = files.read_json_object(path).get("starts") if os.path.exists(path) else []
+    if not isinstance(starts, list):
+        raise InputError(
+            f"{path}: `starts` must be a list. Delete or rename the file: training does not need it"
+        )
     files.write_text(path, json.dumps({"starts": [*starts, entry]}, indent=2) + "\n")
 
 
@@ -42,11 +38,12 @@ def describe_start(
     """Everything about a start that could explain its results.
 
     Args:
-        step: where the run goes on.
-        hparams: all of them, defaults included.
-        records_metadata: the records' `metadata.json`; it may be missing.
-        backend: Keras's.
+        step: the number of steps that were done before.
+        hparams: all hyper-parameters, defaults included.
+        records_metadata: the records' `metadata.json`; the original's records have none.
+        backend: the name of Keras's backend.
     """
+    has_metadata = os.path.exists(records_metadata)
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
@@ -54,9 +51,7 @@ def describe_start(
         "hparams": hparams,
         "records": {
             "metadata": os.path.abspath(records_metadata),
-            "sha256": files.sha256_of(records_metadata)
-            if os.path.exists(records_metadata)
-            else None,  # records that the original wrote
+            "sha256": files.sha256_of(records_metadata) if has_metadata else None,
         },
         "code": code_version(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
         "versions": {"python": platform.python_version()} | package_versions(),
@@ -70,22 +65,16 @@ def describe_start(
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on, of those that are installed."""
+    """Versions of the installed packages that results depend on."""
     versions = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
 def code_version(directory: str | os.PathLike) -> dict[str, Any] | None:
-    """The git commit that `directory` is a checkout of, and whether files of it were changed.
-
-    Returns:
-        None where it is no checkout, or git is not there.
-    """
+    """The git commit of a checkout, and whether its files were changed; None if unknown."""
 
     def git(*arguments):
         command = ["git", "-C", os.fspath(directory), *arguments]
@@ -94,7 +83,7 @@ def code_version(directory: str | os.PathLike) -> dict[str, Any] | None:
 
     try:
         if not os.path.samefile(git("rev-parse", "--show-toplevel"), directory):
-            return None  # a copy inside a checkout of something else
+            return None  # a copy inside another project's checkout
         changed = git("status", "--porcelain", "--untracked-files=no")
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(changed)}
     except (OSError, subprocess.SubprocessError):

@@ -1,10 +1,10 @@
-"""Makes the zip that gluebenchmark.com scores, out of what finetune.py predicted for GLUE's tests.
+"""Makes the zip file that gluebenchmark.com scores from finetune.py's predictions for GLUE's tests.
 
     python3 scripts/make_submission.py --data-dir DATA_DIR --model-name NAME
     python3 scripts/make_submission.py --data-dir DATA_DIR --model-name NAME --trial cola=3 rte=1
 
-Reads test_predictions/ and results/ below DATA_DIR/models/NAME, and writes submission.zip there.
-Of each task it takes the trial whose dev score is the median of all with predictions.
+Reads test_predictions/ and results/ in DATA_DIR/models/NAME, and writes submission.zip there. For
+each task, it takes the trial with the median dev score among those with predictions.
 """
 
 import argparse
@@ -16,33 +16,40 @@ from common import errors
 from common.errors import InputError
 from data.tasks import glue
 from jobs import glue_submission
+from jobs.glue_submission import Choice
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Chooses the trials, checks all their predictions, writes the zip and says what is in it."""
+    """Chooses the trials, checks all their predictions, writes the zip and prints its content."""
     args = parse_arguments(arguments)
     model_dir = os.path.join(args.data_dir, "models", args.model_name)
     if not os.path.isdir(model_dir):
-        raise InputError(f"there is no model folder {model_dir}")
-    wanted = parse_trials(args.trial)
+        raise InputError(f"no such model: {model_dir} does not exist")
+    requested = parse_trials(args.trial)
     choices = {
-        task: glue_submission.choose_trial(model_dir, task, wanted.get(task)) for task in glue.TASKS
+        task: glue_submission.choose_trial(model_dir, task, requested.get(task))
+        for task in glue.TASKS
     }
-    missing = find_missing(model_dir, choices)
+    paths = {
+        file.name: glue_submission.prediction_path(
+            model_dir, file, choices[file.task].trial or "TRIAL"
+        )
+        for file in glue_submission.FILES
+    }
+    missing = {name: path for name, path in paths.items() if not os.path.isfile(path)}
     if missing and not args.allow_missing:
         raise InputError(
             "no predictions for\n"
             + "".join(f"  {name}: {path}\n" for name, path in missing.items())
             + "Put GLUE's test files into DATA_DIR/finetuning_data and run finetune.sh for these "
-            "tasks; or say --allow-missing, and the most frequent label stands in for them"
+            "tasks, or use --allow-missing to submit their most frequent labels"
         )
-    predictions = {}
-    for file in glue_submission.FILES:
-        if file.name in missing:
-            predictions[file.name] = glue_submission.constant_predictions(file)
-        else:
-            path = glue_submission.prediction_path(model_dir, file, choices[file.task].trial)
-            predictions[file.name] = glue_submission.read_predictions(path, file)
+    predictions = {
+        file.name: glue_submission.constant_predictions(file)
+        if file.name in missing
+        else glue_submission.read_predictions(paths[file.name], file)
+        for file in glue_submission.FILES
+    }
     output = args.output or os.path.join(model_dir, "submission.zip")
     glue_submission.write_zip(output, predictions)
     print(table(choices, missing))
@@ -50,10 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         from absl import logging
 
-        logging.warning(
-            "%s: one answer for every row, since there are no predictions: the score means nothing",
-            ", ".join(missing),
-        )
+        logging.warning("constant predictions, their scores mean nothing: %s", ", ".join(missing))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -62,26 +66,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", required=True, help="holds models/")
-    parser.add_argument("--model-name", required=True, help="the model's folder in DATA_DIR/models")
+    parser.add_argument("--model-name", required=True, help="name of the directory in models/")
     parser.add_argument(
         "--trial",
         nargs="+",
         action="extend",
         default=[],
         metavar="TASK=N",
-        help="the trial to hand in of a task (default: the median one)",
+        help="the trial to submit for a task (default: the median one)",
     )
     parser.add_argument(
         "--allow-missing",
         action="store_true",
-        help="let the most frequent label stand in for predictions that are not there",
+        help="submit the most frequent label where there are no predictions",
     )
-    parser.add_argument("--output", help="the file to write (default: submission.zip of the model)")
+    parser.add_argument(
+        "--output", help="the file to write (default: submission.zip in the model's directory)"
+    )
     return parser.parse_args(arguments)
 
 
 def parse_trials(texts: list[str]) -> dict[str, int]:
-    """The trials asked for, by task."""
+    """The requested trials, by task."""
     trials = {}
     for text in texts:
         name, _, number = text.partition("=")
@@ -91,19 +97,8 @@ def parse_trials(texts: list[str]) -> dict[str, int]:
     return trials
 
 
-def find_missing(model_dir: str, choices: dict[str, glue_submission.Choice]) -> dict[str, str]:
-    """The files of the zip that have no predictions, each with the path they should be at."""
-    paths = {
-        file.name: glue_submission.prediction_path(
-            model_dir, file, choices[file.task].trial or "TRIAL"
-        )
-        for file in glue_submission.FILES
-    }
-    return {name: path for name, path in paths.items() if not os.path.isfile(path)}
-
-
-def table(choices: dict[str, glue_submission.Choice], missing: dict[str, str]) -> str:
-    """What is in the zip, a line for each file."""
+def table(choices: dict[str, Choice], missing: dict[str, str]) -> str:
+    """The content of the zip, one line for each file."""
     lines = [f"{'file':12}{'rows':>7}  {'trial':>5}  {'dev score':<17}chosen"]
     for file in glue_submission.FILES:
         choice = choices[file.task]

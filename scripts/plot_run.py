@@ -1,20 +1,20 @@
-"""Draws the curves of a pre-training run, or of several over one another, into one PNG.
+"""Draws the curves of one or several pre-training runs into one PNG.
 
     python3 scripts/plot_run.py DATA_DIR/models/NAME [DATA_DIR/models/OTHER …] --output run.png
 
-Reads each run's train_log.jsonl, also while the run goes on. Points are evaluations.
+Reads each run's train_log.jsonl, also while the run is still going. Points are evaluations.
 """
 
 import argparse
-import dataclasses
-import json
 import os
 from pathlib import Path
 
 import bootstrap  # noqa: F401
 
-from common import errors, files
+from common import errors
 from common.errors import InputError
+from common.files import parse_json_object
+from jobs import figures
 
 LOG_FILE = "train_log.jsonl"
 PANELS = {
@@ -22,115 +22,61 @@ PANELS = {
     "mlm_accuracy": "masked-token accuracy",
     "rtd_auc": "AUC of replaced-token detection",
     "learning_rate": "learning rate",
-    "tokens_per_second": "tokens a second",
+    "tokens_per_second": "tokens per second",
 }
 NOISY = ("loss", "mlm_accuracy", "rtd_auc", "tokens_per_second")
-# Okabe and Ito's palette, which color-blind readers can tell apart, without its yellow.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", ":")  # a further round of the colors each
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run's log.
-
-    Args:
-        name: in the legend.
-        lines: of training, ascending by step.
-        evaluations: the lines with `eval_` names, likewise.
-    """
-
-    name: str
-    lines: list[dict]
-    evaluations: list[dict]
+DASHES = ("-", "--", ":")  # for the first, second and third round of colors
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads the logs, draws them, writes the picture."""
-    args = parse_arguments(arguments)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help=f"directory with a {LOG_FILE}")
+    parser.add_argument("--output", default="run.png", help="the picture (default: %(default)s)")
+    args = parser.parse_args(arguments)
     output = Path(args.output)
     if output.suffix != ".png":
         raise InputError(f"--output must end in .png. Received: {output}")
     if not output.absolute().parent.is_dir():
-        raise InputError(f"--output: the folder {output.parent} does not exist.")
-    figure = draw(
-        [read_run(path, name) for path, name in zip(args.runs, names(args.runs), strict=True)]
-    )
-    with files.atomic_path(output) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
+        raise InputError(f"--output: the directory {output.parent} does not exist")
+    names = [os.path.basename(os.path.abspath(path)) for path in args.runs]
+    if len(set(names)) < len(names):
+        names = args.runs
+    figures.save(draw(names, [read_log(path) for path in args.runs]), output)
     print(output)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help=f"folder with a {LOG_FILE}")
-    parser.add_argument("--output", default="run.png", help="the picture (default: %(default)s)")
-    return parser.parse_args(arguments)
-
-
-def names(paths: list[str]) -> list[str]:
-    """The folders' own names; where two are the same, the paths as they were given."""
-    own = [os.path.basename(os.path.abspath(path)) for path in paths]
-    return own if len(set(own)) == len(own) else list(paths)
-
-
-def read_run(directory: str | os.PathLike, name: str) -> Run:
-    """Reads the log of the run in `directory`.
+def read_log(run_dir: str | os.PathLike) -> list[dict]:
+    """The lines of a run's log.
 
     Raises:
-        InputError: there is no log, it has no line of training, or a line of it is not one.
+        InputError: there is no log, or it has no training steps, or a line is damaged.
     """
-    if not os.path.isdir(directory):
-        raise InputError(f"no such folder: {directory}")
-    path = os.path.join(directory, LOG_FILE)
-    if not os.path.isfile(path):
-        raise InputError(
-            f"no {LOG_FILE} in {directory}. Give the folder of a pre-training run, "
-            "DATA_DIR/models/NAME."
-        )
-    with open(path, encoding="utf-8") as file:
-        texts = file.readlines()
+    path = Path(run_dir, LOG_FILE)
+    if not path.is_file():
+        raise InputError(f"no such file: {path}. Give a pre-training run, DATA_DIR/models/NAME")
+    texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
     if texts and not texts[-1].endswith("\n"):
-        texts.pop()  # being written, or cut when the run was killed
-    parsed = [_parse(text, f"{path}, line {i}") for i, text in enumerate(texts, start=1)]
-    run = Run(
-        name,
-        [line for line in parsed if "loss" in line],
-        [line for line in parsed if "eval_loss" in line],
-    )
-    if not run.lines:
-        raise InputError(f"{path} has no line of training yet.")
-    return run
+        texts.pop()  # being written, or the run was killed
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        lines.append(parse_json_object(text, f"{path}, line {number}"))
+        if not isinstance(lines[-1].get("step"), int):
+            raise InputError(f"{path}, line {number}: `step` must be an integer")
+    if not any("loss" in line for line in lines):
+        raise InputError(f"{path} has no training steps yet")
+    return lines
 
 
-def _parse(text: str, place: str) -> dict:
-    try:
-        line = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{place}: not JSON: {error}") from None
-    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
-        raise InputError(f"{place}: expected an object with a whole number as `step`.")
-    return line
-
-
-def draw(runs: list[Run]):
+def draw(names: list[str], logs: list[list[dict]]):
     """A `matplotlib.figure.Figure` with a panel for each of `PANELS`, and one for the legend."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-    style = {
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.formatter.limits": (-3, 6),  # a learning rate as 2.5 with 1e-4 above the axis
-        "grid.alpha": 0.3,
-        "font.size": 9,
-    }
-    with matplotlib.rc_context(style):
+    # A learning rate of 2.5e-4 is drawn as 2.5, with 1e-4 above the axis.
+    with figures.style(**{"axes.formatter.limits": (-3, 6), "font.size": 9}):
         figure = Figure(figsize=(13, 7), layout="constrained")
         *panels, legend = figure.subplots(2, 3).flat
         for axes, (metric, title) in zip(panels, PANELS.items(), strict=True):
@@ -138,68 +84,58 @@ def draw(runs: list[Run]):
             axes.set_xlabel("step")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-            for index, run in enumerate(runs):
-                _draw_curve(axes, metric, run, index)
+            for index, log in enumerate(logs):
+                _draw_curve(axes, metric, log, _style(index))
             if not axes.lines:
                 axes.text(0.5, 0.5, "not logged", ha="center", transform=axes.transAxes)
         panels[-1].set_ylim(bottom=0)
         panels[-1].yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        _draw_legend(legend, runs)
+        handles = [legend.plot([], [], **_style(i), label=name)[0] for i, name in enumerate(names)]
+        if any("eval_loss" in line for log in logs for line in log):
+            handles += legend.plot([], [], "o", color="gray", label="evaluation")
+        legend.set_axis_off()
+        legend.legend(handles=handles, loc="upper left", frameon=False, fontsize=10)
     return figure
 
 
-def _draw_curve(axes, metric: str, run: Run, index: int) -> None:
-    """One run's curve, the unsmoothed one faint behind it, and its evaluations."""
-    style = _style(index)
-    steps, values = _series(run.lines, metric)
+def _style(index: int) -> dict:
+    round_of_colors, color = divmod(index, len(figures.COLORS))
+    return {
+        "color": figures.COLORS[color],
+        "linestyle": DASHES[round_of_colors % len(DASHES)],
+    }
+
+
+def _draw_curve(axes, metric: str, log: list[dict], style: dict) -> None:
+    """One run's curve, smoothed over a faint exact one, and its evaluations."""
+    steps, values = _series(log, metric)
     smooth = smoothed(values) if metric in NOISY else values
     if smooth != values:
         axes.plot(steps, values, **style, alpha=0.25, linewidth=0.8)
     if steps:
-        # A curve of one point would not be seen.
+        # A line through one point is invisible.
         axes.plot(steps, smooth, **style, marker="." if len(steps) == 1 else None)
-    steps, values = _series(run.evaluations, f"eval_{metric}")
+    steps, values = _series(log, f"eval_{metric}")
     if steps:
-        marker = {"marker": "o", "markersize": 6, "markeredgecolor": "white"}
-        axes.plot(steps, values, color=style["color"], linestyle="none", **marker, zorder=3)
+        point = {"marker": "o", "markersize": 6, "markeredgecolor": "white", "linestyle": "none"}
+        axes.plot(steps, values, color=style["color"], **point, zorder=3)
 
 
-def _style(index: int) -> dict:
-    rounds, color = divmod(index, len(COLORS))
-    return {"color": COLORS[color], "linestyle": DASHES[rounds % len(DASHES)]}
-
-
-def _series(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
+def _series(log: list[dict], name: str) -> tuple[list[int], list[float]]:
     """Steps and values of the lines that have `name`."""
-    having = [line for line in lines if name in line]
-    return [line["step"] for line in having], [line[name] for line in having]
+    lines = [line for line in log if name in line]
+    return [line["step"] for line in lines], [line[name] for line in lines]
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Means over the nearest 5 % of the curve: of fewer than 40 points, the values themselves.
+    """Means over the nearest 5 % of the curve; a curve of less than 40 points is unchanged.
 
     The window is centered, so that the curve does not lag; it is narrower at the steep beginning,
-    and cut at the end.
+    and cut off at the end.
     """
-    reach = len(values) // 40
-    means = []
-    for i in range(len(values)):
-        near = min(reach, i)
-        window = values[i - near : i + near + 1]
-        means.append(sum(window) / len(window))
-    return means
-
-
-def _draw_legend(axes, runs: list[Run]) -> None:
-    """The runs' names, and what a point is if there is one, where a sixth panel would be."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], **_style(index), label=run.name) for index, run in enumerate(runs)]
-    if any(run.evaluations for run in runs):
-        point = {"linestyle": "none", "marker": "o", "color": "gray"}
-        handles.append(Line2D([], [], **point, label="evaluation"))
-    axes.set_axis_off()
-    axes.legend(handles=handles, loc="upper left", frameon=False, fontsize=10)
+    reaches = [min(len(values) // 40, i) for i in range(len(values))]
+    windows = [values[i - reach : i + reach + 1] for i, reach in enumerate(reaches)]
+    return [sum(window) / len(window) for window in windows]
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def test_the_suites_table(suite, tmp_path, capsys):
     assert (row["train_examples"], row["dev_examples"], row["seeds"]) == (30, 11, [0, 1])
     assert row["hparams"]["learning_rate"] == 0.001
     assert [each["missing"]["cola"] for each in table["averages"]] == [
-        "not GLUE's 8,551 training examples, but 30; not GLUE's 1,043 dev examples, but 11"
+        "30 training examples instead of GLUE's 8,551; 11 dev examples instead of GLUE's 1,043"
     ] * 2
     assert (tmp_path / "results" / "summary.md").read_text() in capsys.readouterr().out
 

@@ -69,7 +69,7 @@ def test_averages_of_a_whole_suite():
     assert not found["GLUE average"]["missing"] and not found["papers' average"]["missing"]
 
 
-def test_the_papers_average_is_that_of_their_tables():
+def test_the_papers_average_equals_their_tables():
     """The ConvBERT paper's row for medium-small, and ELECTRA's for its small model."""
     names = ("mnli", "qnli", "qqp", "rte", "sst", "mrpc", "cola", "sts")
     for scores, average in (
@@ -93,12 +93,12 @@ def test_the_papers_average_is_that_of_their_tables():
         (results("rte", [], num_trials=1), "0 of 1 trials"),
         (
             results("rte", [60.0], train_examples=500),
-            "not GLUE's 2,490 training examples, but 500",
+            "500 training examples instead of GLUE's 2,490",
         ),
-        (results("rte", [60.0], dev_examples=276), "not GLUE's 277 dev examples, but 276"),
+        (results("rte", [60.0], dev_examples=276), "276 dev examples instead of GLUE's 277"),
     ],
 )
-def test_what_is_not_all_of_glue_has_not_its_name(change, reason):
+def test_an_incomplete_average_has_another_name(change, reason):
     tasks = [change if task.name == "rte" else task for task in whole_suite()]
     tasks = [task for task in tasks if task]
     has_scores = bool(change and change.trials)
@@ -113,11 +113,11 @@ def test_what_is_not_all_of_glue_has_not_its_name(change, reason):
     scores += [60] if has_scores else []
     assert found[first]["of_medians"] == pytest.approx(sum(scores) / len(scores))
     text = results_table.to_markdown(results_table.summarize("m", tasks))
-    assert f"It is not the GLUE average, for want of rte ({reason})." in text
+    assert f"Not the GLUE average; incomplete: rte ({reason})." in text
     assert not re.search(r"^\| (GLUE|papers') average", text, re.MULTILINE)
 
 
-def test_mnli_without_its_mismatched_dev_set_is_no_glue_average():
+def test_the_glue_average_needs_mnlis_mismatched_dev_set():
     tasks = whole_suite()
     for trial in tasks[5].trials:
         del trial["metrics"]["accuracy_mismatched"]
@@ -128,13 +128,13 @@ def test_mnli_without_its_mismatched_dev_set_is_no_glue_average():
     assert first["metrics"]["mnli"] == ["accuracy"]
 
 
-def test_a_few_damaged_rows_are_no_sample():
+def test_a_few_damaged_rows_do_not_matter():
     tasks = whole_suite()
     tasks[4] = results("qqp", [54, 53, 58], train_examples=363_700)
     assert list(averages_of(tasks)) == ["GLUE average", "papers' average"]
 
 
-def test_a_task_of_ones_own_is_in_the_table_and_in_no_average():
+def test_other_tasks_are_in_the_table_but_in_no_average():
     metrics = {"accuracy": 1.0, "best_threshold": 0.5}
     trials = [{"metrics": metrics, "seed": 0}]
     own = results_table.TaskResults("mine", ("accuracy",), trials, 1, 9, 9, {})
@@ -177,7 +177,7 @@ def test_files(tmp_path):
     assert len(list((tmp_path / "results").iterdir())) == 3
 
 
-def test_picture_has_a_dot_a_trial_and_the_median():
+def test_the_picture_shows_trials_and_their_median():
     figure = results_table.draw(results_table.summarize("m", whole_suite()))
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == list(glue.TASKS)
@@ -189,6 +189,6 @@ def test_picture_has_a_dot_a_trial_and_the_median():
     assert [text.get_text() for text in mrpc.texts] == ["52.00", "62.00"]
 
 
-def test_nothing_scored_is_no_picture(tmp_path):
+def test_without_scores_there_is_no_picture(tmp_path):
     results_table.write(results_table.summarize("m", [results("rte", [], num_trials=1)]), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "summary.md"]

@@ -3,7 +3,8 @@ import struct
 
 import pytest
 
-from common import errors
+from common.errors import InputError
+from jobs import figures
 from scripts import plot_run
 
 
@@ -28,16 +29,15 @@ def training_line(step, loss):
 
 @pytest.fixture
 def short(tmp_path):
-    """Five lines, of which the third is followed by an evaluation."""
+    """Five training steps, with an evaluation after the third."""
     lines = [training_line(step, 40.0 - step) for step in (1, 2, 4, 6, 8)]
     evaluation = {"step": 4, "eval_loss": 37.5, "eval_mlm_accuracy": 0.25, "eval_rtd_auc": 0.75}
     return write_log(tmp_path / "short", [*lines[:3], evaluation, *lines[3:]])
 
 
 def drawn(*directories):
-    runs = zip(directories, plot_run.names(list(directories)), strict=True)
-    figure = plot_run.draw([plot_run.read_run(path, name) for path, name in runs])
-    *panels, legend = figure.axes
+    names = [directory.rpartition("/")[2] for directory in directories]
+    *panels, legend = plot_run.draw(names, list(map(plot_run.read_log, directories))).axes
     return dict(zip(plot_run.PANELS, panels, strict=True)), legend
 
 
@@ -64,7 +64,7 @@ def test_every_panel_shows_its_curve_and_the_evaluations(short):
         assert axes.get_title() == plot_run.PANELS[metric] and axes.get_xlabel() == "step"
         curve, *marked = axes.lines
         assert points(curve) == (steps, pytest.approx(expected[metric]))
-        assert curve.get_color() == plot_run.COLORS[0]
+        assert curve.get_color() == figures.COLORS[0]
         if metric in evaluations:
             assert [points(line) for line in marked] == [([4], [evaluations[metric]])]
             assert marked[0].get_marker() == "o" and marked[0].get_linestyle() == "None"
@@ -74,7 +74,7 @@ def test_every_panel_shows_its_curve_and_the_evaluations(short):
     assert labels(legend) == ["short", "evaluation"]
 
 
-def test_long_noisy_curves_are_smoothed_over_the_faint_ones(tmp_path):
+def test_long_noisy_curves_are_smoothed(tmp_path):
     losses = [30.0 + (-1) ** i for i in range(300)]
     path = write_log(tmp_path / "long", [training_line(i + 1, v) for i, v in enumerate(losses)])
     panels, legend = drawn(path)
@@ -83,13 +83,13 @@ def test_long_noisy_curves_are_smoothed_over_the_faint_ones(tmp_path):
     values = list(smooth.get_ydata())
     assert smooth.get_alpha() is None and list(smooth.get_xdata()) == list(range(1, 301))
     assert values[:2] == pytest.approx([31, (31 + 29 + 31) / 3]) and values[-1] == 30
-    # 7 before, 7 after: one more of the one kind than of the other
+    # 7 before, 7 after: one value more of one kind than of the other
     assert all(abs(value - 30.0) == pytest.approx(1 / 15) for value in values[7:-7])
     assert len(panels["learning_rate"].lines) == 1
     assert labels(legend) == ["long"]
 
 
-def test_runs_lie_over_one_another(tmp_path, short):
+def test_several_runs_share_the_panels(tmp_path, short):
     other = write_log(
         tmp_path / "masked",  # masked language modeling has no AUC
         [{"step": 3, "loss": 9.0, "mlm_accuracy": 0.5, "learning_rate": 0.1}],
@@ -97,19 +97,19 @@ def test_runs_lie_over_one_another(tmp_path, short):
     panels, legend = drawn(short, other)
     alone = panels["loss"].lines[-1]
     assert points(alone) == ([3], [9.0]) and alone.get_marker() == "."
-    assert alone.get_color() == plot_run.COLORS[1]
-    assert {line.get_color() for line in panels["rtd_auc"].lines} == {plot_run.COLORS[0]}
+    assert alone.get_color() == figures.COLORS[1]
+    assert {line.get_color() for line in panels["rtd_auc"].lines} == {figures.COLORS[0]}
     assert labels(legend)[:2] == ["short", "masked"]
     panels, _ = drawn(other)
     assert [text.get_text() for text in panels["rtd_auc"].texts] == ["not logged"]
 
 
-def test_more_runs_than_colors_are_told_apart(short):
+def test_more_runs_than_colors_have_different_styles(short):
     panels, legend = drawn(*[short] * 8)
     curves = panels["learning_rate"].lines
     styles = {(line.get_color(), line.get_linestyle()) for line in curves}
     assert len(curves) == len(styles) == 8
-    assert labels(legend)[:8] == [short] * 8  # the paths, where names are the same
+    assert labels(legend)[:8] == ["short"] * 8
 
 
 def test_the_picture(tmp_path, short, capsys):
@@ -122,30 +122,43 @@ def test_the_picture(tmp_path, short, capsys):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["curves.png"]
 
 
+def test_equal_names_are_replaced_by_paths(tmp_path, short, monkeypatch):
+    other = write_log(tmp_path / "other" / "short", [training_line(1, 2.0)])
+    names = []
+    monkeypatch.setattr(plot_run, "draw", lambda given, logs: names.append(given))
+    monkeypatch.setattr(plot_run.figures, "save", lambda figure, path: None)
+    plot_run.main([short, other])
+    assert names == [[short, other]]
+
+
 def test_a_log_that_is_being_written(tmp_path):
     path = write_log(tmp_path / "run", [training_line(1, 40.0)], end='{"step": 2, "lo')
-    assert [line["step"] for line in plot_run.read_run(path, "run").lines] == [1]
+    assert [line["step"] for line in plot_run.read_log(path)] == [1]
 
 
-def fails(capsys, message, *arguments):
-    with pytest.raises(SystemExit) as stopped:
-        errors.run(lambda: plot_run.main(list(arguments)))
-    assert stopped.value.code == 1
-    assert message in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("lines", "end", "message"),
+    [
+        ([], "", "no training steps"),
+        ([{"step": 3, "eval_loss": 1.0}], "", "no training steps"),
+        ([training_line(1, 2.0)], "not\n", ", line 2: not JSON"),
+        ([[1]], "", ", line 1: "),
+        ([{"loss": 1.0}], "", ", line 1: `step`"),
+    ],
+)
+def test_damaged_logs(tmp_path, lines, end, message):
+    directory = write_log(tmp_path / "run", lines, end)
+    with pytest.raises(InputError, match=rf"{directory}/train_log\.jsonl.*{message}"):
+        plot_run.read_log(directory)
 
 
-def test_what_cannot_be_drawn(tmp_path, short, capsys):
-    missing = str(tmp_path / "missing")
-    fails(capsys, f"no such folder: {missing}", short, missing)
-    fails(capsys, f"no train_log.jsonl in {tmp_path}", str(tmp_path))
-    empty = write_log(tmp_path / "empty", [])
-    fails(capsys, f"{empty}/train_log.jsonl has no line of training yet", empty)
-    scored = write_log(tmp_path / "scored", [{"step": 3, "eval_loss": 1.0}])
-    fails(capsys, "has no line of training yet", scored)
-    broken = write_log(tmp_path / "broken", [training_line(1, 2.0)], end="not\n")
-    fails(capsys, f"{broken}/train_log.jsonl, line 2: not JSON", broken)
-    listed = write_log(tmp_path / "listed", [[1]])
-    fails(capsys, "line 1: expected an object with a whole number as `step`", listed)
-    fails(capsys, "--output must end in .png", short, "--output", str(tmp_path / "run.pdf"))
-    fails(capsys, "no/such does not exist", short, "--output", str(tmp_path / "no/such/run.png"))
+def test_wrong_paths(tmp_path, short):
+    output = str(tmp_path / "no" / "run.png")
+    for arguments, message in (
+        ([short, str(tmp_path / "missing")], rf"{tmp_path}/missing/train_log\.jsonl"),
+        ([short, "--output", str(tmp_path / "run.pdf")], r"--output .*run\.pdf"),
+        ([short, "--output", output], f"--output: .*{tmp_path}/no "),
+    ):
+        with pytest.raises(InputError, match=message):
+            plot_run.main(arguments)
     assert not list(tmp_path.glob("*.png"))
