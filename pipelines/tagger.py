@@ -14,6 +14,7 @@ from data import ConvBertTokenizer
 from data.tasks.classification.decoding import SINGLE_LABEL, probabilities
 from data.tasks.examples import parse_text
 from data.tasks.tagging import entities, task
+from data.tasks.tagging.conll import SentenceExamples
 from model import ConvBertForTokenClassification
 from model.backends import backend
 from pipelines.base import (
@@ -132,7 +133,7 @@ class Tagger:
             return []
         words = list(itertools.chain.from_iterable(rows))
         starts = np.cumsum([0, *map(len, rows)])
-        examples = task.SentenceExamples("the input", "", words, None, starts)
+        examples = SentenceExamples("the input", "", words, None, starts)
         features = self.task.make_features(self.tokenizer, examples, self.options, training=False)
         logits = compute_outputs(self.model, features, batch_size)
         tags = self.task.predictions(examples, features, logits)

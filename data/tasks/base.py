@@ -98,16 +98,13 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def make_features(self, tokenizer: Any, examples: Examples, options: Any, training: bool):
-        """Tokenizes examples.
+        """Tokenizes examples into `data.tasks.batching.Features`.
 
         Args:
             tokenizer: a `ConvBertTokenizer`.
-            examples: what `load` returned.
-            options: the hyper-parameters as attributes, such as `max_seq_length`.
+            examples: from `load`.
+            options: has the hyper-parameters as attributes, such as `max_seq_length`.
             training: whether the features are for training.
-
-        Returns:
-            `data.tasks.batching.Features`.
         """
 
     def model_fields(self) -> dict[str, Any]:
@@ -115,18 +112,11 @@ class Task(abc.ABC):
         return {}
 
     def model_options(self, options: Any) -> dict[str, Any]:
-        """Further arguments of the model's class; `options` is that of `make_features`."""
+        """Further arguments of the model's class."""
         return {}
 
     def saved_options(self, options: Any) -> dict[str, Any]:
-        """What a pipeline needs besides the model and `max_seq_length`.
-
-        Args:
-            options: that of `make_features`.
-
-        Returns:
-            Options by kind of task, for `task_specific_params` in `config.json`.
-        """
+        """Options of a pipeline by kind of task, for `task_specific_params` in `config.json`."""
         return {}
 
     @abc.abstractmethod
@@ -135,16 +125,13 @@ class Task(abc.ABC):
 
         Args:
             examples: of a dev file.
-            features: what `make_features` made of them.
-            outputs: the model's outputs, from `data.tasks.batching.gather_outputs`.
+            features: of the examples, from `make_features`.
+            outputs: of the model, from `data.tasks.batching.gather_outputs`.
         """
 
     @abc.abstractmethod
     def write_predictions(self, examples: Examples, features: Any, outputs: Any, path: str) -> None:
-        """Writes predictions for a file; the first arguments are those of `score`.
-
-        `path` ends in `.tsv`. Files of other formats go beside it.
-        """
+        """Writes predictions to `path`, which ends in `.tsv`; see `score` for the others."""
 
     def identity(self) -> list[Any]:
         """The fields that decide what the task is; not its name, nor where its files are."""

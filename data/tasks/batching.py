@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -72,7 +72,7 @@ class Features:
         return len(array) == len(self.input_ids)
 
     def rows_of(self, examples: np.ndarray) -> np.ndarray:
-        """The row numbers of examples, int64 `[examples · rows_per_example]`."""
+        """The row numbers of examples, int64 `[rows]`."""
         rows = examples[:, None] * self.rows_per_example + np.arange(self.rows_per_example)
         return rows.reshape(-1)
 
@@ -151,69 +151,75 @@ def training_batches(
         bucket_lengths: round lengths to few values, for a model that is compiled for every length;
             see `padded_length`.
     """
-    total = num_training_examples(len(features), num_epochs)
-    num_batches = math.ceil(total / batch_size)
-
-    def index_batches() -> Iterator[np.ndarray]:
-        pending = np.empty(0, np.int64)
-        for epoch in range(math.ceil(total / len(features))):
-            order = epoch_order(len(features), seed, epoch)[: total - epoch * len(features)]
-            if len(pending):  # a batch that spans epochs
-                missing = batch_size - len(pending)
-                pending, order = np.concatenate([pending, order[:missing]]), order[missing:]
-                if len(pending) < batch_size:
-                    continue
-                yield pending
-            end = len(order) - len(order) % batch_size
-            pool_size = end if pad_to_max else POOL_BATCHES * batch_size
-            random = np.random.default_rng([seed, epoch, 1])
-            for begin in range(0, end, pool_size or 1):
-                pool = order[begin : min(begin + pool_size, end)]
-                if not pad_to_max:
-                    by_length = pool[np.argsort(features.lengths[pool], kind="stable")]
-                    pool = random.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
-                yield from np.split(pool, len(pool) // batch_size)
-            pending = order[end:]
-        if len(pending):
-            yield pending
-
-    return _dataset(features, index_batches, num_batches, pad_to_max, bucket_lengths)
+    count, total = len(features), num_training_examples(len(features), num_epochs)
+    epochs = range(math.ceil(total / count))
+    order = np.concatenate([epoch_order(count, seed, epoch) for epoch in epochs])[:total]
+    for epoch in () if pad_to_max else epochs:
+        random = np.random.default_rng([seed, epoch, 1])
+        # The batches that lie within the epoch.
+        begin = math.ceil(epoch * count / batch_size) * batch_size
+        end = min((epoch + 1) * count, total) // batch_size * batch_size
+        for first in range(begin, end, POOL_BATCHES * batch_size):
+            pool = order[first : min(first + POOL_BATCHES * batch_size, end)]
+            by_length = pool[np.argsort(features.lengths[pool], kind="stable")]
+            pool[:] = random.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
+    indices = np.split(order, range(batch_size, total, batch_size))
+    return _dataset(Batches(features, indices, pad_to_max, bucket_lengths))
 
 
+@dataclasses.dataclass(frozen=True)
 class Batches(Sequence):
     """Batches `(inputs, targets)` or `(inputs, targets, weights)` of NumPy arrays, made on demand.
 
-    Args:
-        features: the examples.
-        indices: the examples of each batch.
-        pad_to_max, bucket_lengths: see `training_batches`.
+    `indices` are the examples of each batch; see `training_batches` for the others.
     """
 
-    def __init__(
-        self, features: Features, indices: list[np.ndarray], pad_to_max: bool, bucket_lengths: bool
-    ):
-        self._features, self._indices = features, indices
-        self._padding = pad_to_max, bucket_lengths
+    features: Features
+    indices: list[np.ndarray]
+    pad_to_max: bool
+    bucket_lengths: bool
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple:
-        return _batch(self._features, self._indices[index], *self._padding)
+        features, examples = self.features, self.indices[index]
+        rows_per_example, length = features.rows_per_example, features.max_seq_length
+        rows = features.rows_of(examples)
+        lengths = features.row_splits[rows + 1] - features.row_splits[rows]
+        if not self.pad_to_max:
+            length = min(length, padded_length(int(lengths.max()), self.bucket_lengths))
+        is_token = np.arange(length) < lengths[:, None]
+        tokens = features.tokens_of(examples)
+        shape = (len(examples), rows_per_example, length)
+        shape = shape if rows_per_example > 1 else is_token.shape
+
+        def padded(values, padding=0):
+            array = np.full((*is_token.shape, *values.shape[1:]), padding, values.dtype)
+            array[is_token] = values[tokens]
+            return array
+
+        def chosen(array):
+            return padded(array, IGNORED) if features.is_token_level(array) else array[examples]
+
+        inputs = {
+            "input_ids": padded(features.input_ids).reshape(shape),
+            "input_mask": is_token.astype(np.int32).reshape(shape),
+            "segment_ids": padded(features.segment_ids).reshape(shape),
+        }
+        inputs |= {name: array[examples] for name, array in features.inputs.items()}
+        batch = (inputs, tf.nest.map_structure(chosen, features.targets))
+        if features.weights is None:
+            return batch
+        return (*batch, {name: array[examples] for name, array in features.weights.items()})
 
 
 def evaluation_batches(
     features: Features, batch_size: int, pad_to_max: bool = False, bucket_lengths: bool = True
 ) -> tuple[Batches, np.ndarray]:
-    """Batches of all examples, sorted by length to save padding.
+    """Batches of all examples, sorted by length to save padding; and int64 `[N]`, their order.
 
-    Args:
-        features: the examples.
-        batch_size: examples of a batch.
-        pad_to_max, bucket_lengths: see `training_batches`.
-
-    Returns:
-        The batches, and int64 `[N]`, the order of the examples in them.
+    See `training_batches` for the arguments.
     """
     order = np.argsort(features.lengths, kind="stable")
     indices = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
@@ -221,12 +227,10 @@ def evaluation_batches(
 
 
 def padded_length(longest: int, bucket_lengths: bool) -> int:
-    """The length of a batch.
+    """The length of a batch whose longest row has `longest` tokens.
 
-    Args:
-        longest: tokens of its longest row.
-        bucket_lengths: round up to a multiple of `LENGTH_MULTIPLE`. Otherwise round up by at most
-            an eighth, to one of eight lengths between a power of two and the next.
+    It is rounded up to a multiple of `LENGTH_MULTIPLE`; without `bucket_lengths`, by at most an
+    eighth, to one of eight lengths between a power of two and the next.
     """
     multiple = LENGTH_MULTIPLE if bucket_lengths else 1 << max(0, longest.bit_length() - 4)
     return math.ceil(longest / multiple) * multiple
@@ -288,24 +292,17 @@ def _in_threads(function, arguments, num_threads):
 
 
 def join_features(features: dict[str, Features]) -> Features:
-    """The examples of several tasks as one set, to train one model with a head for each.
+    """The examples of several tasks, by name, as one set: to train a model with a head for each.
 
-    Args:
-        features: by task.
-
-    Returns:
-        Features with targets and weights by output of the joint model: "task", or "task.output" for
-        a task with several outputs. An example has weight 1 for its own task's outputs, and 0 for
-        all others.
+    Targets and weights are by output of the joint model: "task", or "task.output" for a task with
+    several outputs. An example has weight 1 for its own task's outputs, and 0 for all others.
 
     Raises:
         InputError: a task has several rows per example, as multiple choice does.
     """
     for name, part in features.items():
         if part.rows_per_example > 1:
-            raise InputError(
-                f"task {name} cannot be trained jointly: it has several rows per example"
-            )
+            raise InputError(f"task {name} has several rows per example: train it alone")
     parts = list(features.values())
     counts = [(len(part), len(part.input_ids)) for part in parts]
 
@@ -341,55 +338,20 @@ def join_features(features: dict[str, Features]) -> Features:
     )
 
 
-def _dataset(features, index_batches, num_batches, pad_to_max, bucket_lengths):
-    """A dataset of `_batch` for each of `index_batches()`."""
-    rank = 3 if features.rows_per_example > 1 else 2
+def _dataset(batches):
+    """A dataset of the batches."""
+    features = batches.features
 
     def spec(array):
         shape = [None, None] if features.is_token_level(array) else [None]
         return tf.TensorSpec([*shape, *array.shape[1:]], tf.as_dtype(array.dtype))
 
-    inputs = {name: tf.TensorSpec([None] * rank, tf.int32) for name in _TOKEN_INPUTS}
+    tokens = tf.TensorSpec([None] * (3 if features.rows_per_example > 1 else 2), tf.int32)
+    inputs = dict.fromkeys(_TOKEN_INPUTS, tokens)
     inputs |= {name: spec(array) for name, array in features.inputs.items()}
     signature = [inputs, tf.nest.map_structure(spec, features.targets)]
     if features.weights is not None:
         signature.append(tf.nest.map_structure(spec, features.weights))
-    dataset = tensorflow_setup.generator_dataset(
-        lambda: (
-            _batch(features, indices, pad_to_max, bucket_lengths) for indices in index_batches()
-        ),
-        tuple(signature),
-    )
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    dataset = tensorflow_setup.generator_dataset(lambda: iter(batches), tuple(signature))
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
     return dataset.prefetch(2)
-
-
-def _batch(features, examples, pad_to_max, bucket_lengths):
-    """Examples, padded: `(inputs, targets)` or `(inputs, targets, weights)`."""
-    rows_per_example, length = features.rows_per_example, features.max_seq_length
-    rows = features.rows_of(examples)
-    lengths = features.row_splits[rows + 1] - features.row_splits[rows]
-    if not pad_to_max:
-        length = min(length, padded_length(int(lengths.max()), bucket_lengths))
-    is_token = np.arange(length) < lengths[:, None]
-    tokens = features.tokens_of(examples)
-    shape = (len(examples), rows_per_example, length) if rows_per_example > 1 else is_token.shape
-
-    def padded(values, padding=0):
-        array = np.full((*is_token.shape, *values.shape[1:]), padding, values.dtype)
-        array[is_token] = values[tokens]
-        return array
-
-    def chosen(array):
-        return padded(array, IGNORED) if features.is_token_level(array) else array[examples]
-
-    inputs = {
-        "input_ids": padded(features.input_ids).reshape(shape),
-        "input_mask": is_token.astype(np.int32).reshape(shape),
-        "segment_ids": padded(features.segment_ids).reshape(shape),
-    }
-    inputs |= {name: array[examples] for name, array in features.inputs.items()}
-    batch = (inputs, tf.nest.map_structure(chosen, features.targets))
-    if features.weights is None:
-        return batch
-    return (*batch, {name: array[examples] for name, array in features.weights.items()})

@@ -40,8 +40,7 @@ class TextExamples(Examples):
     """Texts or pairs of texts, with labels or scores.
 
     Args:
-        path: the file.
-        sha256: hash of its bytes.
+        path, sha256: see `Examples`.
         texts: the first or only text of each example.
         text_pairs: the second texts; None for tasks on single texts.
         labels: int32 `[N]` label ids; int32 `[N, labels]` of ones and zeros for multi-label
@@ -76,25 +75,16 @@ class TextExamples(Examples):
             return ((self.labels - low) / (high - low)).astype(np.float32)[:, None]
         return self.labels.astype(np.float32) if self.labels.ndim == 2 else self.labels
 
-    def with_swapped_pairs(self) -> "TextExamples":
-        """These examples, followed by copies with the two texts swapped."""
-        return dataclasses.replace(
-            self,
-            texts=self.texts + self.text_pairs,
-            text_pairs=self.text_pairs + self.texts,
-            labels=np.concatenate([self.labels, self.labels]),
-        )
-
 
 def parse_text(value: Any, where: str) -> str:
     """Checks that a value is a text with something in it.
 
     Args:
         value: a cell of a table, or a field of a JSON object.
-        where: the column or field, for messages. The caller adds the file and the line.
+        where: its column or field, for messages.
 
     Raises:
-        InputError: it is not a string, it is blank, or it is not valid Unicode.
+        InputError: it is not a string, blank, or not valid Unicode; without file and line.
     """
     if not isinstance(value, str):
         raise InputError(f"expected text in {where}, got {shown(value)}")

@@ -64,45 +64,32 @@ class GlueTask(ClassificationTask):
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
+_STS = {
+    "glue_name": "STS-B",
+    "test_columns": (-2, -1),
+    "labels": (),
+    "problem_type": REGRESSION,
+    "score_range": (0.0, MAX_SCORE),
+    "unordered": True,
+}
+# In GLUE's train file a few questions contain a line break, which cuts the row in two, and two rows
+# have an empty second question.
+_QQP = {"glue_name": "QQP", "test_columns": (1, 2), "max_damaged_share": MAX_DAMAGED_SHARE}
+_MNLI = {
+    "glue_name": "MNLI",
+    "labels": ("contradiction", "entailment", "neutral"),
+    "dev_files": {"dev": "dev_matched", "dev_mismatched": "dev_mismatched"},
+    "test_splits": ("test_matched", "test_mismatched", "diagnostic"),
+}
 
 # Positional: name, metrics, columns of the texts, column of the label.
 _ROWS = (
     GlueTask("cola", ("mcc",), (3,), 1, glue_name="CoLA", test_columns=(1,), header=False),
     GlueTask("sst", ("accuracy",), (0,), 1, glue_name="SST-2", test_columns=(1,)),
     GlueTask("mrpc", ("accuracy", "f1"), (3, 4), 0, glue_name="MRPC", unordered=True),
-    GlueTask(
-        "sts",
-        ("pearson", "spearman"),
-        (-3, -2),
-        -1,
-        glue_name="STS-B",
-        test_columns=(-2, -1),
-        labels=(),
-        problem_type=REGRESSION,
-        score_range=(0.0, MAX_SCORE),
-        unordered=True,
-    ),
-    # In GLUE's train file a few questions contain a line break, which cuts the row in two, and two
-    # rows have an empty second question.
-    GlueTask(
-        "qqp",
-        ("accuracy", "f1"),
-        (3, 4),
-        5,
-        glue_name="QQP",
-        test_columns=(1, 2),
-        max_damaged_share=MAX_DAMAGED_SHARE,
-    ),
-    GlueTask(
-        "mnli",
-        ("accuracy",),
-        (8, 9),
-        -1,
-        glue_name="MNLI",
-        labels=("contradiction", "entailment", "neutral"),
-        dev_files={"dev": "dev_matched", "dev_mismatched": "dev_mismatched"},
-        test_splits=("test_matched", "test_mismatched", "diagnostic"),
-    ),
+    GlueTask("sts", ("pearson", "spearman"), (-3, -2), -1, **_STS),
+    GlueTask("qqp", ("accuracy", "f1"), (3, 4), 5, **_QQP),
+    GlueTask("mnli", ("accuracy",), (8, 9), -1, **_MNLI),
     GlueTask("qnli", ("accuracy",), (1, 2), 3, glue_name="QNLI", labels=_ENTAILMENT),
     GlueTask("rte", ("accuracy",), (1, 2), 3, glue_name="RTE", labels=_ENTAILMENT),
     GlueTask("wnli", ("accuracy",), (1, 2), 3, glue_name="WNLI"),

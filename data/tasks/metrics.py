@@ -38,15 +38,9 @@ METRICS = {
 def compute_metrics(
     names: tuple[str, ...], labels: np.ndarray, predictions: np.ndarray
 ) -> dict[str, float]:
-    """Computes the scores of one dev set.
+    """The metrics called `names`, in percent; correlations and `r2` may be negative.
 
-    Args:
-        names: keys of `METRICS`.
-        labels: `[N]` label ids or scores, or `[N, labels]` of ones and zeros.
-        predictions: the same type and shape.
-
-    Returns:
-        Each metric in percent. Correlations and `r2` may be negative.
+    Labels and predictions are `[N]` label ids or scores, or `[N, labels]` of ones and zeros.
     """
     labels, predictions = np.asarray(labels, float), np.asarray(predictions, float)
     if labels.shape != predictions.shape:

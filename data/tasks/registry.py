@@ -11,7 +11,7 @@ from common.fields import require, require_one_of, unknown
 from common.files import read_json_object
 from data.tasks import glue
 from data.tasks.base import Task
-from data.tasks.classification import fields as classification_fields
+from data.tasks.classification import task as classification
 from data.tasks.multiple_choice import task as multiple_choice
 from data.tasks.question_answering import task as question_answering
 from data.tasks.tagging import task as tagging
@@ -19,7 +19,7 @@ from data.tasks.tagging import task as tagging
 ENDING = ".json"
 TASKS: Mapping[str, Task] = {**glue.TASKS, **question_answering.TASKS, **tagging.TASKS}
 KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], Task]] = {
-    "classification": classification_fields.task_from_fields,
+    "classification": classification.task_from_fields,
     tagging.KIND: tagging.task_from_fields,
     question_answering.KIND: question_answering.task_from_fields,
     multiple_choice.KIND: multiple_choice.task_from_fields,
@@ -27,11 +27,7 @@ KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], Task]] = {
 
 
 def get_task(name: str) -> Task:
-    """A built-in task by its name, or a user's own by the path of its JSON file.
-
-    Raises:
-        InputError: an unknown name (the message lists all names), or an unusable file.
-    """
+    """A built-in task by its name, or a user's own by the path of its JSON file."""
     if name.endswith(ENDING):
         return read_task(name)
     if name not in TASKS:
@@ -40,10 +36,10 @@ def get_task(name: str) -> Task:
 
 
 def read_task(path: str) -> Task:
-    """The task that the JSON file `path` describes; `Task.complete` finds its labels.
+    """The task that the JSON file `path` describes.
 
     Raises:
-        InputError: the file is missing, not a JSON object, or has an impossible field.
+        InputError: the file is not a JSON object; or a field is missing, unknown or impossible.
     """
     fields = read_json_object(path)
     kind = fields.pop("kind", "classification")

@@ -36,7 +36,7 @@ class Table:
         rows: (line, cells) of each row. The cells of a JSON line are a dict.
         columns: numbers from 0 of the chosen columns, or names of the fields of JSON lines.
         labels: the chosen columns' names for messages.
-        width: how many cells a row should have; 0 if that is not known.
+        width: how many cells a row should have.
         may_be_wider: whether a row may have more cells than `width`.
     """
 
@@ -56,16 +56,12 @@ class Table:
             InputError: a missing field, or a wrong number of cells; without file and line.
         """
         if isinstance(row, dict):
-            for name in self.columns:
-                if name not in row:
-                    raise InputError(f'expected a field "{name}", got {", ".join(row) or "none"}')
-        else:
-            expected = max(self.width, max(self.columns) + 1)
-            if len(row) < expected or (len(row) > expected and not self.may_be_wider):
-                separator = SEPARATORS[_ending(self.path)]
-                raise InputError(
-                    f"expected {expected} columns separated by {separator}, got {len(row)}"
-                )
+            missing = [name for name in self.columns if name not in row]
+            if missing:
+                raise InputError(f'expected a field "{missing[0]}", got {", ".join(row) or "none"}')
+        elif len(row) < self.width or (len(row) > self.width and not self.may_be_wider):
+            expected = f"{self.width} columns separated by {SEPARATORS[_ending(self.path)]}"
+            raise InputError(f"expected {expected}, got {len(row)}")
         return [row[column] for column in self.columns]
 
     def parse(
@@ -73,10 +69,8 @@ class Table:
     ) -> list[Any]:
         """Applies a function to the chosen cells of each row.
 
-        Args:
-            parse_cells: raises an `InputError`, without file and line, if a cell is unusable.
-            max_damaged_share: up to this share of the rows may be unusable. They are left out, with
-                a warning.
+        Up to the share `max_damaged_share` of the rows may be unusable, and is left out with a
+        warning. A row is unusable if `cells` or `parse_cells` raises an `InputError`.
 
         Raises:
             InputError: too many rows are unusable, or there are no rows.
@@ -106,8 +100,7 @@ def read_table(
         path: its ending, one of `ENDINGS`, decides the format.
         columns: names in the header, or of fields; or numbers.
         has_header: whether the first row of a TSV or CSV file holds the columns' names.
-        may_be_wider: whether rows may have more cells than the header. If there is no header, all
-            rows must be as wide as the first unless this is set.
+        may_be_wider: whether rows may have more cells than the header, or the first row.
 
     Raises:
         InputError: another ending, bytes that are not UTF-8, a broken row, or a missing column.
@@ -130,6 +123,8 @@ def read_table(
         width = len(header)
     elif rows and not may_be_wider:
         width = len(rows[0][1])
+    if rows:
+        width = max(width, max(numbers) + 1)
     labels = [
         f'column "{column}"' if isinstance(column, str) else f"column {number + 1}"
         for column, number in zip(columns, numbers, strict=True)
@@ -138,11 +133,7 @@ def read_table(
 
 
 def read_text(path: str) -> tuple[str, str]:
-    """A file's text without its byte-order mark, and the SHA-256 of its bytes.
-
-    Raises:
-        InputError: it is not UTF-8.
-    """
+    """A file's text and the SHA-256 of its bytes; an `InputError` if it is not UTF-8."""
     with open(path, "rb") as file:
         content = file.read()
     try:
@@ -170,15 +161,14 @@ def _find(path, header, column):
     """A column's number from 0."""
     if isinstance(column, str):
         if header.count(column) != 1:
-            expected = f'one column "{column}"; got {", ".join(header)}'
-            raise InputError(f"{path}, line 1: expected a header with {expected}")
+            found = f'with one column "{column}", got {", ".join(header)}'
+            raise InputError(f"{path}, line 1: expected a header {found}")
         return header.index(column)
     needed = column + 1 if column >= 0 else -column
     if needed > len(header):
-        expected = f"at least {needed} columns; got {len(header)} columns"
-        raise InputError(f"{path}, line 1: expected a header of {expected}")
-    # Count from the end of the header, not of the row, which may have an extra tab.
-    return column % len(header)
+        found = f"of at least {needed} columns, got {len(header)} columns"
+        raise InputError(f"{path}, line 1: expected a header {found}")
+    return column % len(header)  # negative numbers count from the end of the header
 
 
 def _tsv_rows(_, text) -> Iterator[tuple[int, list[str]]]:

@@ -65,20 +65,10 @@ TRUE_OR_FALSE = (lambda value: isinstance(value, bool), "true or false")
 def read_fields(
     path: str, fields: Mapping[str, Any], table: FieldTable, required: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Checks each field by itself, and reads those that all kinds of tasks share.
-
-    Args:
-        path: the JSON file.
-        fields: its fields.
-        table: the fields of this kind of task, besides `name` and `files`.
-        required: those that must be present.
+    """Checks each field by itself; see `check_fields`.
 
     Returns:
-        The fields, with a default for `name`; and the arguments `name`, `files` and `test_splits`
-        of `Task`.
-
-    Raises:
-        InputError: a field is missing, unknown, or has an impossible value.
+        The fields, and the arguments of `Task` that all kinds of tasks read from them.
     """
     folder, file_name = os.path.split(os.path.abspath(path))
     values = {"name": os.path.splitext(file_name)[0]} | fields
@@ -88,30 +78,17 @@ def read_fields(
     return values, {"name": values["name"], "files": files, "test_splits": test_splits}
 
 
-def read_metrics(
-    path: str,
-    values: Mapping[str, Any],
-    allowed: Sequence[str],
-    of: str,
-    default: Sequence[str] | None = None,
-) -> tuple[str, ...]:
-    """The field `metrics`, whose names must be among `allowed`; if it is absent, the default."""
-    metrics = values.get("metrics", default or allowed)
+def check_metrics(path: str, metrics: Sequence[str], allowed: Sequence[str], of: str) -> tuple:
+    """The field `metrics` as a tuple; its names must be among `allowed`."""
     expected = f"among {', '.join(allowed)} for {of}"
     require(set(metrics) <= set(allowed), "metrics", expected, metrics, path)
     return tuple(metrics)
 
 
 def read_columns(path: str, columns: Sequence[str | int], field: str) -> list[Column]:
-    """Checks a task's columns against each other.
+    """A task's columns, as names or numbers from 0; an `InputError` names `field`.
 
-    Args:
-        path: the JSON file.
-        columns: names, or numbers from 1.
-        field: the field that is to blame if two columns are the same.
-
-    Returns:
-        The names, or numbers from 0.
+    The columns (names, or numbers from 1) must be different, and all names or all numbers.
     """
     is_possible = len(set(columns)) == len(columns) and len(set(map(type, columns))) == 1
     expected = "different from all other columns; and columns must be all names or all numbers"

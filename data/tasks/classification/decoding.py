@@ -1,7 +1,4 @@
-"""Logits of classification and regression models → labels, probabilities and scores.
-
-In shapes, N is the number of examples and L the number of labels.
-"""
+"""Logits `[N, L]` of N examples and L labels → labels, probabilities and scores."""
 
 from typing import Any
 
@@ -16,16 +13,10 @@ REGRESSION = "regression"
 def predictions(
     problem_type: str, logits: np.ndarray, score_range: tuple[float, float] | None = None
 ) -> np.ndarray:
-    """Predictions in the form of `TextExamples.labels`.
+    """Predictions of logits `[N, L]`, in the form of `TextExamples.labels`.
 
-    Args:
-        problem_type: `SINGLE_LABEL`, `MULTI_LABEL` or `REGRESSION`.
-        logits: float32 `[N, L]`.
-        score_range: what scores are scaled to; None is 0–1.
-
-    Returns:
-        `[N]` label ids; int32 `[N, L]`, 1 where a label's probability is above 0.5; or float32
-        `[N]` scores, which may lie outside their range.
+    They are `[N]` label ids; int32 `[N, L]`, 1 where a label's probability is above 0.5; or float32
+    `[N]` scores, which may lie outside their range (None is 0–1).
     """
     if problem_type == SINGLE_LABEL:
         return logits.argmax(axis=1)

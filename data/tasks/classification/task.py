@@ -1,13 +1,15 @@
 """Classification and regression: the task, and the labels and scores in its files.
 
-A task is a row of GLUE's table (`data/tasks/glue.py`) or a user's JSON file (`fields.py`).
+docs/finetuning.md explains the JSON fields of a user's own task; `data.tasks.glue` has GLUE's.
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +17,8 @@ from absl import logging
 from typing_extensions import override
 
 from common.errors import InputError
+from common.fields import require
+from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.classification.decoding import (
     MULTI_LABEL,
@@ -93,10 +97,8 @@ class ClassificationTask(Task):
         if (self.score_range if self.is_regression else self.labels) is None:
             task = self._with_found_labels(self.find_file(directory, "train"))
         if "f1" in task.metrics and len(task.labels) != 2:
-            raise InputError(
-                f"task {task.name}: the metric `f1` needs 2 labels, but there are "
-                f"{len(task.labels)}. Use `macro_f1`"
-            )
+            problem = f"needs 2 labels, but there are {len(task.labels)}. Use `macro_f1`"
+            raise InputError(f"task {task.name}: the metric `f1` {problem}")
         return task
 
     @override
@@ -114,18 +116,21 @@ class ClassificationTask(Task):
 
         records = table.parse(parse_cells, 0.0 if is_test else self.max_damaged_share)
         *texts, labels = map(list, zip(*records, strict=True))
-        if is_test:
-            labels = None
-        else:
-            labels = np.array(labels, np.float64 if self.is_regression else np.int32)
+        dtype = np.float64 if self.is_regression else np.int32
+        labels = None if is_test else np.array(labels, dtype)
         pairs = texts[1] if len(columns) == 2 else None
         return TextExamples(path, table.sha256, texts[0], pairs, labels, self.score_range)
 
     @override
     def training_examples(self, examples: TextExamples, options: Any) -> TextExamples:
-        if self.unordered and options.double_unordered:
-            return examples.with_swapped_pairs()
-        return examples
+        if not (self.unordered and options.double_unordered):
+            return examples
+        return dataclasses.replace(
+            examples,
+            texts=examples.texts + examples.text_pairs,
+            text_pairs=examples.text_pairs + examples.texts,
+            labels=np.concatenate([examples.labels, examples.labels]),
+        )
 
     @override
     def make_features(self, tokenizer, examples, options, training):
@@ -166,10 +171,8 @@ class ClassificationTask(Task):
         found = table.parse(lambda cells: parse(cells[0], table.labels[0]))
         counts = Counter(found if self.is_regression else itertools.chain.from_iterable(found))
         if len(counts) < 2:
-            raise InputError(
-                f"{path}: expected two or more different labels or scores in {table.labels[0]}, "
-                f"got {', '.join(map(str, counts)) or 'none'}"
-            )
+            expected = f"two or more different labels or scores in {table.labels[0]}"
+            raise InputError(f"{path}: expected {expected}, got {', '.join(map(str, counts))}")
         if self.is_regression:
             score_range = min(counts), max(counts)
             logging.info("%s: scores from %g to %g", self.name, *score_range)
@@ -191,8 +194,8 @@ class ClassificationTask(Task):
             except InputError:
                 is_data = False
         if is_data:
-            place = f"{table.path}, line 1"
-            raise InputError(f'{place}: expected a header, got a row of data ("{cell}")')
+            found = f'expected a header, got a row of data ("{cell}")'
+            raise InputError(f"{table.path}, line 1: {found}")
 
     def _parse_label(self, cell, where):
         """The label's id, a list of ones and zeros, or the score."""
@@ -201,9 +204,8 @@ class ClassificationTask(Task):
         names = self._parse_names(cell, where)
         is_multi_label = self.problem_type == MULTI_LABEL
         if not set(names) <= set(self.labels):
-            allowed = ", ".join(self.labels[:_MAX_SHOWN])
-            allowed += ", …" * (len(self.labels) > _MAX_SHOWN)
             kind = "labels among" if is_multi_label else "one of the labels"
+            allowed = ", ".join([*self.labels[:_MAX_SHOWN], "…"][: len(self.labels)])
             raise _unexpected(f"{kind} {allowed}", cell, where)
         if is_multi_label:
             return [int(label in names) for label in self.labels]
@@ -248,3 +250,72 @@ def _parse_name(value, cell, where):
 
 def _unexpected(expected, cell, where):
     return InputError(f"expected {expected} in {where}, got {shown(cell)}")
+
+
+def task_from_fields(path: str, fields: Mapping[str, Any]) -> ClassificationTask:
+    """The task that a JSON file describes: `path` and its fields; see `registry.read_task`."""
+    fields = {"problem_type": SINGLE_LABEL} | fields
+    values, common = task_fields.read_fields(
+        path, fields, _FIELDS, ("text_columns", "label_column")
+    )
+    kind, texts = values["problem_type"], values["text_columns"]
+    columns = [*(texts if isinstance(texts, list) else [texts]), values["label_column"]]
+    *columns, label_column = task_fields.read_columns(path, columns, "text_columns")
+    _check_together(path, values, len(columns))
+    labels = () if kind == REGRESSION else values.get("labels")
+    score_range = values.get("score_range")
+    metrics = values.get("metrics", DEFAULT_METRICS[kind])
+    return ClassificationTask(
+        metrics=task_fields.check_metrics(path, metrics, METRICS[kind], kind),
+        text_columns=tuple(columns),
+        label_column=label_column,
+        labels=None if labels is None else tuple(labels),
+        problem_type=kind,
+        score_range=score_range and tuple(map(float, score_range)),
+        label_delimiter=values.get("label_delimiter", ","),
+        header=isinstance(label_column, str),
+        unordered=values.get("unordered", False),
+        **common,
+    )
+
+
+def _check_together(path, values, num_texts):
+    """Checks fields against each other."""
+    check, kind = functools.partial(require, source=path), values["problem_type"]
+    for name, kinds in (
+        ("labels", (SINGLE_LABEL, MULTI_LABEL)),
+        ("label_delimiter", (MULTI_LABEL,)),
+        ("score_range", (REGRESSION,)),
+    ):
+        check(name not in values or kind in kinds, name, f"absent for {kind}", values.get(name))
+    unordered = values.get("unordered")
+    check(num_texts == 2 or not unordered, "unordered", "absent if there is one text", unordered)
+    delimiter, labels = values.get("label_delimiter", ","), values.get("labels", [])
+    unsafe = [label for label in labels if kind == MULTI_LABEL and delimiter in label]
+    check(not unsafe, "labels", f'without the delimiter "{delimiter}"', unsafe)
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+# For each field: whether a value is allowed, and what is.
+_FIELDS = {
+    "problem_type": (lambda v: v in list(METRICS), "one of " + ", ".join(METRICS)),
+    "text_columns": (
+        lambda v: task_fields.is_column(v) or task_fields.is_list(v, task_fields.is_column, 1, 2),
+        "a column's name or number (from 1), or a list of two",
+    ),
+    "label_column": task_fields.COLUMN,
+    "labels": task_fields.LABELS,
+    "label_delimiter": (
+        lambda v: isinstance(v, str) and v != "" and "\t" not in v,
+        "a string without tabs",
+    ),
+    "score_range": (
+        lambda v: task_fields.is_list(v, _is_number, 2, 2) and v[0] < v[1],
+        "a list of the lowest and the highest score",
+    ),
+    "metrics": task_fields.METRIC_NAMES,
+    "unordered": task_fields.TRUE_OR_FALSE,
+}

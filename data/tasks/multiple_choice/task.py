@@ -13,10 +13,10 @@ from typing_extensions import override
 
 from common.errors import InputError
 from common.fields import require
+from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.examples import Examples, TextExamples, parse_text, shown
 from data.tasks.tables import ENDINGS, Column, read_table, write_predictions
-from data.tasks.task_fields import COLUMN, LABELS, is_column, is_list, read_columns, read_fields
 
 KIND = "multiple_choice"
 
@@ -26,8 +26,7 @@ class ChoiceExamples(Examples):
     """One file's questions, all with the same number of choices.
 
     Args:
-        path: the file.
-        sha256: hash of its bytes.
+        path, sha256: see `Examples`.
         contexts: N texts.
         choices: N lists of stems and choices, joined.
         labels: int32 `[N]` numbers from 0 of the right choices; None for a test file.
@@ -90,8 +89,8 @@ class MultipleChoiceTask(Task):
         contexts, choices, labels = map(list, zip(*records, strict=True))
         for (line, _), row in zip(table.rows, choices, strict=True):
             if len(row) != len(choices[0]):
-                expected = f"{len(choices[0])} choices as in the first row, got {len(row)}"
-                raise InputError(f"{path}, line {line}: expected {expected}")
+                found = f"expected {len(choices[0])} choices as in the first row, got {len(row)}"
+                raise InputError(f"{path}, line {line}: {found}")
         labels = np.array(labels, np.int32) if has_label else None
         return ChoiceExamples(path, table.sha256, contexts, choices, labels)
 
@@ -131,8 +130,8 @@ class MultipleChoiceTask(Task):
         if len(self.choice_columns) == 1:
             (choices,), (column,) = choices, places
             if not isinstance(choices, list) or len(choices) < 2:
-                got = shown(choices)
-                raise InputError(f"expected a list of two or more choices in {column}, got {got}")
+                expected = f"a list of two or more choices in {column}"
+                raise InputError(f"expected {expected}, got {shown(choices)}")
             places = [f"choice {number} of {column}" for number in range(len(choices))]
         choices = [stem + text for text in map(parse_text, choices, places)]
         if self.labels is not None and len(self.labels) != len(choices):
@@ -151,18 +150,14 @@ class MultipleChoiceTask(Task):
 
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> MultipleChoiceTask:
-    """The task that the fields of the JSON file `path` describe.
-
-    Raises:
-        InputError: a field is missing, unknown or impossible.
-    """
+    """The task that a JSON file describes: `path` and its fields; see `registry.read_task`."""
     required = ("context_column", "choice_columns", "label_column")
-    values, common = read_fields(path, fields, _FIELDS, required)
+    values, common = task_fields.read_fields(path, fields, _FIELDS, required)
     choices = values["choice_columns"]
     choices = choices if isinstance(choices, list) else [choices]
     stem = [values["stem_column"]] if "stem_column" in values else []
     columns = [values["context_column"], values["label_column"], *stem, *choices]
-    columns = read_columns(path, columns, "choice_columns")
+    columns = task_fields.read_columns(path, columns, "choice_columns")
     labels, expected = values.get("labels"), f"a list of {len(choices)}, one for each choice"
     require(labels is None or len(choices) in (1, len(labels)), "labels", expected, labels, path)
     return MultipleChoiceTask(
@@ -177,12 +172,14 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> MultipleChoiceTask
 
 
 _FIELDS = {
-    "context_column": COLUMN,
-    "stem_column": COLUMN,
+    "context_column": task_fields.COLUMN,
+    "stem_column": task_fields.COLUMN,
     "choice_columns": (
-        lambda v: (isinstance(v, str) and v != "") or is_list(v, is_column, 2),
+        lambda v: (
+            (isinstance(v, str) and v != "") or task_fields.is_list(v, task_fields.is_column, 2)
+        ),
         "a list of two or more columns, or the name of one field with a list",
     ),
-    "label_column": COLUMN,
-    "labels": LABELS,
+    "label_column": task_fields.COLUMN,
+    "labels": task_fields.LABELS,
 }

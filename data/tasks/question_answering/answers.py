@@ -64,13 +64,7 @@ class Answer(NamedTuple):
 def find_answers(
     examples: QuestionExamples, features: WindowFeatures, outputs: dict[str, np.ndarray]
 ) -> list[Answer]:
-    """The answers to all questions, in order.
-
-    Args:
-        examples: the questions.
-        features: their windows.
-        outputs: of `ConvBertForQuestionAnswering`, from `gather_outputs`.
-    """
+    """The answers to all questions, from the `gather_outputs` of `ConvBertForQuestionAnswering`."""
     search = _search_beams if "start_log_probs" in outputs else _search_all
     bounds = np.searchsorted(features.questions, np.arange(len(examples) + 1))
     counts = features.counts
@@ -97,7 +91,7 @@ def find_answers(
 def _owners(firsts, counts):
     """For each token of a context, the number of the window with the most context around it.
 
-    That is, on the side with less context. The first of equal windows wins.
+    The side with less context counts. The first of equal windows wins.
     """
     tokens = np.arange(firsts[-1] + counts[-1])
     before, after = tokens - firsts[:, None], (firsts + counts - 1)[:, None] - tokens

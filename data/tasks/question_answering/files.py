@@ -30,12 +30,11 @@ class Question:
     """A question about a context.
 
     Args:
-        id: names the question in prediction files.
+        id: names it in prediction files.
         text: the question.
         context: index of its context.
-        answers: in a dev file, the texts of the right answers; empty if it has no answer.
-        span: in a training file, the characters `[start, end)` of the context that are the answer;
-            None if it has no answer.
+        answers: the right answers in a dev file; empty if it has no answer.
+        span: the characters `[start, end)` of the answer in a training file; None if it has none.
     """
 
     id: str
@@ -70,7 +69,7 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
     Args:
         path: ends in one of `ENDINGS`.
         split: "train" needs the answers' offsets, "dev" the answers; other splits need neither.
-        unanswerable: whether a question may have no answer, as in SQuAD 2.0.
+        unanswerable: whether a question may have no answer.
 
     Raises:
         InputError: another format, or a damaged file.
@@ -114,15 +113,10 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
 
 
 def find_answer(context: str, answer: str, start: int, end: int) -> tuple[int, int] | None:
-    """Where an answer is in its context.
+    """The characters `[start, end)` of an answer in its context, or None.
 
-    Args:
-        context: the text.
-        answer: what to find. Case and the kind of spaces may differ.
-        start, end: the characters `[start, end)` that the file names.
-
-    Returns:
-        Those characters if they are the answer; otherwise the nearest ones that are, or None.
+    Those that the file names are tried first, then the nearest ones. Case and the kind of spaces
+    may differ.
     """
     words = answer.split()
     if not words:
@@ -132,9 +126,8 @@ def find_answer(context: str, answer: str, start: int, end: int) -> tuple[int, i
     pattern = re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE)
     if 0 <= start < end and pattern.fullmatch(context, start, end):
         return start, end
-    matches = pattern.finditer(context)
-    nearest = min(matches, key=lambda match: abs(match.start() - start), default=None)
-    return nearest and nearest.span()
+    spans = [match.span() for match in pattern.finditer(context)]
+    return min(spans, key=lambda span: abs(span[0] - start), default=None)
 
 
 def _paragraphs(path) -> Iterator[tuple[Any, str]]:
@@ -200,14 +193,11 @@ def _spans(answer, where):
         start = _get(answer, "answer_start", int, where)
         return [(text, start, start + len(text))]
     spans = _get(answer, "char_spans", list, where)
-    if not spans or not all(map(_is_span, spans)):
+    are_pairs = (isinstance(span, list) and [*map(type, span)] == [int, int] for span in spans)
+    if not spans or not all(are_pairs):
         expected = "pairs of the first and the last character's number in `char_spans`"
         raise InputError(f"{where}: expected {expected}, got {shown(spans)}")
     return [(text, first, last + 1) for first, last in spans]
-
-
-def _is_span(value):
-    return isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value)
 
 
 def _get(fields, name, kind, where):

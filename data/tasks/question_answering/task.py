@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from common.files import write_text
+from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.question_answering.evaluation import evaluate, evaluate_with_unanswerable
 from data.tasks.question_answering.files import ENDINGS, QuestionExamples, read_questions
-from data.tasks.task_fields import TRUE_OR_FALSE, read_fields
 
 KIND = "question_answering"
 METRICS = {False: ("exact_match", "f1"), True: ("exact", "f1")}  # by `unanswerable`
@@ -111,12 +111,10 @@ def _answers_by_id(examples, features, outputs):
 
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> QuestionAnsweringTask:
-    """The task that the fields of the JSON file `path` describe.
-
-    Raises:
-        InputError: a field is unknown or impossible.
-    """
-    values, common = read_fields(path, fields, {"unanswerable": TRUE_OR_FALSE})
+    """The task that a JSON file describes: `path` and its fields; see `registry.read_task`."""
+    values, common = task_fields.read_fields(
+        path, fields, {"unanswerable": task_fields.TRUE_OR_FALSE}
+    )
     unanswerable = values.get("unanswerable", False)
     return QuestionAnsweringTask(metrics=METRICS[unanswerable], unanswerable=unanswerable, **common)
 

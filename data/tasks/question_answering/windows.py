@@ -50,17 +50,10 @@ class WindowFeatures(Features):
 def make_features(
     tokenizer: Any, examples: QuestionExamples, options: Any, training: bool
 ) -> WindowFeatures:
-    """Makes rows of at most `options.max_seq_length` tokens.
+    """Makes rows of at most `options.max_seq_length` tokens; see `Task.make_features`.
 
-    The target of a window without the whole answer is position 0, as for questions without an
-    answer.
-
-    Args:
-        tokenizer: a `ConvBertTokenizer`.
-        examples: the questions.
-        options: `max_seq_length`, `max_query_length`, `doc_stride`, `n_best_size`,
-            `max_answer_length`, `qa_na_threshold` and `joint_prediction`, as attributes.
-        training: whether rows have targets and, for the joint head, the true starts as an input.
+    For training, rows have targets and, for the joint head, the true starts as an input. The target
+    of a window without the whole answer is position 0, as for questions without an answer.
 
     Raises:
         InputError: a question leaves no room for its context.
@@ -73,11 +66,10 @@ def make_features(
         query, tokens = queries[index][: options.max_query_length], contexts[question.context]
         room = options.max_seq_length - len(query) - 3
         if room < 1:
-            raise InputError(
-                f'{examples.path}, question "{question.id}": its {len(query)} tokens leave no room '
-                f"for the context. Raise `max_seq_length` ({options.max_seq_length}) or lower "
-                f"`max_query_length` ({options.max_query_length})"
-            )
+            where = f'{examples.path}, question "{question.id}"'
+            problem = f"its {len(query)} tokens leave no room for the context"
+            hint = f"raise `max_seq_length` ({options.max_seq_length}) or lower `max_query_length`"
+            raise InputError(f"{where}: {problem}; {hint}")
         answer = _answer_tokens(tokens, question.span) if training else None
         offset = len(query) + 2
         for first, end in _windows(len(tokens.ids), room, options.doc_stride):

@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+from typing_extensions import override
 
 from common.errors import InputError
+from data.tasks.examples import Examples
 from data.tasks.tables import read_text
 
 _CONLLU_ENDING = ".conllu"
@@ -19,26 +21,31 @@ _SPACES = re.compile(r"[ \t]+")
 
 
 @dataclasses.dataclass(frozen=True)
-class ConllFile:
-    """The words of a file.
+class SentenceExamples(Examples):
+    """One file's sentences.
 
     Args:
-        path: the file.
-        sha256: hash of its bytes.
+        path, sha256: see `Examples`.
         words: of all sentences, as they are in the file.
         tags: one per word; None if the file has none.
-        lines: the line of each word, from 1.
         row_splits: int64 `[sentences + 1]`; sentence i is `words[row_splits[i]:row_splits[i + 1]]`.
+        lines: the line of each word, from 1.
         num_columns: columns of a line.
     """
 
-    path: str
-    sha256: str
     words: list[str]
     tags: list[str] | None
-    lines: list[int]
     row_splits: np.ndarray
-    num_columns: int
+    lines: list[int] | None = None
+    num_columns: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.row_splits) - 1
+
+    @property
+    @override
+    def num_characters(self) -> int:
+        return sum(map(len, self.words))
 
 
 def read_conll(
@@ -48,14 +55,13 @@ def read_conll(
     num_columns: int | None = None,
     may_lack_tags: bool = False,
     words_only: bool = False,
-) -> ConllFile:
+) -> SentenceExamples:
     """Reads a file.
 
-    Columns are separated by tabs if the line of the first word has one, otherwise by spaces. The
-    words of a file with tabs may contain spaces. A file whose name ends in `.conllu` is CoNLL-U.
-    Skipped lines are `-DOCSTART-` lines; multiword tokens and empty nodes of CoNLL-U; and comments,
-    that is, lines before a sentence that begin with "#" and do not have the columns of a word (in
-    CoNLL-U, all that begin with "#").
+    Columns are separated by tabs if the line of the first word has one, otherwise by spaces. A file
+    whose name ends in `.conllu` is CoNLL-U. Skipped lines are `-DOCSTART-` lines; multiword tokens
+    and empty nodes of CoNLL-U; and comments: lines before a sentence that begin with "#" and do not
+    have the columns of a word (in CoNLL-U, all that begin with "#").
 
     Args:
         path: the file.
@@ -67,8 +73,7 @@ def read_conll(
         words_only: do not read tags.
 
     Raises:
-        InputError: not UTF-8; no words; or a line without a word, without a tag, or with a
-            different number of columns.
+        InputError: not UTF-8, no words, or a line that does not have the columns.
     """
     text, sha256 = read_text(path)
     is_conllu = path.lower().endswith(_CONLLU_ENDING)
@@ -77,19 +82,16 @@ def read_conll(
     has_tags = not may_lack_tags or num_columns is None or width >= num_columns
     has_tags = has_tags and not words_only
     if expected is not None and width != expected and (has_tags or is_conllu):
-        like = "CoNLL-U" if is_conllu else "the training file"
-        raise InputError(
-            f"{path}, line {line}: expected {expected} columns as in {like}, got {width}"
-        )
+        columns = f"{expected} columns as in {'CoNLL-U' if is_conllu else 'the training file'}"
+        raise InputError(f"{path}, line {line}: expected {columns}, got {width}")
     word_at = (_FORM if is_conllu else 0) if word_column is None else word_column
     tag_at = (_UPOS if is_conllu else -1) if tag_column is None else tag_column
     tag_at += width if tag_at < 0 else 0
     if word_at >= width or (has_tags and (not 0 <= tag_at < width or word_at == tag_at)):
         tags = f", tags in {'another' if tag_column is None else f'column {tag_at + 1}'}" * has_tags
         columns = f"{width} column{'s' * (width != 1)}"
-        raise InputError(
-            f"{path}, line {line}: expected words in column {word_at + 1}{tags}; got {columns}"
-        )
+        words = f"words in column {word_at + 1}"
+        raise InputError(f"{path}, line {line}: expected {words}{tags}; got {columns}")
     words, tags, lines, row_splits = [], [], [], [0]
     for line, cells in _word_lines(path, text, separator, width, is_conllu):
         if cells is None:
@@ -104,44 +106,45 @@ def read_conll(
         raise InputError(f"{path}: no words in the file")
     if not has_tags or (is_conllu and may_lack_tags and set(tags) == {_UNSPECIFIED}):
         tags = None
-    return ConllFile(path, sha256, words, tags, lines, np.array(row_splits, np.int64), width)
+    row_splits = np.array(row_splits, np.int64)
+    return SentenceExamples(path, sha256, words, tags, row_splits, lines, width)
 
 
 def _layout(path, text):
     """The separator, the number of columns, and the line that they are from."""
-    found = None
-    for number, raw_line in enumerate(text.split("\n"), start=1):
-        line = raw_line.strip(" \t\r")
-        if line and not line.startswith("-DOCSTART-"):
-            separator = "\t" if "\t" in line else " "
-            if not line.startswith("#"):
-                return separator, len(_cells(line, separator)), number
-            # Probably a comment; but all words of the file may be number signs.
-            found = found or (separator, len(_cells(line, separator)), number)
-    if found is None:
+    lines = [(number, line.strip(" \t")) for number, line in _lines(text) if line]
+    if not lines:
         raise InputError(f"{path}: no words in the file")
-    return found
+    # Lines with "#" are probably comments; but they may be all that there is.
+    number, line = min(lines, key=lambda numbered: numbered[1].startswith("#"))
+    separator = "\t" if "\t" in line else " "
+    return separator, len(_cells(line, separator)), number
+
+
+def _lines(text) -> Iterator[tuple[int, str]]:
+    """(number, line) of each line; "" for blank lines and the starts of documents."""
+    # Only "\n" ends a line: str.splitlines would also split at characters inside a word.
+    for number, line in enumerate(text.split("\n"), start=1):
+        yield number, "" if line.startswith("-DOCSTART-") else line.rstrip(" \t\r")
 
 
 def _word_lines(path, text, separator, width, is_conllu) -> Iterator[tuple[int, list | None]]:
-    """(line, cells) of each word, and (line, None) where a sentence ends."""
+    """(number, cells) of each word's line, and (number, None) where a sentence ends."""
     is_first = True
-    # Only "\n" ends a line: str.splitlines would also split at characters inside a word.
-    for number, raw_line in enumerate(text.split("\n"), start=1):
-        line = raw_line.rstrip(" \t\r")
-        if not line.strip(" \t") or line.startswith("-DOCSTART-"):
+    for number, line in _lines(text):
+        cells = _cells(line, separator)
+        if not line:
             is_first = True
             yield number, None
+        elif is_first and line.startswith("#") and (is_conllu or len(cells) != width):
             continue
-        cells = _cells(line, separator)
-        if is_first and line.startswith("#") and (is_conllu or len(cells) != width):
-            continue
-        if len(cells) != width:
+        elif len(cells) != width:
             expected = f"{width} columns separated by {_SEPARATOR_NAMES[separator]}"
             raise InputError(f"{path}, line {number}: expected {expected}, got {len(cells)}")
-        is_first = False
-        if not (is_conllu and _NOT_A_WORD.fullmatch(cells[0])):
-            yield number, cells
+        else:
+            is_first = False
+            if not (is_conllu and _NOT_A_WORD.fullmatch(cells[0])):
+                yield number, cells
     yield number, None
 
 

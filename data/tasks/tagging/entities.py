@@ -52,13 +52,7 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
 
 
 def tags_of(entities: Sequence[Entity], length: int, scheme: str) -> list[str]:
-    """The tags of a sentence of `length` words: the inverse of `entities_of`.
-
-    Args:
-        entities: in order.
-        length: words of the sentence.
-        scheme: one of `SCHEMES`.
-    """
+    """The tags of a sentence of `length` words: the inverse of `entities_of`."""
     tags, end_before, type_before = [OUTSIDE] * length, -1, ""
     for begin, end, kind in entities:
         tags[begin:end] = [f"I-{kind}"] * (end - begin)
@@ -104,8 +98,7 @@ def score_entities(
 ) -> dict[str, float]:
     """Precision, recall and F1 of the entities of all types together, in percent.
 
-    A predicted entity is correct if its first word, its last word and its type are. Scores without
-    a denominator are zero.
+    A predicted entity is correct if its words and its type are. Without any entities, scores are 0.
     """
     correct, num_gold, num_predicted = 0, 0, 0
     for begin, end in itertools.pairwise(row_splits):

@@ -40,13 +40,8 @@ def make_tagging_features(
 ) -> TaggingFeatures:
     """Tokenizes sentences word by word.
 
-    Args:
-        tokenizer: a `ConvBertTokenizer`. A word without tokens, such as a control character,
-            becomes `[UNK]`.
-        words: of all sentences.
-        row_splits: int64 `[sentences + 1]`; sentence i is `words[row_splits[i]:row_splits[i + 1]]`.
-        targets: int32 `[words]` label ids, or `IGNORED`.
-        max_seq_length: the most tokens of a row.
+    A word without tokens, such as a control character, becomes `[UNK]`. Targets are int32 `[words]`
+    label ids, or `IGNORED`; see `SentenceExamples` for words and their row_splits.
     """
     room = max_seq_length - 2
     tokens, word_splits, num_cut = _tokenize(tokenizer, words, room)
@@ -75,16 +70,9 @@ def make_tagging_features(
     positions = row_starts[row_of_word] + 1 + in_row
     token_targets = np.full(len(ids), IGNORED, np.int32)
     token_targets[positions] = targets
-    return TaggingFeatures(
-        ids,
-        np.zeros_like(ids),
-        row_starts,
-        token_targets,
-        max_seq_length,
-        word_positions=positions,
-        num_windowed=num_windowed,
-        num_cut=num_cut,
-    )
+    counts = {"num_windowed": num_windowed, "num_cut": num_cut}
+    given = (ids, np.zeros_like(ids), row_starts, token_targets, max_seq_length)
+    return TaggingFeatures(*given, word_positions=positions, **counts)
 
 
 def _tokenize(tokenizer, words, room):

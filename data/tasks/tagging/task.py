@@ -19,11 +19,11 @@ from typing_extensions import override
 from common.errors import InputError
 from common.fields import require
 from common.files import write_text
+from data.tasks import task_fields
 from data.tasks.base import Task
-from data.tasks.examples import IGNORED, Examples
+from data.tasks.examples import IGNORED
 from data.tasks.tagging import entities
-from data.tasks.tagging.conll import read_conll
-from data.tasks.task_fields import METRIC_NAMES, read_fields, read_metrics
+from data.tasks.tagging.conll import SentenceExamples, read_conll
 
 KIND = "tagging"
 ENTITIES = "entities"
@@ -31,31 +31,6 @@ LABELS = "labels"
 METRICS = {ENTITIES: ("f1", "precision", "recall"), LABELS: ("accuracy", "macro_f1")}
 
 _MAX_SHOWN = 20  # labels in a message
-
-
-@dataclasses.dataclass(frozen=True)
-class SentenceExamples(Examples):
-    """One file's sentences.
-
-    Args:
-        path: the file.
-        sha256: hash of its bytes.
-        words: of all sentences.
-        tags: the words' tags, as in the file; None for a test file without them.
-        row_splits: int64 `[sentences + 1]`; sentence i is `words[row_splits[i]:row_splits[i + 1]]`.
-    """
-
-    words: list[str]
-    tags: list[str] | None
-    row_splits: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.row_splits) - 1
-
-    @property
-    @override
-    def num_characters(self) -> int:
-        return sum(map(len, self.words))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +42,8 @@ class TaggingTask(Task):
         tags: "entities" or "labels".
         scheme: one of `entities.SCHEMES`, in which entities are learned.
         word_column, tag_column: numbers from 0; None as in `read_conll`.
-        labels: the tags that the model knows, in order of their ids. This and the following are
-            from the training file: see `complete`.
-        file_scheme: the scheme of entities in the training file.
-        num_columns: the number of columns in the training file.
+        labels: the tags that the model knows, in order of their ids.
+        file_scheme, num_columns: of the training file. `complete` sets these and `labels`.
     """
 
     tags: str = ENTITIES
@@ -101,7 +74,7 @@ class TaggingTask(Task):
         if len(tags) < (1 if scheme else 2):
             raise InputError(f"{path}: expected {expected}, got no tag but {file.tags[0]}")
         types = sorted(tags)
-        counts = f"{len(file.words)} words of {len(file.row_splits) - 1} sentences; {kind}"
+        counts = f"{len(file.words)} words of {len(file)} sentences; {kind}"
         listed = ", ".join(f"{tag} ({tags[tag]:,})" for tag in types[:_MAX_SHOWN])
         logging.info("%s: %s (words): %s", self.name, counts, listed)
         labels = entities.all_tags(types, self.scheme) if scheme else tuple(types)
@@ -111,10 +84,10 @@ class TaggingTask(Task):
 
     @override
     def read(self, path: str, split: str) -> SentenceExamples:
-        file = self._read_conll(path, may_lack_tags=split in self.test_splits)
-        if file.tags is not None and split != "train":
-            self._warn_of_unknown_tags(file)
-        return SentenceExamples(path, file.sha256, file.words, file.tags, file.row_splits)
+        examples = self._read_conll(path, may_lack_tags=split in self.test_splits)
+        if examples.tags is not None and split != "train":
+            self._warn_of_unknown_tags(examples)
+        return examples
 
     @override
     def make_features(self, tokenizer, examples, options, training):
@@ -131,9 +104,8 @@ class TaggingTask(Task):
             tokenizer, examples.words, examples.row_splits, targets, length
         )
         if features.num_windowed:
-            counts = f"{features.num_windowed} of {len(examples)} sentences"
-            message = "%s: %s are longer than %d tokens and are read in windows"
-            logging.info(message, examples.path, counts, length)
+            message = "%s: reading %d sentences in windows of %d tokens"
+            logging.info(message, examples.path, features.num_windowed, length)
         if features.num_cut:
             message = "%s: %d words are longer than a row of %d tokens and are cut"
             logging.warning(message, examples.path, features.num_cut, length)
@@ -184,11 +156,9 @@ class TaggingTask(Task):
         if self.tags == ENTITIES and file.tags is not None:
             for line, tag in zip(file.lines, file.tags, strict=True):
                 if not entities.is_entity_tag(tag):
-                    raise InputError(
-                        f"{path}, line {line}: expected O, or B-, I-, E- or S- and an entity's "
-                        f'type, got "{tag}". For tags that mark no entities, set the task\'s '
-                        f'`tags` to "{LABELS}"'
-                    )
+                    found = f'expected O, or B-, I-, E- or S- and a type, got "{tag}"'
+                    hint = f'For tags that do not mark entities, set `tags` to "{LABELS}"'
+                    raise InputError(f"{path}, line {line}: {found}. {hint}")
         return file
 
     def _warn_of_unknown_tags(self, file):
@@ -216,19 +186,16 @@ TASKS: Mapping[str, TaggingTask] = {"chunk": _Conll2000("chunk", METRICS[ENTITIE
 
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> TaggingTask:
-    """The task that the fields of the JSON file `path` describe.
-
-    Raises:
-        InputError: a field is unknown or impossible.
-    """
-    values, common = read_fields(path, {"tags": ENTITIES} | fields, _FIELDS)
+    """The task that a JSON file describes: `path` and its fields; see `registry.read_task`."""
+    values, common = task_fields.read_fields(path, {"tags": ENTITIES} | fields, _FIELDS)
     check = functools.partial(require, source=path)
     tags, scheme = values["tags"], values.get("scheme")
     check(tags == ENTITIES or scheme is None, "scheme", f"absent for {LABELS}", scheme)
+    metrics = values.get("metrics", METRICS[tags])
     word, tag = values.get("word_column"), values.get("tag_column")
     check(word is None or word != tag, "tag_column", "different from `word_column`", tag)
     return TaggingTask(
-        metrics=read_metrics(path, values, METRICS[tags], tags),
+        metrics=task_fields.check_metrics(path, metrics, METRICS[tags], tags),
         tags=tags,
         scheme=scheme or "BIOES",
         word_column=word and word - 1,
@@ -243,5 +210,5 @@ _FIELDS = {
     "scheme": (lambda v: v in entities.SCHEMES, "one of " + ", ".join(entities.SCHEMES)),
     "word_column": _COLUMN,
     "tag_column": _COLUMN,
-    "metrics": METRIC_NAMES,
+    "metrics": task_fields.METRIC_NAMES,
 }

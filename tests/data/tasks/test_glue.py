@@ -1,4 +1,5 @@
 import logging
+import types
 
 import numpy as np
 import pytest
@@ -85,11 +86,7 @@ TESTS = {
     ),
     ("sts", "test"): (STS + "\n0\ta\tb\tc\td\te\tf\tOne.\tTwo.\n", ["One."], ["Two."]),
     ("qqp", "test"): ("id\tquestion1\tquestion2\n0\tWhy?\tHow?\n", ["Why?"], ["How?"]),
-    ("mnli", "test_matched"): (
-        MNLI + "\n0\t1\t1\tf\ta\tb\tc\td\tA.\tB.\n",
-        ["A."],
-        ["B."],
-    ),
+    ("mnli", "test_matched"): (MNLI + "\n0\t1\t1\tf\ta\tb\tc\td\tA.\tB.\n", ["A."], ["B."]),
     ("mnli", "test_mismatched"): (MNLI + "\n0\t1\t1\tf\ta\tb\tc\td\tC.\tD.\n", ["C."], ["D."]),
     ("mnli", "diagnostic"): (ENTAILMENT + "\n0\tE.\tF.\n", ["E."], ["F."]),
     ("qnli", "test"): ("index\tquestion\tsentence\n0\tWho?\tAnn.\n", ["Who?"], ["Ann."]),
@@ -194,7 +191,9 @@ def test_swapped_pairs(tmp_path):
     rows = "1\t1\t2\ta\tb\n0\t3\t4\tc\td\n"
     write(tmp_path, "mrpc", "train", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n" + rows)
     examples = glue.TASKS["mrpc"].load(str(tmp_path), "train")
-    doubled = examples.with_swapped_pairs()
+    doubled = glue.TASKS["mrpc"].training_examples(
+        examples, types.SimpleNamespace(double_unordered=True)
+    )
     assert doubled.texts == ["a", "c", "b", "d"]
     assert doubled.text_pairs == ["b", "d", "a", "c"]
     assert doubled.labels.tolist() == [1, 0, 1, 0]

@@ -56,8 +56,8 @@ def test_empty_file_has_no_rows(tmp_path, name):
 
 ERRORS = {
     "unknown ending": ("a.txt", "x\n", ["x"], r"a\.txt: expected a file name ending in \.tsv"),
-    "no such column": ("a.tsv", "a\tb\n", ["c"], 'line 1: .* one column "c"; got a, b'),
-    "column twice": ("a.csv", "a,a\n", ["a"], 'one column "a"; got a, a'),
+    "no such column": ("a.tsv", "a\tb\n", ["c"], 'line 1: .* one column "c", got a, b'),
+    "column twice": ("a.csv", "a,a\n", ["a"], 'one column "a", got a, a'),
     "narrow row": ("a.csv", "a,b\n1,2\n\n3,4\n", ["a"], "expected 2 columns .* commas, got 0"),
     "open quote": ("a.csv", 'a\nx\n"y\nz\n', ["a"], r"a\.csv, line 3: not CSV: unexpected end"),
     "other bytes": ("a.csv", b"a\nx\n\xff\n", ["a"], "line 3: expected UTF-8"),

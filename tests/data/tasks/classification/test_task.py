@@ -144,7 +144,7 @@ ERRORS = {
     ),
     "too few columns": (TASK, "csv", HEAD + "a\n", "line 2: expected 2 columns .*commas, got 1"),
     "header only": (TASK, "csv", HEAD, "no examples in the file"),
-    "other header": (TASK, "csv", "body,label\na,good\n", 'line 1: .* one column "text"; got body'),
+    "other header": (TASK, "csv", "body,label\na,good\n", 'line 1: .* one column "text", got body'),
 }  # fmt: skip
 
 

@@ -65,11 +65,7 @@ def test_document_starts_and_comments(tmp_path):
         "# text = a comment of many words\n# # O\n-DOCSTART-\nb NN O\n"
     )
     file = read_conll(write(tmp_path, text))
-    assert sentences(file) == [
-        [("EU", "B-ORG"), ("#", "I-ORG")],
-        [("#", "O")],
-        [("b", "O")],
-    ]
+    assert sentences(file) == [[("EU", "B-ORG"), ("#", "I-ORG")], [("#", "O")], [("b", "O")]]
 
 
 CONLLU = """\

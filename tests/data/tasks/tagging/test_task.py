@@ -160,7 +160,7 @@ def test_windows_are_said(tmp_path, tokenizers, monkeypatch):
     task = completed(tmp_path, labels(), train="a X\n" * 9 + "\naxxxxxxxxx Y\n")
     examples = task.load(str(tmp_path), "train")
     task.make_features(tokenizers[True], examples, options(8), True)
-    assert "1 of 2 sentences" in said[-2]
+    assert "reading 1 sentences" in said[-2]
     assert "1 words are longer than a row of 8 tokens" in said[-1]
 
 
