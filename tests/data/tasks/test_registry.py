@@ -99,7 +99,7 @@ def test_other_kinds(tmp_path):
         (REGRESSION | {"labels": ["a", "b"]}, "`labels` must be absent for regression"),
         ({"score_range": [0, 1]}, "`score_range` must be absent for single_label"),
         (REGRESSION | {"score_range": [5, 0]}, "`score_range` .* lowest and the highest"),
-        (MULTI_LABEL | {"labels": ["a,b", "c"]}, '`labels` .* delimiter ",".* "a,b"'),
+        (MULTI_LABEL | {"labels": ["a,b", "c"]}, '`labels` .* delimiter ",".*"a,b"'),
         ({"metrics": ["pearson"]}, "`metrics` .* accuracy, macro_f1, mcc, f1 for single"),
         ({"name": "cola"}, '`name` must be different .* "cola"'),
         ({"kind": "parsing"}, "`kind` must be one of"),
