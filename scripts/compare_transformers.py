@@ -1,17 +1,15 @@
 """Opens this project's saved models in transformers, and compares the outputs.
 
-    python3 scripts/compare_transformers.py --peer-python ~/torch/bin/python
+    python3 scripts/compare_transformers.py --size medium-small
 
 For each class that transformers has, a model with random weights is saved with a tokenizer and
 opened by transformers' Auto classes. The table has the largest absolute differences of the outputs
 for rows without padding, of the outputs for all rows (with `mask_padding` false, as in
-transformers), and of the scores or vectors that transformers' pipelines return for texts.
+transformers), and of the scores or vectors that transformers' pipelines return for texts. Needs
+torch and transformers, which requirements-peers.txt lists.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -24,23 +22,20 @@ from common.fields import override
 from common.markdown import markdown_table
 from model.config import MODEL_SIZES, ConvBertConfig
 
-PEER = Path(__file__).with_name("transformers_outputs.py")
 VOCAB = Path(__file__).parents[1] / "data" / "vocab" / "bert_uncased.txt"
 TEXTS = ("Oslo is the capital of Norway, isn't it?", "Søren visited a naïve café in Paris.")
 MASKED_TEXTS = ("Oslo is the [MASK] of Norway, isn't it?", "Søren visited a naïve café in [MASK].")
 LENGTHS = (32, 32, 20, 9)  # tokens per row; shorter rows are padded
-TRANSFORMERS_NAMES = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
-# Class → transformers' class, and its pipeline, if that reads plain texts.
+TRANSFORMERS_INPUTS = {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
+TRANSFORMERS_OUTPUTS = ("last_hidden_state", "logits", "start_logits", "end_logits")
+# Class → transformers' pipeline, if that reads plain texts.
 CLASSES = {
-    "ConvBertModel": ("AutoModel", "feature-extraction"),
-    "ConvBertForMaskedLM": ("AutoModelForMaskedLM", "fill-mask"),
-    "ConvBertForSequenceClassification": (
-        "AutoModelForSequenceClassification",
-        "text-classification",
-    ),
-    "ConvBertForTokenClassification": ("AutoModelForTokenClassification", "token-classification"),
-    "ConvBertForQuestionAnswering": ("AutoModelForQuestionAnswering", None),
-    "ConvBertForMultipleChoice": ("AutoModelForMultipleChoice", None),
+    "ConvBertModel": "feature-extraction",
+    "ConvBertForMaskedLM": "fill-mask",
+    "ConvBertForSequenceClassification": "text-classification",
+    "ConvBertForTokenClassification": "token-classification",
+    "ConvBertForQuestionAnswering": None,
+    "ConvBertForMultipleChoice": None,
 }
 
 
@@ -63,52 +58,79 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--peer-python", required=True, metavar="PYTHON", help="has torch and transformers"
-    )
     parser.add_argument("--size", choices=MODEL_SIZES, default="medium-small")
     args = parser.parse_args(arguments)
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise InputError(f"{error}. Install requirements-peers.txt") from None
     # Weights large enough for every layer to matter.
     config = override(ConvBertConfig.from_size(args.size), {"initializer_range": 0.08})
-    with tempfile.TemporaryDirectory() as folder:
-        versions, rows = compare(config, folder, args.peer_python)
-    print(f"{versions}; {args.size}, random weights\n")
+    rows = compare(config)
+    print(f"transformers {transformers.__version__}, PyTorch {torch.__version__}; {args.size}\n")
     header = ("class", "unpadded", "padded", "pipeline", "largest value")
-    cells = [[x if x is None or x is row.name else f"{x:.1e}" for x in row] for row in rows]
+    cells = [(name, *(x if x is None else f"{x:.1e}" for x in values)) for name, *values in rows]
     print(markdown_table(header, cells), end="")
 
 
-def compare(config: ConvBertConfig, folder: str, peer_python: str) -> tuple[str, list[Differences]]:
-    """Compares a model of each class; everything is written below `folder`.
-
-    Returns:
-        The peer's versions, and the differences.
-
-    Raises:
-        InputError: transformers could not open a model; the message ends with its traceback.
-    """
+def compare(config: ConvBertConfig) -> list[Differences]:
+    """Compares a random model of each class."""
     import keras
-    import numpy as np
 
     from data import ConvBertTokenizer
 
     keras.utils.set_random_seed(0)
     tokenizer = ConvBertTokenizer(VOCAB)
-    jobs, models, inputs = [], {}, {}
-    for name, (auto_class, pipeline) in CLASSES.items():
-        directory = os.path.join(folder, name)
-        models[name], inputs[name] = random_model(name, config), random_inputs(name, config)
-        models[name].save_pretrained(directory)
-        tokenizer.save_pretrained(directory, config.max_position_embeddings)
-        renamed = {TRANSFORMERS_NAMES.get(key, key): array for key, array in inputs[name].items()}
-        np.savez(os.path.join(directory, "inputs.npz"), **renamed)
-        job = {"directory": directory, "auto_class": auto_class, "pipeline": pipeline}
-        jobs.append(job | {"texts": texts_for(pipeline)})
-    versions = run_peer(jobs, folder, peer_python)
-    return versions, [
-        compare_class(name, model, inputs[name], tokenizer, os.path.join(folder, name))
-        for name, model in models.items()
-    ]
+    rows = []
+    for name in CLASSES:
+        with tempfile.TemporaryDirectory() as directory:
+            model = random_model(name, config)
+            model.save_pretrained(directory)
+            tokenizer.save_pretrained(directory, config.max_position_embeddings)
+            rows.append(compare_class(name, model, tokenizer, directory))
+    return rows
+
+
+def compare_class(name: str, model, tokenizer, directory: str) -> Differences:
+    """Compares a model, and its tokenizer, with what transformers reads from their directory."""
+    import numpy as np
+    import torch
+    import transformers
+
+    task, inputs = CLASSES[name], random_inputs(name, model.config)
+    auto_class = "AutoModel" + name.removeprefix("ConvBert").removeprefix("Model")
+    network = getattr(transformers, auto_class).from_pretrained(directory).eval()
+    with torch.no_grad():
+        theirs = network(
+            **{TRANSFORMERS_INPUTS.get(n, n): torch.tensor(a).long() for n, a in inputs.items()}
+        )
+    theirs = {n: theirs[n].numpy() for n in TRANSFORMERS_OUTPUTS if n in theirs}
+
+    def difference(reader, num_rows):
+        outputs = reader(inputs)
+        outputs = outputs if isinstance(outputs, dict) else {next(iter(theirs)): outputs}
+        if set(outputs) != set(theirs):
+            raise InputError(f"{name}: transformers returned {', '.join(theirs)}")
+        return max(
+            float(np.max(np.abs(np.array(array) - theirs[n])[:num_rows]))
+            for n, array in outputs.items()
+        )
+
+    in_pipeline = None
+    if task is not None:
+        texts = MASKED_TEXTS if task == "fill-mask" else TEXTS
+        answers = zip(texts, transformers.pipeline(task, directory)(list(texts)), strict=True)
+        in_pipeline = max(
+            pipeline_difference(task, answer, model, tokenizer, text) for text, answer in answers
+        )
+    return Differences(
+        name,
+        difference(model, LENGTHS.count(max(LENGTHS))),
+        difference(type(model).from_pretrained(directory, mask_padding=False), len(LENGTHS)),
+        in_pipeline,
+        max(float(np.max(np.abs(array))) for array in theirs.values()),
+    )
 
 
 def random_model(name: str, config: ConvBertConfig):
@@ -139,76 +161,24 @@ def random_inputs(name: str, config: ConvBertConfig) -> dict:
     return {"input_ids": ids * mask, "input_mask": mask, "segment_ids": segments * mask}
 
 
-def texts_for(pipeline: str | None) -> tuple[str, ...]:
-    """The texts that a pipeline reads."""
-    return MASKED_TEXTS if pipeline == "fill-mask" else TEXTS
-
-
-def run_peer(jobs: list[dict], folder: str, peer_python: str) -> str:
-    """Runs transformers on the jobs, and returns its versions."""
-    path = os.path.join(folder, "jobs.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(jobs, file)
-    command = [peer_python, str(PEER), path]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise InputError(f"--peer-python: {error}") from None
-    if done.returncode:
-        raise InputError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return done.stdout.splitlines()[-1]
-
-
-def compare_class(name: str, model, inputs: dict, tokenizer, directory: str) -> Differences:
-    """The differences between a model and what transformers computed from its directory."""
-    import numpy as np
-
-    with np.load(os.path.join(directory, "outputs.npz")) as file:
-        theirs = dict(file)
-    unmasked = type(model).from_pretrained(directory, mask_padding=False)
-    differences = []
-    for reader, num_rows in ((model, LENGTHS.count(max(LENGTHS))), (unmasked, len(LENGTHS))):
-        outputs = reader(inputs)
-        if not isinstance(outputs, dict):
-            outputs = {next(iter(theirs)): outputs}
-        if set(outputs) != set(theirs):
-            raise InputError(f"{name}: transformers returned {', '.join(theirs)}")
-        differences.append(
-            max(
-                float(np.max(np.abs(np.array(array) - theirs[key])[:num_rows]))
-                for key, array in outputs.items()
-            )
-        )
-    pipeline = CLASSES[name][1]
-    if pipeline is not None:
-        with open(os.path.join(directory, "answers.json"), encoding="utf-8") as file:
-            answers = zip(texts_for(pipeline), json.load(file), strict=True)
-        differences.append(
-            max(pipeline_difference(pipeline, a, model, tokenizer, text) for text, a in answers)
-        )
-    else:
-        differences.append(None)
-    return Differences(name, *differences, max(float(np.abs(a).max()) for a in theirs.values()))
-
-
-def pipeline_difference(pipeline: str, answer, model, tokenizer, text: str) -> float:
+def pipeline_difference(task: str, answer, model, tokenizer, text: str) -> float:
     """The largest difference of the scores or vectors that a pipeline returned for one text."""
     import keras
     import numpy as np
 
     from pipelines import FillMask
 
-    if pipeline == "fill-mask":
+    if task == "fill-mask":
         fill_mask = FillMask(model, tokenizer, model.config.max_position_embeddings)
         (filled,) = fill_mask.predict([text])[0]
         expected = list(zip(filled.tokens, filled.probabilities, strict=True))
         found = [(item["token_str"], item["score"]) for item in answer]
     else:
         outputs = np.array(model(tokenizer([text])))
-        if pipeline == "feature-extraction":
+        if task == "feature-extraction":
             return float(np.max(np.abs(outputs - np.array(answer))))
         answers, rows = [answer], outputs
-        if pipeline == "token-classification":  # has no answer for [CLS] and [SEP]
+        if task == "token-classification":  # has no answer for [CLS] and [SEP]
             answers, rows = answer, outputs[0, 1:-1]
         probabilities = np.array(keras.ops.softmax(rows))
         labels = [model.config.id2label[i] for i in np.argmax(probabilities, axis=-1)]

@@ -35,11 +35,7 @@ from model.config import HEAD_FIELDS, ConvBertConfig, load_hparams
 from model.weights import tf1
 
 # The inputs' names in --expected, and here.
-INPUTS = {
-    "input_ids": "input_ids",
-    "attention_mask": "input_mask",
-    "token_type_ids": "segment_ids",
-}
+INPUTS = {"input_ids": "input_ids", "attention_mask": "input_mask", "token_type_ids": "segment_ids"}
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json")  # either holds a vocabulary
 RESERVED_NAMES = ("discriminator", "generator", "encoder")
 DEFAULT_TOLERANCE = 1e-4
@@ -138,12 +134,7 @@ def load_tokenizer(args: argparse.Namespace, config: ConvBertConfig, source: str
 
 
 def describe(networks: dict[str, tuple], has_tokenizer: bool) -> list[str]:
-    """Prints a line for each network, and returns notes for users.
-
-    Args:
-        networks: directory name → (configuration, tensors, architecture).
-        has_tokenizer: whether a vocabulary was saved with them.
-    """
+    """Prints a line for each network of `build_networks`; returns notes for users."""
     notes = []
     if not has_tokenizer:
         notes.append("there is no vocabulary: reading text needs a vocab.txt (--vocab-file)")
@@ -152,8 +143,8 @@ def describe(networks: dict[str, tuple], has_tokenizer: bool) -> list[str]:
         print(f"{name}: {architecture}, {len(tensors)} tensors, {count:,} parameters")
         if note := config.transformers_incompatibility():
             notes.append(f"transformers cannot open {name}: {note}")
-        is_labeled = "Classification" in architecture and config.num_labels > 1
-        if is_labeled and config.id2label is None:
+        is_classifier = "Classification" in architecture and config.num_labels > 1
+        if is_classifier and config.id2label is None:
             notes.append(
                 f"{name} has no names for its labels; pass them in order with "
                 """--hparams '{"id2label": […]}'"""
@@ -199,7 +190,6 @@ def find_class(source: str, name: str | None) -> type:
         InputError: no name, or a class that this project does not have.
     """
     import model as library
-    from model.convbert import PretrainedModel
 
     origin = "--architecture"
     if name is None:
@@ -208,15 +198,12 @@ def find_class(source: str, name: str | None) -> type:
         if not architectures:
             raise InputError(f"{origin}: `architectures` is missing; pass --architecture")
         name = str(architectures[0])
-    classes = {public: getattr(library, public) for public in library.__all__}
     known = [
-        public
-        for public, value in classes.items()
-        if isinstance(value, type) and issubclass(value, PretrainedModel)
+        public for public in library.__all__ if hasattr(getattr(library, public), "from_pretrained")
     ]
     if name.removeprefix("TF") not in known:
         raise unknown("class", name, known, origin)
-    return classes[name.removeprefix("TF")]
+    return getattr(library, name.removeprefix("TF"))
 
 
 def verify_tensors(source: str, directory: str, model_class: type) -> list[str]:
@@ -382,11 +369,12 @@ def build_networks(
         model = ConvBertForPreTraining(config, objective)
         networks |= model.saved_models()
         variables += [(row.tf1_name, row.variable) for row in model.tensors()]
-    encoder = ConvBertModel(config)
-    models = {
-        task: task_model(task, encoder, shapes, task in tagging, head_hparams) for task in tasks
-    }
-    for name, model in (models or ({} if networks else {"encoder": encoder})).items():
+    if tasks or objective is None:
+        encoder = ConvBertModel(config)
+    models = [task_model(task, encoder, shapes, task in tagging, head_hparams) for task in tasks]
+    if objective is None and not tasks:
+        tasks, models = ["encoder"], [encoder]
+    for name, model in zip(tasks, models, strict=True):
         networks[name] = (model.config, model.tensors(), model.architecture)
         variables += [(row.tf1_name.format(task=name), row.variable) for row in model.tensors()]
     return networks, variables

@@ -146,22 +146,12 @@ def _attention_tensors(attention, hf, tf1):
     for name in ("query", "key", "value"):
         rows += _dense(getattr(attention, name), f"{hf}.{name}", f"{tf1}/{name}")
     if attention.config.conv_type == "sdconv":
-        key, theirs = attention.conv_attn_key, f"{hf}.key_conv_attn_layer"
-        rows += [
-            Tensor(
-                key.depthwise_kernel,
-                f"{theirs}.depthwise.weight",
-                f"{tf1}/conv_attn_key/depthwise_kernel",
-                (1, 2, 0),
-            ),
-            Tensor(
-                key.pointwise_kernel,
-                f"{theirs}.pointwise.weight",
-                f"{tf1}/conv_attn_key/pointwise_kernel",
-                (2, 1, 0),
-            ),
-            Tensor(key.bias, f"{theirs}.bias", f"{tf1}/conv_attn_key/bias", column=True),
-        ]
+        key = attention.conv_attn_key
+        hf_key, tf1_key = f"{hf}.key_conv_attn_layer", f"{tf1}/conv_attn_key"
+        for name, axes in (("depthwise", (1, 2, 0)), ("pointwise", (2, 1, 0))):
+            kernel = getattr(key, f"{name}_kernel")
+            rows.append(Tensor(kernel, f"{hf_key}.{name}.weight", f"{tf1_key}/{name}_kernel", axes))
+        rows.append(Tensor(key.bias, f"{hf_key}.bias", f"{tf1_key}/bias", column=True))
         rows += _dense(
             attention.conv_attn_kernel, f"{hf}.conv_kernel_layer", f"{tf1}/conv_attn_kernel"
         )

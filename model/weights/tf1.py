@@ -4,6 +4,7 @@ Nothing here needs TensorFlow; `scripts/convert_checkpoint.py` reads the values.
 """
 
 import functools
+import itertools
 import math
 import os
 import re
@@ -84,7 +85,7 @@ def encoder_config(shapes: Shapes, hparams: Mapping[str, Any], source: str) -> C
     else:
         width = find(f"{layer}/intermediate/dense/kernel", 2)[1]
         fields |= {"linear_groups": 1, "intermediate_size": width}
-    fields |= _attention_fields(shapes, source, fields["hidden_size"])
+    fields |= _attention_fields(find, shapes, source, fields["hidden_size"])
     for name in sorted(set(fields) & set(hparams)):
         if fields[name] != hparams[name]:
             raise InputError(
@@ -112,20 +113,16 @@ def encoder_config(shapes: Shapes, hparams: Mapping[str, Any], source: str) -> C
 def _count_layers(shapes, scope):
     begin = f"{scope}/encoder/layer_"
     numbers = {name[len(begin) :].split("/")[0] for name in shapes if name.startswith(begin)}
-    count = 0
-    while str(count) in numbers:
-        count += 1
-    return count
+    return next(i for i in itertools.count() if str(i) not in numbers)
 
 
-def _attention_fields(shapes, source, hidden_size):
+def _attention_fields(find, shapes, source, hidden_size):
     attention = "electra/encoder/layer_0/attention/self"
-    find = functools.partial(_find, shapes, source)
     if f"{attention}/conv_attn_key/depthwise_kernel" not in shapes:
         return {"conv_type": "noconv", "head_ratio": 1}
     kernel_size = find(f"{attention}/conv_attn_key/depthwise_kernel", 3)[0]
     width = find(f"{attention}/query/kernel", 2)[1]
-    num_heads = find(f"{attention}/conv_attn_kernel/bias", 1)[0] // kernel_size
+    num_heads = find(f"{attention}/conv_attn_kernel/bias", 1)[0] // max(1, kernel_size)
     # The original's heads are hidden_size / num_attention_heads wide, whatever `head_ratio` is.
     total = hidden_size * num_heads // max(1, width)
     ratio = max(1, total // max(1, num_heads))
@@ -145,13 +142,7 @@ def _attention_fields(shapes, source, hidden_size):
 def objective(shapes: Shapes, config: ConvBertConfig, source: str) -> Objective | None:
     """The pre-training objective whose networks a checkpoint holds; None without their heads.
 
-    Args:
-        shapes: the shapes of all variables in the checkpoint.
-        config: the encoder's, from `encoder_config`.
-        source: the checkpoint, for errors.
-
-    Raises:
-        InputError: a generator that is larger than the discriminator.
+    `config` is the encoder's. Raises an `InputError` if the generator is larger.
     """
     scopes = {name.split("/")[0] for name in shapes}
     has_generator, has_mask_head = "generator" in scopes, "generator_predictions" in scopes

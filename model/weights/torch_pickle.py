@@ -190,12 +190,16 @@ _NAMES = {
     "torch.ByteStorage": np.dtype("u1"),
     "torch.BoolStorage": np.dtype("?"),
 }
-_INSTRUCTIONS = """
-    PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT
-    BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING BINSTRING SHORT_BINSTRING
-    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS SETITEM SETITEMS REDUCE
-    PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID
-"""
+# These neither import nor call anything, except for GLOBAL, STACK_GLOBAL, BINPERSID and REDUCE.
+_INSTRUCTIONS = (
+    b"\x80\x95.(N\x88\x89"  # PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE
+    b"IJKML\x8a\x8bFG"  # INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT
+    b"VX\x8c\x8dSTU"  # UNICODE and STRING with their BIN and SHORT forms
+    b")t\x85\x86\x87"  # EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3
+    b"]laesu"  # EMPTY_LIST LIST APPEND APPENDS SETITEM SETITEMS
+    b"pqr\x94ghj"  # PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
+    b"c\x93QR"  # GLOBAL STACK_GLOBAL BINPERSID REDUCE
+)
 
 
 class _Unpickler(pickle._Unpickler):
@@ -236,6 +240,6 @@ class _Unpickler(pickle._Unpickler):
         del self.stack[-1]  # attributes of a state dict: the versions of its modules
 
     dispatch = dict.fromkeys(range(256), _refuse)
-    for _code in [getattr(pickle, _name)[0] for _name in _INSTRUCTIONS.split()]:
+    for _code in _INSTRUCTIONS:
         dispatch[_code] = pickle._Unpickler.dispatch[_code]
     dispatch |= {pickle.EMPTY_DICT[0]: _load_empty_dict, pickle.BUILD[0]: _load_build}

@@ -12,8 +12,10 @@ from huggingface_hub import constants
 
 from common import hub
 from common.errors import InputError
+from data import ConvBertTokenizer
 from model import ConvBertConfig, ConvBertForMaskedLM, ConvBertForSequenceClassification
 from model.weights.warm_start import find_models
+from pipelines import FillMask
 from scripts import convert_checkpoint
 from tests.support import hub_server, torch_writer
 
@@ -72,18 +74,17 @@ def test_only_what_is_needed_is_fetched(server):
     assert server.downloads() == []
 
 
+SHARDS = ["model-00001-of-00001.safetensors", "model.safetensors.index.json"]
+
+
 @pytest.mark.parametrize(
     ("there", "fetched"),
     [
         (["pytorch_model.bin", "tf_model.h5"], ["pytorch_model.bin"]),
         (["tf_model.h5"], ["tf_model.h5"]),
-        (
-            ["model.safetensors.index.json", "model-00001-of-00001.safetensors",
-             "model-extra.safetensors", "pytorch_model.bin"],
-            ["model-00001-of-00001.safetensors", "model.safetensors.index.json"],
-        ),
+        ([*SHARDS, "model-extra.safetensors", "pytorch_model.bin"], SHARDS),
     ],
-)  # fmt: skip
+)
 def test_the_best_weights_are_fetched(server, there, fetched):
     server.files["owner/model"]["main"] = {"config.json": b"{}"} | dict.fromkeys(there, b"1")
     assert names_in(resolve()) == ["config.json", *fetched]
@@ -172,41 +173,38 @@ def test_a_local_directory_wins(server, tmp_path):
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Kø", "##ben", "##havn", "er", "stor", "."]
 
 
-def danish_like(hidden, folder):
-    """A cased model as others publish them, with the files that transformers 4 wrote."""
-    heads = {256: 4, 384: 8}[hidden]
-    config = ConvBertConfig(
-        vocab_size=len(VOCAB), embedding_size=128, hidden_size=hidden, num_hidden_layers=1,
-        num_attention_heads=heads, intermediate_size=4 * hidden, linear_groups=hidden // 192,
-        max_position_embeddings=16,
-    )  # fmt: skip
-    model = ConvBertForMaskedLM(config)
+def publish(folder, hidden_size=256, **fields):
+    """A cased model with the files that transformers 4 wrote; returns files, and the model."""
+    sizes = {"hidden_size": hidden_size, "intermediate_size": 2 * hidden_size, "vocab_size": 11}
+    fields = {"num_hidden_layers": 1, "max_position_embeddings": 16} | fields
+    model = ConvBertForMaskedLM(ConvBertConfig(embedding_size=128, **sizes, **fields))
     model.save_pretrained(folder)
     arrays = {}
     for row in model.tensors():
-        prefix = "" if row.head else "convbert."
-        arrays[prefix + row.hf_name] = row.to_hf()
+        arrays[row.hf_name if row.head else f"convbert.{row.hf_name}"] = row.to_hf()
     arrays["generator_lm_head.weight"] = arrays["convbert.embeddings.word_embeddings.weight"]
     torch_writer.save(folder / "pytorch_model.bin", arrays)
     (folder / "model.safetensors").unlink()
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCAB))
     special = {f"{token[1:-1].lower()}_token": token for token in VOCAB[:5]}
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
-    fields = {"do_lower_case": False, "strip_accents": None, "tokenize_chinese_chars": True,
-              "never_split": None, "tokenizer_class": "ConvBertTokenizer"}  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps(fields | special))
-    return model
+    tokenizer = {"do_lower_case": False, "strip_accents": None, "never_split": None}
+    tokenizer |= {"tokenize_chinese_chars": True, "tokenizer_class": "ConvBertTokenizer"} | special
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}, model
 
 
-@pytest.mark.parametrize("hidden", [256, 384])
-def test_a_model_that_others_published(server, tmp_path, hidden):
-    from data import ConvBertTokenizer
-
-    folder = tmp_path / "published"
-    theirs = danish_like(hidden, folder)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_attention_heads": 4},
+        {"hidden_size": 384, "num_attention_heads": 8, "linear_groups": 2},
+    ],
+)
+def test_a_model_that_others_published(server, tmp_path, fields):
+    files, theirs = publish(tmp_path / "published", **fields)
     server.files["owner/danish"] = {"main": files}
-    shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "published")
     tokenizer = ConvBertTokenizer.from_pretrained("owner/danish", cache_dir="cache")
     assert "pytorch_model.bin" not in server.downloads()
     inputs = tokenizer(["København er stor.", "køb"])
@@ -218,43 +216,37 @@ def test_a_model_that_others_published(server, tmp_path, hidden):
 
 
 def test_hub_names_where_directories_are_taken(server, tmp_path, monkeypatch):
-    from pipelines import FillMask
-
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    danish_like(256, tmp_path / "published")
-    files = {path.name: path.read_bytes() for path in (tmp_path / "published").iterdir()}
+    files, _ = publish(tmp_path / "published", num_attention_heads=4)
     server.files["owner/danish"] = {"v1": files}
     options = {"revision": "v1", "cache_dir": "cache"}
     (found,) = FillMask.from_pretrained("owner/danish", **options).predict(["Kø [MASK]"], top_k=2)
     assert len(found[0].tokens) == 2
+    convert_checkpoint.main(["owner/danish", "converted", "--revision", "v1"])
+    assert {"model.safetensors", "vocab.txt"} < set(names_in("converted"))
     server.files["owner/danish"]["main"] = files
     directory = find_models("owner/danish")["main"]
     assert set(names_in(directory)) == set(files)
-    convert_checkpoint.main(["owner/danish", "converted", "--revision", "v1"])
-    assert {"model.safetensors", "vocab.txt"} < set(names_in("converted"))
     with pytest.raises(InputError, match=r"no such directory: \./danish"):
         ConvBertForSequenceClassification.from_pretrained("./danish")
 
 
 def test_the_environment_and_a_script(server, tmp_path):
     """`HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE`, in processes of their own."""
-    server.files["owner/model"] = {"v1": SMALL | {"config.json": b'{"architectures": ["X"]}'}
-                                   | WEIGHTS}  # fmt: skip
+    files = SMALL | WEIGHTS | {"config.json": b'{"architectures": ["X"]}'}
+    server.files["owner/model"] = {"v1": files}
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": server.url}
     environment.pop("HF_HUB_OFFLINE", None)
-    command = [sys.executable, ROOT / "scripts" / "predict.py", "owner/model", "--revision", "v1"]
+    script = ROOT / "scripts" / "predict.py"
+    command = [sys.executable, script, "owner/model", "--revision", "v1", "text"]
 
     def run(**variables):
-        done = subprocess.run(
-            [*command, "text"], env=environment | variables, capture_output=True, text=True,
-            timeout=60, check=False,
-        )  # fmt: skip
-        return done.stderr
+        options = {"env": environment | variables, "capture_output": True, "timeout": 60}
+        return subprocess.run(command, text=True, check=False, **options).stderr
 
     assert "owner/model (v1) is not completely in the local cache" in run(HF_HUB_OFFLINE="1")
     assert server.requests == []
-    found = 'holds no fine-tuned model: its config.json has the architecture "X"'
-    assert found in run()
+    assert 'architecture "X"' in run()
     server.requests.clear()
-    assert found in run(HF_HUB_OFFLINE="1")
+    assert 'architecture "X"' in run(HF_HUB_OFFLINE="1")
     assert server.requests == []

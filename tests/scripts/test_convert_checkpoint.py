@@ -12,15 +12,7 @@ import tensorflow as tf
 
 import model as library
 from common.errors import InputError
-from model import (
-    ConvBertConfig,
-    ConvBertForMaskedLM,
-    ConvBertForPreTraining,
-    ConvBertForQuestionAnswering,
-    ConvBertForSequenceClassification,
-    ConvBertForTokenClassification,
-    ConvBertModel,
-)
+from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel
 from model.config import Objective
 from model.masking import gather_positions
 from model.weights import tf1, warm_start
@@ -224,7 +216,7 @@ def test_converted_models_compute_what_the_original_does(size, tmp_path, out, ca
     prefix = write_tf1(tmp_path / "model.ckpt-7", weights)
     convert(prefix, out, "--hparams", '{"mask_padding": false}')
     discriminator = ConvBertModel.from_pretrained(out / "discriminator")
-    generator = ConvBertForMaskedLM.from_pretrained(out / "generator")
+    generator = library.ConvBertForMaskedLM.from_pretrained(out / "generator")
     assert discriminator.config == original.config(size, golden)
     assert generator.config.num_attention_heads == {"small": 1, "medium-small": 2}[size]
     inputs = {name: golden[name] for name in ("input_mask", "segment_ids")}
@@ -270,20 +262,20 @@ def test_plain_attention_needs_the_number_of_heads(tmp_path, out):
     fails("--hparams .*num_attention_heads", prefix, out)
     convert(prefix, out, "--hparams", '{"num_attention_heads": 4}')
     assert ConvBertModel.from_pretrained(out / "discriminator").config == config
-    generator = ConvBertForMaskedLM.from_pretrained(out / "generator").config
+    generator = library.ConvBertForMaskedLM.from_pretrained(out / "generator").config
     assert (generator.hidden_size, generator.num_attention_heads) == (16, 2)
 
 
 def test_fine_tuned_heads_become_models(tmp_path, out, capsys):
     encoder = ConvBertModel(tiny())
     heads = {
-        "mnli": (ConvBertForSequenceClassification, 3),
-        "sts": (ConvBertForSequenceClassification, 1),
-        "mine": (ConvBertForSequenceClassification, 4),
-        "chunk": (ConvBertForTokenClassification, 23),
-        "ner": (ConvBertForTokenClassification, 5),
+        "mnli": (library.ConvBertForSequenceClassification, 3),
+        "sts": (library.ConvBertForSequenceClassification, 1),
+        "mine": (library.ConvBertForSequenceClassification, 4),
+        "chunk": (library.ConvBertForTokenClassification, 23),
+        "ner": (library.ConvBertForTokenClassification, 5),
     }
-    answers = ConvBertForQuestionAnswering(tiny(), joint_prediction=True, convbert=encoder)
+    answers = library.ConvBertForQuestionAnswering(tiny(), joint_prediction=True, convbert=encoder)
     weights = random_weights(answers.tensors(), "squad")
     for task, (model_class, outputs) in heads.items():
         model = model_class(tiny(num_labels=outputs), convbert=encoder)
@@ -295,7 +287,7 @@ def test_fine_tuned_heads_become_models(tmp_path, out, capsys):
     hidden = np.asarray(ConvBertModel.from_pretrained(out / "mnli")(inputs))
     for task, (model_class, outputs) in heads.items():
         model = model_class.from_pretrained(out / task)
-        vectors = hidden if model_class is ConvBertForTokenClassification else hidden[:, 0]
+        vectors = hidden if model_class is library.ConvBertForTokenClassification else hidden[:, 0]
         kernel, bias = (weights[f"task_specific/{task}/dense/{n}"] for n in ("kernel", "bias"))
         np.testing.assert_allclose(model(inputs), vectors @ kernel + bias, atol=1e-5)
         assert model.config.num_labels == outputs
@@ -303,18 +295,18 @@ def test_fine_tuned_heads_become_models(tmp_path, out, capsys):
     assert config.id2label == ("contradiction", "entailment", "neutral")
     config = ConvBertModel.from_pretrained(out / "sts").config
     assert (config.problem_type, config.score_range) == ("regression", (0.0, 5.0))
-    squad = ConvBertForQuestionAnswering.from_pretrained(out / "squad")
+    squad = library.ConvBertForQuestionAnswering.from_pretrained(out / "squad")
     assert squad.joint_prediction
     kernel = weights["task_specific/squad/dense_3/kernel"]
     np.testing.assert_array_equal(squad.head.answerable.kernel, kernel)
 
 
 def test_names_of_labels_and_dropout_come_from_hparams(tmp_path, out):
-    model = ConvBertForSequenceClassification(tiny())
+    model = library.ConvBertForSequenceClassification(tiny())
     prefix = write_tf1(tmp_path / "model.ckpt-3", random_weights(model.tensors(), "mine"))
     hparams = {"id2label": ["no", "yes"], "hidden_dropout_prob": 0.2}
     convert(prefix, out, "--hparams", json.dumps(hparams))
-    config = ConvBertForSequenceClassification.from_pretrained(out / "mine").config
+    config = library.ConvBertForSequenceClassification.from_pretrained(out / "mine").config
     assert (config.id2label, config.hidden_dropout_prob) == (("no", "yes"), 0.2)
 
 
@@ -376,7 +368,7 @@ def test_options_that_do_not_fit_are_named(out, checkpoint, arguments, message):
 
 
 def test_a_task_cannot_name_another_directory(tmp_path, out):
-    weights = random_weights(ConvBertForSequenceClassification(tiny()).tensors(), "..")
+    weights = random_weights(library.ConvBertForSequenceClassification(tiny()).tensors(), "..")
     fails(r"model\.ckpt-3: .*'\.\.'", write_tf1(tmp_path / "model.ckpt-3", weights), out)
     assert not out.exists()
 

@@ -27,8 +27,8 @@ class Hub:
 
     def downloads(self):
         """The names of the files whose content was sent."""
-        return [path.split("/")[-1] for method, path, _ in self.requests
-                if method == "GET" and "/resolve/" in path]  # fmt: skip
+        sent = [path for method, path, _ in self.requests if method == "GET"]
+        return [path.split("/")[-1] for path in sent if "/resolve/" in path]
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -60,12 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in files]
             return self.send({"id": name, "sha": COMMITS[branch], "siblings": siblings})
         if verb == "tree":
-            return self.send(
-                [
-                    {"type": "file", "path": path, "size": len(content), "oid": etag(content)}
-                    for path, content in files.items()
-                ]
-            )
+            sizes = [{"path": path, "size": len(content)} for path, content in files.items()]
+            return self.send([s | {"type": "file", "oid": etag(files[s["path"]])} for s in sizes])
         if file[0] not in files:
             return self.fail(404, "EntryNotFound")
         return self.send_file(files[file[0]], COMMITS[branch])
