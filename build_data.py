@@ -8,21 +8,17 @@ from data.records.command_line import add_arguments, build
 
 
 def main():
-    """Builds the records with processes of this machine."""
-    args = parse_arguments()
-    build(args, args.num_processes)
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    """Builds the records in processes of this machine."""
+    parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
     parser.add_argument(
-        "--num-processes", type=int, default=os.cpu_count(), help="processes that build shards"
+        "--num-processes",
+        type=int,
+        default=os.cpu_count(),
+        help="processes that build shards (default: %(default)s)",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    build(args, args.num_processes)
 
 
 if __name__ == "__main__":

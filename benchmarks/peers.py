@@ -79,7 +79,7 @@ def run_plain(corpus: Corpus, vocab_file: str, num_processes: int) -> dict:
 def build_plainly(sources: list, vocab_file: str, path: str) -> tuple[int, int, int]:
     """Writes the records of sources; returns the bytes of text, of records, and the tokens."""
     from data.records.examples import ExampleBuilder
-    from data.records.metadata import open_shard
+    from data.records.shard_io import open_shard
     from data.tokenizer.vocab_file import load_vocabulary
     from tests.support.wordpiece import reference_ids
 

@@ -1,5 +1,6 @@
 """Checks of named values: fields of dataclasses, and fields of JSON objects that users write."""
 
+import argparse
 import dataclasses
 import difflib
 import json
@@ -142,6 +143,27 @@ _COMPARISONS = {
     "at most": operator.le,
     "below": operator.lt,
 }
+
+
+def add_settings(parser: argparse.ArgumentParser, config_class: type) -> None:
+    """Adds a command-line option for each `setting` of a dataclass: a number or a string."""
+    annotations = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        if field.metadata:
+            default = "" if field.default is None else " (default: %(default)s)"
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=_options(annotations[field.name])[0],
+                default=field.default,
+                choices=field.metadata["choices"] or None,
+                help=field.metadata["help"].replace("%", "%%") + default,
+            )
+
+
+def chosen_settings(args: argparse.Namespace, config_class: type) -> dict[str, Any]:
+    """The values of the options that `add_settings` added."""
+    fields = dataclasses.fields(config_class)
+    return {field.name: getattr(args, field.name) for field in fields if field.metadata}
 
 
 class Setting(typing.NamedTuple):

@@ -1,6 +1,6 @@
-"""Text → tokens → examples → records → batches; tasks and metrics.
+"""Text → tokens → records; tasks and metrics.
 
-Names are imported on first use, so that a script's `--help` costs no TensorFlow import.
+Names are imported when they are first used, so that `--help` does not load TensorFlow.
 """
 
 import importlib

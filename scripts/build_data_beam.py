@@ -1,8 +1,8 @@
 """Builds the pre-training records of a corpus on a cluster, with Apache Beam.
 
 The shards and metadata.json are those of build_data.py, byte for byte. All workers need this
-checkout on their PYTHONPATH, what requirements-beam.txt lists, and the data folder (and the corpus)
-as a shared folder with the same path on each. Beam's own options come after a lone `--`:
+checkout on their PYTHONPATH, the packages in requirements-beam.txt, and the data directory (and the
+corpus) in a shared directory with the same path on each. Beam's own options follow a lone `--`:
 
     python scripts/build_data_beam.py --data-dir /shared/convbert -- \
         --runner=FlinkRunner --flink_master=host:8081 --parallelism=64 \
@@ -26,41 +26,34 @@ ROOT = Path(__file__).parents[1]
 
 
 def main():
-    """Takes up what an earlier pipeline left, and has Beam build the rest."""
+    """Resumes what an earlier pipeline left, and has Beam build the rest."""
     args = parse_arguments()
     if importlib.util.find_spec("apache_beam") is None:
         raise InputError(f"Apache Beam is missing: pip install -r {ROOT}/requirements-beam.txt")
     for name in ("data_dir", "corpus", "vocab_file"):  # workers have other working directories
         if getattr(args, name) is not None:
             setattr(args, name, os.path.abspath(getattr(args, name)))
-    # For the workers that Beam starts on this machine; elsewhere, these belong in their container.
+    # For the workers that Beam starts on this machine; elsewhere, their container sets these.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
     for threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(threads, "1")  # the workers are the parallelism
     collect_notes(Path(args.data_dir, "pretrain_tfrecords"))
-    build(
-        args,
-        make_workers=functools.partial(BeamWorkers, pipeline_arguments=args.pipeline_options),
-    )
+    make_workers = functools.partial(BeamWorkers, pipeline_arguments=args.pipeline_options)
+    build(args, make_workers=make_workers)
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     add_arguments(parser)
     parser.add_argument(
         "pipeline_options",
         nargs="*",
-        help="after a lone `--`: Beam's own options, the runner first of all; with none, Beam's "
-        "direct runner builds here (default: none)",
-        default=argparse.SUPPRESS,
+        help="after a lone `--`: Beam's own options, such as the runner (default: none, so Beam's "
+        "direct runner builds on this machine)",
     )
-    parser.set_defaults(pipeline_options=[])
     return parser.parse_args()
 
 

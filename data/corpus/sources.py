@@ -1,14 +1,14 @@
-"""Finding a corpus and listing its sources. Nothing is ever unpacked to disk.
+"""Finds a corpus and lists its sources. Nothing is unpacked to disk.
 
-A corpus is a file, a folder (searched with its sub-folders) or a glob pattern. What a file holds
-is known by its name:
-- `*.tar`: archives `*.xz`, as OpenWebText's one tar, or the many of its public copy, have them.
-  Alone, a `*.tar.xz` may hold them too.
-- any other `*.xz`: one of those archives, a tar.xz with one .txt file a document.
-- `*.txt`: a blank line ends a document, unless that is switched off, and the file's end always.
-- `*.jsonl`: a document a line, in a field of the JSON object.
-- `*.parquet`: a document a row, in a column.
-.txt and .jsonl may be compressed, with a further `.gz`, `.xz` or `.zst`.
+A corpus is a file, a directory (including its subdirectories) or a glob pattern. The name of a file
+gives its type:
+- `*.tar`: contains `*.xz` archives, like OpenWebText's single tar and the many tars of its public
+  copy. On its own, a `*.tar.xz` can contain them too.
+- any other `*.xz`: one of those archives, a tar.xz with one .txt file per document.
+- `*.txt`: a blank line ends a document (unless this is switched off), and so does the end of file.
+- `*.jsonl`: one document per line, in a field of the JSON object.
+- `*.parquet`: one document per row, in a column.
+.txt and .jsonl files can be compressed: `.gz`, `.xz` or `.zst` follows.
 """
 
 import glob
@@ -25,26 +25,20 @@ from pathlib import Path
 from absl import logging
 
 from common.errors import InputError
-from data.corpus.readers import (
-    MAX_LINE_BYTES,
-    DamagedError,
-    Reading,
-    Source,
-    StrictTarInfo,
-    damage_named,
-    is_blank,
-)
+from data.corpus.files import DamagedError, StrictTarInfo, damage_errors
+from data.corpus.lines import MAX_LINE_BYTES, is_blank
+from data.corpus.readers import ReadOptions, TextSource
 
 DEFAULT_NAMES = ("openwebtext.tar", "openwebtext.tar.xz", "openwebtext", "subsets")
 
-# Large text files are cut into ranges of about this size, at the ends of documents, so that one
-# file can fill several shards and processes.
+# Large text files are divided into ranges of about this size, at the ends of documents, so that one
+# file can fill several shards.
 TEXT_RANGE_BYTES = 8 << 20
 
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _XZ_END = b"YZ"
 _COMPRESSIONS = (".gz", ".xz", ".zst")
-_ENDINGS = "*.tar, *.xz, *.txt, *.jsonl (both also .gz, .xz or .zst) or *.parquet"
+_KINDS = "*.tar, *.xz, *.txt, *.jsonl (both also .gz, .xz or .zst) or *.parquet"
 
 
 @dataclass(frozen=True)
@@ -52,10 +46,10 @@ class Corpus:
     """The sources of a corpus, in a fixed order."""
 
     path: Path
-    sources: list[Source]
+    sources: list[TextSource]
     is_stream: bool
-    """A compressed tar: its members can only be read one after the other, by `stream`."""
-    reading: Reading = field(default_factory=Reading)
+    """A compressed tar: its members can only be read in order, with `stream`."""
+    read_options: ReadOptions = field(default_factory=ReadOptions)
 
     @property
     def size(self) -> int:
@@ -63,31 +57,29 @@ class Corpus:
         return sum(source.size for source in self.sources)
 
     @property
-    def options(self) -> dict:
-        """Those of the options of `Reading` that decide what is read of these sources."""
-        names = {
-            "text": "blanks_separate_docs",
-            "jsonl": "text_field",
-            "parquet": "text_column",
-        }
+    def relevant_options(self) -> dict:
+        """The `read_options` that matter for these sources."""
+        names = {"text": "blanks_separate_docs", "jsonl": "text_field", "parquet": "text_column"}
         kinds = {source.kind for source in self.sources}
-        return {name: getattr(self.reading, name) for kind, name in names.items() if kind in kinds}
+        values = vars(self.read_options)
+        return {name: values[name] for kind, name in names.items() if kind in kinds}
 
     def stream(self) -> Iterator[bytes]:
-        """Yields the contents of each source in order; for a compressed tar.
+        """Yields the content of each source of a compressed tar, in order.
 
         Raises:
-            DamagedError: the tar is damaged. Skipping damage, what follows it is empty.
+            DamagedError: the tar is damaged. With `ReadOptions.skip_damaged`, the sources after
+                the damage are empty instead.
         """
         count = 0
         try:
-            with damage_named(self.path), lzma.open(self.path) as file:
+            with damage_errors(self.path), lzma.open(self.path) as file:
                 for tar, member in _archives_in(file):
                     content = tar.extractfile(member).read()
                     count += 1
                     yield content
         except DamagedError:
-            if not self.reading.skip_damaged:
+            if not self.read_options.skip_damaged:
                 raise
         yield from itertools.repeat(b"", len(self.sources) - count)
 
@@ -95,92 +87,94 @@ class Corpus:
 def find_corpus(
     data_dir: str | os.PathLike,
     path: str | os.PathLike | None = None,
-    reading: Reading | None = None,
+    options: ReadOptions | None = None,
 ) -> Corpus:
-    """Finds and lists the corpus at `path`, by default OpenWebText in the data directory.
+    """Finds the corpus at `path`, by default OpenWebText in the data directory, and lists it.
 
-    Archives are checked for being complete (start and end marks), not for every byte.
+    For archives, only the first and last bytes are checked.
 
     Args:
-        data_dir: where OpenWebText is sought.
-        path: a file, a folder, or a pattern such as `crawl/**/*.jsonl.gz`.
-        reading: how files are read.
+        data_dir: where to look for OpenWebText.
+        path: a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`.
+        options: how to read the files.
 
     Raises:
-        InputError: there is no corpus, or it holds no text, or an archive is damaged (unless
-            damage is skipped), or a package is missing that reads such files.
+        InputError: there is no corpus or no text in it, an archive is damaged (unless damage is
+            skipped), or the package that reads a file is missing.
     """
-    reading = reading or Reading()
+    options = options or ReadOptions()
     if path is None:
         candidates = [Path(data_dir, name) for name in DEFAULT_NAMES]
-        found = [candidate for candidate in candidates if candidate.exists()]
-        if not found:
+        path = next((candidate for candidate in candidates if candidate.exists()), None)
+        if path is None:
             raise InputError(
                 f"no corpus: none of {', '.join(map(str, candidates))} exists. Put OpenWebText "
-                "there, or name a corpus with --corpus."
+                "there, or choose another corpus with --corpus."
             )
-        path = found[0]
     path = Path(path)
-    if path.is_file() and _kind(path.name)[0] in (None, "tar", "archive"):
-        sources, is_stream = _list_archive(path, reading)
+    if path.is_file() and _kind_of(path.name)[0] in (None, "tar", "archive"):
+        sources, is_stream = _list_archive(path, options)
     else:
         is_stream = False
         sources = [
-            source for file, name in _find_files(path) for source in _list_file(file, name, reading)
+            source for file, name in _find_files(path) for source in _list_file(file, name, options)
         ]
-    corpus = Corpus(path, sources, is_stream, reading)
+    corpus = Corpus(path, sources, is_stream, options)
     if not corpus.size:
         raise InputError(f"no text: every file of the corpus {path} is empty.")
-    _check_packages(corpus)
+    for source in sources:
+        if source.kind == "parquet" or source.compression == ".zst":
+            if importlib.util.find_spec("pyarrow") is None:
+                raise InputError(f"{source.name}: reading it needs pyarrow: pip install pyarrow")
+            break
     return corpus
 
 
 def _find_files(path: Path) -> list[tuple[Path, str]]:
-    """Returns the files of a corpus with the names that messages call them by, in order."""
+    """Returns the files of a corpus, in order, each with its name for messages."""
     if path.is_dir():
-        base, found = path, [path]
+        base, matches = path, [path]
     elif path.exists():
         return [(path, path.name)]
     else:
-        # The pattern's part before the first special character is the folder that names begin at.
+        # Names are relative to the part of the pattern without special characters.
         base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = map(Path, glob.glob(str(path), recursive=True))
+        matches = map(Path, glob.glob(str(path), recursive=True))
     files = set()
-    for match in found:
+    for match in matches:
         inside = match.rglob("*") if match.is_dir() else [match]
-        # A link to nothing is not left out here: it is reported as a file that cannot be read.
-        files.update(file for file in inside if not file.is_dir() and _kind(file.name)[0])
+        # Includes broken links: they are counted as unreadable files later.
+        files.update(file for file in inside if not file.is_dir() and _kind_of(file.name)[0])
     if not files:
         if path.is_dir():
-            raise InputError(f"the folder {path} holds no text: no {_ENDINGS}.")
-        raise InputError(f"no corpus: {path} does not exist, or matches no {_ENDINGS}.")
+            raise InputError(f"no text: the directory {path} does not contain {_KINDS}.")
+        raise InputError(f"no corpus: {path} does not exist, or does not match any {_KINDS}.")
     return [(file, str(file.relative_to(base))) for file in sorted(files)]
 
 
-def _kind(name: str) -> tuple[str | None, str]:
-    """Returns a file's kind, as in `Source` or "tar", and compression; None for other files."""
+def _kind_of(name: str) -> tuple[str | None, str]:
+    """Returns a file's kind (as in `TextSource`, "tar", or None) and its compression."""
     stem, compression = os.path.splitext(name)
     if compression not in _COMPRESSIONS:
         stem, compression = name, ""
-    kinds = {".txt": "text", ".jsonl": "jsonl"}
-    kind = kinds.get(os.path.splitext(stem)[1])
+    kind = {".txt": "text", ".jsonl": "jsonl"}.get(os.path.splitext(stem)[1])
     if kind:
         return kind, compression
     return {".tar": "tar", ".xz": "archive", ".parquet": "parquet"}.get(Path(name).suffix), ""
 
 
-def _list_archive(path: Path, reading: Reading) -> tuple[list[Source], bool]:
+def _list_archive(path: Path, options: ReadOptions) -> tuple[list[TextSource], bool]:
     """Lists a tar of archives, compressed or not, or a single archive."""
-    with damage_named(path), path.open("rb") as file:
+    with damage_errors(path), path.open("rb") as file:
         is_stream = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
     if is_stream:
-        logging.info("listing the compressed archive %s: it must be read once for that", path)
-    sources = _list_tar(path, path.name, is_stream, reading)
+        logging.info("listing the compressed archive %s, which must be read once for that", path)
+    sources = _list_tar(path, path.name, is_stream, options)
     if not sources and is_stream:
-        source = Source(str(path), path.name, "archive", 0, path.stat().st_size, reading=reading)
-        return [source], False
+        size = path.stat().st_size
+        return [TextSource(str(path), path.name, "archive", 0, size, options=options)], False
     if not sources:
-        raise InputError(f"the archive {path} holds no *.xz archives, as OpenWebText's does.")
+        raise InputError(f"{path}: does not contain *.xz archives, as OpenWebText's tar does.")
     return sources, is_stream
 
 
@@ -191,91 +185,83 @@ def _archives_in(file: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarFile, tar
                 yield tar, member
 
 
-def _list_tar(path: Path, name: str, is_compressed: bool, reading: Reading) -> list[Source]:
+def _list_tar(path: Path, name: str, is_compressed: bool, options: ReadOptions) -> list[TextSource]:
     sources = []
+
+    def add(source_name, offset, size):
+        sources.append(TextSource(str(path), source_name, "archive", offset, size, options=options))
+
     try:
-        with damage_named(path), (lzma.open if is_compressed else open)(path, "rb") as file:
+        with damage_errors(path), (lzma.open if is_compressed else open)(path, "rb") as file:
             for _, member in _archives_in(file):
-                place = (member.offset_data, member.size)
-                member_name = f"{name}/{member.name}"
-                sources.append(Source(str(path), member_name, "archive", *place, reading=reading))
-            if not is_compressed and not reading.skip_damaged:
+                add(f"{name}/{member.name}", member.offset_data, member.size)
+            if not is_compressed and not options.skip_damaged:
                 for source in sources:
                     _check_xz_ends(source, file)
     except DamagedError as error:
-        if not reading.skip_damaged:
+        if not options.skip_damaged:
             raise
         logging.warning("%s", error)
         if sources:
-            # It stands for what cannot be listed: reading nothing of it will be noted as damage.
-            rest = f"{name}, after {len(sources)} archives"
-            sources.append(Source(str(path), rest, "archive", 0, 0, reading=reading))
+            # Stands for the archives that cannot be listed: its zero bytes are counted as damage.
+            add(f"{name}, after {len(sources)} archives", 0, 0)
     return sources
 
 
-def _list_file(path: Path, name: str, reading: Reading) -> list[Source]:
-    kind, compression = _kind(path.name)
+def _list_file(path: Path, name: str, options: ReadOptions) -> list[TextSource]:
+    kind, compression = _kind_of(path.name)
     if kind == "tar":
-        return _list_tar(path, name, False, reading)
+        return _list_tar(path, name, False, options)
     try:
         size = path.stat().st_size
         is_divisible = not compression and (
-            kind == "jsonl" or (kind == "text" and reading.blanks_separate_docs)
+            kind == "jsonl" or (kind == "text" and options.blanks_separate_docs)
         )
         if is_divisible and size:
-            return list(_ranges(path, name, kind, size, reading))
-        source = Source(str(path), name, kind, 0, size, compression, reading)
-        if kind == "archive" and not reading.skip_damaged:
+            return list(_ranges(path, name, kind, size, options))
+        source = TextSource(str(path), name, kind, 0, size, compression, options)
+        if kind == "archive" and not options.skip_damaged:
             with path.open("rb") as file:
                 _check_xz_ends(source, file)
-    except OSError:  # reading will find out too, and note it
-        source = Source(str(path), name, kind, 0, 0, compression, reading)
+    except OSError:  # the reader will meet it again and count it
+        source = TextSource(str(path), name, kind, 0, 0, compression, options)
     return [source]
 
 
-def _check_xz_ends(source: Source, file: io.BufferedIOBase) -> None:
-    """Finds archives that were cut short, or are something else, before any work is done."""
+def _check_xz_ends(source: TextSource, file: io.BufferedIOBase) -> None:
+    """Detects archives that were cut short, or are something else, before any work is done."""
     file.seek(source.offset)
     start = file.read(min(len(_XZ_MAGIC), source.size))
     file.seek(source.offset + max(0, source.size - 32))
-    end = file.read(min(32, source.size)).rstrip(b"\0")  # a stream may be padded with zeros
+    end = file.read(min(32, source.size)).rstrip(b"\0")  # zeros can follow as padding
     if start != _XZ_MAGIC or not end.endswith(_XZ_END):
         raise DamagedError(
-            f"the archive {source.name} (in {source.path}) is damaged: it does not "
-            f"{'end' if start == _XZ_MAGIC else 'begin'} as an .xz file does. Download it again, "
-            "or leave what cannot be read of it out with --skip-damaged."
+            f"{source.name} (in {source.path}): damaged: it does not "
+            f"{'end' if start == _XZ_MAGIC else 'begin'} like an .xz file. Download it again, or "
+            "skip what cannot be read with --skip-damaged."
         )
 
 
-def _ranges(path: Path, name: str, kind: str, size: int, reading: Reading) -> Iterator[Source]:
-    """Cuts a file into ranges that begin where a document begins."""
+def _ranges(
+    path: Path, name: str, kind: str, size: int, options: ReadOptions
+) -> Iterator[TextSource]:
+    """Divides a file into ranges that begin at the beginning of a document."""
     start = 0
     with path.open("rb") as file:
         while start < size:
             file.seek(start + TEXT_RANGE_BYTES)
-            _read_line(file)  # a line's tail is no blank line
+            _read_line(file)  # the rest of a line is not a blank line
             while kind == "text" and not is_blank(_read_line(file)) and file.tell() < size:
                 pass
             end = min(file.tell(), size)
-            yield Source(str(path), f"{name}:{start}", kind, start, end - start, reading=reading)
+            source_name = f"{name}:{start}"
+            yield TextSource(str(path), source_name, kind, start, end - start, options=options)
             start = end
 
 
 def _read_line(file: io.BufferedIOBase) -> bytes:
-    """Reads a line; of one over `MAX_LINE_BYTES`, returns only that much."""
+    """Reads a line, and returns at most `MAX_LINE_BYTES` of it."""
     line = rest = file.readline(MAX_LINE_BYTES)
     while len(rest) == MAX_LINE_BYTES and not rest.endswith(b"\n"):
         rest = file.readline(MAX_LINE_BYTES)
     return line
-
-
-def _check_packages(corpus: Corpus) -> None:
-    for source in corpus.sources:
-        needed = {"parquet": "pyarrow"}.get(source.kind)
-        if source.compression == ".zst":
-            needed = "zstandard"
-        if needed and importlib.util.find_spec(needed) is None:
-            raise InputError(
-                f"{source.name} can only be read with the package {needed}: install it with "
-                f"pip install {needed}."
-            )

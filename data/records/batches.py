@@ -1,8 +1,8 @@
-"""From records to batches of equal shape, in an order that is a function of (seed, position).
+"""Records → batches of equal shape, in an order that depends only on the seed.
 
-The examples of an epoch come in blocks. Shards are put in an order drawn from (seed, epoch); a
-block is some shards in a row, few enough to fit in memory; its examples are shuffled completely,
-by (seed, epoch, block). So a stream can begin anywhere: what came before needs no reading.
+An epoch is a sequence of blocks. (seed, epoch) determines the order of the shards; a block is a few
+consecutive shards that fit into memory; (seed, epoch, block) determines the order of its examples.
+So a stream can begin anywhere without reading what comes before.
 """
 
 import collections
@@ -15,6 +15,7 @@ import tensorflow as tf
 from common.errors import InputError
 from data import tensorflow_setup
 from data.records.metadata import RecordsMetadata, load_metadata
+from data.records.shard_io import FEATURES, id_type
 
 # At T = 512 a block is 64 MiB of compact records; two are in memory at a time.
 BLOCK_EXAMPLES = 1 << 16
@@ -28,31 +29,30 @@ def training_batches(
     max_seq_length: int | None = None,
     rows: slice = slice(None),
 ) -> tf.data.Dataset:
-    """Reads batches for training, without end. Every epoch has each example once.
+    """Reads endless batches for training. Every epoch has each example once.
 
-    Epochs follow one another without a gap: a batch may hold the end of one and the beginning of
-    the next.
+    A batch can hold the end of one epoch and the beginning of the next.
 
     Args:
-        records: the folder of records, or what `load_metadata` said of it.
-        batch_size: examples in a batch, B.
-        seed: of the order, from 0 to 2³² − 1.
-        first_step: how many batches were consumed before; the stream begins after them.
-        max_seq_length: T, at least the records' own length, which is the default.
-        rows: the part of each batch to return; the rest is not even parsed.
+        records: the directory of records, or its metadata.
+        batch_size: B, the examples per batch.
+        seed: determines the order; from 0 to 2³² − 1.
+        first_step: number of batches to skip.
+        max_seq_length: T, at least the length of the records, which is the default.
+        rows: the part of each batch to return; the other examples are not parsed.
 
     Returns:
         A dataset of `{"input_ids", "input_mask", "segment_ids"}`, int32 [B, T].
 
     Raises:
-        InputError: see `load_metadata`; or the records are longer than `max_seq_length`.
+        InputError: as `load_metadata`, or the records are longer than `max_seq_length`.
     """
     metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
     dataset = tensorflow_setup.generator_dataset(
         lambda: _blocks(metadata, seed, first_step * batch_size),
         (tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int64)),
     )
-    # Blocks are read one at a time, the next one while this one is used.
+    # The next block is read while this one is used.
     dataset = dataset.map(_read_block).prefetch(1).unbatch()
     return _batch(dataset, metadata, batch_size, max_seq_length, rows)
 
@@ -64,11 +64,10 @@ def evaluation_batches(
     max_seq_length: int | None = None,
     rows: slice = slice(None),
 ) -> tf.data.Dataset:
-    """Reads the same `num_batches` batches each time: one example of each shard in turn.
+    """Reads the same `num_batches` batches each time, taking one example of each shard by turns.
 
-    Where there are fewer examples than that, they come again from the first.
-
-    Args and errors are those of `training_batches`.
+    If there are fewer examples than that, they are repeated. The other arguments and errors are
+    those of `training_batches`.
     """
     metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
     paths = [metadata.path(shard) for shard in metadata.shards if shard.examples]
@@ -82,16 +81,15 @@ def evaluation_batches(
 def batch_sources(
     metadata: RecordsMetadata, batch_size: int, seed: int, step: int
 ) -> dict[str, list[int]]:
-    """Where the examples of a batch of `training_batches` are, without reading any.
+    """Finds out which records make up a batch of `training_batches`, without reading any.
 
     Args:
         metadata: of the records.
-        batch_size: see `training_batches`.
-        seed: see there.
-        step: how many batches come before it.
+        batch_size, seed: as in `training_batches`.
+        step: index of the batch.
 
     Returns:
-        Shard → the indices of its records that are in the batch, ascending.
+        Path of a shard → the indices of its records in the batch, ascending.
     """
     counts = {metadata.path(shard): shard.examples for shard in metadata.shards}
     sources = collections.defaultdict(list)
@@ -99,9 +97,9 @@ def batch_sources(
     for paths, order in _blocks(metadata, seed, step * batch_size):
         ends = np.cumsum([counts[path] for path in paths])
         for index in order[:left]:
-            place = int(np.searchsorted(ends, index, side="right"))
-            path = paths[place]
-            sources[path].append(int(index - ends[place] + counts[path]))
+            shard = int(np.searchsorted(ends, index, side="right"))
+            path = paths[shard]
+            sources[path].append(int(index - ends[shard] + counts[path]))
         left -= min(left, len(order))
         if not left:
             break
@@ -111,18 +109,18 @@ def batch_sources(
 def _blocks(
     metadata: RecordsMetadata, seed: int, position: int
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yields each block's files, and the order of its examples, from an example's position on."""
+    """Yields the files of each block and the order of its examples, starting at an example."""
     epoch, skipped = divmod(position, metadata.num_examples)
     while True:
-        # RandomState, since NumPy promises that its numbers never change with the version.
+        # NumPy guarantees that the numbers of RandomState do not change between versions.
         order = np.random.RandomState((seed, epoch)).permutation(len(metadata.shards))
         paths, count, block = [], 0, 0
-        for place, index in enumerate(order, start=1):
+        for number, index in enumerate(order, start=1):
             shard = metadata.shards[index]
             paths.append(metadata.path(shard))
             count += shard.examples
-            if place < len(order):
-                following = metadata.shards[order[place]].examples
+            if number < len(order):
+                following = metadata.shards[order[number]].examples
                 if count + following <= BLOCK_EXAMPLES:
                     continue
             if skipped < count:
@@ -134,16 +132,16 @@ def _blocks(
 
 
 def _read_block(paths: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
-    """Reads whole files; returns their records, serialized, in the order asked for."""
+    """Returns the serialized records of whole files in the given order."""
     records = tf.data.TFRecordDataset(paths, buffer_size=1 << 20).batch(1 << 30)
     return tf.gather(records.get_single_element(), order)
 
 
 def check_length(metadata: RecordsMetadata, length: int) -> None:
-    """Checks that examples of these records fit into rows of `length` tokens.
+    """Checks that the examples of these records fit into rows of `length` tokens.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not fit.
     """
     if length < metadata.max_seq_length:
         raise InputError(
@@ -176,13 +174,13 @@ def _batch(
 def _parse_compact(
     records: tf.Tensor, metadata: RecordsMetadata, length: int
 ) -> dict[str, tf.Tensor]:
-    id_type = tf.uint16 if metadata.id_bytes == 2 else tf.int32
+    id_bytes = id_type(metadata.vocab_size).itemsize
     numbers = tf.io.decode_raw(
-        records, id_type, fixed_length=(1 + length) * metadata.id_bytes
+        records, tf.uint16 if id_bytes == 2 else tf.int32, fixed_length=(1 + length) * id_bytes
     )  # [B, 1 + T]; shorter examples are padded with zeros
     numbers = tf.cast(numbers, tf.int32)
     first_lengths, ids = numbers[:, :1], numbers[:, 1:]
-    lengths = tf.strings.length(records)[:, None] // metadata.id_bytes - 1
+    lengths = tf.strings.length(records)[:, None] // id_bytes - 1
     positions = tf.range(length)[None]
     is_token = positions < lengths  # [B, T]
     return {
@@ -195,8 +193,7 @@ def _parse_compact(
 def _parse_original(
     records: tf.Tensor, metadata: RecordsMetadata, length: int
 ) -> dict[str, tf.Tensor]:
-    names = ("input_ids", "input_mask", "segment_ids")
     feature = tf.io.FixedLenFeature([metadata.max_seq_length], tf.int64)
-    features = tf.io.parse_example(records, dict.fromkeys(names, feature))
+    features = tf.io.parse_example(records, dict.fromkeys(FEATURES, feature))
     padding = [[0, 0], [0, length - metadata.max_seq_length]]
-    return {name: tf.pad(tf.cast(features[name], tf.int32), padding) for name in names}
+    return {name: tf.pad(tf.cast(features[name], tf.int32), padding) for name in FEATURES}

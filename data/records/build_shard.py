@@ -1,62 +1,59 @@
 """A shard: the unit of work in building records, and the options that decide what it holds.
 
-What `build_shard` writes depends on the shard's index, its part of the corpus and the options, so
-it makes no difference who runs it, when, or how many run at once.
+What `build_shard` writes depends only on the shard's index, its part of the corpus and the options;
+not on the process or the time, or on how many shards are built at once.
 """
 
 import dataclasses
-import hashlib
+import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError
-from data.corpus.readers import Skipped, Source, read_documents
+from common.fields import check_settings, setting
+from data.corpus.readers import Skipped, TextSource, read_documents
 from data.corpus.sources import Corpus
 from data.records.examples import MIN_TARGET_LENGTH, SEGMENT_RULES, ExampleBuilder
-from data.records.metadata import RECORD_FORMATS, Shard, id_type, open_shard
+from data.records.metadata import Shard
+from data.records.shard_io import RECORD_FORMATS, id_type, open_shard
 
 TOKENIZER_BATCH_BYTES = 1 << 19
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """All that decides, with the corpus, what the shards hold."""
+    """Everything that decides, with the corpus, what the shards hold."""
 
     vocab_file: str
-    max_seq_length: int = 128
+    max_seq_length: int = setting(128, "most tokens in an example", least=MIN_TARGET_LENGTH)
     do_lower_case: bool = True
     strip_accents: bool = True
-    segment_rule: str = "electra"
+    segment_rule: str = setting(
+        "electra",
+        "how lines are divided between two segments; convbert: as in the ConvBERT release",
+        choices=SEGMENT_RULES,
+    )
     carry_over: bool = True
-    record_format: str = "compact"
-    seed: int = 42
-    num_out_files: int = 1000
-    """At most so many shards: one holds at least an archive, or a range of a text file."""
+    """Whether text that does not fit into an example begins the next one; False: it is dropped."""
+    record_format: str = setting(
+        "compact",
+        "original: padded int64 lists, which the original ConvBERT and ELECTRA read",
+        choices=RECORD_FORMATS,
+    )
+    seed: int = setting(42, "seed of the examples' random choices", least=0)
+    num_out_files: int = setting(1000, "most shards to write", least=1)
 
-    def __post_init__(self):
-        for name, least in (
-            ("max_seq_length", MIN_TARGET_LENGTH),
-            ("num_out_files", 1),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"`{name}` must be at least {least}. Received: {getattr(self, name)}"
-                )
-        for name, allowed in (("segment_rule", SEGMENT_RULES), ("record_format", RECORD_FORMATS)):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"`{name}` must be one of {', '.join(allowed)}. "
-                    f"Received: {getattr(self, name)!r}"
-                )
+    __post_init__ = check_settings
 
     def identity(self, corpus: Corpus) -> dict:
-        """Returns what two builds must share to give the same shards."""
+        """Returns what two builds must have in common to give the same shards."""
         options = dataclasses.asdict(self)
         try:
             vocabulary = Path(options.pop("vocab_file")).read_bytes()
@@ -65,15 +62,13 @@ class BuildOptions:
                 f"cannot read the vocabulary {self.vocab_file}: {error.strerror}."
             ) from error
         files = "".join(f"{source.name}\t{source.size}\n" for source in corpus.sources)
-        return (
-            options
-            | corpus.options
-            | {
-                "vocab_file_sha256": hashlib.sha256(vocabulary).hexdigest(),
-                "corpus": corpus.path.name,
-                "corpus_files_sha256": hashlib.sha256(files.encode()).hexdigest(),
-            }
-        )
+        return {
+            **options,
+            **corpus.relevant_options,
+            "vocab_file_sha256": sha256(vocabulary).hexdigest(),
+            "corpus": corpus.path.name,
+            "corpus_files_sha256": sha256(files.encode()).hexdigest(),
+        }
 
 
 @dataclass(frozen=True)
@@ -83,21 +78,21 @@ class ShardTask:
     index: int
     path: str
     """The file to write."""
-    sources: list[Source]
+    sources: list[TextSource]
     contents: list[bytes] | None = None
-    """The bytes of the sources, where the corpus is a compressed tar."""
+    """The bytes of the sources, if the corpus is a compressed tar."""
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """The name of the file."""
         return Path(self.path).name
 
 
 class LineTokenizer:
-    """Tokenizes many lines in one call; made once in a process.
+    """Tokenizes many lines in one call; made once per process.
 
     Attributes:
-        vocabulary: the fields of `RecordsMetadata` on the vocabulary.
+        vocabulary: the fields of `RecordsMetadata` about the vocabulary.
         id_type: NumPy type of the ids.
         cls_id, sep_id, unk_id: special tokens.
     """
@@ -126,16 +121,19 @@ class LineTokenizer:
         self._tokenize = tokenize
 
     def __call__(self, lines: list[bytes]) -> tuple[np.ndarray, list[int]]:
-        """Returns the ids of all lines, one after the other, and where each begins and ends.
+        """Tokenizes lines.
 
         Args:
-            lines: n lines, without line ends and none of them empty.
+            lines: n lines without line ends; none is empty.
 
         Returns:
-            ids [tokens] and n + 1 offsets into them.
+            The ids of all lines [tokens], and n + 1 row splits: where each line begins, and the
+            end.
         """
-        ids, offsets = self._tokenize(b"\n".join(lines))
-        return ids.numpy().astype(self.id_type), offsets.numpy().tolist()
+        if not lines:
+            return np.empty(0, self.id_type), [0]
+        ids, row_splits = self._tokenize(b"\n".join(lines))
+        return ids.numpy().astype(self.id_type), row_splits.numpy().tolist()
 
 
 def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer) -> Shard:
@@ -149,59 +147,41 @@ def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer
         options.carry_over,
         tokenizer.id_type,
     )
-    skipped = Skipped()
-    documents = text_bytes = text_tokens = unknown_tokens = 0
-    examples = tokens = full_examples = two_segment_examples = 0
+    skipped, counts = Skipped(), Counter(examples=0)
     with open_shard(task.path, options.record_format, options.max_seq_length) as write:
         for items in _batched_lines(task, skipped):
             lines = [line for line in items if line is not None]
-            documents += len(items) - len(lines)
-            if not lines:
-                ids, offsets = np.empty(0, tokenizer.id_type), [0]
-            else:
-                ids, offsets = tokenizer(lines)
-            text_bytes += sum(map(len, lines))
-            text_tokens += len(ids)
-            unknown_tokens += int(np.count_nonzero(ids == tokenizer.unk_id))
+            ids, row_splits = tokenizer(lines)
+            counts["documents"] += len(items) - len(lines)
+            counts["text_bytes"] += sum(map(len, lines))
+            counts["text_tokens"] += len(ids)
+            counts["unknown_tokens"] += int(np.count_nonzero(ids == tokenizer.unk_id))
             row = 0
             for line in items:
                 if line is None:
                     finished = builder.end_document()
                 else:
-                    finished = builder.add_line(ids[offsets[row] : offsets[row + 1]])
+                    finished = builder.add_line(ids[row_splits[row] : row_splits[row + 1]])
                     row += 1
                 for example in finished:
                     write(*example)
-                    examples += 1
-                    tokens += len(example.ids)
-                    full_examples += len(example.ids) == options.max_seq_length
-                    two_segment_examples += example.first_length < len(example.ids)
-    return Shard(
-        name=task.name,
-        bytes=os.path.getsize(task.path),
-        examples=examples,
-        tokens=tokens,
-        full_examples=full_examples,
-        two_segment_examples=two_segment_examples,
-        documents=documents,
-        text_bytes=text_bytes,
-        text_tokens=text_tokens,
-        unknown_tokens=unknown_tokens,
-        skipped=skipped.counts,
-        skipped_listed=skipped.listed,
-    )
+                    length = len(example.ids)
+                    counts["examples"] += 1
+                    counts["tokens"] += length
+                    counts["full_examples"] += length == options.max_seq_length
+                    counts["two_segment_examples"] += example.first_length < length
+    size = os.path.getsize(task.path)
+    return Shard(task.name, size, **counts, skipped=skipped.counts, skipped_listed=skipped.listed)
 
 
 def _batched_lines(task: ShardTask, skipped: Skipped) -> Iterator[list[bytes | None]]:
-    """Gathers lines, and None for each document's end, to a size that keeps TensorFlow busy."""
+    """Gathers lines, and None for each end of a document, until TensorFlow has enough to do."""
     batch, size = [], 0
-    for index, source in enumerate(task.sources):
-        content = task.contents[index] if task.contents else None
-        for lines in read_documents(source, content, skipped):
-            for line in lines:
-                batch.append(line)
-                size += len(line) if line is not None else 0
-                if size >= TOKENIZER_BATCH_BYTES:
-                    yield batch
-                    batch, size = [], 0
+    for source, content in zip(task.sources, task.contents or itertools.repeat(None), strict=False):
+        for line in itertools.chain.from_iterable(read_documents(source, content, skipped)):
+            batch.append(line)
+            size += len(line or b"")
+            if size >= TOKENIZER_BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
     yield batch

@@ -1,7 +1,7 @@
-"""Building shards with Apache Beam: the workers of a cluster in place of processes here.
+"""Builds shards with Apache Beam: in the workers of a cluster instead of local processes.
 
-All machines share a file system: corpus and records have the same paths on each. A worker leaves a
-note beside each shard it finishes, so that nothing is lost with the pipeline.
+All machines share a file system, where corpus and records have the same paths. A worker writes a
+note beside each shard that it finishes, so that no finished work is lost if the pipeline stops.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ class BeamWorkers:
 
     Args:
         options: what to build.
-        pipeline_arguments: Beam's own options, as on a command line: the runner and what it needs.
+        pipeline_arguments: Beam's own options, as on a command line.
 
     Attributes:
-        vocabulary: the fields of `RecordsMetadata` on the vocabulary.
+        vocabulary: see `LineTokenizer`.
     """
 
     def __init__(self, options: BuildOptions, pipeline_arguments: list[str]):
@@ -41,14 +41,14 @@ class BeamWorkers:
 
         Raises:
             InputError: a part of the corpus is damaged (after all other shards were yielded), the
-                shards are not to be seen from here, or the corpus is a compressed tar.
+                shards are not visible from here, or the corpus is a compressed tar.
         """
         planned = []
         for task in tasks:
             if task.contents is not None:
                 raise InputError(
-                    "the corpus is a compressed tar, which only one process can read, in its "
-                    "order. Decompress it first (xz -d), or build it with build_data.py."
+                    "the corpus is a compressed tar, which only one process can read. Decompress "
+                    "it first (xz -d), or build it with build_data.py."
                 )
             planned.append(task)
         if planned:
@@ -60,8 +60,8 @@ class BeamWorkers:
                 content = json.loads(note.read_text())
             except FileNotFoundError as error:
                 raise InputError(
-                    f"the pipeline ended, but {note} is not there. Do all workers see "
-                    f"{note.parent}, as the same shared folder?"
+                    f"the pipeline ended, but {note} does not exist. Is {note.parent} the same "
+                    "shared directory on all workers?"
                 ) from error
             if "error" in content:
                 failures.append(content["error"])
@@ -75,7 +75,7 @@ class BeamWorkers:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
-        # The vocabulary travels along: it may be a file of this checkout.
+        # The workers get the content of the vocabulary, because its file may be local.
         vocabulary = Path(self._options.vocab_file).read_bytes()
         with beam.Pipeline(options=PipelineOptions(self._pipeline_arguments)) as pipeline:
             _ = (
@@ -87,18 +87,18 @@ class BeamWorkers:
 
 
 def build_with_note(task: ShardTask, options: BuildOptions, vocabulary: bytes) -> None:
-    """Builds a shard on a worker, and notes what it holds, or why it cannot be built.
+    """Builds a shard on a worker, and writes a note: what it holds, or why it cannot be built.
 
-    What is wrong with the corpus is wrong on every worker: it is noted rather than raised, for
-    runners try again what was raised, and give up the whole pipeline in the end.
+    An error in the corpus is an error on every worker. It is not raised, because runners would
+    retry it and then give up the whole pipeline.
     """
     try:
-        # The builder skips a file that cannot be read; here, that may be this worker's fault.
+        # The builder skips an unreadable file; here, the cause may be this worker.
         for source in task.sources:
             if not os.path.exists(source.path):
                 raise InputError(
-                    f"the worker {os.uname().nodename} sees no {source.path}. The corpus must be "
-                    "in a shared folder, with the same path on all machines."
+                    f"the worker {os.uname().nodename} does not see {source.path}. The corpus must "
+                    "be in a shared directory, with the same path on all machines."
                 )
         content = dataclasses.asdict(build_shard(task, options, _tokenizer(options, vocabulary)))
     except InputError as error:
@@ -107,7 +107,7 @@ def build_with_note(task: ShardTask, options: BuildOptions, vocabulary: bytes) -
 
 
 def collect_notes(records_dir: Path) -> None:
-    """Adds to the folder's progress what the workers of a pipeline that was stopped had noted."""
+    """Adds the notes that the workers of a stopped pipeline left to the directory's progress."""
     progress = records_dir / PROGRESS_FILE
     if not progress.exists():
         return
@@ -121,7 +121,7 @@ def collect_notes(records_dir: Path) -> None:
 
 @functools.cache
 def _tokenizer(options: BuildOptions, vocabulary: bytes) -> LineTokenizer:
-    """Makes a worker's tokenizer, once."""
+    """Creates a worker's tokenizer, once."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(vocabulary)
         file.flush()

@@ -1,3 +1,4 @@
+import argparse
 import dataclasses
 
 import pytest
@@ -58,3 +59,22 @@ def test_table():
         ["kind", "string", '"x"', "kind (x, y)"],
         ["more", "object", "{}", "the rest"],
     ]
+
+
+@dataclasses.dataclass
+class Options:
+    name: str
+    num_steps: int | None = fields.setting(None, "5% of the steps")
+    rate: float = fields.setting(0.5, "learning rate")
+    kind: str = fields.setting("x", "kind", choices=("x", "y"))
+
+
+def test_settings_on_the_command_line(capsys):
+    parser = argparse.ArgumentParser()
+    fields.add_settings(parser, Options)
+    args = parser.parse_args(["--num-steps", "3", "--kind", "y"])
+    assert fields.chosen_settings(args, Options) == {"num_steps": 3, "rate": 0.5, "kind": "y"}
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    shown = capsys.readouterr().out
+    assert "5% of the steps\n" in shown and "learning rate (default: 0.5)" in shown

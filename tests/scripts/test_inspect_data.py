@@ -96,7 +96,7 @@ def test_colors_on_a_terminal_alone_and_never_against_the_users_will(run, monkey
 def test_masks_are_drawn_as_in_training(data_dir):
     tokenizer = ConvBertTokenizer(data_dir / "vocab.txt")
     batch = tokenizer(["ba bing de"] * 300, ["da dun"] * 300, 10, padding="max_length")
-    masked = inspect_data.draw_masks(batch, tokenizer, seed=3)
+    masked = inspect_data.draw_masks(batch, 300, tokenizer, seed=3)
     kinds = []
     for index in range(300):
         row = {name: array[index] for name, array in masked.items()}
@@ -133,8 +133,10 @@ def test_kinds_and_text_of_one_example(data_dir):
 
 def test_the_table_of_lengths():
     lengths = np.array([5, 16, 17, 39, 40, 40, 40, 40])
-    has_second = np.array([False, True] * 4)
-    assert inspect_data.length_table(lengths, has_second, 40).splitlines() == [
+    input_mask = np.arange(40) < lengths[:, None]
+    batch = {"input_mask": input_mask, "segment_ids": np.zeros([8, 40])}
+    batch["segment_ids"][1::2, 2] = 1
+    assert inspect_data.length_table(batch, 40).splitlines() == [
         "8 examples: 29.6 tokens on average, 50.0% with two segments",
         "    tokens    examples   share",
         "       1-5           1   12.5% #####",
@@ -152,8 +154,8 @@ def test_the_table_of_lengths():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--shard", "4"], r"--shard must be from 0 to 3, as the shards in .* Received: 4"),
-        (["--shard", "3"], r"the shard .*-00003-of-00004 has no examples"),
+        (["--shard", "4"], r"--shard must be from 0 to 3 .* Received: 4"),
+        (["--shard", "3"], r"the shard .*-00003-of-00004 does not have examples"),
         (["--records", "nowhere"], r"no records in nowhere"),
         (["--vocab-file", "nowhere.txt"], r"cannot read the vocabulary nowhere\.txt"),
     ],
@@ -166,7 +168,7 @@ def test_wrong_input_is_named(run, arguments, message):
 def test_another_vocabulary_is_refused(run, tmp_path):
     path = write_vocab(tmp_path / "vocab.txt")
     path.write_text(path.read_text() + "more\n")
-    with pytest.raises(InputError, match=r"is not the one the records in .* were built with"):
+    with pytest.raises(InputError, match=r"the records in .* were built with vocab_size"):
         run("--vocab-file", str(path))
 
 

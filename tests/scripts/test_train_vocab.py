@@ -34,7 +34,7 @@ def test_a_cased_vocabulary_from_text_to_records(data_dir, capsys):
     path = data_dir / "vocab.txt"
     assert capsys.readouterr().out.splitlines() == [
         f"{path}: 195 tokens",
-        "text      600 words, 1.133 tokens a word, 0.000% of the words [UNK]",
+        "text      600 words, 1.133 tokens per word, 0.000% of the words are [UNK]",
     ]
     tokens = path.read_text(encoding="utf-8").splitlines()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]", "[unused2]"]
@@ -95,11 +95,11 @@ def test_a_vocabulary_is_replaced_only_when_told(data_dir):
 
 def test_what_does_not_fit_is_said(data_dir, caplog):
     run(data_dir, "--limit-alphabet", "12")
-    assert "the text has pieces for " in caplog.text and "not 30522: give it more" in caplog.text
-    assert "% of the words are [UNK], for characters that are not in the alphabet" in caplog.text
+    assert "the text is enough for " in caplog.text and "not 30522" in caplog.text
+    assert "% of the words are [UNK]" in caplog.text and "--limit-alphabet" in caplog.text
     caplog.clear()
     run(data_dir, "--vocab-size", "180", "--overwrite")
-    assert "[UNK]" not in caplog.text and "pieces" not in caplog.text
+    assert "[UNK]" not in caplog.text and "enough" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_said(data_dir, caplog):
         (["--corpus", "NOWHERE"], "no corpus"),
         (["--vocab-size", "60"], "`vocab_size` must be at least 97: 5 special"),
         (["--min-frequency", "0"], "`min_frequency` must be at least 1"),
-        (["--output", "NOWHERE"], "the folder .*nowhere does not exist"),
+        (["--output", "NOWHERE"], "the directory .*nowhere does not exist"),
     ],
 )
 def test_errors_write_nothing(data_dir, arguments, message):

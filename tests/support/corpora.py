@@ -7,7 +7,8 @@ import tarfile
 
 import numpy as np
 
-from data.records.metadata import RecordsMetadata, Shard, open_shard, shard_name
+from data.records.metadata import RecordsMetadata, Shard, shard_name
+from data.records.shard_io import open_shard
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprst" for second in ("a", "e", "ing", "o", "un")]
 
@@ -24,7 +25,7 @@ def tar_of(files):
 
 
 def archive_of(documents):
-    """Returns an archive as OpenWebText has them: a tar.xz of one .txt a document."""
+    """Returns an archive like OpenWebText's: a tar.xz with one .txt per document."""
     files = {f"{index:07d}-x.txt": text.encode() for index, text in enumerate(documents)}
     return lzma.compress(tar_of(files), preset=0)
 
@@ -53,6 +54,11 @@ def random_archives(num_archives, documents_each, seed=0, lines_each=12):
         ]
         for _ in range(num_archives)
     ]
+
+
+def contents(folder):
+    """The files of a folder: name → bytes."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def write_vocab(path):

@@ -5,15 +5,18 @@ import io
 import itertools
 import json
 import lzma
+import pathlib
+import subprocess
+import sys
 import tracemalloc
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-import zstandard
 
 from common.errors import InputError
 from data.corpus import readers
+from data.corpus.files import DamagedError
 from data.corpus.readers import (
     DAMAGED,
     EMPTY,
@@ -22,8 +25,7 @@ from data.corpus.readers import (
     NOT_UTF8,
     TOO_LONG,
     UNREADABLE,
-    DamagedError,
-    Reading,
+    ReadOptions,
     Skipped,
     read_documents,
     read_lines,
@@ -35,14 +37,15 @@ COMPRESSORS = {
     "": bytes,
     ".gz": gzip.compress,
     ".xz": lzma.compress,
-    ".zst": zstandard.ZstdCompressor().compress,
+    ".zst": lambda content: pyarrow.compress(content, "zstd", asbytes=True),
 }
+ROOT = pathlib.Path(__file__).parents[3]
 
 
-def read(path, **reading):
-    """Returns the lines of a file's documents and what was skipped of it."""
+def read(path, **options):
+    """Returns the lines of a file's documents, and what was skipped."""
     skipped = Skipped()
-    sources = find_corpus(path.parent, path, Reading(**reading)).sources
+    sources = find_corpus(path.parent, path, ReadOptions(**options)).sources
     found = itertools.chain.from_iterable(read_documents(s, None, skipped) for s in sources)
     return list(itertools.chain.from_iterable(found)), skipped
 
@@ -51,13 +54,17 @@ def read(path, **reading):
 def test_plain_text(tmp_path, compression):
     path = tmp_path / f"t.txt{compression}"
     path.write_bytes(COMPRESSORS[compression]("\n a\r\nb\n \u3000\n\nc æ\n\nd".encode()))
-    assert read_lines_of(path) == [b"a", b"b", None, "c æ".encode(), None, b"d", None]
-    lines, _ = read(path, blanks_separate_docs=False)
-    assert [line for line in lines if line is None or line.isascii()] == [b"a", b"b", b"d", None]
-
-
-def read_lines_of(path):
-    return list(itertools.chain(*map(read_lines, find_corpus(path.parent, path).sources)))
+    expected = [b"a", b"b", None, "c æ".encode(), None, b"d", None]
+    assert read(path)[0] == expected
+    sources = find_corpus(tmp_path, path).sources
+    assert list(itertools.chain(*map(read_lines, sources))) == expected
+    documents, _ = read(path, blanks_separate_docs=False)
+    assert [line for line in documents if line is None or line.isascii()] == [
+        b"a",
+        b"b",
+        b"d",
+        None,
+    ]
 
 
 @pytest.mark.parametrize("compression", COMPRESSORS)
@@ -89,9 +96,11 @@ def test_parquet(tmp_path, kind):
     lines, skipped = read(tmp_path / "t.parquet")
     assert lines == [b"a", b"b", None, b"c", None, b"c", None]
     assert skipped.listed == [["t.parquet", "row 1", NO_TEXT], ["t.parquet", "row 2", EMPTY]]
-    with pytest.raises(InputError, match=r"no column 'body'; it has id, text\. .*--text-col"):
+    with pytest.raises(
+        InputError, match=r"t\.parquet .* column 'body'; .* id, text\. .*--text-col"
+    ):
         read(tmp_path / "t.parquet", text_column="body")
-    with pytest.raises(InputError, match=r"column 'id' of t\.parquet holds no text"):
+    with pytest.raises(InputError, match=r"t\.parquet: .* column 'id' holds int64, not text"):
         read(tmp_path / "t.parquet", text_column="id")
 
 
@@ -105,14 +114,18 @@ def test_a_long_value_of_parquet(tmp_path):
     assert lines == read(tmp_path / "t.txt")[0]
 
 
-def test_the_death_of_the_process_that_reads_parquet(tmp_path, monkeypatch):
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "t.parquet")
-    dying = tmp_path / "python"
-    dying.write_text("#!/bin/sh\nexit 3\n")
-    dying.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(dying))
-    with pytest.raises(DamagedError, match=r"t\.parquet .* its reader died with exit code 3"):
-        read(tmp_path / "t.parquet")
+def test_pyarrow_is_imported_when_a_file_needs_it(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["b"]}), tmp_path / "b.parquet")
+    program = """if True:
+        import sys
+        from data.corpus import readers, sources
+        for source in sources.find_corpus(sys.argv[1], sys.argv[1]).sources:
+            print(list(readers.read_lines(source)), "pyarrow" in sys.modules)
+    """
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert printed.splitlines() == ["[b'a', None] False", "[b'b', None] True"]
 
 
 def test_bad_documents_of_plain_text(tmp_path):
@@ -126,8 +139,8 @@ def test_bad_documents_of_plain_text(tmp_path):
 
 
 def test_bad_lines_of_json(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_JSON_BYTES", 1000)
-    lines = [
+    monkeypatch.setattr("data.corpus.readers.MAX_JSON_BYTES", 1000)
+    records = [
         b'{"text": "good"}',
         b'{"text": "cut off',
         b'{"title": "no text"}',
@@ -137,18 +150,31 @@ def test_bad_lines_of_json(tmp_path, monkeypatch):
         b'{"text": "\xff"}',
         b'{"text": "half a pair: \\ud83d"}',
         b"[" * 900,
-        b'{"years": [' + b"1999," * 200 + b'2000], "text": "too much beside it"}',
+        b'{"text": "' + b"x" * 989 + b'"}',  # 1001 bytes
+        b'{"text": "' + b"y" * 988 + b'"}',
         b'{"text": "good too"}',
     ]
-    (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
+    content = b"\n".join(records)
+    (tmp_path / "t.jsonl").write_bytes(content)
     found, skipped = read(tmp_path / "t.jsonl")
-    assert found == [b"good", None, b"good too", None]
+    assert found == [b"good", None, b"y" * 988, None, b"good too", None]
     assert skipped.counts == {NOT_JSON: 2, NO_TEXT: 3, EMPTY: 1, NOT_UTF8: 2, TOO_LONG: 1}
     assert skipped.listed[0][:2] == ["t.jsonl", "byte 17"]
     assert skipped.listed[0][2].startswith("not JSON: Unterminated string")
-    for _, place, _ in skipped.listed:
-        start = int(place.removeprefix("byte "))
-        assert b"\n".join(lines)[start:].split(b"\n")[0] in lines
+    offsets = [int(where.removeprefix("byte ")) for _, where, _ in skipped.listed]
+    assert [content[offset:].split(b"\n")[0] for offset in offsets] == records[1:10]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 300])
+def test_a_line_of_json_that_is_too_long_ends_at_its_line_end(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("data.corpus.readers.MAX_JSON_BYTES", 100)
+    monkeypatch.setattr("data.corpus.files._CHUNK_BYTES", chunk)
+    too_long = json.dumps({"text": "x" * 500})
+    (tmp_path / "t.jsonl").write_text(f'{too_long}\n{{"text": "a"}}\n{too_long}')
+    found, skipped = read(tmp_path / "t.jsonl")
+    assert found == [b"a", None]
+    places = [["t.jsonl", "byte 0", TOO_LONG], ["t.jsonl", "byte 527", TOO_LONG]]
+    assert skipped.listed == places
 
 
 def test_bad_documents_of_an_archive(tmp_path):
@@ -203,7 +229,7 @@ def test_damage_stops_or_is_noted(tmp_path, name, sound, damaged):
     whole, skipped = read(path)
     assert whole.count(None) == 200 and skipped.counts == {}
     path.write_bytes(damaged)
-    with pytest.raises(DamagedError, match=rf"{name} is damaged .*--skip-damaged"):
+    with pytest.raises(DamagedError, match=rf"{name}: damaged.*--skip-damaged"):
         read(path)
     lines, skipped = read(path, skip_damaged=True)
     assert skipped.counts == {DAMAGED: 1}
@@ -217,18 +243,19 @@ def test_damage_stops_or_is_noted(tmp_path, name, sound, damaged):
 def test_an_archive_of_something_else_is_damage(tmp_path):
     (tmp_path / "a.xz").write_bytes(lzma.compress(tar_of({"a.html": b"?", "b": b"?"})))
     (tmp_path / "t.tar").write_bytes(tar_of({"a.xz": (tmp_path / "a.xz").read_bytes()}))
-    with pytest.raises(DamagedError, match=r"t\.tar/a\.xz .*it holds no \.txt files, but , \.html"):
+    with pytest.raises(DamagedError, match=r"t\.tar/a\.xz: .*\.txt files, only , \.html"):
         read(tmp_path / "t.tar")
 
 
-def test_very_long_lines_are_cut_at_spaces(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 16)
-    monkeypatch.setattr(readers, "_CHUNK_BYTES", 7)
+def test_very_long_lines_are_split_at_spaces(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.corpus.lines.MAX_LINE_BYTES", 16)
+    monkeypatch.setattr("data.corpus.readers.MAX_LINE_BYTES", 16)
+    monkeypatch.setattr("data.corpus.files._CHUNK_BYTES", 7)
     words = [f"word{i}" for i in range(50)]
-    long_lines = " ".join(words) + "\n" + "x" * 40 + " " * 40 + "\nend"
-    (tmp_path / "t.txt").write_text(long_lines)
-    (tmp_path / "t.xz").write_bytes(archive_of([long_lines]))
-    (tmp_path / "t.jsonl").write_text(json.dumps({"text": long_lines}))
+    text = " ".join(words) + "\n" + "x" * 40 + " " * 40 + "\nend"
+    (tmp_path / "t.txt").write_text(text)
+    (tmp_path / "t.xz").write_bytes(archive_of([text]))
+    (tmp_path / "t.jsonl").write_text(json.dumps({"text": text}))
     for name in ("t.txt", "t.xz", "t.jsonl"):
         *pieces, a, b, c, end, last = read(tmp_path / name)[0]
         assert b" ".join(pieces).decode().split() == words
@@ -237,38 +264,35 @@ def test_very_long_lines_are_cut_at_spaces(tmp_path, monkeypatch):
         assert (end, last) == (b"end", None)
 
 
-def test_lines_without_spaces_are_cut_between_characters(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 16)
+def test_lines_without_spaces_are_split_between_characters(tmp_path, monkeypatch):
+    monkeypatch.setattr("data.corpus.lines.MAX_LINE_BYTES", 16)
     (tmp_path / "t.txt").write_text("中文字符没有空格" * 5 + "文。" + "字" * 4 + "\U0001f600" * 9)
-    lines, skipped = read(tmp_path / "t.txt")
-    assert skipped.counts == {} and max(map(len, lines[:-1])) <= 16
-    assert b"".join(lines[:-1]) == (tmp_path / "t.txt").read_bytes()
-    assert any(line.endswith("。".encode()) for line in lines[:-1])
+    *pieces, last = read(tmp_path / "t.txt")[0]
+    assert last is None and max(map(len, pieces)) <= 16
+    assert b"".join(pieces) == (tmp_path / "t.txt").read_bytes()
+    assert any(piece.endswith("。".encode()) for piece in pieces)
 
 
 def test_long_documents_are_checked_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_PART_BYTES", 20)
+    monkeypatch.setattr("data.corpus.lines.MAX_PART_BYTES", 20)
     text = b"aaaaaaaaaa\nbbbbbbbbbb\ncccccccc\xff\nddddddddddd\neeeee"
     (tmp_path / "t.txt").write_bytes(text)
-    lines, skipped = read(tmp_path / "t.txt")
-    assert lines == [b"a" * 10, b"b" * 10, b"eeeee", None]
+    found, skipped = read(tmp_path / "t.txt")
+    assert found == [b"a" * 10, b"b" * 10, b"eeeee", None]
     assert skipped.counts == {NOT_UTF8: 1}
 
 
-@pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.txt.zst", "t.xz", "t.jsonl"])
-def test_a_line_of_any_length_takes_little_memory(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.txt.zst", "t.xz"])
+def test_a_line_of_any_length_takes_little_memory(tmp_path, name):
     """12 MB."""
-    monkeypatch.setattr(readers, "MAX_JSON_BYTES", 1 << 20)
     line = b"some words and some more " * 480_000
-    contents = {
-        "t.txt": line,
-        "t.jsonl": b'{"text": "' + line + b'"}',
-        "t.xz": lzma.compress(tar_of({"a.txt": line}), preset=0),
-    }
     compress = COMPRESSORS.get(name[5:], bytes)
-    (tmp_path / name).write_bytes(contents.get(name) or compress(line))
+    is_archive = name == "t.xz"
+    (tmp_path / name).write_bytes(
+        lzma.compress(tar_of({"a.txt": line}), preset=0) if is_archive else compress(line)
+    )
     (source, *_) = find_corpus(tmp_path, tmp_path / name).sources
-    del line, contents
+    del line
     tracemalloc.start()
     try:
         size = sum(len(piece) for piece in read_lines(source) if piece)

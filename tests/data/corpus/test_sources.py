@@ -9,8 +9,8 @@ import lzma
 import pytest
 
 from common.errors import InputError
-from data.corpus import readers, sources
-from data.corpus.readers import Reading, read_lines
+from data.corpus import sources
+from data.corpus.readers import ReadOptions, read_lines
 from data.corpus.sources import find_corpus
 from tests.support.corpora import archive_of, openwebtext_of, tar_of
 
@@ -38,7 +38,7 @@ def test_openwebtext_as_tar_as_compressed_tar_and_as_folder(tmp_path):
     (tmp_path / "openwebtext.tar").write_bytes(content)
     found = find_corpus(tmp_path)
     assert not found.is_stream and lines_of(found) == LINES
-    assert found.size == sum(len(archive_of(readers)) for readers in ARCHIVES)
+    assert found.size == sum(len(archive_of(texts)) for texts in ARCHIVES)
 
     (tmp_path / "other" / "sub").mkdir(parents=True)
     for index, texts in enumerate(ARCHIVES):
@@ -58,30 +58,26 @@ def test_in_plain_text_blank_lines_end_documents(tmp_path):
     assert lines_of(one) == [[b"x", None, b"y", None]]
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 50, 400, 5000])
-def test_ranges_of_a_text_file_begin_at_documents(tmp_path, monkeypatch, size):
-    text = "".join("w" * (i % 9) + "\n" + "\n" * (i % 5 == 0) for i in range(1, 300))
-    (tmp_path / "t.txt").write_text(text)
-    (whole,) = lines_of(find_corpus(tmp_path, tmp_path / "t.txt"))
+TEXT = "".join("w" * (i % 9) + "\n" + "\n" * (i % 5 == 0) for i in range(1, 300))
+JSON_LINES = "\n".join(json.dumps({"text": "w" * (i % 90) + "x"}) for i in range(100))
+
+
+@pytest.mark.parametrize(
+    "name, text, size",
+    [*(("t.txt", TEXT, size) for size in (1, 2, 7, 50, 400, 5000)), ("t.jsonl", JSON_LINES, 500)],
+)
+def test_ranges_of_a_file_begin_at_documents(tmp_path, monkeypatch, name, text, size):
+    (tmp_path / name).write_text(text)
+    (whole,) = lines_of(find_corpus(tmp_path, tmp_path / name))
     monkeypatch.setattr(sources, "TEXT_RANGE_BYTES", size)
-    ranges = lines_of(find_corpus(tmp_path, tmp_path / "t.txt"))
+    ranges = lines_of(find_corpus(tmp_path, tmp_path / name))
     assert list(itertools.chain(*ranges)) == whole
     assert all(lines[-1] is None for lines in ranges if lines)
     assert len(ranges) == 1 if size == 5000 else len(ranges) > 3
 
 
-def test_ranges_of_lines_of_json(tmp_path, monkeypatch):
-    lines = [json.dumps({"text": "w" * (i % 90) + "x"}) for i in range(100)]
-    (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    (whole,) = lines_of(find_corpus(tmp_path, tmp_path / "t.jsonl"))
-    monkeypatch.setattr(sources, "TEXT_RANGE_BYTES", 500)
-    ranges = lines_of(find_corpus(tmp_path, tmp_path / "t.jsonl"))
-    assert list(itertools.chain(*ranges)) == whole and len(whole) == 200 and len(ranges) > 5
-
-
-def test_a_range_ends_after_a_line_longer_than_is_read_at_once(tmp_path, monkeypatch):
-    for module in (sources, readers):
-        monkeypatch.setattr(module, "MAX_LINE_BYTES", 16)
+def test_a_range_ends_after_a_very_long_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 16)
     monkeypatch.setattr(sources, "TEXT_RANGE_BYTES", 4)
     (tmp_path / "t.txt").write_text("a " * 50 + "\n\n" + "b" * 16 + "\nc\n\nd")
     first, second, third = find_corpus(tmp_path, tmp_path / "t.txt").sources
@@ -120,7 +116,7 @@ def test_a_mixed_folder_and_patterns(tmp_path):
     found = find_corpus(tmp_path, tmp_path)
     assert [source.name for source in found.sources] == ["b.jsonl:0", "c.xz", "sub/a.txt.gz"]
     assert lines_of(found) == [[b"c", None], [b"d", None], [b"a", None, b"b", None]]
-    assert found.options == {"blanks_separate_docs": True, "text_field": "text"}
+    assert found.relevant_options == {"blanks_separate_docs": True, "text_field": "text"}
     for pattern, names in (
         ("*.xz", ["c.xz"]),
         ("**/*.gz", ["sub/a.txt.gz"]),
@@ -130,53 +126,49 @@ def test_a_mixed_folder_and_patterns(tmp_path):
         assert [source.name for source in found.sources] == names
 
 
-def test_packages_are_asked_for_before_any_work(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["a.txt.zst", "a.parquet"])
+def test_a_missing_package_is_named_before_any_work(tmp_path, monkeypatch, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for name, package in (("a.txt.zst", "zstandard"), ("a.parquet", "pyarrow")):
-        (tmp_path / name).write_bytes(b"content")
-        with pytest.raises(InputError, match=rf"{name} can only .* package {package}: install"):
-            find_corpus(tmp_path, tmp_path / name)
+    (tmp_path / name).write_bytes(b"content")
+    with pytest.raises(InputError, match=rf"{name}: .*pip install pyarrow"):
+        find_corpus(tmp_path, tmp_path / name)
 
 
-def test_a_missing_corpus_names_where_it_was_sought(tmp_path):
-    with pytest.raises(InputError, match=r"no corpus.*openwebtext\.tar.*--corpus"):
-        find_corpus(tmp_path)
-    with pytest.raises(InputError, match=r"elsewhere/\*\.txt does not exist, or matches no"):
-        find_corpus(tmp_path, tmp_path / "elsewhere" / "*.txt")
+BAD_HEADER = bytearray(tar_of({"a.xz": archive_of(["a"]), "b.xz": archive_of(["b"])}))
+BAD_HEADER[BAD_HEADER.index(b"b.xz") + 150] ^= 1
+ARCHIVE = archive_of(["some text"] * 50)
 
 
-def test_folders_and_archives_without_text(tmp_path):
-    with pytest.raises(InputError, match=r"holds no text: no \*\.tar, \*\.xz, \*\.txt"):
-        find_corpus(tmp_path, tmp_path)
-    (tmp_path / "a.txt").write_text("")
-    with pytest.raises(InputError, match="is empty"):
-        find_corpus(tmp_path, tmp_path)
-    (tmp_path / "t.tar").write_bytes(tar_of({"a.txt": b"text"}))
-    with pytest.raises(InputError, match=r"t\.tar holds no \*\.xz archives"):
-        find_corpus(tmp_path, tmp_path / "t.tar")
-    (tmp_path / "t.tar").write_bytes(b"no archive at all" * 100)
-    with pytest.raises(InputError, match=r"t\.tar is damaged or is not what its name"):
-        find_corpus(tmp_path, tmp_path / "t.tar")
+def bad_archive(content):
+    return tar_of({"good.xz": ARCHIVE, "bad.xz": content})
 
 
-def test_archives_cut_short_are_found_before_reading(tmp_path):
-    archive = archive_of(["some text"] * 50)
-    for name, content in (("end", archive[:-20]), ("begin", archive[20:]), ("begin", b"PK")):
-        (tmp_path / "t.tar").write_bytes(tar_of({"good.xz": archive, "bad.xz": content}))
-        with pytest.raises(InputError, match=rf"t\.tar/bad\.xz .* damaged: it does not {name}"):
-            find_corpus(tmp_path, tmp_path / "t.tar")
-    whole = openwebtext_of(ARCHIVES)
-    (tmp_path / "t.tar").write_bytes(whole[:1000])
-    with pytest.raises(InputError, match=r"t\.tar is damaged"):
-        find_corpus(tmp_path, tmp_path / "t.tar")
-
-
-def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
-    content = bytearray(tar_of({"a.xz": archive_of(["a"]), "b.xz": archive_of(["b"])}))
-    content[content.index(b"b.xz") + 150] ^= 1
-    (tmp_path / "t.tar").write_bytes(content)
-    with pytest.raises(InputError, match=r"t\.tar is damaged.*bad header at byte"):
-        find_corpus(tmp_path, tmp_path / "t.tar")
+@pytest.mark.parametrize(
+    "files, path, message",
+    [
+        ({}, None, r"no corpus.*openwebtext\.tar.*--corpus"),
+        ({}, "elsewhere/*.txt", r"elsewhere/\*\.txt does not exist, or does not match"),
+        ({}, ".", r"no text: .*\*\.tar, \*\.xz, \*\.txt"),
+        ({"a.txt": b""}, ".", "every file .* is empty"),
+        ({"t.tar": tar_of({"a.txt": b"text"})}, "t.tar", r"t\.tar: .*\*\.xz archives"),
+        ({"t.tar": b"not an archive" * 100}, "t.tar", r"t\.tar: damaged, or not"),
+        ({"t.tar": openwebtext_of(ARCHIVES)[:1000]}, "t.tar", r"t\.tar: damaged"),
+        ({"t.tar": BAD_HEADER}, "t.tar", r"t\.tar: damaged.*bad header at byte"),
+        ({"t.tar": bad_archive(ARCHIVE[:-20])}, "t.tar", r"tar/bad\.xz .*damaged: .* end"),
+        ({"t.tar": bad_archive(ARCHIVE[20:])}, "t.tar", r"tar/bad\.xz .*damaged: .* begin"),
+        ({"t.tar": bad_archive(b"PK")}, "t.tar", r"tar/bad\.xz .*damaged: .* begin"),
+        (
+            {"t.tar.xz": lzma.compress(openwebtext_of(ARCHIVES * 30))[:-500]},
+            "t.tar.xz",
+            r"t\.tar\.xz: damaged",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_corpus_is_named_before_reading(tmp_path, files, path, message):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        find_corpus(tmp_path, path and tmp_path / path)
 
 
 def test_damage_inside_an_archive_is_named_when_read(tmp_path):
@@ -185,12 +177,8 @@ def test_damage_inside_an_archive_is_named_when_read(tmp_path):
     for content in (bytes(archive), lzma.compress(b"not a tar" * 200)):
         (tmp_path / "t.tar").write_bytes(tar_of({"bad.xz": content}))
         found = find_corpus(tmp_path, tmp_path / "t.tar")
-        with pytest.raises(InputError, match=r"the file t\.tar/bad\.xz is damaged"):
+        with pytest.raises(InputError, match=r"t\.tar/bad\.xz: damaged"):
             lines_of(found)
-    cut = lzma.compress(openwebtext_of(ARCHIVES * 30))[:-500]
-    (tmp_path / "t.tar.xz").write_bytes(cut)
-    with pytest.raises(InputError, match=r"t\.tar\.xz is damaged"):
-        find_corpus(tmp_path, tmp_path / "t.tar.xz")
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -198,7 +186,7 @@ def test_a_damaged_tar_can_be_listed_up_to_the_damage(tmp_path, compressed):
     whole = openwebtext_of([[f"text {i}" * 50] for i in range(20)])
     cut = lzma.compress(whole)[:-400] if compressed else whole[: len(whole) // 2 + 700]
     (tmp_path / "t.tar").write_bytes(cut)
-    found = find_corpus(tmp_path, tmp_path / "t.tar", Reading(skip_damaged=True))
+    found = find_corpus(tmp_path, tmp_path / "t.tar", ReadOptions(skip_damaged=True))
     assert found.is_stream == compressed
     *good, last, rest = lines_of(found)
     assert 3 < len(good) < 19 and rest == []

@@ -1,4 +1,4 @@
-"""The order of training batches, from anywhere in it; and what is in a batch."""
+"""The order of training batches, from any position; and the content of a batch."""
 
 import itertools
 import time
@@ -10,7 +10,8 @@ import tensorflow as tf
 from common.errors import InputError
 from data.records import batches
 from data.records.batches import batch_sources, evaluation_batches, training_batches
-from data.records.metadata import RecordsMetadata, Shard, open_shard
+from data.records.metadata import RecordsMetadata, Shard
+from data.records.shard_io import open_shard
 from tests.support.corpora import write_records
 
 COUNTS = [7, 4, 0, 9, 1, 6]  # 27 examples
@@ -48,7 +49,7 @@ def test_each_epoch_has_each_example_once_and_loses_none_between(tmp_path, small
 
 
 def test_the_order_is_this_one(tmp_path, small_blocks):
-    """Another order, from a change here or in NumPy, would repeat and skip text in resumed runs."""
+    """With another order, a resumed run would repeat and skip text."""
     write_records(tmp_path / "r", COUNTS)
     assert numbers(training_batches(tmp_path / "r", 9, seed=0), 3) == ORDER
 
@@ -63,16 +64,11 @@ def test_a_stream_can_begin_anywhere(tmp_path, monkeypatch, block):
         assert numbers(tail, 18 - first_step) == whole[first_step:]
 
 
-def test_what_came_before_is_not_read(tmp_path, small_blocks):
+def test_skipped_batches_are_not_read(tmp_path, small_blocks):
     metadata = write_records(tmp_path / "r", COUNTS)
-    blocks = batches._blocks(metadata, 1, 0)
-    first, second = next(blocks), next(blocks)
-    start, count = len(first[1]), len(second[1])
-    whole = numbers(training_batches(metadata, 1, seed=1), start + count)
-    for path in first[0]:
+    for path in batch_sources(metadata, 9, 0, step=0):  # a whole block
         tf.io.gfile.remove(path)
-    tail = training_batches(metadata, 1, seed=1, first_step=start)
-    assert numbers(tail, count) == whole[start:]
+    assert numbers(training_batches(metadata, 9, seed=0, first_step=1), 2) == ORDER[1:]
 
 
 def test_where_a_batch_comes_from(tmp_path, small_blocks):
@@ -84,8 +80,8 @@ def test_where_a_batch_comes_from(tmp_path, small_blocks):
         assert sorted(found) == sorted(batch), step
 
 
-def test_a_million_steps_are_skipped_in_no_time(tmp_path):
-    """10,000 shards that are one file: 5 million examples, 128 million to skip."""
+def test_a_million_steps_are_skipped_quickly(tmp_path):
+    """10,000 shards, which are one file: 5 million examples, 128 million to skip."""
     folder = tmp_path / "r"
     first = write_records(folder, [500]).shards[0]
     names = [f"s{index:05d}" for index in range(10_000)]
@@ -98,23 +94,13 @@ def test_a_million_steps_are_skipped_in_no_time(tmp_path):
     seconds = time.monotonic() - start
     sources = batch_sources(RecordsMetadata(folder, "compact", 12, shards, 1000), 128, 0, 1_000_000)
     assert sorted(batch) == sorted(itertools.chain(*sources.values()))
-    assert seconds < 15  # a second on a machine with nothing else to do
+    assert seconds < 15  # one second on an idle machine
 
 
-def test_blocks_are_small_and_their_examples_mixed(tmp_path, small_blocks):
-    shards = tuple(Shard(f"s{index}", 1, 3) for index in range(40))
-    blocks = batches._blocks(RecordsMetadata(tmp_path, "compact", 8, shards, 100), 0, 0)
-    seen = []
-    for paths, order in (next(blocks) for _ in range(14)):
-        assert sorted(order) == list(range(3 * len(paths))) and len(order) <= 10
-        seen += paths
-    assert sorted(seen) == sorted(str(tmp_path / f"s{index}") for index in range(40))
-
-
-def test_both_layouts_give_the_same_batches(tmp_path):
+def test_both_formats_give_the_same_batches(tmp_path):
     write_records(tmp_path / "c", COUNTS)
     write_records(tmp_path / "o", COUNTS, "original")
-    (tmp_path / "o" / "metadata.json").unlink()  # as the original leaves it
+    (tmp_path / "o" / "metadata.json").unlink()  # the original does not write it
     for compact, original in zip(
         training_batches(tmp_path / "c", 5, 0).take(6),
         training_batches(tmp_path / "o", 5, 0).take(6),
@@ -157,7 +143,7 @@ def test_a_vocabulary_over_65536_tokens(tmp_path):
     assert batch["input_mask"].tolist() == [[1, 1, 1, 0]]
 
 
-def test_evaluation_batches_are_fixed_and_go_over_all_shards(tmp_path):
+def test_evaluation_batches_are_fixed_and_cover_all_shards(tmp_path):
     write_records(tmp_path / "r", COUNTS)
     dataset = evaluation_batches(tmp_path / "r", 5, 2)
     # Shards begin at 0, 7, 11, 11 (empty), 20, 21.

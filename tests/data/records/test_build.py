@@ -1,18 +1,16 @@
-"""Shards are a function of corpus, options and seed; a stopped build goes on; refusals."""
+"""Shards depend only on corpus, options and seed; stopped builds are resumed; errors."""
 
 import dataclasses
 import errno
 import json
 import lzma
-import os
-import signal
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from common.errors import InputError
-from data.corpus.readers import DAMAGED, NOT_UTF8, Reading
+from data.corpus.readers import DAMAGED, NOT_UTF8, ReadOptions
 from data.corpus.sources import find_corpus
 from data.records import build as building
 from data.records import metadata as records
@@ -20,23 +18,14 @@ from data.records.batches import evaluation_batches
 from data.records.build import build_records
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
 from data.records.metadata import PROGRESS_FILE, load_metadata
-from tests.support.corpora import archive_of, openwebtext_of, random_archives, tar_of, write_vocab
-
-
-@pytest.fixture
-def options(tmp_path):
-    vocab = write_vocab(tmp_path / "vocab.txt")
-    return BuildOptions(str(vocab), max_seq_length=32, num_out_files=4)
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    (tmp_path / "openwebtext.tar").write_bytes(openwebtext_of(random_archives(6, 8)))
-    return find_corpus(tmp_path)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+from tests.support.corpora import (
+    archive_of,
+    contents,
+    openwebtext_of,
+    random_archives,
+    tar_of,
+    write_vocab,
+)
 
 
 def stop_after(monkeypatch, count):
@@ -77,10 +66,10 @@ def test_totals_and_carry_over(tmp_path, corpus, options):
     words = sum(len(doc.split()) for archive in random_archives(6, 8) for doc in archive)
     assert len(metadata.shards) == 4 and total("documents") == 48
     assert total("text_tokens") == words
-    kept = metadata.num_tokens - 2 * metadata.num_examples - total("two_segment_examples")
+    kept = metadata.total("tokens") - 2 * metadata.num_examples - total("two_segment_examples")
     assert kept == words
     originals = dataclasses.replace(options, carry_over=False)
-    assert build_records(corpus, originals, tmp_path / "o").num_tokens < 0.9 * words
+    assert build_records(corpus, originals, tmp_path / "o").total("tokens") < 0.9 * words
 
 
 def test_bytes_depend_on_corpus_options_and_seed_alone(tmp_path, corpus, options):
@@ -101,7 +90,7 @@ def test_a_shard_needs_nothing_but_its_task(tmp_path, corpus, options):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_a_stopped_build_goes_on(tmp_path, corpus, options, monkeypatch, compressed):
+def test_a_stopped_build_is_resumed(tmp_path, corpus, options, monkeypatch, compressed):
     if compressed:
         corpus.path.with_suffix(".tar.xz").write_bytes(lzma.compress(corpus.path.read_bytes()))
         corpus.path.unlink()
@@ -115,8 +104,10 @@ def test_a_stopped_build_goes_on(tmp_path, corpus, options, monkeypatch, compres
     with pytest.raises(InputError, match="not complete"):
         load_metadata(tmp_path / "r")
     with (tmp_path / "r" / PROGRESS_FILE).open("a") as file:
-        file.write('{"name": "pretrain_da')  # killed while it was written
-    (tmp_path / "r" / f"{names[2]}.123.tmp").write_bytes(b"half a shard")
+        file.write('{"name": "pretrain_da')  # killed while writing it
+    for shard in (names[2], "pretrain_data.tfrecord-00003-of-00004"):
+        leftover = tmp_path / "r" / f".{shard}.another-host-1-0.convbert-tmp"
+        leftover.write_bytes(b"half a shard")
 
     begun = stop_after(monkeypatch, 99)
     build_records(corpus, options, tmp_path / "r")
@@ -141,7 +132,7 @@ def test_a_complete_folder_is_left_alone(tmp_path, corpus, options, monkeypatch)
     assert build_records(corpus, options, tmp_path / "r") is None
     assert contents(tmp_path / "r") == before
     (tmp_path / "r" / "pretrain_data.tfrecord-00001-of-00004").unlink()
-    with pytest.raises(InputError, match=r"00001-of-00004 is missing.*--overwrite"):
+    with pytest.raises(InputError, match=r"00001-of-00004 is missing .*--overwrite"):
         build_records(corpus, options, tmp_path / "r")
 
 
@@ -149,10 +140,10 @@ def test_other_options_need_overwrite(tmp_path, corpus, options):
     build_records(corpus, options, tmp_path / "r")
     before = contents(tmp_path / "r")
     other = dataclasses.replace(options, seed=7, num_out_files=2)
-    with pytest.raises(InputError, match=r"\(seed 42 there, 7 asked for, num_out.*--overwrite"):
+    with pytest.raises(InputError, match=r"\(seed 42 != 7, num_out_files 4 != 2\).*--overwrite"):
         build_records(corpus, other, tmp_path / "r")
     (tmp_path / "r" / "metadata.json").rename(tmp_path / "metadata.json")
-    with pytest.raises(InputError, match="already holds other records"):  # not ours, or damaged
+    with pytest.raises(InputError, match="their options are unknown"):
         build_records(corpus, options, tmp_path / "r")
     (tmp_path / "metadata.json").rename(tmp_path / "r" / "metadata.json")
     assert contents(tmp_path / "r") == before
@@ -194,7 +185,7 @@ def test_damage_stops_the_build_and_keeps_finished_shards(tmp_path, options):
     names = [f"{index}.xz" for index in range(4)]
     files = dict(zip(names, archives, strict=True))
     (tmp_path / "t.tar").write_bytes(tar_of(files | {"2.xz": bytes(damaged)}))
-    with pytest.raises(InputError, match=r"file t\.tar/2\.xz is damaged"):
+    with pytest.raises(InputError, match=r"t\.tar/2\.xz: damaged"):
         build_records(find_corpus(tmp_path, tmp_path / "t.tar"), options, tmp_path / "r")
     assert len(contents(tmp_path / "r")) == 3  # two shards and the note of them
     (tmp_path / "t.tar").write_bytes(tar_of(files))  # downloaded again
@@ -210,8 +201,8 @@ def test_skipped_damage_gives_the_same_bytes_however_it_is_built(tmp_path, optio
     content = tar_of({f"{index}.xz": archive for index, archive in enumerate(archives)})
     (tmp_path / "t.tar").write_bytes(lzma.compress(content) if compressed else content)
     strict = find_corpus(tmp_path, tmp_path / "t.tar")
-    skipping = find_corpus(tmp_path, tmp_path / "t.tar", Reading(skip_damaged=True))
-    with pytest.raises(InputError, match=r"t\.tar/2\.xz is damaged"):
+    skipping = find_corpus(tmp_path, tmp_path / "t.tar", ReadOptions(skip_damaged=True))
+    with pytest.raises(InputError, match=r"t\.tar/2\.xz: damaged"):
         build_records(strict, options, tmp_path / "a")
     kept = set(contents(tmp_path / "a"))
     assert "metadata.json" not in kept and len(kept) == 3
@@ -244,11 +235,11 @@ def test_skipped_documents_change_nothing_else(tmp_path, options):
 def test_options_on_reading_are_part_of_the_build(tmp_path, options):
     (tmp_path / "t.txt").write_text("ba da\n\nfa\n")
     build_records(find_corpus(tmp_path, tmp_path / "t.txt"), options, tmp_path / "r")
-    other = find_corpus(tmp_path, tmp_path / "t.txt", Reading(blanks_separate_docs=False))
-    with pytest.raises(InputError, match="blanks_separate_docs True there, False asked for"):
+    other = find_corpus(tmp_path, tmp_path / "t.txt", ReadOptions(blanks_separate_docs=False))
+    with pytest.raises(InputError, match="blanks_separate_docs True != False"):
         build_records(other, options, tmp_path / "r")
     assert build_records(other, options, tmp_path / "o").total("documents") == 1
-    irrelevant = find_corpus(tmp_path, tmp_path / "t.txt", Reading(text_field="body"))
+    irrelevant = find_corpus(tmp_path, tmp_path / "t.txt", ReadOptions(text_field="body"))
     assert build_records(irrelevant, options, tmp_path / "r") is None
 
 
@@ -262,7 +253,7 @@ def test_a_full_disk_loses_nothing_that_is_finished(tmp_path, corpus, options, m
             build_records(corpus, options, tmp_path / "r")
     left = contents(tmp_path / "r")
     assert len(left) == {"shard": 2, "progress": 3, "metadata": 5}[full]
-    assert "metadata.json" not in left and not any(name.endswith(".tmp") for name in left)
+    assert "metadata.json" not in left and not any(name.startswith(".") for name in left)
     begun = stop_after(monkeypatch, 99)
     build_records(corpus, options, tmp_path / "r")
     assert len(begun) == {"shard": 3, "progress": 3, "metadata": 0}[full]
@@ -312,29 +303,13 @@ def test_text_without_a_word(tmp_path, options):
         ({"max_seq_length": 4}, "`max_seq_length` must be at least 5. Received: 4"),
         ({"num_out_files": 0}, "`num_out_files` must be at least 1"),
         ({"seed": -1}, "`seed` must be at least 0"),
-        ({"segment_rule": "bert"}, "`segment_rule` must be one of electra, convbert"),
-        ({"record_format": "json"}, "`record_format` must be one of compact, original"),
+        ({"segment_rule": "bert"}, "`segment_rule` must be one of .*electra.*convbert"),
+        ({"record_format": "json"}, "`record_format` must be one of .*compact.*original"),
     ],
 )
 def test_impossible_options(changes, message):
     with pytest.raises(InputError, match=message):
         BuildOptions("vocab.txt", **changes)
-
-
-def test_a_killed_process_is_noticed(tmp_path, corpus, options):
-    pool = building._Pool(options, 1)
-    try:
-        assert pool.vocabulary["vocab_size"] == 64
-        (process,) = pool._processes.values()
-        task = ShardTask(2, str(tmp_path / "s"), corpus.sources[:1])
-        (shard,) = pool.run([task])
-        assert shard == build_shard(task, options, LineTokenizer(options))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        with pytest.raises(InputError, match=r"exit code -9 while it built .*/s \(killed; often"):
-            list(pool.run([task]))
-    finally:
-        pool.close()
 
 
 def test_progress_notes_are_readable(tmp_path, corpus, options, monkeypatch):

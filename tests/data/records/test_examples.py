@@ -1,4 +1,4 @@
-"""The example builder against the original's examples, and what carrying over promises."""
+"""The example builder, compared with the original's examples; and the promises of carry-over."""
 
 import gzip
 import json
@@ -81,7 +81,7 @@ def test_carry_over_keeps_every_token_once(rule, max_length):
     assert len(seen) == num_tokens
 
 
-def test_carry_over_fills_examples_and_goes_on_in_the_line():
+def test_carry_over_fills_examples_and_continues_in_the_line():
     examples = build([[range(300)]], 128, FixedRandom())
     assert [len(example.ids) for example in examples] == [128, 128, 50]
     assert [example.ids[1] for example in examples] == [0, 126, 252]
@@ -93,7 +93,7 @@ def test_carry_over_fills_examples_and_goes_on_in_the_line():
     assert two[3].ids.tolist() == [CLS, *range(200, 210), SEP]
 
 
-def test_carry_over_moves_a_whole_line_that_finds_no_room():
+def test_carry_over_moves_a_whole_line_that_does_not_fit():
     examples = build([[range(61), range(61, 66)]], 64, FixedRandom())
     assert [example.ids.tolist() for example in examples] == [
         [CLS, *range(61), SEP],
@@ -101,7 +101,7 @@ def test_carry_over_moves_a_whole_line_that_finds_no_room():
     ]
 
 
-def test_without_carry_over_what_is_cut_is_gone():
+def test_without_carry_over_the_rest_is_dropped():
     examples = build([[range(300), range(300, 310)]], 128, FixedRandom(), carry_over=False)
     assert [example.ids.tolist() for example in examples] == [
         [CLS, *range(126), SEP],
@@ -109,14 +109,13 @@ def test_without_carry_over_what_is_cut_is_gone():
     ]
 
 
-def test_segment_rules_deal_differently():
+def test_segment_rules_divide_lines_differently():
     lines = [range(20), range(20, 40), range(40, 45), range(45, 62)]
     (electra,) = build([lines], 64, FixedRandom(), carry_over=False)
     # 20 + 20 is over the aim of 30, so the second line opens the second segment; the third joins
     # the first, as 20 + 5 is under it.
-    assert electra.ids.tolist() == [
-        CLS, *range(20), *range(40, 45), SEP, *range(20, 40), *range(45, 61), SEP
-    ]  # fmt: skip
+    first, second = [*range(20), *range(40, 45)], [*range(20, 40), *range(45, 61)]
+    assert electra.ids.tolist() == [CLS, *first, SEP, *second, SEP]
     (convbert,) = build([lines], 64, FixedRandom(), segment_rule="convbert", carry_over=False)
     assert convbert.ids.tolist() == [CLS, *range(62), SEP]
     long_first = [range(40), range(40, 45), range(45, 60)]
