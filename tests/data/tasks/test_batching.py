@@ -21,10 +21,8 @@ CLS, SEP, A, B, C, D = 2, 3, 5, 6, 7, 8
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
-    path.write_text("\n".join(VOCAB) + "\n")
-    return ConvBertTokenizer(path)
+def tokenizer():
+    return ConvBertTokenizer(VOCAB)
 
 
 def examples(texts, pairs=None, labels=None):
@@ -39,19 +37,17 @@ def numbered(tokenizer, count, longest=40):
 
 def rows(batch):
     """The unpadded rows of a batch as (ids, segments)."""
-    inputs = {name: np.asarray(value) for name, value in batch[0].items()}
+    names = ("input_ids", "segment_ids", "input_mask")
+    columns = (np.asarray(batch[0][name]) for name in names)
     return [
         (ids[mask == 1].tolist(), segments[mask == 1].tolist())
-        for ids, mask, segments in zip(
-            inputs["input_ids"], inputs["input_mask"], inputs["segment_ids"], strict=True
-        )
+        for ids, segments, mask in zip(*columns, strict=True)
     ]
 
 
 def test_single_texts(tokenizer):
     features = make_features(tokenizer, examples(["A b", "c " * 9]), 6)
-    batches, order = evaluation_batches(features, 2)
-    (batch,) = batches
+    (batch,), order = evaluation_batches(features, 2)
     assert order.tolist() == [0, 1]
     assert rows(batch) == [([CLS, A, B, SEP], [0] * 4), ([CLS, C, C, C, C, SEP], [0] * 6)]
     assert batch[0]["input_ids"].shape == (2, 6)  # never longer than the model may take
@@ -61,7 +57,7 @@ def test_pairs_are_cut_as_in_the_original(tokenizer):
     texts = ["a a a a a", "a", "a a a"]
     pairs = ["b", "b b b b b", "b b b"]
     features = make_features(tokenizer, examples(texts, pairs), 8)
-    batch = next(iter(evaluation_batches(features, 3)[0]))
+    (batch,), _ = evaluation_batches(features, 3)
     assert rows(batch) == [
         ([CLS, A, A, A, A, SEP, B, SEP], [0] * 6 + [1] * 2),  # the longer side is cut
         ([CLS, A, SEP, B, B, B, B, SEP], [0] * 3 + [1] * 5),
@@ -218,17 +214,14 @@ def test_outputs_are_gathered_in_the_examples_order(pad_to_max):
     def predict(inputs):
         return {"first": inputs["input_ids"][:, 0], "twice": 2.0 * inputs["input_ids"]}
 
+    def num_tokens(inputs):
+        return inputs["input_mask"].sum(axis=1)
+
     outputs = gather_outputs(features, predict, ("twice",), 2, pad_to_max)
     assert outputs["first"].tolist() == [1, 5, 7, 10, 16]
     assert outputs["twice"].tolist() == [2.0 * i for i in range(1, 18)]
     for num_threads in (1, 3):
-        one = gather_outputs(
-            features,
-            lambda inputs: inputs["input_mask"].sum(axis=1),
-            (),
-            1,
-            num_threads=num_threads,
-        )
+        one = gather_outputs(features, num_tokens, (), 1, num_threads=num_threads)
         assert one.tolist() == [4, 2, 3, 6, 2]
 
 
@@ -246,9 +239,8 @@ def test_joined_examples_count_for_their_own_task():
     assert joined.targets["b"].tolist() == [IGNORED] * 5 + tags.tolist() + [IGNORED] * 4
     assert joined.targets["c.x"].tolist() == [[0], [0], [0], [0], [0.5]]
     assert joined.inputs["at"].tolist() == [0, 0, 0, 0, 3]
-    assert {name: weights.tolist() for name, weights in joined.weights.items()} == {
-        "a": [1, 1, 0, 0, 0], "b": [0, 0, 1, 1, 0], "c.x": [0, 0, 0, 0, 1]
-    }  # fmt: skip
+    weights = {name: weights.tolist() for name, weights in joined.weights.items()}
+    assert weights == {"a": [1, 1, 0, 0, 0], "b": [0, 0, 1, 1, 0], "c.x": [0, 0, 0, 0, 1]}
     ((_, targets, weights),) = evaluation_batches(joined, 5)[0]
     assert targets["b"].shape[0] == weights["b"].shape[0] == 5
     with pytest.raises(InputError, match=r"task m .*several rows"):
