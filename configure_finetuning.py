@@ -37,9 +37,7 @@ class FinetuningConfig:
         InputError: an impossible value; the message names the field and what it may be.
     """
 
-    task_names: tuple[str, ...] = setting(
-        ("cola",), "tasks; several are trained jointly, by one encoder with a head for each"
-    )
+    task_names: tuple[str, ...] = setting(("cola",), "several tasks are trained jointly")
     do_train: bool = setting(True, "train; false: evaluate the fine-tuned models")
     do_eval: bool = setting(True, "evaluate on the dev sets")
     num_trials: int = setting(1, "number of runs, each with its own seed", least=1)
@@ -49,45 +47,27 @@ class FinetuningConfig:
     write_test_outputs: bool = setting(True, "write predictions for the test files")
     n_writes_test: int = setting(5, "number of trials that write test predictions", least=0)
     # The saved model's config.json decides its shape: a size that contradicts it is an error.
-    model_size: str | None = setting(
-        None, "size of the network; null: the saved model's, or medium-small", choices=MODEL_SIZES
-    )
-    model_hparam_overrides: dict[str, Any] = setting(
-        {}, "fields of the network's configuration to change, such as hidden_dropout_prob"
-    )
-    classifier_head: str = setting(
-        "linear", "the original's head, or Hugging Face's", choices=("linear", "mlp")
-    )
-    mask_padding: bool = setting(
-        True, "padding changes no output; false: pad all to max_seq_length, as the original"
-    )
-    learning_rate: float | None = setting(
-        None, "peak learning rate; null: 1e-4 for models as wide as base, else 3e-4", above=0
-    )
+    model_size: str | None = setting(None, "null: the saved model's", choices=MODEL_SIZES)
+    model_hparam_overrides: dict[str, Any] = setting({}, "fields of the network to change")
+    classifier_head: str = setting("linear", "head of a classifier", choices=("linear", "mlp"))
+    mask_padding: bool = setting(True, "padding changes no output; false: as the original")
+    learning_rate: float | None = setting(None, "null: 1e-4 at base's width, else 3e-4", above=0)
     weight_decay_rate: float = setting(0.01, "decoupled weight decay", least=0)
-    layerwise_lr_decay: float = setting(
-        0.8, "factor on the learning rate from each layer to the one below it", above=0, most=1
-    )
+    layerwise_lr_decay: float = setting(0.8, "rate factor per layer, downwards", above=0, most=1)
     num_train_epochs: float = setting(3.0, "passes over the training set", above=0)
-    warmup_proportion: float = setting(
-        0.1, "share of the steps over which the learning rate rises", least=0, below=1
-    )
+    warmup_proportion: float = setting(0.1, "share of steps for warm-up", least=0, below=1)
     train_batch_size: int = setting(32, "examples in a training batch", least=1)
     eval_batch_size: int = setting(32, "examples in a batch of a dev set", least=1)
     predict_batch_size: int = setting(32, "examples in a batch of a test set", least=1)
     # [CLS], a token of each of two texts, and two [SEP].
     max_seq_length: int = setting(128, "most tokens in a sequence", least=5)
-    double_unordered: bool = setting(
-        True, "train on both orders of a pair if the task is symmetric (MRPC and STS-B)"
-    )
+    double_unordered: bool = setting(True, "train on both orders of symmetric pairs")
     max_query_length: int = setting(64, "most tokens of a question; the rest is cut", least=1)
     doc_stride: int = setting(128, "tokens between the starts of two context windows", least=1)
     n_best_size: int = setting(20, "answers kept for each window and question", least=1)
     max_answer_length: int = setting(30, "most tokens of an answer", least=1)
-    joint_prediction: bool = setting(
-        True, "the original's head, where an answer's end depends on its start; false: independent"
-    )
-    beam_size: int = setting(20, "starts, and ends for each, that the joint head predicts", least=1)
+    joint_prediction: bool = setting(True, "the end of an answer depends on its start")
+    beam_size: int = setting(20, "starts, and ends per start, of the joint QA head", least=1)
     answerable_weight: float = setting(0.5, "weight of the loss of answerability", least=0)
     qa_na_threshold: float = setting(-2.75, "score above which a question has no answer")
 

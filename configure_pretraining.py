@@ -35,22 +35,15 @@ class PretrainingConfig(Objective):
     """All hyper-parameters of a run; where the default is None, the size's own value holds."""
 
     model_size: str = setting("medium-small", "a row of the table of sizes", choices=MODEL_SIZES)
-    model_hparam_overrides: dict = setting(
-        {}, "other fields of the network's configuration, such as num_hidden_layers"
-    )
+    model_hparam_overrides: dict = setting({}, "other fields of the network's configuration")
     embedding_size: int | None = setting(None, "width of the embeddings; null: the size's")
     conv_kernel_size: int | None = setting(None, "width of the convolutions; null: the size's")
     conv_type: str | None = setting(None, "sdconv or noconv; null: the size's")
     head_ratio: int | None = setting(None, "divides the number of heads; null: the size's")
     linear_groups: int | None = setting(None, "groups of the feed-forward layers; null: the size's")
-    mask_padding: bool = setting(
-        True, "padding changes no output; false reproduces the original on padded input"
-    )
+    mask_padding: bool = setting(True, "padding changes no output; false: as the original")
     generator_hidden_size: float | None = setting(
-        None,
-        "width of the generator, as a share of the discriminator's; null: the size's",
-        above=0,
-        most=1,
+        None, "generator's share of the width; null: the size's", above=0, most=1
     )
     do_train: bool = setting(True, "train")
     do_eval: bool = setting(False, "evaluate at the end, or without `do_train`")
@@ -59,19 +52,11 @@ class PretrainingConfig(Objective):
     weight_decay_rate: float = setting(0.01, "decoupled weight decay", least=0)
     num_warmup_steps: int = setting(10_000, "steps over which the learning rate rises", least=0)
     num_train_steps: int = setting(1_000_000, "steps of the whole run", least=1)
-    train_batch_size: int | None = setting(
-        None, "sequences in a batch, on all devices together; null: the size's", least=1
-    )
-    pretrain_tfrecords: str | None = setting(
-        None, "directory of the records; null: DATA_DIR/pretrain_tfrecords"
-    )
+    train_batch_size: int | None = setting(None, "sequences in a batch; null: the size's", least=1)
+    pretrain_tfrecords: str | None = setting(None, "null: DATA_DIR/pretrain_tfrecords")
     vocab_file: str | None = setting(None, "vocabulary; null: DATA_DIR/vocab.txt")
-    init_checkpoint: str | None = setting(
-        None, "initial weights: directory of a run or of a Hugging Face model, or a Hub name"
-    )
-    max_seq_length: int | None = setting(
-        None, "tokens in a sequence, T; null: as in the records", least=8
-    )
+    init_checkpoint: str | None = setting(None, "initial weights: a run, a directory or a Hub name")
+    max_seq_length: int | None = setting(None, "tokens in a sequence; null: the records'", least=8)
     steps_per_execution: int = setting(
         1, "steps in one backend call; logs, checkpoints and signals wait for its end", least=1
     )
@@ -79,32 +64,16 @@ class PretrainingConfig(Objective):
     save_checkpoints_steps: int = setting(10_000, "steps between two checkpoints", least=1)
     keep_checkpoints: int = setting(3, "how many checkpoints to keep", least=1)
     eval_batch_size: int = setting(128, "sequences in an evaluation batch", least=1)
-    eval_every: int | None = setting(
-        None, "steps between two evaluations during training; null: never", least=1
-    )
-    eval_tfrecords: str | None = setting(
-        None, "records to evaluate on; null: the held-out shards, or else the training records"
-    )
-    eval_holdout_shards: int = setting(
-        0, "number of shards, the last ones, to evaluate on and never train on", least=0
-    )
+    eval_every: int | None = setting(None, "steps between evaluations; null: never", least=1)
+    eval_tfrecords: str | None = setting(None, "null: held-out shards, or else training records")
+    eval_holdout_shards: int = setting(0, "number of shards that are never trained on", least=0)
     num_eval_steps: int = setting(100, "batches in an evaluation", least=1)
-    gradient_accumulation_steps: int = setting(
-        1, "micro-batches that each batch is split into, to save memory", least=1
-    )
-    num_devices: int | None = setting(
-        None, "GPUs that share each batch; null: all (on JAX, those of all processes)"
-    )
-    precision: str = setting(
-        "float32", "Keras dtype policy; weights and updates are always float32", choices=PRECISIONS
-    )
-    jit_compile: bool | None = setting(
-        None, "compile the step with XLA; null: where it is faster, on GPUs and TPUs"
-    )
-    deterministic: bool = setting(False, "repeat results bit for bit; slower: one thread on a CPU")
-    seed: int = setting(
-        42, "seed of the initial weights, data order, masks, samples and dropout", least=0
-    )
+    gradient_accumulation_steps: int = setting(1, "micro-batches in a batch", least=1)
+    num_devices: int | None = setting(None, "GPUs that share each batch; null: all")
+    precision: str = setting("float32", "Keras dtype policy", choices=PRECISIONS)
+    jit_compile: bool | None = setting(None, "use XLA; null: on GPUs and TPUs")
+    deterministic: bool = setting(False, "repeat results bit for bit; slower")
+    seed: int = setting(42, "seed of every random draw", least=0)
 
     def __post_init__(self):
         super().__post_init__()

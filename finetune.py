@@ -30,11 +30,12 @@ from absl import logging
 from common import errors, files
 from common.console import progress_bar
 from common.errors import InputError
-from common.fields import hyperparameter_table, override
+from common.fields import override
 from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 from data.tasks.registry import get_task
 from jobs import results_table, trials
+from jobs.command_line import job_parser
 from jobs.encoder import find_encoder, random_encoder
 from jobs.trials import Job, TaskData, TrialResult
 from model.config import MODEL_SIZES, load_hparams
@@ -67,20 +68,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"hyper-parameters:\n\n{hyperparameter_table(FinetuningConfig)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = job_parser(__doc__, FinetuningConfig)
     parser.add_argument(
         "tasks",
         nargs="*",
         metavar="TASK",
         help='trained one by one: GLUE tasks, "all" for all nine, or JSON files of tasks',
     )
-    parser.add_argument("--data-dir", required=True, help="holds models/ and finetuning_data/")
-    parser.add_argument("--model-name", required=True, help="name of the directory in models/")
-    parser.add_argument("--hparams", default="{}", help="a JSON object, or a file with one")
     parser.add_argument(
         "--from-scratch",
         action="store_true",

@@ -5,7 +5,6 @@
 Reads DATA_DIR/pretrain_tfrecords and DATA_DIR/vocab.txt, writes DATA_DIR/models/NAME.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -17,9 +16,10 @@ from absl import logging
 
 from common import errors, files
 from common.errors import InputError
-from common.fields import hyperparameter_table, require
+from common.fields import require
 from configure_pretraining import PretrainingConfig
 from jobs import run_record
+from jobs.command_line import job_parser
 from jobs.stop_signals import StopSignals
 from model.config import ConvBertConfig, load_hparams
 
@@ -71,41 +71,22 @@ def main(arguments=None):
 
 def parse_arguments(arguments=None):
     """The command line, and the hyper-parameters it describes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"hyper-parameters:\n\n{hyperparameter_table(PretrainingConfig)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--data-dir", required=True, help="holds the records and the models")
-    parser.add_argument("--model-name", required=True, help="name of the directory in models/")
-    parser.add_argument("--hparams", default="{}", help="a JSON object, or a file with one")
-    parsed = parser.parse_args(arguments)
-    return parsed, PretrainingConfig.from_hparams(load_hparams(parsed.hparams))
+    args = job_parser(__doc__, PretrainingConfig).parse_args(arguments)
+    return args, PretrainingConfig.from_hparams(load_hparams(args.hparams))
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything a run needs except the model, checked before anything is computed.
-
-    Args:
-        config: the `PretrainingConfig`.
-        directory: DATA_DIR/models/NAME.
-        metadata: the `RecordsMetadata` to train on.
-        eval_metadata: the `RecordsMetadata` to evaluate on.
-        tokenizer: the tokenizer that the records were built with.
-        network: the `ConvBertConfig` of the discriminator.
-        length: tokens in a sequence, T.
-        checkpoints: the `TrainingCheckpoints`.
-    """
+    """Everything a run needs except the model, checked before anything is computed."""
 
     config: PretrainingConfig
-    directory: str
-    metadata: Any
-    eval_metadata: Any
-    tokenizer: Any
-    network: ConvBertConfig
-    length: int
-    checkpoints: Any
+    directory: str  # DATA_DIR/models/NAME
+    metadata: Any  # `RecordsMetadata` of the records to train on
+    eval_metadata: Any  # and of those to evaluate on
+    tokenizer: Any  # the one that the records were built with
+    network: ConvBertConfig  # of the discriminator
+    length: int  # T, tokens in a sequence
+    checkpoints: Any  # `TrainingCheckpoints`
 
 
 def prepare_backend(config):
@@ -253,7 +234,8 @@ def train(run, model, first_step, stop):
     interval = {"first_step": first_step, "last_step": config.num_train_steps}
     with explain_errors(run, run.metadata), stop.deferred():
         if distribution.writes():
-            record_start(run, first_step)
+            hparams = dataclasses.asdict(config)
+            run_record.add_start(run.directory, first_step, hparams, run.metadata.records_dir)
         with contextlib.closing(training_log(run, interval)) as log:
             model.fit(
                 dataset,
@@ -265,23 +247,6 @@ def train(run, model, first_step, stop):
     if stop.received or model.stop_training:
         saved = run.checkpoints.last_good or "by process 0"
         stop.leave(f"saved {saved}. The same command resumes from there")
-
-
-def record_start(run, first_step):
-    """Adds this start, with everything that could explain its results, to the run's run.json."""
-    import keras
-
-    from data.records.metadata import METADATA_FILE
-
-    entry = run_record.describe_start(
-        first_step,
-        dataclasses.asdict(run.config),
-        os.path.join(run.metadata.records_dir, METADATA_FILE),
-        keras.backend.backend(),
-    )
-    with files.write_errors_named(os.path.join(run.directory, run_record.FILE)):
-        os.makedirs(run.directory, exist_ok=True)
-        run_record.append_start(run.directory, entry)
 
 
 def training_log(run, interval):

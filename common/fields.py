@@ -101,7 +101,7 @@ def setting(
 ) -> Any:
     """A dataclass field with a one-line description and a range.
 
-    `check_settings` checks the range; `describe_settings` lists the descriptions.
+    `check_settings` checks the range; `hyperparameter_table` lists the descriptions.
 
     Args:
         default: the default value; a dict is copied for each instance.
@@ -166,34 +166,18 @@ def chosen_settings(args: argparse.Namespace, config_class: type) -> dict[str, A
     return {field.name: getattr(args, field.name) for field in fields if field.metadata}
 
 
-class Setting(typing.NamedTuple):
-    """One row of a table of settings."""
-
-    name: str
-    type: str
-    default: str
-    help: str
-
-
-def describe_settings(config_class: type) -> list[Setting]:
-    """Name, type, default and description of each `setting` of a dataclass, in order."""
+def hyperparameter_table(config_class: type) -> str:
+    """A Markdown table of the settings of a dataclass: name, type, default, and meaning."""
     annotations, rows = typing.get_type_hints(config_class), []
-    for field in dataclasses.fields(config_class):
-        if not field.metadata:
-            continue
+    for field in filter(lambda field: field.metadata, dataclasses.fields(config_class)):
         is_made = field.default is dataclasses.MISSING
         default = field.default_factory() if is_made else field.default
         phrases = map(_type_phrase, _options(annotations[field.name]))
         types = " or ".join(phrase.removeprefix("a ").removeprefix("an ") for phrase in phrases)
-        help_text, choices = field.metadata["help"], field.metadata["choices"]
-        help_text += f" ({', '.join(choices)})" if choices else ""
-        rows.append(Setting(field.name, types, _as_json(default), help_text))
-    return rows
-
-
-def hyperparameter_table(config_class: type) -> str:
-    """A Markdown table of all settings of a dataclass, one line each."""
-    return markdown_table(Setting._fields, describe_settings(config_class), num_text_columns=4)
+        meaning, choices = field.metadata["help"], field.metadata["choices"]
+        meaning += f" ({', '.join(choices)})" if choices else ""
+        rows.append([field.name, types, _as_json(default), meaning])
+    return markdown_table(["name", "type", "default", "meaning"], rows, num_text_columns=4)
 
 
 def override(config: Any, overrides: Mapping[str, Any]) -> Any:

@@ -19,19 +19,12 @@ ENCODER_DIRECTORIES = ("discriminator", "encoder", ".")
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """The initial state of every trial.
+    """The initial state of every trial."""
 
-    Args:
-        directory: the saved model; None for random weights.
-        config: its configuration, with `model_hparam_overrides`.
-        tokenizer: its `ConvBertTokenizer`.
-        sha256: a hash of the weights, or of the random weights' configuration, and the tokenizer.
-    """
-
-    directory: str | None
-    config: ConvBertConfig
+    directory: str | None  # None for random weights
+    config: ConvBertConfig  # with `model_hparam_overrides`
     tokenizer: Any
-    sha256: str
+    sha256: str  # of the weights, or the configuration of random ones, and the tokenizer
 
 
 def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:

@@ -20,21 +20,13 @@ from jobs.trials import read_results_file
 
 @dataclasses.dataclass(frozen=True)
 class SubmissionFile:
-    """One file of the zip.
+    """One file of the zip."""
 
-    Args:
-        name: the file's name, without `.tsv`.
-        task: the task whose model predicts it.
-        split: the test split.
-        num_rows: examples in GLUE's test file.
-        most_frequent: the most frequent label in GLUE's dev set.
-    """
-
-    name: str
-    task: str
+    name: str  # without `.tsv`
+    task: str  # whose model predicts it
     split: str
-    num_rows: int
-    most_frequent: str = ""
+    num_rows: int  # in GLUE's test file
+    most_frequent: str = ""  # label in GLUE's dev set
 
 
 FILES = (
@@ -54,17 +46,11 @@ FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The trial of a task to submit.
+    """The trial of a task to submit."""
 
-    Args:
-        trial: its number; None if the task has no predictions.
-        reason: why this one.
-        score: its dev score by the task's main metric, in percent; None if unknown.
-    """
-
-    trial: int | None
+    trial: int | None  # None if the task has no predictions
     reason: str
-    score: float | None = None
+    score: float | None = None  # dev score by the task's main metric, in percent, if known
 
 
 def prediction_path(model_dir: str, file: SubmissionFile, trial: int | str) -> str:

@@ -49,23 +49,13 @@ PANELS_PER_ROW = 5
 
 @dataclasses.dataclass(frozen=True)
 class TaskResults:
-    """One task's results.
-
-    Args:
-        name: the task's name.
-        main_metrics: the metrics to show, also for further dev sets ("accuracy_mismatched").
-        trials: the finished trials, each with `metrics` (name → percent) and `seed`.
-        num_trials: how many trials there will be.
-        train_examples: examples in the training file; None if nothing was trained.
-        dev_examples: examples in the dev file.
-        hparams: the hyper-parameters.
-    """
+    """One task's results."""
 
     name: str
-    main_metrics: tuple[str, ...]
-    trials: list[dict[str, Any]]
-    num_trials: int
-    train_examples: int | None
+    main_metrics: tuple[str, ...]  # to show, also for further dev sets ("accuracy_mismatched")
+    trials: list[dict[str, Any]]  # the finished ones, with `metrics` (name → percent) and `seed`
+    num_trials: int  # finished or not
+    train_examples: int | None  # None if nothing was trained
     dev_examples: int
     hparams: dict[str, Any]
 

@@ -17,51 +17,52 @@ FILE = "run.json"
 PACKAGES = ("tensorflow", "keras", "jax", "numpy", "safetensors", "tensorflow-text")
 
 
-def append_start(run_dir: str | os.PathLike, entry: dict[str, Any]) -> None:
-    """Adds an entry to the run directory's `run.json`.
+def add_start(
+    run_dir: str | os.PathLike, step: int, hparams: dict[str, Any], records_dir: str | os.PathLike
+) -> None:
+    """Adds an entry with everything that could explain a run's results to its `run.json`.
+
+    Args:
+        run_dir: the run's directory; it is made if necessary.
+        step: the number of steps that were done before.
+        hparams: all hyper-parameters, defaults included.
+        records_dir: the directory of the records.
 
     Raises:
-        InputError: the file is not a run record.
+        InputError: the file is not a run record, or cannot be written.
     """
-    path = os.path.join(run_dir, FILE)
+    import keras
+
+    from data.records.metadata import METADATA_FILE
+
+    path, metadata = os.path.join(run_dir, FILE), os.path.join(records_dir, METADATA_FILE)
     starts = files.read_json_object(path).get("starts") if os.path.exists(path) else []
     if not isinstance(starts, list):
         raise InputError(
             f"{path}: `starts` must be a list. Delete or rename the file: training does not need it"
         )
-    files.write_text(path, json.dumps({"starts": [*starts, entry]}, indent=2) + "\n")
-
-
-def describe_start(
-    step: int, hparams: dict[str, Any], records_metadata: str | os.PathLike, backend: str
-) -> dict[str, Any]:
-    """Everything about a start that could explain its results.
-
-    Args:
-        step: the number of steps that were done before.
-        hparams: all hyper-parameters, defaults included.
-        records_metadata: the records' `metadata.json`; the original's records have none.
-        backend: the name of Keras's backend.
-    """
-    has_metadata = os.path.exists(records_metadata)
-    return {
+    has_metadata = os.path.exists(metadata)  # the original's records have none
+    entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "step": step,
         "command": [sys.executable, *sys.argv],
         "hparams": hparams,
         "records": {
-            "metadata": os.path.abspath(records_metadata),
-            "sha256": files.sha256_of(records_metadata) if has_metadata else None,
+            "metadata": os.path.abspath(metadata),
+            "sha256": files.sha256_of(metadata) if has_metadata else None,
         },
         "code": code_version(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
         "versions": {"python": platform.python_version()} | package_versions(),
-        "backend": backend,
+        "backend": keras.backend.backend(),
         "machine": {
             "platform": platform.platform(),
             "host": platform.node(),
             "cpus": os.cpu_count(),
         },
     }
+    with files.write_errors_named(path):
+        os.makedirs(run_dir, exist_ok=True)
+        files.write_text(path, json.dumps({"starts": [*starts, entry]}, indent=2) + "\n")
 
 
 def package_versions() -> dict[str, str]:

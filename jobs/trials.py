@@ -40,36 +40,22 @@ RESULT_KEYS = {"trial", "seed", "seconds", "fingerprint", "metrics", "num_exampl
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """A task and its examples.
+    """A task and its examples."""
 
-    Args:
-        task: as `Task.complete` returns it.
-        train: the training set; None if nothing is trained.
-        dev: what is scored, by split, "dev" first; empty if nothing is scored.
-        tests: what predictions are written for, by split.
-    """
-
-    task: Task
-    train: Examples | None
-    dev: dict[str, Examples]
-    tests: dict[str, Examples]
+    task: Task  # as `Task.complete` returns it
+    train: Examples | None  # None if nothing is trained
+    dev: dict[str, Examples]  # by split, "dev" first; empty if nothing is scored
+    tests: dict[str, Examples]  # by split, what predictions are written for
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One task, or several to train jointly.
-
-    Args:
-        parts: the tasks, in order.
-        config: the hyper-parameters.
-        encoder: the initial state of every trial; None until it is known.
-        model_dir: `DATA_DIR/models/MODEL_NAME`; all paths are below it.
-    """
+    """One task, or several to train jointly."""
 
     parts: tuple[TaskData, ...]
     config: FinetuningConfig
-    encoder: Encoder | None
-    model_dir: str
+    encoder: Encoder | None  # None until it is known
+    model_dir: str  # DATA_DIR/models/MODEL_NAME; all paths are below it
 
     @property
     def name(self) -> str:

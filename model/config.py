@@ -73,17 +73,11 @@ class ConvBertConfig:
     embedding_size: int = setting(768, "width E of the embeddings", least=1)
     hidden_size: int = setting(768, "width H of the encoder", least=1)
     num_hidden_layers: int = setting(12, "number of encoder layers", least=1)
-    num_attention_heads: int = setting(
-        12, "number of heads before `head_ratio` divides it", least=1
-    )
+    num_attention_heads: int = setting(12, "heads, before division by head_ratio", least=1)
     # Hugging Face derives another width for odd head counts and for a `head_ratio` other than 2, so
     # a loaded model reads D from its tensors.
-    attention_head_size: int | None = setting(
-        None, "width D of a head; null: hidden_size // num_attention_heads", least=1
-    )
-    head_ratio: int = setting(
-        2, "num_attention_heads // head_ratio heads attend, and as many convolve", least=1
-    )
+    attention_head_size: int | None = setting(None, "width D of a head; null: H / heads", least=1)
+    head_ratio: int = setting(2, "1 / head_ratio of the heads attend, as many convolve", least=1)
     conv_type: str = setting(
         "sdconv",
         "span-based dynamic convolution, or ELECTRA's attention alone",
@@ -92,13 +86,9 @@ class ConvBertConfig:
     conv_kernel_size: int = setting(9, "width K of the convolution kernels; odd", least=1)
     linear_groups: int = setting(1, "groups of the feed-forward layers; 1: dense", least=1)
     intermediate_size: int = setting(3072, "width of the feed-forward layers", least=1)
-    hidden_act: str = setting("gelu", "activation of the feed-forward layers", choices=ACTIVATIONS)
-    hidden_dropout_prob: float = setting(
-        0.1, "dropout after embeddings and layers", least=0, below=1
-    )
-    attention_probs_dropout_prob: float = setting(
-        0.1, "dropout of attention and convolution weights", least=0, below=1
-    )
+    hidden_act: str = setting("gelu", "feed-forward activation", choices=ACTIVATIONS)
+    hidden_dropout_prob: float = setting(0.1, "dropout of hidden states", least=0, below=1)
+    attention_probs_dropout_prob: float = setting(0.1, "dropout of attention", least=0, below=1)
     classifier_dropout: float | None = setting(
         None, "dropout before a classifier; null: hidden_dropout_prob", least=0, below=1
     )
@@ -107,27 +97,15 @@ class ConvBertConfig:
     initializer_range: float = setting(0.02, "standard deviation of the initial weights")
     layer_norm_eps: float = setting(1e-12, "epsilon of layer normalization")
     pad_token_id: int = setting(0, "id of [PAD]")
-    mask_padding: bool = setting(
-        True, "padding changes no output; false: as the original and Hugging Face compute it"
-    )
+    mask_padding: bool = setting(True, "padding changes no output; false: as Hugging Face")
     num_labels: int = setting(2, "number of labels of a classification head", least=1)
-    problem_type: str | None = setting(
-        None, "loss and predictions of a classification head", choices=PROBLEM_TYPES
-    )
+    problem_type: str | None = setting(None, "loss of a classifier", choices=PROBLEM_TYPES)
     id2label: tuple[str, ...] | None = setting(None, "names of the labels, in order of their ids")
-    score_range: tuple[float, ...] | None = setting(
-        None, "scores of a regression that the outputs 0 and 1 stand for"
-    )
+    score_range: tuple[float, ...] | None = setting(None, "scores that outputs 0 and 1 mean")
     # Hugging Face's default is "last"; `from_hf_dict` takes care of it.
-    summary_type: str = setting(
-        "first", "token that a multiple-choice answer is scored by", choices=SUMMARY_TYPES
-    )
-    beam_size: int = setting(
-        20, "starts, and ends for each, that the joint question-answering head predicts", least=1
-    )
-    task_specific_params: dict[str, Any] | None = setting(
-        None, "how to read texts for a fine-tuned model; the network does not use it"
-    )
+    summary_type: str = setting("first", "token that scores a choice", choices=SUMMARY_TYPES)
+    beam_size: int = setting(20, "starts, and ends per start, of the joint QA head", least=1)
+    task_specific_params: dict[str, Any] | None = setting(None, "how to read texts for predictions")
 
     def __post_init__(self):
         check_settings(self)
@@ -272,27 +250,15 @@ class ConvBertConfig:
 class Objective:
     """What pre-training optimizes, and with which generator (ELECTRA, arXiv:2003.10555)."""
 
-    electra_objective: bool = setting(
-        True, "replaced-token detection; false: masked language modeling by the full-size encoder"
-    )
+    electra_objective: bool = setting(True, "replaced-token detection; false: masked LM alone")
     gen_weight: float = setting(1.0, "weight of the generator's loss", least=0)
     disc_weight: float = setting(50.0, "weight of the discriminator's loss", least=0)
     mask_prob: float = setting(0.15, "share of tokens to mask", above=0, below=1)
-    uniform_generator: bool = setting(
-        False, "draw replacements uniformly from the vocabulary, without a generator"
-    )
-    untied_generator: bool = setting(
-        True, "separate generator; false: the discriminator's encoder is the generator's too"
-    )
-    untied_generator_embeddings: bool = setting(
-        False, "separate embeddings for the generator, as wide as its layers"
-    )
-    generator_hidden_size: float = setting(
-        0.25, "width of the generator, as a share of the discriminator's", above=0, most=1
-    )
-    generator_layers: float = setting(
-        1.0, "number of the generator's layers, as a share of the discriminator's", above=0, most=1
-    )
+    uniform_generator: bool = setting(False, "draw replacements uniformly, without a generator")
+    untied_generator: bool = setting(True, "false: generator and discriminator are one encoder")
+    untied_generator_embeddings: bool = setting(False, "separate embeddings for the generator")
+    generator_hidden_size: float = setting(0.25, "generator's share of the width", above=0, most=1)
+    generator_layers: float = setting(1.0, "generator's share of the layers", above=0, most=1)
     disallow_correct: bool = setting(False, "never draw the original token as its replacement")
     temperature: float = setting(1.0, "temperature of the generator's samples", above=0)
 

@@ -10,7 +10,6 @@ and a task that has all its files is not downloaded.
 
 import argparse
 import csv
-import dataclasses
 import http.client
 import io
 import os
@@ -21,7 +20,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import bootstrap  # noqa: F401
 
@@ -39,8 +38,7 @@ CHUNK = 1 << 20
 FILES = Path(__file__).with_name("glue_files.tsv")
 
 
-@dataclasses.dataclass(frozen=True)
-class RemoteFile:
+class RemoteFile(NamedTuple):
     """A file on the server: its path below the base URL, and its expected size and hash."""
 
     path: str
@@ -48,8 +46,7 @@ class RemoteFile:
     sha256: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Download:
+class Download(NamedTuple):
     """The files that a folder of finetuning_data is made from, and the task that reads it."""
 
     task: str
@@ -59,7 +56,15 @@ class Download:
 
 def main(arguments: list[str] | None = None) -> None:
     """Downloads what is missing of each task; a failing task does not stop the others."""
-    args = parse_arguments(arguments)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tasks", nargs="+", help=f'{", ".join(glue.TASKS)}; or "all"')
+    parser.add_argument("--data-dir", required=True, help="holds finetuning_data/")
+    parser.add_argument(
+        "--base-url", default=BASE_URL, help="a mirror with the same paths (default: %(default)s)"
+    )
+    args = parser.parse_args(arguments)
     names = list(glue.TASKS) if "all" in args.tasks else args.tasks
     tasks = {glue.get_task(name).name for name in names}
     if not os.path.isdir(args.data_dir):
@@ -76,19 +81,6 @@ def main(arguments: list[str] | None = None) -> None:
                 failures.append(str(error))
     if failures:
         raise InputError("\n".join(failures))
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see `--help`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("tasks", nargs="+", help=f'{", ".join(glue.TASKS)}; or "all"')
-    parser.add_argument("--data-dir", required=True, help="holds finetuning_data/")
-    parser.add_argument(
-        "--base-url", default=BASE_URL, help="a mirror with the same paths (default: %(default)s)"
-    )
-    return parser.parse_args(arguments)
 
 
 def read_downloads(path: Path) -> list[Download]:

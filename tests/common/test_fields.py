@@ -51,7 +51,7 @@ def test_table():
         [cell.strip() for cell in line.strip("|").split(" | ")]
         for line in fields.hyperparameter_table(Example).splitlines()
     ]
-    assert rows[0] == ["name", "type", "default", "help"]
+    assert rows[0] == ["name", "type", "default", "meaning"]
     assert rows[2:] == [
         ["layers", "integer", "3", "number of layers"],
         ["rate", "number or null", "null", "learning rate"],

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -16,11 +17,8 @@ def test_every_start_adds_an_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["pretrain.py", "--model-name", "x"])
     (tmp_path / "metadata.json").write_text("{}")
     for step in (0, 7):
-        entry = run_record.describe_start(
-            step, {"seed": 1}, tmp_path / "metadata.json", "tensorflow"
-        )
-        run_record.append_start(tmp_path, entry)
-    starts = json.loads((tmp_path / "run.json").read_text())["starts"]
+        run_record.add_start(tmp_path / "run", step, {"seed": 1}, tmp_path)
+    starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0, 7]
     last = starts[-1]
     assert last["hparams"] == {"seed": 1}
@@ -28,20 +26,21 @@ def test_every_start_adds_an_entry(tmp_path, monkeypatch):
     assert last["records"]["sha256"] == hashlib.sha256(b"{}").hexdigest()
     assert last["versions"]["python"] == platform.python_version()
     assert last["versions"]["numpy"] == np.__version__
-    assert last["backend"] == "tensorflow"
+    assert last["backend"] == keras.backend.backend()
     assert last["machine"]["platform"] == platform.platform()
 
 
 def test_records_without_metadata(tmp_path):
-    entry = run_record.describe_start(0, {}, tmp_path / "metadata.json", "jax")
-    assert entry["records"]["sha256"] is None
+    run_record.add_start(tmp_path, 0, {}, tmp_path)
+    (start,) = json.loads((tmp_path / "run.json").read_text())["starts"]
+    assert start["records"] == {"metadata": str(tmp_path / "metadata.json"), "sha256": None}
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"starts": 1}'])
 def test_a_file_that_is_not_a_record_is_kept(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(InputError, match=r"run\.json"):
-        run_record.append_start(tmp_path, {})
+        run_record.add_start(tmp_path, 0, {}, tmp_path)
     assert (tmp_path / "run.json").read_text() == text
 
 
