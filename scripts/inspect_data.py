@@ -20,13 +20,13 @@ import bootstrap  # noqa: F401
 from common import errors
 from common.errors import InputError
 
-# Kind of token → its terminal code, and its marks without colors.
+# Kind of token → its format on a terminal, and without colors.
 STYLES = {
-    "special": ("2", "{}"),
-    "first": ("", "{}"),
-    "second": ("34", "{}"),
-    "hidden": ("1;97;41", "{{{}}}"),
-    "kept": ("1;30;43", "{{={}}}"),
+    "special": ("\033[2m{}\033[0m", "{}"),
+    "first": ("{}", "{}"),
+    "second": ("\033[34m{}\033[0m", "{}"),
+    "hidden": ("\033[1;97;41m{}\033[0m", "{{{}}}"),
+    "kept": ("\033[1;30;43m{}\033[0m", "{{={}}}"),
 }
 LENGTH_BINS = 8
 MOST_EXAMPLES = 1 << 16  # that are read of a shard
@@ -153,12 +153,8 @@ def as_text(tokens: list[str], kinds: list[str], colored: bool) -> str:
         continues = token.startswith("##") and bool(before)
         if before and not continues and token not in (".", ",", "?", "!"):
             text += "\n" if before == "[SEP]" else " "
-        code, marks = STYLES[kind]
-        shown = token[2:] if continues else token
-        if not colored:
-            text += marks.format(shown)
-        else:
-            text += f"\033[{code}m{shown}\033[0m" if code else shown
+        color, marks = STYLES[kind]
+        text += (color if colored else marks).format(token[2:] if continues else token)
         before = token
     return text
 
@@ -177,8 +173,8 @@ def length_table(batch: dict, max_seq_length: int) -> str:
     for first, end in itertools.pairwise(bounds):
         inside = int(((lengths >= first) & (lengths < end)).sum())
         label = f"{first}-{end - 1}" if end - first > 1 else f"{first}"
-        bar = "#" * round(40 * inside / count)
-        lines.append(f"{label:>10}{inside:>12,}{inside / count:>8.1%} {bar}".rstrip())
+        share = inside / count
+        lines.append(f"{label:>10}{inside:>12,}{share:>8.1%} {'#' * round(40 * share)}".rstrip())
     return "\n".join(lines)
 
 

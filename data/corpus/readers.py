@@ -242,23 +242,15 @@ def _document(
     """Yields the parts of a document that are UTF-8, then None; counts the other parts."""
     is_used = is_counted = False
     for part in parts:
-        if _is_utf8(b"\n".join(part)):
-            is_used = True
-            yield part
-        else:
+        try:
+            b"\n".join(part).decode()
+        except UnicodeDecodeError:
             is_counted = True
             skipped.add(source, where, NOT_UTF8)
+        else:
+            is_used = True
+            yield part
     if is_used:
         yield [None]
     elif not is_counted:
         skipped.add(source, where, EMPTY)
-
-
-def _is_utf8(text):
-    if text.isascii():
-        return True
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

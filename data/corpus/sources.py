@@ -112,13 +112,21 @@ def find_corpus(
                 "there, or choose another corpus with --corpus."
             )
     path = Path(path)
+    sources, is_stream = [], False
     if path.is_file() and _kind_of(path.name)[0] in (None, "tar", "archive"):
-        sources, is_stream = _list_archive(path, options)
+        # A tar of archives, compressed or not, or a single archive, which is compressed too.
+        with damage_errors(path), path.open("rb") as file:
+            is_compressed = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
+        sources = _list_tar(path, path.name, is_compressed, options)
+        is_stream = is_compressed and bool(sources)
+        if not sources and is_compressed:
+            size = path.stat().st_size
+            sources = [TextSource(str(path), path.name, "archive", 0, size, options=options)]
+        if not sources:
+            raise InputError(f"{path}: does not contain *.xz archives, as OpenWebText's tar does.")
     else:
-        is_stream = False
-        sources = [
-            source for file, name in _find_files(path) for source in _list_file(file, name, options)
-        ]
+        for file, name in _find_files(path):
+            sources += _list_file(file, name, options)
     corpus = Corpus(path, sources, is_stream, options)
     if not corpus.size:
         raise InputError(f"no text: every file of the corpus {path} is empty.")
@@ -163,21 +171,6 @@ def _kind_of(name: str) -> tuple[str | None, str]:
     return {".tar": "tar", ".xz": "archive", ".parquet": "parquet"}.get(Path(name).suffix), ""
 
 
-def _list_archive(path: Path, options: ReadOptions) -> tuple[list[TextSource], bool]:
-    """Lists a tar of archives, compressed or not, or a single archive."""
-    with damage_errors(path), path.open("rb") as file:
-        is_stream = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
-    if is_stream:
-        logging.info("listing the compressed archive %s, which must be read once for that", path)
-    sources = _list_tar(path, path.name, is_stream, options)
-    if not sources and is_stream:
-        size = path.stat().st_size
-        return [TextSource(str(path), path.name, "archive", 0, size, options=options)], False
-    if not sources:
-        raise InputError(f"{path}: does not contain *.xz archives, as OpenWebText's tar does.")
-    return sources, is_stream
-
-
 def _archives_in(file: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     with tarfile.open(fileobj=file, mode="r:", tarinfo=StrictTarInfo) as tar:
         for member in tar:
@@ -186,6 +179,8 @@ def _archives_in(file: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarFile, tar
 
 
 def _list_tar(path: Path, name: str, is_compressed: bool, options: ReadOptions) -> list[TextSource]:
+    if is_compressed:
+        logging.info("listing the compressed archive %s, which must be read once for that", path)
     sources = []
 
     def add(source_name, offset, size):

@@ -95,7 +95,7 @@ def build_records(
             _start_directory(records_dir, identity, finished)
         logging.info("%d of %d shards to build", len(remaining), len(tasks))
         shards = workers.run(_with_contents(remaining, corpus))
-        finished |= _note_shards(shards, tasks, finished, records_dir)
+        _note_shards(shards, tasks, finished, records_dir / PROGRESS_FILE)
     metadata = RecordsMetadata(
         records_dir=records_dir,
         record_format=options.record_format,
@@ -113,8 +113,7 @@ def build_records(
     (records_dir / PROGRESS_FILE).unlink()
     seconds = time.monotonic() - start
     megabytes = sum(finished[task.name].text_bytes for task in remaining) / 1e6
-    rate = megabytes / seconds
-    logging.info("%.1f MB of text in %.1f s with start-up: %.2f MB/s", megabytes, seconds, rate)
+    logging.info("%.1f MB of text in %.1f s, including the start", megabytes, seconds)
     return metadata
 
 
@@ -148,12 +147,12 @@ def _finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | No
     if shards is None:
         load_metadata(records_dir)  # checks the shards
         return None
-    paths = {shard.name: records_dir / shard.name for shard in shards}
-    return {
-        shard.name: shard
-        for shard in shards
-        if paths[shard.name].exists() and paths[shard.name].stat().st_size == shard.bytes
-    }
+
+    def is_complete(shard):
+        path = records_dir / shard.name
+        return path.exists() and path.stat().st_size == shard.bytes
+
+    return {shard.name: shard for shard in shards if is_complete(shard)}
 
 
 def _plan(corpus: Corpus, options: BuildOptions, records_dir: Path) -> list[ShardTask]:
@@ -196,27 +195,21 @@ def _with_contents(tasks: list[ShardTask], corpus: Corpus) -> Iterator[ShardTask
 
 
 def _note_shards(
-    shards: Iterator[Shard],
-    tasks: list[ShardTask],
-    finished: dict[str, Shard],
-    records_dir: Path,
-) -> dict[str, Shard]:
-    """Records each finished shard, on disk and on a progress bar; returns them by name."""
+    shards: Iterator[Shard], tasks: list[ShardTask], finished: dict[str, Shard], progress: Path
+) -> None:
+    """Adds each shard to `finished`, to the progress file and to a progress bar."""
     sizes = {task.name: sum(source.size for source in task.sources) for task in tasks}
-    kept = sum(sizes[name] for name in finished)
-    built, text_bytes, start = {}, 0, time.monotonic()
-    progress = records_dir / PROGRESS_FILE
-    total = sum(sizes.values())
+    total, kept = sum(sizes.values()), sum(sizes[name] for name in finished)
+    text_bytes, start = 0, time.monotonic()
     with progress_bar(total, "building", initial=kept, unit="B", unit_scale=True) as bar:
         for shard in shards:
             with write_errors(progress), progress.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(shard)) + "\n")
-            built[shard.name] = shard
+            finished[shard.name] = shard
             text_bytes += shard.text_bytes
             rate = text_bytes / 1e6 / (time.monotonic() - start)
             bar.set_postfix_str(f"{rate:.1f} MB of text/s", refresh=False)
             bar.update(sizes[shard.name])
-    return built
 
 
 @contextlib.contextmanager

@@ -115,13 +115,9 @@ def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -
     )
     corpus = find_corpus(data_dir, args.corpus, read_options(args))
     records_dir = data_dir / "pretrain_tfrecords"
-    logging.info(
-        "corpus %s (%.1f MB, %d sources), vocabulary %s",
-        corpus.path,
-        corpus.size / 1e6,
-        len(corpus.sources),
-        vocab_file,
-    )
+    count = len(corpus.sources)
+    logging.info("corpus %s: %.1f MB, %d sources", corpus.path, corpus.size / 1e6, count)
+    logging.info("vocabulary %s", vocab_file)
     metadata = build_records(
         corpus, options, records_dir, num_processes, args.overwrite, make_workers
     )
@@ -140,12 +136,10 @@ def tokenizer_options(vocab_file: Path, cased: bool, strip_accents: bool) -> dic
     """
     config = vocab_file.with_name(CONFIG_FILE)
     options = stated_options(config) if vocab_file.name == "vocab.txt" else {}
-    requests = []
-    if cased:
-        requests = [("--cased", "do_lower_case")]
-    elif not strip_accents:
-        requests = [("--no-strip-accents", "strip_accents")]
-    for option, name in requests:
+    if cased or not strip_accents:
+        option, name = "--no-strip-accents", "strip_accents"
+        if cased:
+            option, name = "--cased", "do_lower_case"
         if options.get(name):
             raise InputError(
                 f"{option} does not fit the vocabulary {vocab_file}: `{name}` is "
@@ -174,13 +168,13 @@ def find_vocab(data_dir: Path, vocab_file: str | None, cased: bool) -> Path:
 def copy_vocab(data_dir: Path, vocab_file: Path) -> None:
     """Copies the vocabulary to where pretrain.py and finetune.py look for it."""
     path = data_dir / "vocab.txt"
+    config = vocab_file.with_name(CONFIG_FILE)
     if not path.exists():
-        copies = {path: vocab_file}
-        if vocab_file.name == path.name and vocab_file.with_name(CONFIG_FILE).exists():
-            copies[data_dir / CONFIG_FILE] = vocab_file.with_name(CONFIG_FILE)
-        for copy, original in reversed(copies.items()):
-            with atomic_path(copy) as temporary:
-                shutil.copyfile(original, temporary)
+        has_config = vocab_file.name == path.name and config.exists()
+        copies = [(config, CONFIG_FILE)] if has_config else []
+        for file, name in [*copies, (vocab_file, path.name)]:
+            with atomic_path(data_dir / name) as temporary:
+                shutil.copyfile(file, temporary)
     elif path.read_bytes() != vocab_file.read_bytes():
         logging.warning(
             "the records were built with the vocabulary %s, but pre-training would use %s: set "

@@ -6,6 +6,7 @@
 import dataclasses
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +70,7 @@ class RecordsMetadata:
     @property
     def skipped(self) -> dict[str, int]:
         """Skipped documents and files: reason → number."""
-        counts = {}
-        for shard in self.shards:
-            for reason, count in shard.skipped.items():
-                counts[reason] = counts.get(reason, 0) + count
-        return counts
+        return dict(sum((Counter(shard.skipped) for shard in self.shards), Counter()))
 
     @property
     def num_examples(self) -> int:
@@ -154,27 +151,25 @@ def _check_shards(metadata: RecordsMetadata) -> None:
 def _scan_original(records_dir: Path) -> RecordsMetadata:
     """Makes the metadata of a directory that the original wrote, by reading it."""
     import tensorflow as tf
-    from google.protobuf.message import DecodeError
 
-    paths = sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
     shards = tuple(
         Shard(path.name, path.stat().st_size, sum(1 for _ in record_offsets(path)))
-        for path in paths
+        for path in sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
     )
-    first = next((path for path in paths if path.stat().st_size), None)
+    first = next((str(records_dir / shard.name) for shard in shards if shard.examples), None)
     if first is None:
         raise InputError(
             f"no records in {records_dir}: it has neither {METADATA_FILE} nor {SHARD_PREFIX}* "
             "files with records. Run build_data.sh first."
         )
     try:
-        record = next(iter(tf.data.TFRecordDataset(str(first)).take(1))).numpy()
-        features = tf.train.Example.FromString(record).features.feature
+        record = tf.data.TFRecordDataset(first).take(1).get_single_element()
+        features = dict.fromkeys(FEATURES, tf.io.RaggedFeature(tf.int64))
+        lengths = {len(values) for values in tf.io.parse_single_example(record, features).values()}
     except tf.errors.DataLossError as error:
         raise InputError(f"the shard {first} is damaged: {error}") from error
-    except DecodeError:  # a compact record, most likely
-        features = {}
-    lengths = {len(features[name].int64_list.value) if name in features else 0 for name in FEATURES}
+    except tf.errors.InvalidArgumentError:  # a compact record, most likely
+        lengths = {0}
     if len(lengths) != 1 or 0 in lengths:
         raise InputError(
             f"the first record of {first} does not have int64 lists `input_ids`, `input_mask` and "
