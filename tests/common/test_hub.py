@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -103,11 +102,9 @@ def test_without_a_connection_the_cache_is_used(server, monkeypatch):
     server.requests.clear()
     assert resolve(local_files_only=True) == directory
     assert server.requests == []
-    fails(
-        r"owner/other \(main\) is not .* in the local cache", "owner/other", local_files_only=True
-    )
+    fails(r"owner/other \(main\) .* local cache", "owner/other", local_files_only=True)
     resolve(revision="v1", weights=False)
-    fails(r"owner/model \(\w+\) is not .* in the local cache", revision="v1", local_files_only=True)
+    fails(r"owner/model \(\w+\) .* local cache", revision="v1", local_files_only=True)
     connect(monkeypatch, "http://127.0.0.1:9")
     assert resolve() == directory
     fails(r"owner/other cannot be downloaded from http://127\.0\.0\.1:9: .*refused", "owner/other")
@@ -133,26 +130,32 @@ def test_errors_of_the_hub(server):
     fails("owner/empty on the hub has none of model.safetensors, ", "owner/empty")
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../model", "owner/../model", "a..b", "/owner/model", "./model", "~/model", "a/b/c", "a//b"],
+PATHS = (
+    "../model",
+    "owner/../model",
+    "a..b",
+    "/owner/model",
+    "./model",
+    "~/model",
+    "a/b/c",
+    "a//b",
 )
-def test_what_looks_like_a_path_is_no_name(server, name):
-    fails(f"no such directory: {name}", name)
-    assert server.requests == []
+NAMES = ("", "a b", "a\\b", "-a", "a--b", "a.git", "owner/", "a?b", "a#b", "ä", "a\n", "a:b")
+REVISIONS = ("../../../outside", "/etc", "a b", "", "a..b")
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a\\b", "-a", "a--b", "a.git", "owner/", "a?b", "a#b", "ä", "a\n", "a:b"]
+    ("name", "revision", "message"),
+    [
+        *((name, None, f"no such directory: {name}") for name in PATHS),
+        *((name, None, "is neither a local directory nor a valid name") for name in NAMES),
+        *(("owner/model", revision, "`revision` must be") for revision in REVISIONS),
+    ],
 )
-def test_what_no_repository_is_called_is_refused(server, name):
-    fails("is neither a local directory nor a valid name", name)
-    assert server.requests == []
-
-
-@pytest.mark.parametrize("revision", ["../../../outside", "/etc", "a b", "", "a..b"])
-def test_impossible_revisions_are_refused(server, tmp_path, revision):
-    fails(r"`revision` must be .* Received: " + re.escape(repr(revision)), revision=revision)
+def test_impossible_names_are_refused_before_the_hub_is_asked(
+    server, tmp_path, name, revision, message
+):
+    fails(message, name, revision=revision)
     assert server.requests == []
     assert names_in(tmp_path) == []
 
@@ -167,8 +170,6 @@ def test_a_local_directory_wins(server, tmp_path):
     fails("no such directory: file", "file")
     assert server.requests == []
 
-
-# --- Models and tokenizers by name -------------------------------------------------------------
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Kø", "##ben", "##havn", "er", "stor", "."]
 

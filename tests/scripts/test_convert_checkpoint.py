@@ -18,9 +18,8 @@ from model.masking import gather_positions
 from model.weights import tf1, warm_start
 from scripts import convert_checkpoint
 from tests.support import original
+from tests.support.huggingface import CLASSES, HUGGINGFACE, edit_config
 from tests.support.random_models import VOCAB
-
-HUGGINGFACE = Path(__file__).parents[1] / "goldens" / "huggingface"
 
 
 @pytest.fixture
@@ -41,15 +40,6 @@ def fails(match, *arguments):
 
 # --- Models of transformers -------------------------------------------------------------------
 
-CLASSES = {
-    "relu": "ConvBertModel",
-    "mlm": "ConvBertForMaskedLM",
-    "seqcls": "ConvBertForSequenceClassification",
-    "tokcls": "ConvBertForTokenClassification",
-    "qa": "ConvBertForQuestionAnswering",
-    "multichoice": "ConvBertForMultipleChoice",
-}
-
 
 def tensors(directory):
     return safetensors.numpy.load_file(Path(directory) / "model.safetensors")
@@ -64,18 +54,13 @@ def source(tmp_path):
     return directory
 
 
-def change_config(directory, **fields):
-    path = directory / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
 @pytest.mark.parametrize("name", CLASSES)
 def test_models_of_transformers_keep_their_tensors_and_outputs(name, out, capsys):
-    directory = HUGGINGFACE / f"tiny_{name}"
+    directory = HUGGINGFACE / name
     convert(directory, out, "--expected", f"{directory}.npz", "--tolerance", 5e-5)
     printed = capsys.readouterr().out
     assert f": {CLASSES[name]}, " in printed
-    assert printed.count("largest difference") == (2 if name == "qa" else 1)
+    assert printed.count("largest difference") == (2 if name == "tiny_qa" else 1)
     assert "there is no vocabulary" in printed
     ours, theirs = tensors(out), tensors(directory)
     assert set(ours) == set(theirs) - {"embeddings.position_ids", "generator_lm_head.weight"}
@@ -94,7 +79,7 @@ def test_models_of_the_tensorflow_classes_keep_their_outputs(out, capsys):
 
 def test_the_tokenizer_and_the_names_of_labels_are_kept(source, out, capsys):
     labels = {str(i): f"name {i}" for i in range(3)}
-    change_config(source, id2label=labels, architectures=["TFConvBertForSequenceClassification"])
+    edit_config(source, id2label=labels, architectures=["TFConvBertForSequenceClassification"])
     convert(source, out, "--hparams", '{"mask_padding": false}')
     fields = json.loads((out / "config.json").read_text())
     assert (fields["id2label"], fields["mask_padding"]) == (labels, False)
@@ -102,14 +87,22 @@ def test_the_tokenizer_and_the_names_of_labels_are_kept(source, out, capsys):
     assert "note" not in capsys.readouterr().out
 
 
-def test_hidden_states_and_attentions_are_compared(tmp_path, out, capsys):
-    with np.load(HUGGINGFACE / "tiny_relu.npz") as golden:
+def expect(name, directory, change):
+    """Options that compare a golden model with changed arrays."""
+    with np.load(HUGGINGFACE / f"{name}.npz") as golden:
         arrays = dict(golden)
-    for name in ("hidden_states", "attentions"):
-        parts = [key for key in arrays if key.startswith(f"{name}_")]
-        arrays[name] = np.stack([arrays.pop(f"{name}_{i}") for i in range(len(parts))])
-    np.savez(tmp_path / "expected.npz", **arrays)
-    convert(HUGGINGFACE / "tiny_relu", out, "--expected", tmp_path / "expected.npz")
+    change(arrays)
+    np.savez(directory / "expected.npz", **arrays)
+    return HUGGINGFACE / name, directory / "out", "--expected", directory / "expected.npz"
+
+
+def test_hidden_states_and_attentions_are_compared(tmp_path, capsys):
+    def stack(arrays):
+        for name in ("hidden_states", "attentions"):
+            parts = [key for key in arrays if key.startswith(f"{name}_")]
+            arrays[name] = np.stack([arrays.pop(f"{name}_{i}") for i in range(len(parts))])
+
+    convert(*expect("tiny_relu", tmp_path, stack))
     printed = capsys.readouterr().out
     assert "hidden_states: largest difference" in printed
     assert "attentions: largest difference" in printed
@@ -118,26 +111,17 @@ def test_hidden_states_and_attentions_are_compared(tmp_path, out, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda logits: logits + 1e-3, r"logits .* 1\.00e-03, .* --tolerance 0\.0001"),
-        (lambda logits: logits + np.nan, "logits .* nan"),
-        (lambda logits: logits[:1], "logits has the shape"),
-        (None, "no outputs of ConvBertForMaskedLM"),
+        (lambda arrays: arrays["logits"].__iadd__(1e-3), r"logits .* 1\.00e-03, .* 0\.0001"),
+        (lambda arrays: arrays["logits"].fill(np.nan), "logits .* nan"),
+        (lambda arrays: arrays.update(logits=arrays["logits"][:1]), "logits has the shape"),
+        (lambda arrays: arrays.pop("logits"), "no outputs of ConvBertForMaskedLM"),
+        (lambda arrays: arrays.pop("input_ids"), "has no input_ids"),
     ],
 )
-def test_other_outputs_are_an_error_and_leave_nothing(change, message, tmp_path, out):
-    with np.load(HUGGINGFACE / "tiny_mlm.npz") as golden:
-        arrays = dict(golden)
-    logits = arrays.pop("logits")
-    if change is not None:
-        arrays["logits"] = change(logits)
-    path = tmp_path / "expected.npz"
-    np.savez(path, **arrays)
-    fails(message, HUGGINGFACE / "tiny_mlm", out, "--expected", path)
-    del arrays["input_ids"]
-    np.savez(path, **arrays)
-    fails(r"expected\.npz has no input_ids", HUGGINGFACE / "tiny_mlm", out, "--expected", path)
-    config = HUGGINGFACE / "tiny_mlm" / "config.json"
-    fails(r"config\.json is not an \.npz", HUGGINGFACE / "tiny_mlm", out, "--expected", config)
+def test_other_outputs_are_an_error_and_leave_nothing(change, message, tmp_path):
+    options = expect("tiny_mlm", tmp_path, change)
+    fails(rf"expected\.npz.*{message}", *options)
+    fails(r"config\.json is not an \.npz", *options[:3], HUGGINGFACE / "tiny_mlm" / "config.json")
     assert [path.name for path in tmp_path.iterdir()] == ["expected.npz"]
 
 
@@ -152,9 +136,9 @@ def test_models_that_cannot_be_converted(source, tmp_path, out):
     fails("source already exists", source, source)
     fails("--tagging does not apply", source, out, "--tagging", "ner")
     for names, message in ((["ElectraModel"], "`ElectraModel`"), (None, "`architectures`")):
-        change_config(source, architectures=names)
+        edit_config(source, architectures=names)
         fails(rf"config\.json: .*{message}", source, out)
-    change_config(source, architectures=["ConvBertForSequenceClassification"])
+    edit_config(source, architectures=["ConvBertForSequenceClassification"])
     (source / "vocab.txt").write_text("\n".join(VOCAB + [f"w{i}" for i in range(999)]) + "\n")
     fails(r"source has 1,\d+ tokens", source, out)
 

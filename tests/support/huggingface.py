@@ -1,5 +1,6 @@
 """Small models that transformers saved, and what it computes with them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,3 +36,9 @@ def check_outputs(directory, name):
         outputs = {next(key for key in OUTPUTS if key in arrays): outputs}
     for key, array in outputs.items():
         np.testing.assert_allclose(array, arrays[key], atol=5e-5)
+
+
+def edit_config(directory, **fields):
+    """Sets fields of a model's config.json."""
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))

@@ -87,9 +87,7 @@ def test_masked_lm_round_trip(tmp_path):
     assert "generator_lm_head.weight" not in tensors  # tied
 
 
-def test_a_new_head_is_reported_and_drawn_from_the_seed(tmp_path, monkeypatch):
-    warnings = []
-    monkeypatch.setattr("absl.logging.warning", lambda text, *args: warnings.append(text % args))
+def test_a_new_head_is_reported_and_drawn_from_the_seed(tmp_path, warnings):
     ConvBertModel(tiny()).save_pretrained(tmp_path)
     models = []
     for _ in range(2):

@@ -37,40 +37,35 @@ def saved(tmp_path_factory):
     return directory, values(model)
 
 
-@pytest.fixture
-def warnings(monkeypatch):
-    """The warnings given."""
-    given = []
-
-    def warn(message, *arguments):
-        given.append(message % arguments)
-
-    monkeypatch.setattr("absl.logging.warning", warn)
-    return given
-
-
 def same(ours, theirs, names):
     """Which of the weights `names` are equal in two models."""
     return {name for name in names if np.array_equal(ours[name], theirs[name])}
 
 
+def start(directory, config=CONFIG, **objective):
+    """A new model that starts from a directory; its weights before and after that."""
+    model = drawn(2, config, **objective)
+    before = values(model)
+    warm_start.initialize(model.saved_models(), find_models(directory))
+    return model, before, values(model)
+
+
+def named(names, part):
+    return {name for name in names if part in name}
+
+
 def test_a_run_gives_every_weight(saved, warnings):
     directory, theirs = saved
-    model = drawn(2)
-    before = values(model)
+    _, before, after = start(directory)
     matrices = {name for name, value in theirs.items() if value.ndim > 1}
     assert len(matrices) > 20 and same(before, theirs, matrices) == set()
-    warm_start.initialize(model.saved_models(), find_models(directory))
-    assert same(values(model), theirs, theirs) == set(theirs)
+    assert same(after, theirs, theirs) == set(theirs)
     assert warnings == []
 
 
 def test_the_discriminator_alone(saved, warnings):
     directory, theirs = saved
-    model = drawn(2)
-    before = values(model)
-    warm_start.initialize(model.saved_models(), find_models(directory / "discriminator"))
-    after = values(model)
+    _, before, after = start(directory / "discriminator")
     generator = {name for name in theirs if name.startswith("generator")}
     assert 20 < len(generator) < len(theirs) - 20
     assert same(after, theirs, theirs) >= theirs.keys() - generator
@@ -83,12 +78,9 @@ def test_an_encoder_without_heads(tmp_path, warnings):
     keras.utils.set_random_seed(3)
     encoder = ConvBertModel(CONFIG)
     encoder.save_pretrained(tmp_path)
-    model = drawn(2)
-    before = values(model)
-    warm_start.initialize(model.saved_models(), find_models(tmp_path))
-    after, theirs = values(model), values(encoder)
+    _, before, after = start(tmp_path)
+    theirs, heads = values(encoder), named(after, "predictions")
     assert same(after, theirs, theirs) == set(theirs)
-    heads = {name for name in after if "predictions" in name}
     assert len(heads) == 9 and same(after, before, heads) == heads
     assert len(warnings) == 2 and "no generator/" in warnings[1]
     assert "missing: discriminator_predictions.dense.weight (128, 128)" in warnings[0]
@@ -96,18 +88,15 @@ def test_an_encoder_without_heads(tmp_path, warnings):
 
 def test_between_objectives(saved, tmp_path, warnings):
     directory, theirs = saved
-    masked = drawn(2, electra_objective=False)
-    warm_start.initialize(masked.saved_models(), find_models(directory))
-    encoder = {name for name in theirs if name.startswith("electra/")}
-    assert same(values(masked), theirs, encoder) == encoder
+    masked, _, after = start(directory, electra_objective=False)
+    encoder = named(theirs, "electra/")
+    assert same(after, theirs, encoder) == encoder
     assert len(warnings) == 1 and "missing: generator_predictions" in warnings[0]
     masked.save_pretrained(tmp_path)
-    model = drawn(3)
-    warm_start.initialize(model.saved_models(), find_models(tmp_path))
-    assert same(values(model), theirs, encoder) == encoder
-    uniform = drawn(3, uniform_generator=True)
-    warm_start.initialize(uniform.saved_models(), find_models(directory))
-    assert same(values(uniform), theirs, values(uniform)) == set(values(uniform))
+    _, _, after = start(tmp_path)
+    assert same(after, theirs, encoder) == encoder
+    _, _, after = start(directory, uniform_generator=True)
+    assert same(after, theirs, after) == set(after)
 
 
 def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
@@ -115,12 +104,9 @@ def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
     shutil.copytree(directory / "discriminator", tmp_path / "discriminator")
     other = drawn(7)
     other.generator.save_pretrained(tmp_path / "generator")
-    model = drawn(2)
-    warm_start.initialize(model.saved_models(), find_models(tmp_path))
-    after = values(model)
-    shared = {name for name in theirs if name.startswith("electra/embeddings/")}
+    _, _, after = start(tmp_path)
+    shared, generator = named(theirs, "electra/embeddings/"), named(theirs, "generator/")
     assert len(shared) == 5 and same(after, theirs, shared) == shared
-    generator = {name for name in theirs if name.startswith("generator/")}
     assert same(after, values(other), generator) == generator
 
 
@@ -129,30 +115,25 @@ def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
     [
         (
             {"intermediate_size": 256},
-            r"shape of encoder\.layer\.0\.intermediate\.dense\.weight: \(2, 64, 256\) in the file, "
-            r"\(2, 64, 128\) in the model",
+            r"\.intermediate\.dense\.weight: \(2, 64, 256\) .* 128\)",
         ),
         ({"num_hidden_layers": 2}, r"missing: encoder\.layer\.1\.attention\.self\.query\.weight"),
         (
             {"max_position_embeddings": 32},
-            r"shape of embeddings\.position_embeddings\.weight: \(16, 128\) in the file, "
-            r"\(32, 128\) in the model",
+            r"position_embeddings\.weight: \(16, 128\) .* \(32, ",
         ),
         ({"vocab_size": 61}, r"a vocabulary of 60 tokens, .* 61"),
         ({"hidden_act": "relu"}, r"`hidden_act` is 'gelu' in .*, but 'relu'"),
     ],
 )
 def test_another_network(saved, fields, message):
-    model = drawn(2, dataclasses.replace(CONFIG, **fields))
     with pytest.raises(InputError, match=message):
-        warm_start.initialize(model.saved_models(), find_models(saved[0]))
+        start(saved[0], dataclasses.replace(CONFIG, **fields))
 
 
 def test_nothing_to_start_from(saved, tmp_path):
-    with pytest.raises(
-        InputError, match=r"`init_checkpoint`: .* is neither the directory of a run"
-    ):
-        find_models(tmp_path / "missing")
+    with pytest.raises(InputError, match=r"`init_checkpoint`: .*missing is neither"):
+        start(tmp_path / "missing")
     (tmp_path / "discriminator").mkdir()
     with pytest.raises(InputError, match=r"no such file: .*discriminator/config\.json"):
-        warm_start.initialize(drawn(2).saved_models(), find_models(tmp_path))
+        start(tmp_path)
