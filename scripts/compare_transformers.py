@@ -95,17 +95,11 @@ def compare(config: ConvBertConfig) -> list[Differences]:
 def compare_class(name: str, model, tokenizer, directory: str) -> Differences:
     """Compares a model, and its tokenizer, with what transformers reads from their directory."""
     import numpy as np
-    import torch
     import transformers
 
-    task, inputs = CLASSES[name], random_inputs(name, model.config)
+    task, inputs = CLASSES[name], random_inputs(name, model.config.vocab_size)
     auto_class = "AutoModel" + name.removeprefix("ConvBert").removeprefix("Model")
-    network = getattr(transformers, auto_class).from_pretrained(directory).eval()
-    with torch.no_grad():
-        theirs = network(
-            **{TRANSFORMERS_INPUTS.get(n, n): torch.tensor(a).long() for n, a in inputs.items()}
-        )
-    theirs = {n: theirs[n].numpy() for n in TRANSFORMERS_OUTPUTS if n in theirs}
+    theirs = compute(getattr(transformers, auto_class).from_pretrained(directory).eval(), inputs)
 
     def difference(reader, num_rows):
         outputs = reader(inputs)
@@ -148,7 +142,17 @@ def random_model(name: str, config: ConvBertConfig):
     return model
 
 
-def random_inputs(name: str, config: ConvBertConfig) -> dict:
+def compute(network, inputs: dict) -> dict:
+    """The outputs of a model of transformers, as arrays by name."""
+    import torch
+
+    tensors = {TRANSFORMERS_INPUTS.get(n, n): torch.tensor(a).long() for n, a in inputs.items()}
+    with torch.no_grad():
+        outputs = network(**tensors)
+    return {name: outputs[name].numpy() for name in TRANSFORMERS_OUTPUTS if name in outputs}
+
+
+def random_inputs(name: str, vocab_size: int) -> dict:
     """Rows of random tokens [B, T]; for multiple choice [B, 2, T]."""
     import numpy as np
 
@@ -156,7 +160,7 @@ def random_inputs(name: str, config: ConvBertConfig) -> dict:
     mask = (columns < np.array(LENGTHS)[:, None]).astype("int32")
     if name == "ConvBertForMultipleChoice":
         mask = np.stack([mask, mask], axis=1)
-    ids = np.random.default_rng(0).integers(5, config.vocab_size, mask.shape).astype("int32")
+    ids = np.random.default_rng(0).integers(5, vocab_size, mask.shape).astype("int32")
     segments = (columns >= min(LENGTHS) // 2).astype("int32")
     return {"input_ids": ids * mask, "input_mask": mask, "segment_ids": segments * mask}
 

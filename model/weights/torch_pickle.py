@@ -89,7 +89,10 @@ def _read_zip(path):
             raise InputError("written on a big-endian machine, which is not supported")
         state = _read_state(io.BytesIO(read_entry(pickles[0])))
         storages = dict.fromkeys(tensor.storage for tensor in state.values())
-        return state, {s: _as_flat_array(s, read_entry(f"{folder}data/{s.key}")) for s in storages}
+        for storage in storages:
+            data = read_entry(f"{folder}data/{storage.key}")
+            storages[storage] = np.frombuffer(data, storage.dtype, storage.size)
+        return state, storages
 
 
 def _read_legacy(file):
@@ -109,7 +112,7 @@ def _read_legacy(file):
             if storage is None or size != storage.size:
                 raise InputError(f"storage {key!r:.40} does not belong to the tensors")
             data = content.read(size * storage.dtype.itemsize)
-            storages[storage] = _as_flat_array(storage, data)
+            storages[storage] = np.frombuffer(data, storage.dtype, size)
         return state, storages
 
 
@@ -124,13 +127,6 @@ def _read_state(file) -> dict[str, _Tensor]:
                 "model.state_dict()"
             )
     return state
-
-
-def _as_flat_array(storage, data: bytes) -> np.ndarray:
-    expected = storage.size * storage.dtype.itemsize
-    if len(data) < expected:
-        raise InputError(f"a tensor needs {expected:,} bytes, but its storage has {len(data):,}")
-    return np.frombuffer(data, storage.dtype, storage.size)
 
 
 def _as_array(name, tensor, storages) -> np.ndarray:

@@ -20,11 +20,7 @@ from tests.support import hub_server, torch_writer
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"config.json": b"{}", "vocab.txt": b"[PAD]\n", "README.md": b"text", "extra.bin": b"1"}
-WEIGHTS = {
-    "model.safetensors": b"safe",
-    "pytorch_model.bin": b"pickled",
-    "tf_model.h5": b"hdf",
-}
+WEIGHTS = dict.fromkeys(("model.safetensors", "pytorch_model.bin", "tf_model.h5"), b"1")
 
 
 def connect(monkeypatch, url):

@@ -1,4 +1,4 @@
-"""A server on this machine that answers as the Hugging Face hub does."""
+"""A local server that answers like the Hugging Face hub."""
 
 import contextlib
 import hashlib
@@ -10,19 +10,19 @@ import urllib.parse
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
 
-class Hub:
-    """Repositories by name, each with its files by revision.
+class Hub(http.server.ThreadingHTTPServer):
+    """The server.
 
-    Args:
-        url: what HF_ENDPOINT must be.
+    Attributes:
         files: name of a repository → branch or tag → path → content.
         gated: names of repositories that need a license to be accepted.
-        requests: (method, path, Range header or None) of all that was asked.
-        cut_after: number of bytes after which the next download breaks off; None, of none.
+        requests: (method, path, Range header or None) of all requests.
+        cut_after: number of bytes after which the next download breaks off, or None.
     """
 
     def __init__(self):
-        self.url, self.cut_after = "", None
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url, self.cut_after = f"http://127.0.0.1:{self.server_port}", None
         self.files, self.gated, self.requests = {}, set(), []
 
     def downloads(self):
@@ -33,7 +33,6 @@ class Hub:
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    hub = None
 
     def log_message(self, *_):
         pass
@@ -42,29 +41,27 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-        self.hub.requests.append((self.command, path, self.headers.get("Range")))
-        api, _, rest = path.partition("/api/models/")
-        parts = rest.split("/") if not api else path.strip("/").split("/")
+        hub, path = self.server, urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        hub.requests.append((self.command, path, self.headers.get("Range")))
+        parts = path.removeprefix("/api/models").strip("/").split("/")
         name, (verb, revision, *file) = "/".join(parts[:2]), (*parts[2:], "revision", "main")[:3]
-        if name in self.hub.gated and verb == "resolve":
+        branch = {commit: branch for branch, commit in COMMITS.items()}.get(revision, revision)
+        if name in hub.gated and verb == "resolve":
             return self.fail(403, "GatedRepo")
-        if name not in self.hub.files:
+        if name not in hub.files:
             return self.fail(404, "RepoNotFound")
-        branches = {COMMITS[branch]: branch for branch in COMMITS}
-        branch = branches.get(revision, revision)
-        if branch not in self.hub.files[name]:
+        if branch not in hub.files[name]:
             return self.fail(404, "RevisionNotFound")
-        files = self.hub.files[name][branch]
+        files, commit = hub.files[name][branch], COMMITS[branch]
         if verb == "revision":
             siblings = [{"rfilename": path} for path in files]
-            return self.send({"id": name, "sha": COMMITS[branch], "siblings": siblings})
+            return self.send({"id": name, "sha": commit, "siblings": siblings})
         if verb == "tree":
             sizes = [{"path": path, "size": len(content)} for path, content in files.items()]
             return self.send([s | {"type": "file", "oid": etag(files[s["path"]])} for s in sizes])
         if file[0] not in files:
             return self.fail(404, "EntryNotFound")
-        return self.send_file(files[file[0]], COMMITS[branch])
+        return self.send_file(files[file[0]], commit)
 
     def send(self, value):
         self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -88,29 +85,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if self.hub.cut_after is not None and len(body) > self.hub.cut_after:
-            body, self.hub.cut_after = body[: self.hub.cut_after], None
-            self.close_connection = True
+        cut_after = self.server.cut_after
+        if cut_after is not None and len(body) > cut_after:
+            body, self.server.cut_after, self.close_connection = body[:cut_after], None, True
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body)
 
 
 def etag(content):
-    """Git's hash of a file, as the hub has it."""
+    """Git's hash of a file, which the hub uses."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @contextlib.contextmanager
 def serve():
     """Runs a `Hub` without repositories."""
-    hub = Hub()
-    handler = type("HubHandler", (Handler,), {"hub": hub})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    with Hub() as hub:
+        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield hub
         finally:
-            server.shutdown()
+            hub.shutdown()
             thread.join()

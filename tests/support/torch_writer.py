@@ -1,6 +1,6 @@
-"""Makes `pytorch_model.bin` files, good ones and ones that no PyTorch would write.
+"""Makes `pytorch_model.bin` files, good ones and ones that PyTorch would never write.
 
-A pickle is put together instruction by instruction, so that tests can say anything in one.
+A pickle is assembled instruction by instruction, so that tests can put anything into one.
 """
 
 import io
@@ -14,18 +14,16 @@ STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongS
 
 
 def program(*parts):
-    """Instructions → a pickle of protocol 2."""
+    """A pickle of protocol 2."""
     return b"\x80\x02" + b"".join(parts) + b"."
 
 
 def text(string):
-    """A string."""
     encoded = string.encode()
     return b"X" + struct.pack("<I", len(encoded)) + encoded
 
 
 def number(value):
-    """An integer of any size."""
     encoded = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
     return b"\x8a" + bytes([len(encoded)]) + encoded
 
@@ -36,17 +34,14 @@ def group(*parts):
 
 
 def name(module, attribute):
-    """Something of a module."""
     return f"c{module}\n{attribute}\n".encode()
 
 
 def call(function, *arguments):
-    """What a function returns."""
     return function + group(*arguments) + b"R"
 
 
 def dictionary(**items):
-    """A dict of strings and instructions."""
     return b"}(" + b"".join(text(key) + value for key, value in items.items()) + b"u"
 
 
@@ -55,27 +50,11 @@ def tensor(key, size, shape, strides=None, offset=0, storage="FloatStorage", leg
     if strides is None:
         strides = [int(np.prod(shape[i + 1 :])) for i in range(len(shape))]
     parts = [text("storage"), name("torch", storage), text(key), text("cpu"), number(size)]
-    return call(
-        name("torch._utils", "_rebuild_tensor_v2"),
-        group(*parts, *([b"N"] if legacy else [])) + b"Q",
-        number(offset),
-        group(*map(number, shape)),
-        group(*map(number, strides)),
-        b"\x89",
-        call(name("collections", "OrderedDict")),
-    )
-
-
-def state_dict(arrays, legacy=False):
-    """The pickle of a dict of arrays, number i of which has a storage called str(i)."""
-    return program(
-        dictionary(
-            **{
-                key: tensor(str(i), a.size, a.shape, None, 0, STORAGES[a.dtype.name], legacy)
-                for i, (key, a) in enumerate(arrays.items())
-            }
-        )
-    )
+    sizes = [group(*map(number, shape)), group(*map(number, strides))]
+    hooks = call(name("collections", "OrderedDict"))
+    reference = group(*parts, *([b"N"] if legacy else [])) + b"Q"
+    arguments = (reference, number(offset), *sizes, b"\x89", hooks)
+    return call(name("torch._utils", "_rebuild_tensor_v2"), *arguments)
 
 
 def write_zip(path, pickled, storages, byteorder="little", compression=zipfile.ZIP_STORED):
@@ -101,5 +80,8 @@ def write_legacy(path, pickled, storages, little_endian=True, itemsize=4):
 
 def save(path, arrays):
     """Writes a good file, as `torch.save(model.state_dict(), path)` does."""
-    storages = {str(i): array.tobytes() for i, array in enumerate(arrays.values())}
-    write_zip(path, state_dict(arrays), storages)
+    items, storages = {}, {}
+    for i, (key, array) in enumerate(arrays.items()):
+        storages[str(i)] = array.tobytes()
+        items[key] = tensor(str(i), array.size, array.shape, storage=STORAGES[array.dtype.name])
+    write_zip(path, program(dictionary(**items)), storages)

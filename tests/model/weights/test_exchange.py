@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 import model as models
-from tests.support.huggingface import INPUTS, OUTPUTS
+from scripts import compare_transformers
 from tests.support.tf_writer import MODEL_NAMES, write_h5
 
 # The width of medium-small.
@@ -24,7 +24,6 @@ CONFIG = {
     "vocab_size": 1000,
     "max_position_embeddings": 64,
 }
-LENGTHS = (24, 17, 9, 24)
 
 
 def random_model(name, precision):
@@ -42,24 +41,6 @@ def random_model(name, precision):
             if precision == "float16":
                 parameter.copy_(parameter.half().float())
     return model
-
-
-def run(model, name):
-    """Padded inputs under our names, and transformers' outputs."""
-    import torch
-
-    random = np.random.default_rng(0)
-    mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype(int)
-    inputs = {
-        "input_ids": random.integers(5, CONFIG["vocab_size"], mask.shape) * mask,
-        "input_mask": mask,
-        "segment_ids": random.integers(0, 2, mask.shape),
-    }
-    if "Choice" in name:
-        inputs = {key: array.reshape(2, 2, -1) for key, array in inputs.items()}
-    with torch.no_grad():
-        outputs = model(**{INPUTS[key]: torch.tensor(array) for key, array in inputs.items()})
-    return inputs, {key: outputs[key].numpy() for key in OUTPUTS if key in outputs}
 
 
 def save_formats(model, name, folder):
@@ -83,7 +64,8 @@ def save_formats(model, name, folder):
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_every_class_and_format(name, precision, tmp_path):
     model = random_model(name, precision)
-    inputs, expected = run(model, name)
+    inputs = compare_transformers.random_inputs(name, CONFIG["vocab_size"])
+    expected = compare_transformers.compute(model, inputs)
     save_formats(model.half() if precision == "float16" else model, name, tmp_path)
     for directory in sorted(tmp_path.iterdir()):
         network = getattr(models, name).from_pretrained(directory, mask_padding=False)

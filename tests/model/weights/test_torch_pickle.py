@@ -84,7 +84,7 @@ ORDERED_DICT = name("collections", "OrderedDict")
     ("value", "message"),
     [
         (call(name("numpy", "load"), text("x")), r"needs numpy\.load"),
-        (tensor("0", 10**12, (4,)), "needs 4,000,000,000,000 bytes, .* has 16"),
+        (tensor("0", 10**12, (4,)), "damaged, .* buffer is smaller"),
         (tensor("0", 4, (5,)), r"weight \(5,\).* reaches beyond its storage of 4 elements"),
         (tensor("0", 4, (10**9,), (0,)), "reaches beyond"),
         (tensor("0", 4, (2, 2), (3, 1)), "reaches beyond"),
@@ -119,7 +119,7 @@ def test_a_storage_larger_than_a_legacy_file_is_refused(path):
     torch_writer.write_legacy(path, pickled, {"0": ONES})
     is_refused(path, "storage '0' does not belong to the tensors")
     path.write_bytes(content[:-16])
-    is_refused(path, "needs 32 bytes, .* has 16")
+    is_refused(path, "damaged, .* buffer is smaller")
 
 
 def test_other_byte_orders_are_refused(path):
