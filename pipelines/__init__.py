@@ -1,31 +1,23 @@
 """Saved models as objects that take text: each joins a tokenizer with a network.
 
-`data` and `model` do not know each other, so what needs both lives here. Names are imported on
-first use, so that finding out what a directory holds costs no TensorFlow import.
+A name is imported when it is first used, so that importing the package does not import TensorFlow.
 """
 
 import importlib
 
-_PUBLIC = {
-    "FeatureExtractor": "pipelines.feature_extractor",
-    "FillMask": "pipelines.fill_mask",
-    "MultipleChoice": "pipelines.multiple_choice",
-    "QuestionAnswerer": "pipelines.question_answerer",
-    "Tagger": "pipelines.tagger",
-    "TextClassifier": "pipelines.classifier",
+_MODULES = {
+    "FeatureExtractor": "feature_extractor",
+    "FillMask": "fill_mask",
+    "MultipleChoice": "multiple_choice",
+    "QuestionAnswerer": "question_answerer",
+    "Tagger": "tagger",
+    "TextClassifier": "classifier",
 }
 
-__all__ = [
-    "FeatureExtractor",
-    "FillMask",
-    "MultipleChoice",
-    "QuestionAnswerer",
-    "Tagger",
-    "TextClassifier",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name):
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"pipelines.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

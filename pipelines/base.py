@@ -1,35 +1,112 @@
-"""What all pipelines share: loading, checks of what they are given, and running the network."""
+"""What all pipelines share: loading a saved model, checking texts, and running the network."""
 
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from absl import logging
 
 from common import hub
 from common.errors import InputError
-from common.fields import override
-from configure_finetuning import FinetuningConfig
+from common.fields import require, unknown
 from data import ConvBertTokenizer
 from data.tasks.batching import Arrays, Features, gather_outputs
 from data.tasks.examples import parse_text
 from data.tokenizer.saved_files import vocabulary_file
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
 from model import ConvBertConfig
-from pipelines.saved import check_architecture
+from model.backends import backend
+from pipelines.saved import find_architecture
 
-# Without XLA, on CPUs, the small operations of one batch leave cores to another.
+# Without XLA, the small operations of one batch on a CPU leave cores idle for another batch.
 BATCHES_AT_ONCE = 2
+# Texts that are tokenized, and sorted by length, together.
+TEXTS_AT_ONCE = 1024
+
+
+class Pipeline:
+    """A saved model with its tokenizer.
+
+    Args:
+        model: a model of the class `model_class`.
+        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
+        max_seq_length: the most tokens in a row that the model reads.
+    """
+
+    model_class: ClassVar[Any]
+    # The model in words, for errors.
+    what: ClassVar[str]
+    # Fields of its configuration that prediction replaces.
+    config_changes: ClassVar[dict[str, Any]] = {}
+    # Arguments of the class that fine-tuning saves in `task_specific_params`, under `task_kind`.
+    saved_arguments: ClassVar[tuple[str, ...]] = ()
+    task_kind: ClassVar[str] = ""
+
+    def __init__(self, model: Any, tokenizer: ConvBertTokenizer, max_seq_length: int):
+        # [CLS], a token of each of two texts, and two [SEP].
+        require(max_seq_length >= 5, "max_seq_length", "at least 5", max_seq_length)
+        self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
+        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_directory: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Loads a model that this project or transformers saved.
+
+        Args:
+            name_or_directory: a directory, or a name on the Hugging Face hub.
+            revision, cache_dir, local_files_only: see `hub.resolve`.
+            **options: further arguments of the class. They override those that fine-tuning saved.
+
+        Raises:
+            InputError: the model does not exist or is of another kind, a file is missing or
+                damaged, or an option has an impossible value.
+        """
+        directory = hub.resolve(name_or_directory, revision, cache_dir, local_files_only)
+        cls.check_directory(directory)
+        model = cls.model_class.from_pretrained(directory, **cls.config_changes)
+        tokenizer, max_seq_length = load_tokenizer(directory, model.config)
+        return cls(model, tokenizer, max_seq_length, **(cls._saved_options(model.config) | options))
+
+    @classmethod
+    def check_directory(cls, directory: str) -> None:
+        """Raises an `InputError` if the directory holds another kind of model."""
+        find_architecture(directory, [cls.model_class.architecture], cls.what)
+
+    @classmethod
+    def _saved_options(cls, config):
+        """The arguments that fine-tuning saved in config.json."""
+        saved = (config.task_specific_params or {}).get(cls.task_kind, {})
+        source = "config.json, `task_specific_params`"
+        require(isinstance(saved, dict), cls.task_kind, "an object", saved, source)
+        for name in saved:
+            if name not in cls.saved_arguments:
+                raise unknown("field", name, cls.saved_arguments, f"{source}, `{cls.task_kind}`")
+        return saved
+
+    def warn_of_cut(self, num_cut: int, num_texts: int) -> None:
+        """Logs how many texts were too long, if any."""
+        if num_cut:
+            message = "%d of %d texts were longer than %d tokens and have been cut"
+            logging.warning(message, num_cut, num_texts, self.max_seq_length)
 
 
 def load_tokenizer(
     directory: str | os.PathLike, config: ConvBertConfig
 ) -> tuple[ConvBertTokenizer, int]:
-    """A saved model's tokenizer, and the most tokens that a text may have.
+    """A saved model's tokenizer, and the most tokens that a row may have.
 
     Raises:
-        InputError: there is none, or it is not the model's.
+        InputError: the tokenizer is missing, or has another vocabulary than the model.
     """
     tokenizer = ConvBertTokenizer.from_pretrained(directory)
     if tokenizer.vocab_size != config.vocab_size:
@@ -42,83 +119,60 @@ def load_tokenizer(
     return tokenizer, min(stated or longest, longest)
 
 
-def load(
-    kind: Any, name_or_directory: str | os.PathLike, what: str, **hub_options: Any
-) -> tuple[Any, ConvBertTokenizer, int]:
-    """A saved model of the class `kind`, with what `load_tokenizer` returns.
-
-    Args:
-        kind: a class of `model`.
-        name_or_directory: that `save_pretrained`, or transformers, wrote; or a name of the hub.
-        what: what such a model is called in an error.
-        **hub_options: of `hub.resolve`.
-
-    Raises:
-        InputError: there is no such model, or a file of it is missing or damaged.
-    """
-    directory = hub.resolve(name_or_directory, **hub_options)
-    check_architecture(directory, kind.architecture, what)
-    model = kind.from_pretrained(directory)
-    return model, *load_tokenizer(directory, model.config)
-
-
-def saved_options(config: ConvBertConfig, kind: str) -> dict[str, Any]:
-    """What fine-tuning kept for predictions of a kind of task; see `Task.saved_options`.
-
-    Raises:
-        InputError: the configuration has something else there.
-    """
-    found = (config.task_specific_params or {}).get(kind, {})
-    if not isinstance(found, dict):
-        raise InputError(
-            f"config.json: `task_specific_params`, `{kind}`: expected an object, got {found!r}"
-        )
-    return found
-
-
-def reading_options(max_seq_length: int, changes: dict[str, Any]) -> FinetuningConfig:
-    """How text is read: what fine-tuning does by default, but for `changes`.
-
-    Raises:
-        InputError: an unknown name, or an impossible value.
-    """
-    return override(FinetuningConfig(), {"max_seq_length": max_seq_length} | changes)
+def label_names(config: ConvBertConfig) -> tuple[str, ...]:
+    """A model's labels, or LABEL_0, LABEL_1 and so on if they have no names."""
+    return config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
 
 
 def check_texts(texts: Sequence[str], name: str) -> list[str]:
-    """The texts as a list, all of them with something in them; `name` is for errors."""
+    """The texts of the argument `name` as a list; an empty text is an `InputError`."""
     if isinstance(texts, str):
-        raise InputError(f"`{name}` must be a list of strings: write [text] for a single one")
+        raise InputError(f"`{name}` must be a list of strings. For a single text, write [text]")
     return [parse_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]
 
 
-def check_equal_numbers(**lists: Sequence) -> None:
-    """Refuses lists, named as the arguments they are, that have not all equally many items."""
-    (first, firsts), *others = lists.items()
-    for name, items in others:
-        if len(items) != len(firsts):
-            raise InputError(f"{len(firsts)} `{first}`, but {len(items)} `{name}`")
+def check_pairs(
+    texts: Sequence[str], text_pairs: Sequence[str] | None
+) -> tuple[list[str], list[str] | None]:
+    """The arguments `texts` and `text_pairs` as lists; see `check_texts`."""
+    texts = check_texts(texts, "texts")
+    if text_pairs is not None:
+        text_pairs = check_texts(text_pairs, "text_pairs")
+        check_same_length(texts=texts, text_pairs=text_pairs)
+    return texts, text_pairs
+
+
+def check_same_length(**lists: Sequence) -> None:
+    """Raises an `InputError` unless two lists, passed by their names, have the same length."""
+    (first, items), (second, others) = lists.items()
+    if len(items) != len(others):
+        raise InputError(f"{len(items)} `{first}`, but {len(others)} `{second}`")
 
 
 def check_positive(name: str, value: int) -> None:
-    """Refuses a number below one."""
-    if value < 1:
-        raise InputError(f"`{name}` must be a positive integer. Received: {value}")
+    """Raises an `InputError` if a number is below one."""
+    require(value >= 1, name, "a positive integer", value)
+
+
+def chunks(texts: Sequence[str]) -> Iterator[slice]:
+    """Slices of at most `TEXTS_AT_ONCE` texts."""
+    for begin in range(0, len(texts), TEXTS_AT_ONCE):
+        yield slice(begin, begin + TEXTS_AT_ONCE)
 
 
 def compute_outputs(
     model: Any, features: Features, batch_size: int, token_outputs: tuple[str, ...] | None = None
 ) -> Arrays:
-    """A model's outputs for all examples, in their order; see `data.tasks.batching.gather_outputs`.
+    """A model's outputs for all examples, in order; see `data.tasks.batching.gather_outputs`.
 
     Args:
         model: compiled, with its configuration as `config`.
         features: the examples.
-        batch_size: of how many examples a batch is.
-        token_outputs: names of the outputs that are `[B, T, …]`; None is `model.token_outputs`.
+        batch_size: examples per batch.
+        token_outputs: names of the outputs `[B, T, …]`; None is `model.token_outputs`.
 
     Raises:
-        InputError: the model computes no finite numbers.
+        InputError: an output is not a finite number.
     """
     outputs = gather_outputs(
         features,
@@ -132,7 +186,7 @@ def compute_outputs(
     for array in outputs.values() if isinstance(outputs, dict) else [outputs]:
         if not np.isfinite(array).all():
             raise InputError(
-                "the model's outputs are not finite numbers: its training has failed. Train with a "
+                "the model's outputs are not finite numbers: its training diverged. Train with a "
                 "lower `learning_rate`"
             )
     return outputs

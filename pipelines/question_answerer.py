@@ -1,40 +1,49 @@
-"""A fine-tuned question answerer: questions and contexts in; answers, and where they are, out."""
+"""Question answering: questions and contexts in; answers and their positions out."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from common.errors import InputError
-from data import ConvBertTokenizer
+from common.fields import check_settings, override, require, setting
 from data.tasks.question_answering import task
 from data.tasks.question_answering.answers import find_answers
 from data.tasks.question_answering.files import Question, QuestionExamples
 from model import ConvBertForQuestionAnswering
-from model.backends import backend
-from pipelines.base import (
-    check_equal_numbers,
-    check_positive,
-    check_texts,
-    compute_outputs,
-    load,
-    reading_options,
-    saved_options,
-)
+from pipelines import base
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowOptions:
+    """How contexts are read through windows, and which answers count.
+
+    The defaults are those of fine-tuning, which saves its own values with each model.
+    """
+
+    max_seq_length: int = setting(128, "most tokens of a question and a window", least=5)
+    max_query_length: int = setting(64, "most tokens of a question; the rest is cut", least=1)
+    doc_stride: int = setting(128, "tokens between the starts of two windows", least=1)
+    n_best_size: int = setting(20, "answers kept for each window and question", least=1)
+    max_answer_length: int = setting(30, "most tokens of an answer", least=1)
+    qa_na_threshold: float = setting(-2.75, "score above which a question has no answer")
+
+    joint_prediction = False  # not a field: it matters only for targets in training
+
+    def __post_init__(self):
+        check_settings(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class FoundAnswer:
-    """What was found for a question.
+    """The answer to one question.
 
     Args:
         text: a part of the context; "" if the question has no answer.
-        start, end: the text is the characters `[start, end)`; None if there is no answer.
-        probability: of the text, among the candidates; None if there is no answer.
-        null_odds: higher the less likely there is an answer. It says something only if the model
-            was trained on questions without one.
-        candidates: the best different texts, the best first, each with `text`, `probability`,
-            `start_score`, `end_score`, `start` and `end`; also where none is given as the answer.
+        start, end: the text is the characters `[start, end)`; None without an answer.
+        probability: of the text among the candidates; None without an answer.
+        null_odds: the higher, the less likely the question has an answer. Meaningful only if the
+            model was trained on questions without one.
+        candidates: the best different texts, best first, each with `text`, `probability`,
+            `start_score`, `end_score`, `start` and `end`; listed even without an answer.
     """
 
     text: str
@@ -45,85 +54,48 @@ class FoundAnswer:
     candidates: list[dict[str, Any]]
 
 
-class QuestionAnswerer:
-    """A fine-tuned model with its tokenizer.
+class QuestionAnswerer(base.Pipeline):
+    """A fine-tuned question-answering model with its tokenizer.
 
     Contexts are read through windows, as in fine-tuning.
 
     Args:
         model: a `ConvBertForQuestionAnswering`.
         tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: the most tokens of a window and its question.
+        max_seq_length: the most tokens of a question and a window.
         unanswerable: whether a question may have no answer.
-        **options: `max_query_length`, `doc_stride`, `n_best_size`, `max_answer_length` and
-            `qa_na_threshold` of `FinetuningConfig`, where they are not the defaults.
+        **options: further fields of `WindowOptions`.
     """
 
-    def __init__(
-        self,
-        model: ConvBertForQuestionAnswering,
-        tokenizer: ConvBertTokenizer,
-        max_seq_length: int,
-        unanswerable: bool = False,
-        **options: Any,
-    ):
-        self.model, self.tokenizer = model, tokenizer
-        if not isinstance(unanswerable, bool):
-            raise InputError(f"`unanswerable` must be true or false. Received: {unanswerable!r}")
+    model_class = ConvBertForQuestionAnswering
+    what = "a fine-tuned question answerer"
+    task_kind = task.KIND
+    saved_arguments = ("unanswerable", *(f.name for f in dataclasses.fields(WindowOptions)[1:]))
+
+    def __init__(self, model, tokenizer, max_seq_length, unanswerable: bool = False, **options):
+        super().__init__(model, tokenizer, max_seq_length)
+        require(isinstance(unanswerable, bool), "unanswerable", "true or false", unanswerable)
         self.task = task.QuestionAnsweringTask("", unanswerable=unanswerable)
-        self.options = reading_options(max_seq_length, options)
-        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_directory: str | os.PathLike,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike | None = None,
-        local_files_only: bool = False,
-        **options: Any,
-    ) -> "QuestionAnswerer":
-        """The model that `finetune.py`, or transformers, saved.
-
-        Args:
-            name_or_directory: a directory, or a name of the Hugging Face hub.
-            revision: see `hub.resolve`, as for the following two.
-            cache_dir: where downloads are kept.
-            local_files_only: download nothing.
-            **options: arguments of the class that are to be other than in fine-tuning.
-
-        Raises:
-            InputError: there is no such model, or a file of it is missing or damaged.
-        """
-        loaded = load(
-            ConvBertForQuestionAnswering,
-            name_or_directory,
-            "a fine-tuned question answerer",
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        saved = saved_options(loaded[0].config, task.KIND)
-        return cls(*loaded, **(saved | options))
+        self.options = override(WindowOptions(max_seq_length), options)
 
     def predict(
         self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32
     ) -> list[FoundAnswer]:
-        """Answers questions, each out of its context.
+        """Answers each question from its context.
 
         Args:
             questions: N texts.
-            contexts: N texts; one that comes again is tokenized once.
-            batch_size: windows that are computed together.
+            contexts: N texts; equal ones are tokenized once.
+            batch_size: windows per batch.
 
         Raises:
-            InputError: a text is empty or no text, there are unequal numbers of them, or a
-                question leaves no room for its context.
+            InputError: a text is empty or not a string, the lists differ in length, or a question
+                leaves no room for its context.
         """
-        questions = check_texts(questions, "questions")
-        contexts = check_texts(contexts, "contexts")
-        check_equal_numbers(questions=questions, contexts=contexts)
-        check_positive("batch_size", batch_size)
+        questions = base.check_texts(questions, "questions")
+        contexts = base.check_texts(contexts, "contexts")
+        base.check_same_length(questions=questions, contexts=contexts)
+        base.check_positive("batch_size", batch_size)
         if not questions:
             return []
         numbers = {context: number for number, context in enumerate(dict.fromkeys(contexts))}
@@ -133,7 +105,7 @@ class QuestionAnswerer:
         ]
         examples = QuestionExamples("the input", "", list(numbers), asked)
         features = self.task.make_features(self.tokenizer, examples, self.options, training=False)
-        outputs = compute_outputs(self.model, features, batch_size)
+        outputs = base.compute_outputs(self.model, features, batch_size)
         return [self._found(answer) for answer in find_answers(examples, features, outputs)]
 
     def _found(self, answer):
@@ -141,5 +113,5 @@ class QuestionAnswerer:
         best = candidates[0]
         if not best["text"] or not self.task.is_answered(answer, self.options.qa_na_threshold):
             return FoundAnswer("", None, None, None, answer.null_odds, candidates)
-        place = (best[name] for name in ("start", "end", "probability"))
-        return FoundAnswer(best["text"], *place, answer.null_odds, candidates)
+        found = (best[name] for name in ("text", "start", "end", "probability"))
+        return FoundAnswer(*found, answer.null_odds, candidates)

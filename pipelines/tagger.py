@@ -1,39 +1,29 @@
-"""A fine-tuned tagger: words in; a tag for each, and the entities they mark, out."""
+"""Tagging: sentences in; a tag for each word, and the entities that the tags mark, out."""
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from common.errors import InputError
-from common.fields import require_one_of
-from data import ConvBertTokenizer
+from common.fields import require, require_one_of
 from data.tasks.classification.decoding import SINGLE_LABEL, probabilities
 from data.tasks.examples import parse_text
 from data.tasks.tagging import entities, task
 from data.tasks.tagging.conll import SentenceExamples
 from model import ConvBertForTokenClassification
-from model.backends import backend
-from pipelines.base import (
-    check_positive,
-    compute_outputs,
-    load,
-    reading_options,
-    saved_options,
-)
+from pipelines.base import Pipeline, check_positive, compute_outputs, label_names
 
 
 @dataclasses.dataclass(frozen=True)
 class FoundEntity:
-    """Words that follow one another and are, say, a name.
+    """Consecutive words that form an entity, such as a name.
 
     Args:
         type: such as "PER".
-        first, last: its words, from 0.
-        text: these, with spaces between them.
+        first, last: numbers of its first and last word, from 0.
+        text: its words, joined by spaces.
     """
 
     type: str
@@ -44,14 +34,14 @@ class FoundEntity:
 
 @dataclasses.dataclass(frozen=True)
 class TaggedSentence:
-    """A sentence's words and what was found.
+    """A sentence and its predicted tags.
 
     Args:
-        words: as they were given, or as spaces separate them.
-        tags: one a word; of entities in the scheme of the file that the model was trained on.
-        probabilities: of each word's likeliest label, float32 `[words]`. That is its tag, but
-            where labels that do not fit together were made tags of entities.
-        entities: in order; None if the tags mark none.
+        words: as given, or as separated by spaces.
+        tags: one per word; tags of entities are in the scheme of the model's training file.
+        probabilities: float32 `[words]`, of each word's likeliest label. That label is the word's
+            tag, unless it had to change for the tags to form entities.
+        entities: in order; None if the tags mark no entities.
     """
 
     words: list[str]
@@ -60,81 +50,59 @@ class TaggedSentence:
     entities: list[FoundEntity] | None
 
 
-class Tagger:
-    """A fine-tuned model with its tokenizer.
+class Tagger(Pipeline):
+    """A fine-tuned tagger with its tokenizer.
 
-    Sentences of more tokens than in fine-tuning are read in windows, as there.
+    Sentences that are too long are read in windows, as in fine-tuning.
 
     Args:
         model: a `ConvBertForTokenClassification`.
         tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: the most tokens the model is given at once.
-        scheme: of `entities.SCHEMES`, what tags of entities are given in; None leaves them as
-            the model's labels are.
+        max_seq_length: the most tokens in a sentence or window.
+        scheme: one of `entities.SCHEMES`, for the tags of entities; None returns the model's labels.
 
     Attributes:
-        labels: the model's.
-        marks_entities: whether they are tags of entities, such as B-PER and O.
+        labels: the model's labels.
+        marks_entities: whether the labels are tags of entities, such as B-PER and O.
     """
 
-    def __init__(
-        self,
-        model: ConvBertForTokenClassification,
-        tokenizer: ConvBertTokenizer,
-        max_seq_length: int,
-        scheme: str | None = None,
-    ):
-        self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
-        config = model.config
-        self.labels = config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
+    model_class = ConvBertForTokenClassification
+    what = "a fine-tuned tagger"
+    task_kind = task.KIND
+    saved_arguments = ("scheme",)
+
+    def __init__(self, model, tokenizer, max_seq_length, scheme: str | None = None):
+        super().__init__(model, tokenizer, max_seq_length)
+        self.labels = label_names(model.config)
         self.marks_entities = all(map(entities.is_entity_tag, self.labels))
         if scheme is not None:
             require_one_of("scheme", scheme, entities.SCHEMES)
-            if not self.marks_entities:
-                raise InputError(f"`scheme` is {scheme}, but the labels mark no entities")
+            require(self.marks_entities, "scheme", "null: the labels mark no entities", scheme)
         kind = task.ENTITIES if scheme else task.LABELS
         self.task = task.TaggingTask(
             "", task.METRICS[kind], tags=kind, labels=self.labels, file_scheme=scheme
         )
-        self.options = reading_options(max_seq_length, {})
-        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
-
-    @classmethod
-    def from_pretrained(cls, name_or_directory: str | os.PathLike, **hub_options: Any) -> "Tagger":
-        """The tagger that `finetune.py`, or transformers, saved.
-
-        Args:
-            name_or_directory: a directory, or a name of the Hugging Face hub.
-            **hub_options: `revision`, `cache_dir` and `local_files_only` of `hub.resolve`.
-
-        Raises:
-            InputError: there is no such model, or a file of it is missing or damaged.
-        """
-        loaded = load(
-            ConvBertForTokenClassification, name_or_directory, "a fine-tuned tagger", **hub_options
-        )
-        return cls(*loaded, saved_options(loaded[0].config, task.KIND).get("scheme"))
 
     def predict(
         self, sentences: Sequence[Sequence[str] | str], batch_size: int = 32
     ) -> list[TaggedSentence]:
-        """Tags sentences, in batches of about the same length.
+        """Tags sentences, in batches of similar length.
 
         Args:
-            sentences: lists of words; or strings, which are cut into words at spaces.
-            batch_size: sentences, or windows of long ones, that are computed together.
+            sentences: lists of words; or strings, which are split at spaces.
+            batch_size: sentences, or windows of long ones, per batch.
 
         Raises:
-            InputError: a sentence without words, or a word that is empty or no text.
+            InputError: a sentence has no words, or a word is empty or not a string.
         """
         check_positive("batch_size", batch_size)
         rows = _words_of(sentences)
         if not rows:
             return []
         words = list(itertools.chain.from_iterable(rows))
-        starts = np.cumsum([0, *map(len, rows)])
-        examples = SentenceExamples("the input", "", words, None, starts)
-        features = self.task.make_features(self.tokenizer, examples, self.options, training=False)
+        row_splits = np.cumsum([0, *map(len, rows)])
+        examples = SentenceExamples("the input", "", words, None, row_splits)
+        features = self.task.make_features(self.tokenizer, examples, self, training=False)
         logits = compute_outputs(self.model, features, batch_size)
         tags = self.task.predictions(examples, features, logits)
         shares = probabilities(SINGLE_LABEL, logits[features.word_positions]).max(axis=1)
@@ -142,7 +110,7 @@ class Tagger:
             TaggedSentence(
                 row, tags[begin:end], shares[begin:end], self._entities(row, tags[begin:end])
             )
-            for row, (begin, end) in zip(rows, itertools.pairwise(starts), strict=True)
+            for row, (begin, end) in zip(rows, itertools.pairwise(row_splits), strict=True)
         ]
 
     def _entities(self, words, tags):
@@ -157,15 +125,15 @@ class Tagger:
 def _words_of(sentences) -> list[list[str]]:
     """The words of each sentence, checked."""
     if isinstance(sentences, str):
-        raise InputError("`sentences` must be a list: write [sentence] for a single one")
+        raise InputError("`sentences` must be a list. For a single sentence, write [sentence]")
     rows = []
     for index, sentence in enumerate(sentences):
-        place = f"sentences[{index}]"
+        name = f"sentences[{index}]"
         if isinstance(sentence, str):
-            words = parse_text(sentence, place).split()
+            words = parse_text(sentence, name).split()
         else:
-            words = [parse_text(word, f"{place}[{i}]") for i, word in enumerate(sentence)]
+            words = [parse_text(word, f"{name}[{i}]") for i, word in enumerate(sentence)]
         if not words:
-            raise InputError(f"expected words in {place}, got none")
+            raise InputError(f"expected words in {name}, got none")
         rows.append(words)
     return rows

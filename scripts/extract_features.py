@@ -1,104 +1,61 @@
-"""Writes a vector for each text, or pair of texts: the mean of an encoder's outputs, or [CLS]'s.
+"""Writes one vector per text, or pair of texts, from a model's encoder.
 
     python3 scripts/extract_features.py MODEL --input texts.txt --output vectors.npy
     python3 scripts/extract_features.py MODEL --input new.csv --columns title body \\
-        --pooling cls --output vectors.parquet
+        --pooling cls --output vectors.npy
 
-MODEL is any saved ConvBERT model: DATA_DIR/models/NAME/discriminator, a fine-tuned one,
-transformers', or the name of one on the Hugging Face hub. Without --columns there is one text a
-line (or an argument), or two with a tab between them; with --columns the input is a TSV, CSV or
-JSON-lines file. A .npy file is an array float32 [texts, H]; a .parquet file has the texts beside
-their vectors. Both are in the texts' order, and are written while they are computed.
+MODEL is the directory of any saved ConvBERT model, such as DATA_DIR/models/NAME/discriminator, or
+the name of one on the Hugging Face hub. Texts are arguments, or lines of a file or of standard
+input, with a tab between the two texts of a pair; with --columns they are cells of a TSV, CSV or
+JSON-lines file. The output is an array float32 [texts, H] in the order of the texts. It is written
+as it is computed, and appears when it is complete.
 """
 
 import argparse
-import contextlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import Any
 
 import bootstrap  # noqa: F401
 
 from common import errors, files
-from scripts import text_input
-
-FORMATS = ("npy", "parquet")
+from pipelines import command_line, text_files
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Reads and checks the texts, encodes them, writes the vectors as they come."""
+    """Reads and checks the texts, encodes them, and writes the vectors."""
     args = parse_arguments(arguments)
-    output_format = text_input.choose_format(args.output, FORMATS)
-    texts, pairs = text_input.read_texts(args)
-    directory = text_input.find_model(args)
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
-
-    from data.tensorflow_setup import prepare_tensorflow
-    from pipelines import FeatureExtractor
-
-    prepare_tensorflow(keras.backend.backend() == "tensorflow")
-    extractor = FeatureExtractor.from_pretrained(directory, args.pooling, args.layer)
-    chunks = extractor.encode_chunks(texts, pairs, args.batch_size)
-    write = write_npy if output_format == "npy" else write_parquet
-    with (
-        text_input.progress_bar(len(texts)) as bar,
-        files.atomic_path(args.output) as temporary,
-    ):
-        write(temporary, counted(chunks, bar), texts, pairs, extractor.hidden_size)
-    print(f"{args.output}: {len(texts)} vectors of {extractor.hidden_size} numbers")
+    command_line.check_output(args.output, ".npy")
+    rows = text_files.read_rows(args, "a text, or two with a tab between them", most=2)
+    columns = list(map(list, zip(*rows, strict=True)))
+    directory = command_line.find_model(args)
+    extractor = command_line.load_pipeline(
+        "FeatureExtractor", directory, pooling=args.pooling, layer=args.layer
+    )
+    vectors = extractor.encode_chunks(*columns, batch_size=args.batch_size)
+    with command_line.progress_bar(len(rows)) as bar, files.atomic_path(args.output) as temporary:
+        write_npy(temporary, vectors, (len(rows), extractor.hidden_size), bar)
+    print(f"{args.output}: {len(rows)} vectors of {extractor.hidden_size} numbers")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; see `--help`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    text_input.add_model(parser, "a saved model")
-    text_input.add_arguments(parser)
-    parser.add_argument("--output", required=True, help="file to write: .npy or .parquet")
-    text_input.add_vector_options(parser)
+    parser = command_line.make_parser(__doc__, "a saved model", "one or two columns")
+    parser.add_argument("--output", metavar="FILE", required=True, help=".npy file to write")
+    command_line.add_vector_options(parser)
     return parser.parse_intermixed_args(arguments)
 
 
-def counted(chunks: Iterable, bar) -> Iterator:
-    """The chunks; the bar moves when one has been dealt with."""
-    for chunk in chunks:
-        yield chunk
-        bar.update(len(chunk))
-
-
-def write_npy(path: str, chunks: Iterable, texts: list[str], _, width: int) -> None:
-    """An array `[texts, width]`, chunk after chunk."""
+def write_npy(path: str, chunks: Iterable[Any], shape: tuple[int, int], bar: Any) -> None:
+    """Writes a float32 array of the given shape, chunk by chunk, and advances the bar."""
     import numpy as np
 
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(texts), width)}
-    # Not a memory map: what is written to one is lost without a word when the disk is full.
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    # Not a memory map: if the disk is full, writes to one are lost silently.
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for vectors in chunks:
             file.write(vectors.astype("<f4", copy=False).tobytes())
-
-
-def write_parquet(
-    path: str, chunks: Iterable, texts: list[str], pairs: list[str] | None, width: int
-) -> None:
-    """Columns `text`, `text_pair` where there are pairs, and `vector`; a row group a chunk."""
-    import pyarrow
-    from pyarrow import parquet
-
-    columns = {"text": texts} | ({"text_pair": pairs} if pairs else {})
-    fields = {name: pyarrow.string() for name in columns}
-    schema = pyarrow.schema(fields | {"vector": pyarrow.list_(pyarrow.float32(), width)})
-    begin = 0
-    with contextlib.closing(parquet.ParquetWriter(path, schema)) as writer:
-        for vectors in chunks:
-            rows = slice(begin, begin + len(vectors))
-            numbers = pyarrow.array(vectors.reshape(-1))
-            arrays = [pyarrow.array(column[rows]) for column in columns.values()]
-            arrays.append(pyarrow.FixedSizeListArray.from_arrays(numbers, width))
-            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
-            begin = rows.stop
+            bar.update(len(vectors))
 
 
 if __name__ == "__main__":

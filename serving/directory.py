@@ -1,4 +1,4 @@
-"""What an export's directory holds, and how it is written: whole or not at all."""
+"""The directory of an exported model, written as a whole or not at all."""
 
 import dataclasses
 import importlib.metadata
@@ -9,15 +9,15 @@ from typing import Any
 
 from common import files
 from common.errors import InputError
-from pipelines.saved import HINT, architecture_of
+from pipelines.saved import find_architecture
 
-FORMATS = ("savedmodel", "onnx", "litert")
 METADATA = "export.json"
+# The model's file, by format.
 MODEL = {"savedmodel": "saved_model", "onnx": "model.onnx", "litert": "model.tflite"}
-# What a format needs beyond TensorFlow.
+# Packages that a format needs beside TensorFlow.
 PACKAGES = {"onnx": ("onnx", "tf2onnx")}
 
-# The pipeline of each kind of model, by the class that its config.json names.
+# The pipeline of each kind of model, by the class in its config.json.
 PIPELINES = {
     "ConvBertForSequenceClassification": "TextClassifier",
     "ConvBertForTokenClassification": "Tagger",
@@ -30,15 +30,15 @@ PIPELINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What an export shall be.
+    """What to export.
 
     Args:
-        format: of `FORMATS`.
-        pairs: whether a classifier, or an encoder, reads two texts; of a SavedModel alone.
+        format: a key of `MODEL`.
+        pairs: a SavedModel of a classifier or an encoder takes two texts.
         features: export the encoder, whatever head the model has.
         pooling, layer: of the vectors; see `pipelines.FeatureExtractor`.
-        top_k: how many tokens for each [MASK]; of a SavedModel alone.
-        int8: 8-bit weights; of LiteRT alone.
+        top_k: tokens for each [MASK], in a SavedModel.
+        int8: 8-bit weights, for LiteRT.
     """
 
     format: str
@@ -51,40 +51,28 @@ class Options:
 
 
 def find_pipeline(model_dir: str, options: Options) -> str:
-    """The name of the class in `pipelines` that reads a model; loads nothing heavy.
+    """The class in `pipelines` that loads a model; imports nothing heavy.
 
     Raises:
-        InputError: there is none, an option that does not suit it, or a missing package.
+        InputError: there is none, an option does not suit the model, or a package is missing.
     """
-    architecture = architecture_of(model_dir)
-    pipeline = "FeatureExtractor" if options.features else PIPELINES.get(architecture)
-    if pipeline is None:
-        raise InputError(
-            f"{model_dir}: no export for the architecture {json.dumps(architecture)} of its "
-            f"config.json; there is one for {', '.join(PIPELINES)}. {HINT}. --features exports the "
-            "encoder of any model"
-        )
-    refused = {
-        "--pairs": options.pairs and (
-            options.format != "savedmodel" or pipeline not in ("TextClassifier", "FeatureExtractor")
-        ),
-        "--int8": options.int8 and options.format != "litert",
-        "--top-k": options.top_k != Options.top_k
-        and (options.format != "savedmodel" or pipeline != "FillMask"),
-        "--pooling and --layer": (options.pooling, options.layer)
-        != (Options.pooling, Options.layer)
-        and pipeline != "FeatureExtractor",
-    }  # fmt: skip
-    suits = {
-        "--pairs": "a SavedModel of a classifier or an encoder: in the others, the user makes rows",
-        "--int8": "the format litert",
-        "--top-k": "a SavedModel of a masked language model",
-        "--pooling and --layer": "an encoder: see --features",
-    }
-    for name, is_refused in refused.items():
-        if is_refused:
-            raise InputError(f"{name}: only for {suits[name]}")
-    missing = [name for name in PACKAGES.get(options.format, ()) if not _is_installed(name)]
+    pipeline = "FeatureExtractor"
+    if not options.features:
+        pipeline = PIPELINES[find_architecture(model_dir, PIPELINES, "a model to export")]
+    is_graph, is_encoder = options.format == "savedmodel", pipeline == "FeatureExtractor"
+    takes_pairs = is_graph and (is_encoder or pipeline == "TextClassifier")
+    has_vectors = (options.pooling, options.layer) != (Options.pooling, Options.layer)
+    has_top_k = options.top_k != Options.top_k
+    for name, is_used, is_allowed, allowed in (
+        ("--pairs", options.pairs, takes_pairs, "a SavedModel of a classifier or an encoder"),
+        ("--int8", options.int8, options.format == "litert", "the format litert"),
+        ("--top-k", has_top_k, is_graph and pipeline == "FillMask", "a SavedModel with [MASK]"),
+        ("--pooling and --layer", has_vectors, is_encoder, "an encoder: see --features"),
+    ):
+        if is_used and not is_allowed:
+            raise InputError(f"{name}: only for {allowed}")
+    packages = PACKAGES.get(options.format, ())
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
             f"the format {options.format} needs {' and '.join(missing)}: "
@@ -93,82 +81,59 @@ def find_pipeline(model_dir: str, options: Options) -> str:
     return pipeline
 
 
-def _is_installed(package):
-    return importlib.util.find_spec(package) is not None
-
-
 def check_target(path: str, overwrite: bool) -> None:
-    """Refuses a name that is taken, but for an earlier export that may be overwritten."""
+    """Raises an `InputError` if the path exists and is not an export that may be overwritten."""
     if not os.path.lexists(path):
         return
     if not overwrite:
-        raise InputError(f"{path} is there already: give another name, or --overwrite")
+        raise InputError(f"{path} exists already: choose another name, or add --overwrite")
     if not os.path.isfile(os.path.join(path, METADATA)):
-        raise InputError(
-            f"{path} is no earlier export, and is not overwritten: it has no {METADATA}"
-        )
+        raise InputError(f"{path} is not overwritten: without {METADATA}, it is not an export")
 
 
 def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
-    """Exports a model; imports TensorFlow.
-
-    The directory gets the model, its tokenizer's files, and `export.json`: what goes in, what
-    comes out, labels, and how texts become rows.
+    """Exports a model with its tokenizer's files and `export.json`; imports TensorFlow.
 
     Args:
-        model_dir: of a saved model.
-        path: of the directory; what it was before is deleted.
+        model_dir: the directory of a saved model.
+        path: the directory to write; an earlier one is replaced.
         options: what to export.
 
     Returns:
-        What is in `export.json`.
+        The content of `export.json`: inputs, outputs, labels, and how texts become rows.
 
     Raises:
-        InputError: the model cannot be read, or not so.
+        InputError: the model cannot be loaded, or not exported in this way.
     """
     import pipelines
+    from serving import formats
 
     name = find_pipeline(model_dir, options)
-    kind = getattr(pipelines, name)
-    more = {"pooling": options.pooling, "layer": options.layer}
-    pipeline = kind.from_pretrained(model_dir, **(more if name == "FeatureExtractor" else {}))
+    vectors = {"pooling": options.pooling, "layer": options.layer}
+    vectors = vectors if name == "FeatureExtractor" else {}
+    pipeline = getattr(pipelines, name).from_pretrained(model_dir, **vectors)
     with files.atomic_directory(path) as temporary:
         target = os.path.join(temporary, MODEL[options.format])
         fields = {"format": options.format, "model": MODEL[options.format]}
-        fields |= _describe(name, pipeline, options) | _write_model(name, pipeline, target, options)
-        pipeline.tokenizer.save_pretrained(temporary, fields["max_seq_length"])
+        fields |= _describe(name, pipeline) | vectors
+        if options.format == "litert":
+            fields["int8"] = options.int8
+        fields |= getattr(formats, f"save_{options.format}")(pipeline, options, target)
+        pipeline.tokenizer.save_pretrained(temporary, pipeline.max_seq_length)
         text = json.dumps(fields, indent=1, ensure_ascii=False)
         files.write_text(os.path.join(temporary, METADATA), text + "\n")
     return fields
 
 
-def _write_model(name, pipeline, target, options):
-    """Writes the model itself; returns its inputs and outputs."""
-    if options.format == "savedmodel":
-        from serving import savedmodel
-
-        return savedmodel.save(savedmodel.graph_of(name, pipeline, options), target)
-    from serving import network
-
-    output = "vector" if name == "FeatureExtractor" else "logits"
-    if options.format == "onnx":
-        return network.save_onnx(pipeline.model, output, target)
-    return network.save_litert(pipeline.model, output, target, options.int8)
-
-
-def _describe(name, pipeline, options):
-    """What a user of the export must know of the model, for JSON."""
-    config, tokenizer = pipeline.model.config, pipeline.tokenizer
-    if name in ("Tagger", "QuestionAnswerer"):
-        max_seq_length = pipeline.options.max_seq_length
-    else:
-        max_seq_length = pipeline.max_seq_length
+def _describe(name, pipeline):
+    """What a user of the export must know about the model, for JSON."""
+    tokenizer = pipeline.tokenizer
     fields = {
         "pipeline": name,
         "architecture": type(pipeline.model).__name__,
-        "max_seq_length": max_seq_length,
-        # Else what is behind a row's end changes its outputs.
-        "pad_to_max_seq_length": not config.mask_padding,
+        "max_seq_length": pipeline.max_seq_length,
+        # Padding changes the outputs of a model without `mask_padding`.
+        "pad_to_max_seq_length": not pipeline.model.config.mask_padding,
         "do_lower_case": tokenizer.do_lower_case,
         "strip_accents": tokenizer.strip_accents,
         "labels": getattr(pipeline, "labels", None),
@@ -179,15 +144,9 @@ def _describe(name, pipeline, options):
     }
     if name == "TextClassifier":
         fields |= {"problem_type": pipeline.problem_type, "score_range": pipeline.score_range}
-    if name == "FeatureExtractor":
-        fields |= {"pooling": options.pooling, "layer": options.layer}
     if name == "Tagger":
         fields["scheme"] = pipeline.task.file_scheme
     if name == "QuestionAnswerer":
-        names = ("max_query_length", "doc_stride", "n_best_size", "max_answer_length",
-                 "qa_na_threshold")  # fmt: skip
-        fields |= {option: getattr(pipeline.options, option) for option in names}
+        fields |= dataclasses.asdict(pipeline.options)
         fields["unanswerable"] = pipeline.task.unanswerable
-    if options.format == "litert":
-        fields["int8"] = options.int8
     return fields

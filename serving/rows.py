@@ -1,73 +1,73 @@
-"""Texts → rows of token ids → a network's outputs, as operations of a graph.
+"""Texts → rows of token ids → a network's outputs, as TensorFlow operations of a graph.
 
-The same rows as `ConvBertTokenizer.__call__` and `data.tasks.batching` make with NumPy.
+The rows equal those that `ConvBertTokenizer` and `data.tasks.batching` make with NumPy.
 """
 
 from typing import Any
 
 import tensorflow as tf
 
-# So many rows go through the network together: of more, one part after the other, so that a batch
-# of any size takes the memory of a small one.
+# The network computes this many rows at a time, so that memory does not grow with the batch.
 ROWS_AT_ONCE = 32
 
 
-def cut(pieces: tf.RaggedTensor, counts: tf.Tensor) -> tf.RaggedTensor:
-    """The first pieces of each row.
+def signature(*names: str) -> list[tf.TensorSpec]:
+    """The input signature of a function of string vectors [B]."""
+    return [tf.TensorSpec([None], tf.string, name) for name in names]
 
-    Args:
-        pieces: `[N, (tokens)]`.
-        counts: int64 `[N]`; more than there are is all.
-    """
-    lengths = pieces.row_lengths()
-    places = tf.ragged.range(lengths).flat_values
-    kept = tf.boolean_mask(pieces.flat_values, places < tf.repeat(counts, lengths))
+
+def cut(tokens: tf.RaggedTensor, counts: tf.Tensor) -> tf.RaggedTensor:
+    """The first `counts` (int64 [N]) tokens of each row of `tokens` ([N, (tokens)])."""
+    lengths = tokens.row_lengths()
+    positions = tf.ragged.range(lengths).flat_values
+    kept = tf.boolean_mask(tokens.flat_values, positions < tf.repeat(counts, lengths))
     return tf.RaggedTensor.from_row_lengths(kept, tf.minimum(counts, lengths))
 
 
 def cut_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, max_tokens: int):
-    """`data.tokenizer.truncation.truncate_pair` of N pairs."""
+    """`data.tokenizer.truncation.kept_lengths` applied to N pairs."""
     firsts, seconds = first.row_lengths(), second.row_lengths()
     longest = tf.maximum(max_tokens - seconds, (max_tokens + 1) // 2)
     firsts = tf.where(firsts + seconds > max_tokens, tf.minimum(firsts, longest), firsts)
     return cut(first, firsts), cut(second, tf.minimum(seconds, max_tokens - firsts))
 
 
-class Rows:
-    """What reads texts, and gives them to a network.
+class Network:
+    """A network and the tokenizer that makes its rows.
 
     Args:
-        tokenizer: a `ConvBertTokenizer`.
-        max_seq_length: the most tokens of a row.
-        pad_to_max: whether every row is padded to these, since padding changes the outputs.
+        pipeline: an object of a class in `pipelines`.
+        network: the network; None is the pipeline's model.
     """
 
-    def __init__(self, tokenizer: Any, max_seq_length: int, pad_to_max: bool):
-        self.tokenizer, self.max_seq_length = tokenizer, max_seq_length
-        self.pad_to_max = pad_to_max
+    def __init__(self, pipeline: Any, network: Any = None):
+        self.network = network or pipeline.model
+        self.tokenizer, self.max_seq_length = pipeline.tokenizer, pipeline.max_seq_length
+        # Without a mask, padding changes the outputs: rows are padded as in training.
+        self.pad_to_max = not pipeline.model.config.mask_padding
 
-    def of_texts(self, texts: tf.Tensor, text_pairs: tf.Tensor | None = None) -> dict:
-        """The inputs for texts, or pairs, strings `[N]`: see `of_pieces`."""
-        pieces = self.tokenizer.tokenize(texts)
+    def rows_of_texts(self, texts: tf.Tensor, text_pairs: tf.Tensor | None = None) -> dict:
+        """The inputs for texts or pairs, strings [N]; see `rows_of_tokens`."""
+        tokens = self.tokenizer.tokenize(texts)
         if text_pairs is None:
-            return self.of_pieces(cut(pieces, tf.fill(tf.shape(texts), self._room(2))))
+            room = tf.constant(self.max_seq_length - 2, tf.int64)
+            return self.rows_of_tokens(cut(tokens, tf.fill(tf.shape(texts), room)))
         pairs = self.tokenizer.tokenize(text_pairs)
-        return self.of_pieces(*cut_pair(pieces, pairs, self._room(3)))
+        room = tf.constant(self.max_seq_length - 3, tf.int64)
+        return self.rows_of_tokens(*cut_pair(tokens, pairs, room))
 
-    def of_pieces(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None = None) -> dict:
-        """The inputs for ids `[N, (tokens)]` that are short enough.
+    def rows_of_tokens(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None = None) -> dict:
+        """The inputs for ids [N, (tokens)] that fit: `input_ids`, `input_mask`, `segment_ids`.
 
-        Returns:
-            `input_ids`, `input_mask` and `segment_ids`, int32 `[N, T]`.
+        Each is int32 [N, T].
         """
-        num_rows = first.nrows()
-        parts = [self._column(self.tokenizer.cls_id, num_rows), first]
-        parts.append(self._column(self.tokenizer.sep_id, num_rows))
-        if second is not None:
-            parts += [second, self._column(self.tokenizer.sep_id, num_rows)]
-        ids = tf.concat(parts, axis=1)
+        cls, sep = (
+            tf.RaggedTensor.from_uniform_row_length(tf.fill([first.nrows()], token), 1)
+            for token in (self.tokenizer.cls_id, self.tokenizer.sep_id)
+        )
+        ids = tf.concat([cls, first, sep] + ([] if second is None else [second, sep]), axis=1)
         lengths = ids.row_lengths()
-        # Two tokens are the least that a row can have; without rows there is no longest.
+        # A row has at least two tokens; without rows there is no maximum.
         longest = tf.maximum(tf.reduce_max(lengths), 2)
         width = tf.constant(self.max_seq_length, tf.int64) if self.pad_to_max else longest
         dense = ids.to_tensor()
@@ -76,55 +76,41 @@ class Rows:
         segments = tf.zeros_like(mask)
         if second is not None:
             segments = mask - tf.sequence_mask(first.row_lengths() + 2, width, tf.int32)
-        # What no operation says of the shapes: the network is traced for any.
         inputs = {"input_ids": dense, "input_mask": mask, "segment_ids": segments}
         return {name: tf.ensure_shape(array, [None, None]) for name, array in inputs.items()}
 
-    def _room(self, num_special):
-        return tf.constant(self.max_seq_length - num_special, tf.int64)
+    def __call__(self, inputs: dict) -> Any:
+        """The network's outputs for inputs by name, [N, …]: an array, or arrays by name, [N, …]."""
+        names = list(inputs)
+        specs = [tf.TensorSpec([None, *inputs[n].shape[1:]], inputs[n].dtype) for n in names]
 
-    @staticmethod
-    def _column(token, num_rows):
-        """A ragged `[N, (1)]` of one token."""
-        tokens = tf.fill([num_rows], tf.constant(token, tf.int32))
-        return tf.RaggedTensor.from_uniform_row_length(tokens, 1, nrows=num_rows)
+        # A function of its own, so that the graph contains the network once.
+        @tf.function(input_signature=specs, autograph=False)
+        def apply(*arrays):
+            return self.network(dict(zip(names, arrays, strict=True)), training=False)
 
+        num_rows = tf.shape(inputs[names[0]])[0]
+        outputs = apply.get_concrete_function().structured_outputs
+        flat = tf.nest.flatten(outputs)
+        arrays = [
+            tf.TensorArray(spec.dtype, 0, dynamic_size=True, infer_shape=False) for spec in flat
+        ]
 
-def run(network: Any, inputs: dict) -> Any:
-    """A network's outputs for any number of rows.
+        def step(index, arrays):
+            begin = index * ROWS_AT_ONCE
+            found = apply(*(inputs[name][begin : begin + ROWS_AT_ONCE] for name in names))
+            written = zip(arrays, tf.nest.flatten(found), strict=True)
+            return index + 1, [array.write(index, value) for array, value in written]
 
-    Args:
-        network: from inputs `[n, …]` to an array, or arrays by name, `[n, …]`.
-        inputs: arrays by name, `[N, …]`.
-    """
-    names = list(inputs)
-    specs = [tf.TensorSpec([None, *inputs[name].shape[1:]], inputs[name].dtype) for name in names]
-
-    # A function of its own: the graph has it once.
-    @tf.function(input_signature=specs, autograph=False)
-    def apply(*arrays):
-        return network(dict(zip(names, arrays, strict=True)))
-
-    num_rows = tf.shape(inputs[names[0]])[0]
-    outputs = apply.get_concrete_function().structured_outputs
-    flat = tf.nest.flatten(outputs)
-    arrays = [tf.TensorArray(spec.dtype, 0, dynamic_size=True, infer_shape=False) for spec in flat]
-
-    def step(index, arrays):
-        begin = index * ROWS_AT_ONCE
-        found = apply(*(inputs[name][begin : begin + ROWS_AT_ONCE] for name in names))
-        found = tf.nest.flatten(found)
-        return index + 1, [a.write(index, v) for a, v in zip(arrays, found, strict=True)]
-
-    # Even without rows one step is taken: it says what shape nothing has.
-    _, arrays = tf.while_loop(
-        lambda index, _: (index == 0) | (index * ROWS_AT_ONCE < num_rows),
-        step,
-        (0, arrays),
-        parallel_iterations=1,
-    )
-    whole = [
-        tf.ensure_shape(array.concat(), [None, *spec.shape[1:]])
-        for array, spec in zip(arrays, flat, strict=True)
-    ]
-    return tf.nest.pack_sequence_as(outputs, whole)
+        # At least one step, even without rows: it gives the empty outputs their shape.
+        _, arrays = tf.while_loop(
+            lambda index, _: (index == 0) | (index * ROWS_AT_ONCE < num_rows),
+            step,
+            (0, arrays),
+            parallel_iterations=1,
+        )
+        whole = [
+            tf.ensure_shape(array.concat(), [None, *spec.shape[1:]])
+            for array, spec in zip(arrays, flat, strict=True)
+        ]
+        return tf.nest.pack_sequence_as(outputs, whole)

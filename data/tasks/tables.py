@@ -136,12 +136,16 @@ def read_text(path: str) -> tuple[str, str]:
     """A file's text and the SHA-256 of its bytes; an `InputError` if it is not UTF-8."""
     with open(path, "rb") as file:
         content = file.read()
+    return decode(content, path), hashlib.sha256(content).hexdigest()
+
+
+def decode(content: bytes, source: str) -> str:
+    """UTF-8 text without a byte-order mark; an `InputError` names the source and the line."""
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: expected UTF-8 text, got other bytes") from None
-    return text, hashlib.sha256(content).hexdigest()
+        raise InputError(f"{source}, line {line}: expected UTF-8 text, got other bytes") from None
 
 
 def write_predictions(path: str, answers: Iterable[str], logits: np.ndarray) -> None:

@@ -243,7 +243,7 @@ def test_the_environment_and_a_script(server, tmp_path):
 
     assert "owner/model (v1) is not completely in the local cache" in run(HF_HUB_OFFLINE="1")
     assert server.requests == []
-    assert 'architecture "X"' in run()
+    assert '`architectures` ["X"]' in run()
     server.requests.clear()
-    assert 'architecture "X"' in run(HF_HUB_OFFLINE="1")
+    assert '`architectures` ["X"]' in run(HF_HUB_OFFLINE="1")
     assert server.requests == []

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import InputError
 from model import ConvBertForSequenceClassification
-from pipelines import FeatureExtractor, feature_extractor
+from pipelines import FeatureExtractor, base
 from tests.support.random_models import rows_of, save
 
 
@@ -16,18 +16,18 @@ def encoder_directory(tmp_path_factory):
     return directory, save(directory, kind=ConvBertForSequenceClassification, max_length=12)
 
 
-def test_many_texts_pass_in_pieces(encoder_directory, monkeypatch, caplog):
+def test_many_texts_are_encoded_in_chunks(encoder_directory, monkeypatch, caplog):
     texts = ["a " + "b " * (7 * i % 11) for i in range(10)]
     extractor = FeatureExtractor.from_pretrained(encoder_directory[0])
     vectors = extractor.encode(texts, texts[::-1])
-    monkeypatch.setattr(feature_extractor, "_TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(base, "TEXTS_AT_ONCE", 4)
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="absl"):
-        pieces = list(extractor.encode_chunks(texts, texts[::-1], batch_size=2))
-    assert [len(piece) for piece in pieces] == [4, 4, 2]
-    np.testing.assert_allclose(np.concatenate(pieces), vectors, atol=1e-5)
+        chunks = list(extractor.encode_chunks(texts, texts[::-1], batch_size=2))
+    assert list(map(len, chunks)) == [4, 4, 2]
+    np.testing.assert_allclose(np.concatenate(chunks), vectors, atol=1e-5)
     num_cut = sum(3 + 2 + 7 * i % 11 + 7 * (9 - i) % 11 > 12 for i in range(10))
-    assert f"{num_cut} of 10 texts were longer than 12 tokens and have been cut" in caplog.text
+    assert f"{num_cut} of 10 texts were longer than 12 tokens" in caplog.text
 
 
 @pytest.mark.parametrize(("pooling", "layer"), [("mean", -1), ("cls", 2), ("mean", 1), ("cls", -3)])
@@ -39,7 +39,8 @@ def test_vectors_of_texts(encoder_directory, pooling, layer):
         inside = model.convbert.activations({"input_ids": ids})
         hidden = np.asarray([inside["projected"], *inside["layers"]][layer])[0]
         expected.append(hidden.mean(axis=0) if pooling == "mean" else hidden[0])
-    vectors = FeatureExtractor.from_pretrained(directory, pooling, layer).encode(texts)
+    extractor = FeatureExtractor.from_pretrained(directory, pooling=pooling, layer=layer)
+    vectors = extractor.encode(texts)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
@@ -58,7 +59,7 @@ def test_pairs_and_cut_texts(encoder_directory, caplog):
     assert extractor.encode([]).shape == (0, 16)
 
 
-def test_outputs_that_are_no_numbers(tmp_path):
+def test_outputs_that_are_not_finite(tmp_path):
     model = save(tmp_path)
     model.convbert.embeddings.norm.gamma.assign(np.full(16, np.nan))
     model.save_pretrained(tmp_path)
@@ -70,19 +71,14 @@ def test_wrong_arguments(encoder_directory):
     directory, _ = encoder_directory
     extractor = FeatureExtractor.from_pretrained(directory)
     for call, message in (
-        (lambda: extractor.encode(["a", " "]), r"expected text in texts\[1\], got none"),
+        (lambda: extractor.encode(["a", " "]), r"texts\[1\], got none"),
         (lambda: extractor.encode(["a"], ["b", "c"]), "1 `texts`, but 2 `text_pairs`"),
-        (lambda: extractor.encode(["a"], batch_size=0), "`batch_size` must be a positive"),
-        (lambda: FeatureExtractor.from_pretrained(directory, "max"), "one of mean, cls"),
-        (lambda: FeatureExtractor.from_pretrained(directory, layer=3), "from 0.* to 2.* -3"),
+        (lambda: extractor.encode(["a"], batch_size=0), "`batch_size`"),
+        (lambda: FeatureExtractor.from_pretrained(directory, pooling="max"), '`pooling`.*"max"'),
+        (lambda: FeatureExtractor.from_pretrained(directory, layer=3), "`layer`.* 2 .* -3"),
     ):
         with pytest.raises(InputError, match=message):
             call()
-
-
-def test_wrong_directory(tmp_path):
-    with pytest.raises(InputError, match=r"no such file: .*config\.json"):
-        FeatureExtractor.from_pretrained(tmp_path)
 
 
 def test_a_stated_length_without_limit_is_the_positions(tmp_path):

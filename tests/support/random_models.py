@@ -12,10 +12,16 @@ from data import ConvBertTokenizer
 from model import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "##x", "H", "[", "]", "mask"]
-NETWORK = dict(
-    vocab_size=len(VOCAB), embedding_size=16, hidden_size=16, num_hidden_layers=2,
-    num_attention_heads=2, intermediate_size=32, max_position_embeddings=64, initializer_range=0.5,
-)  # fmt: skip
+NETWORK = {
+    "vocab_size": len(VOCAB),
+    "embedding_size": 16,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.5,
+}
 
 
 def save(directory, kind=ConvBertForMaskedLM, max_length=64, lower=True, seed=0, **fields):

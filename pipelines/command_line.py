@@ -1,0 +1,124 @@
+"""What the scripts of pipelines share: options, loading a pipeline, and writing results."""
+
+import argparse
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from common import console, files, hub
+from common.errors import InputError
+
+# Inputs of more rows than this have a progress bar.
+MANY = 1024
+
+
+def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentParser:
+    """A parser with MODEL, --revision, the texts, --input, --columns and --batch-size.
+
+    Args:
+        description: the script's docstring.
+        what: the kind of model.
+        columns: the columns that --columns names.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model(parser, what)
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="default: read --input")
+    parser.add_argument("--input", metavar="FILE", help="texts (default: standard input)")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="COLUMN",
+        help=f"{columns} of the input: names in its header, or fields of JSON lines; numbers from "
+        "1 if it has no header",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds MODEL and --revision; see `find_model`."""
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"directory of {what}, or its name on the Hugging Face hub"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
+
+
+def add_vector_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --pooling and --layer; see `FeatureExtractor`."""
+    parser.add_argument(
+        "--pooling",
+        choices=("mean", "cls"),
+        default="mean",
+        help="the mean of all tokens' vectors, or the vector of [CLS] (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layer",
+        type=int,
+        default=-1,
+        help="1 is the first layer, 0 the embeddings, -1 the last layer (default: %(default)s)",
+    )
+
+
+def find_model(args: argparse.Namespace) -> str:
+    """The directory of MODEL, downloaded if it is a name on the hub."""
+    return hub.resolve(args.model, args.revision)
+
+
+def check_output(path: str | None, ending: str) -> None:
+    """Checks the name of the file to write before the work starts.
+
+    Raises:
+        InputError: the name has another ending, or its directory does not exist.
+    """
+    if path and not path.endswith(ending):
+        raise InputError(f"`--output` must end in {ending}. Received: {path}")
+    if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise InputError(f"`--output`: no such directory: {os.path.dirname(path)}")
+
+
+def load_pipeline(name: str, directory: str, **options: Any) -> Any:
+    """Sets TensorFlow up and loads a pipeline.
+
+    Args:
+        name: its class in `pipelines`.
+        directory: the saved model.
+        **options: of its `from_pretrained`.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    import pipelines
+    from data.tensorflow_setup import prepare_tensorflow
+
+    prepare_tensorflow(keras.backend.backend() == "tensorflow")
+    return getattr(pipelines, name).from_pretrained(directory, **options)
+
+
+def progress_bar(total: int, unit: str = "text", many: int = MANY) -> tqdm:
+    """A progress bar on stderr, shown if there are more than `many` rows."""
+    return console.progress_bar(total, unit=unit, disable=total <= many)
+
+
+def as_json(fields: dict[str, Any]) -> str:
+    """A JSON line."""
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def rounded(probabilities: Iterable[float]) -> list[float]:
+    """Probabilities for JSON, with six decimals."""
+    return [round(float(probability), 6) for probability in probabilities]
+
+
+def write_lines(path: str | None, lines: Iterable[str]) -> None:
+    """Writes lines to a file, which appears when it is complete, or prints them."""
+    if path is None:
+        for line in lines:
+            print(line)
+        return
+    with files.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)

@@ -1,0 +1,163 @@
+"""How predict.py reads and answers rows of text for each kind of fine-tuned model."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from common.errors import InputError
+from pipelines import text_files
+from pipelines.command_line import MANY, as_json, rounded
+
+CONLL_ENDINGS = (".conll", ".conllu", ".tsv")
+
+
+class Kind(NamedTuple):
+    """How rows are predicted for one kind of model.
+
+    Args:
+        pipeline: the name of the class in `pipelines`.
+        read: from the script's arguments to rows.
+        predict: from the pipeline, rows and batch size to an object per row, for JSON, and the
+            number of texts that have been cut.
+        unit: what a row is.
+        rows_at_once: rows that are sorted by length together.
+        formats: the output formats.
+    """
+
+    pipeline: str
+    read: Callable[[argparse.Namespace], list[Any]]
+    predict: Callable[[Any, list[Any], int], tuple[list[dict[str, Any]], int]]
+    unit: str = "text"
+    rows_at_once: int = MANY
+    formats: tuple[str, ...] = ("jsonl",)
+
+
+def format_lines(output_format: str | None, objects: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the output, without newlines.
+
+    Args:
+        output_format: "conll", a word, a tab and its tag per line, with a blank line after each
+            sentence; "squad", one JSON object of answers by question id; else JSON lines.
+        objects: the predictions.
+    """
+    if output_format == "squad":
+        answers = {fields["id"]: fields["answer"] for fields in objects}
+        yield json.dumps(answers, indent=1, ensure_ascii=False)
+        return
+    for fields in objects:
+        if output_format == "conll":
+            yield from map("\t".join, zip(fields["words"], fields["tags"], strict=True))
+            yield ""
+        else:
+            yield as_json(fields)
+
+
+def _read_texts(args):
+    return text_files.read_rows(args, "a text, or two with a tab between them", most=2)
+
+
+def _classify(classifier, rows, batch_size):
+    texts, *pairs = map(list, zip(*rows, strict=True))
+    found = classifier.predict(texts, *(pairs or [None]), batch_size)
+    if classifier.labels is None:
+        return [{"score": float(f"{score:.6g}")} for score in found.answers], found.num_cut
+    objects = [
+        {
+            "labels" if isinstance(answer, list) else "label": answer,
+            "probabilities": dict(zip(classifier.labels, rounded(row), strict=True)),
+        }
+        for answer, row in zip(found.answers, found.probabilities, strict=True)
+    ]
+    return objects, found.num_cut
+
+
+def _read_sentences(args):
+    """The words of each sentence."""
+    from data.tasks.tagging.conll import read_conll
+
+    text_files.check_source(args)
+    if not (args.input and args.input.lower().endswith(CONLL_ENDINGS)):
+        try:
+            return [text.split() for (text,) in text_files.read_rows(args, "a sentence")]
+        except InputError as error:
+            endings = ", ".join(CONLL_ENDINGS)
+            raise InputError(f"{error}. (Files with a word per line end in {endings})") from None
+    columns = text_files.column_numbers(args.input, args.columns or [])
+    if len(columns) > 1 or not all(isinstance(column, int) for column in columns):
+        raise InputError(
+            f"`--columns` of {args.input} must be the number, from 1, of the column with the "
+            f"words. Received: {' '.join(args.columns)}"
+        )
+    file = read_conll(args.input, *columns, words_only=True)
+    return [file.words[begin:end] for begin, end in pairwise(file.row_splits)]
+
+
+def _tag(tagger, rows, batch_size):
+    objects = []
+    for sentence in tagger.predict(rows, batch_size):
+        fields = dataclasses.asdict(sentence)
+        fields["probabilities"] = rounded(sentence.probabilities)
+        if sentence.entities is None:
+            del fields["entities"]
+        objects.append(fields)
+    return objects, 0
+
+
+def _read_questions(args):
+    """The id, the question and the context of each; ids are numbers from 0 if there are none."""
+    from data.tasks.question_answering import files
+
+    text_files.check_source(args)
+    if args.columns or not (args.input and args.input.endswith(files.ENDINGS)):
+        rows = text_files.read_rows(args, "a question and its context", 2, 2, one_row=True)
+        return [(str(number), *row) for number, row in enumerate(rows)]
+    examples = files.read_questions(args.input, "test", unanswerable=True)
+    return [(q.id, q.text, examples.contexts[q.context]) for q in examples.questions]
+
+
+def _answer(answerer, rows, batch_size):
+    ids, questions, contexts = zip(*rows, strict=True)
+    objects = []
+    for key, answer in zip(ids, answerer.predict(questions, contexts, batch_size), strict=True):
+        fields = dataclasses.asdict(answer)
+        objects.append({"id": key, "answer": fields.pop("text"), **fields})
+    return objects, 0
+
+
+def _read_choices(args):
+    """The context and the choices of each."""
+    if args.stem_column is None:
+        expected = "a context and two or more choices"
+        rows = text_files.read_rows(args, expected, 3, sys.maxsize, one_row=True)
+        return [(context, choices) for context, *choices in rows]
+    args.columns.insert(1, args.stem_column)
+    rows = text_files.read_rows(args, "a context, a stem and two or more choices", 4, sys.maxsize)
+    return [(row[0], [f"{row[1]} {choice}" for choice in row[2:]]) for row in rows]
+
+
+def _choose(chooser, rows, batch_size):
+    found = chooser.predict(*zip(*rows, strict=True), batch_size)
+    objects = [
+        {"choice": answer, "probabilities": rounded(row)}
+        for answer, row in zip(found.answers, found.probabilities, strict=True)
+    ]
+    return objects, found.num_cut
+
+
+# By the class that config.json names.
+KINDS = {
+    "ConvBertForSequenceClassification": Kind("TextClassifier", _read_texts, _classify),
+    "ConvBertForTokenClassification": Kind(
+        "Tagger", _read_sentences, _tag, "sentence", formats=("jsonl", "conll")
+    ),
+    "ConvBertForQuestionAnswering": Kind(
+        "QuestionAnswerer", _read_questions, _answer, "question", 128, ("jsonl", "squad")
+    ),
+    "ConvBertForMultipleChoice": Kind(
+        "MultipleChoice", _read_choices, _choose, "question", rows_at_once=256
+    ),
+}

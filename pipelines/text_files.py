@@ -1,0 +1,108 @@
+"""Rows of texts from a command's arguments, standard input, and TXT, TSV, CSV and JSON-lines files.
+
+Without --columns, a line is a row, with tabs between its texts. With --columns, the texts are cells
+of a table, or fields of JSON lines; a field may hold a list of texts.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+from common.errors import InputError
+from data.tasks.examples import parse_text
+from data.tasks.tables import decode, read_table, read_text
+
+
+def check_source(args: argparse.Namespace) -> None:
+    """Checks that the texts come from one place, which exists."""
+    if args.texts and args.input:
+        raise InputError("texts are given both as arguments and in --input. Choose one")
+    if args.columns and not args.input:
+        raise InputError("--columns needs a file: name it with --input")
+    if args.input and not os.path.isfile(args.input):
+        raise InputError(f"--input: no such file: {args.input}")
+
+
+def read_rows(
+    args: argparse.Namespace,
+    expected: str,
+    least: int = 1,
+    most: int = 1,
+    one_row: bool = False,
+    required: str = "",
+) -> list[list[str]]:
+    """Reads rows of texts. All have as many texts as the first.
+
+    Args:
+        args: the options of `command_line.make_parser`.
+        expected: what a row holds, for messages.
+        least, most: how many texts a row may have.
+        one_row: the arguments are the texts of one row; otherwise each is a row.
+        required: a string that every text must contain.
+
+    Raises:
+        InputError: there are no texts, a text is empty, or a row has a wrong number of texts.
+    """
+    check_source(args)
+    rows: list[list[str]] = []
+    for place, cells in _table_rows(args) if args.columns else _line_rows(args, one_row):
+        with _located(place):
+            if rows and len(cells) != len(rows[0]):
+                raise InputError(f"expected {len(rows[0])} texts, as before; got {len(cells)}")
+            if not least <= len(cells) <= most:
+                raise InputError(f"expected {expected}; got {len(cells)}")
+            row = [parse_text(text, label) for text, label in cells]
+            if not all(required in text for text in row):
+                raise InputError(f"expected a text with {required}, got {row[0]!r:.80}")
+        rows.append(row)
+    if not rows:
+        raise InputError(f"no texts in {args.input or 'standard input'}")
+    return rows
+
+
+def column_numbers(path: str, columns: list[str]) -> list[int | str]:
+    """--columns as `read_table` takes them: numbers from 0, or names."""
+    are_numbers = all(column.isdecimal() and int(column) for column in columns)
+    if are_numbers and not path.endswith(".jsonl"):
+        return [int(column) - 1 for column in columns]
+    return list(columns)
+
+
+@contextlib.contextmanager
+def _located(place):
+    """Puts the place in front of an error's message."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+
+
+def _table_rows(args) -> Iterator[tuple[str, list]]:
+    """The place of each row, and (text, label) of each of its texts."""
+    columns = column_numbers(args.input, args.columns)
+    table = read_table(args.input, columns, has_header=isinstance(columns[0], str))
+    for line, row in table.rows:
+        place = f"{args.input}, line {line}"
+        with _located(place):
+            cells = zip(table.cells(row), table.labels, strict=True)
+        lists = ((cell if isinstance(cell, list) else [cell], label) for cell, label in cells)
+        yield place, [(text, label) for texts, label in lists for text in texts]
+
+
+def _line_rows(args, one_row) -> Iterator[tuple[str, list]]:
+    """See `_table_rows`."""
+    if args.texts:
+        lines, place = ["\t".join(args.texts)] if one_row else args.texts, "argument"
+    elif args.input and args.input.endswith((".csv", ".jsonl")):
+        raise InputError(f"{args.input}: name the columns of its texts with --columns")
+    else:
+        source = args.input or "standard input"
+        text = read_text(args.input)[0] if args.input else decode(sys.stdin.buffer.read(), source)
+        # Only "\n" ends a line: str.splitlines would also split at characters inside a text.
+        lines, place = text.rstrip("\r\n").split("\n"), f"{source}, line"
+        lines = [line.removesuffix("\r") for line in lines] if lines != [""] else []
+    for number, line in enumerate(lines, start=1):
+        texts = enumerate(line.split("\t"), start=1)
+        yield f"{place} {number}", [(text, f"column {column}") for column, text in texts]

@@ -1,0 +1,121 @@
+"""Writes a model as a SavedModel that takes strings, or its network as ONNX or for LiteRT.
+
+A SavedModel contains the tokenizer and what the pipeline does with the outputs; to load it,
+`tensorflow` and `tensorflow_text` suffice. ONNX and LiteRT contain the network alone, from token
+ids to its outputs, for any number of rows of any length that the model takes.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from model import ConvBertForMultipleChoice
+from model.convbert import INPUT_NAMES
+from model.layers import fused
+from pipelines.feature_extractor import PooledEncoder
+from serving.answers import answer_graph
+from serving.tags import tag_graph
+from serving.texts import choice_graph, classifier_graph, feature_graph, mask_graph
+
+OPSET = 18  # of ONNX: supported by every runtime since 2023
+
+# From a pipeline and `directory.Options` to a `tf.function` of strings.
+GRAPHS = {
+    "TextClassifier": classifier_graph,
+    "Tagger": tag_graph,
+    "QuestionAnswerer": answer_graph,
+    "MultipleChoice": choice_graph,
+    "FillMask": mask_graph,
+    "FeatureExtractor": feature_graph,
+}
+
+
+def save_savedmodel(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
+    """Writes a pipeline's graph as the signature `serving_default`; see `describe`."""
+    function = GRAPHS[type(pipeline).__name__](pipeline, options)
+    with fused.exporting():
+        concrete = function.get_concrete_function()
+    tf.saved_model.save(_owner(pipeline.model), path, signatures={"serving_default": concrete})
+    return describe(function)
+
+
+def save_onnx(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
+    """Writes a pipeline's network as ONNX; see `describe`."""
+    import onnx
+    import tf2onnx
+
+    function, axes = network_function(pipeline.model), axes_of(pipeline.model)
+    proto, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
+    for value in [*proto.graph.input, *proto.graph.output]:
+        sizes = value.type.tensor_type.shape.dim
+        unknown = [size for size in sizes if not size.HasField("dim_value")]
+        for size, name in zip(unknown, axes, strict=False):
+            size.dim_param = name
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+    return describe(function, axes)
+
+
+def save_litert(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
+    """Writes a pipeline's network for LiteRT, with LiteRT's own operations only; see `describe`."""
+    function = network_function(pipeline.model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], _owner(pipeline.model)
+    )
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    if options.int8:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    content = converter.convert()
+    with open(path, "wb") as file:
+        file.write(content)
+    return describe(function, axes_of(pipeline.model))
+
+
+def _owner(model):
+    """A module that holds a model's variables, which the writers look for."""
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    return module
+
+
+def network_function(model: Any) -> Any:
+    """A model as a `tf.function` of `input_ids`, `input_mask` and `segment_ids`, int32.
+
+    A single output is called "vector" if it comes from a `PooledEncoder`, else "logits".
+    """
+    specs = [tf.TensorSpec([None] * len(axes_of(model)), tf.int32, name) for name in INPUT_NAMES]
+
+    @tf.function(input_signature=specs, autograph=False)
+    def compute(input_ids, input_mask, segment_ids):
+        arrays = (input_ids, input_mask, segment_ids)
+        outputs = model(dict(zip(INPUT_NAMES, arrays, strict=True)), training=False)
+        name = "vector" if isinstance(model, PooledEncoder) else "logits"
+        return outputs if isinstance(outputs, dict) else {name: outputs}
+
+    with fused.exporting(loops=False):
+        compute.get_concrete_function()
+    return compute
+
+
+def axes_of(model: Any) -> tuple[str, ...]:
+    """The axes of a model's inputs. Its outputs' axes of unknown size are the first of them."""
+    is_choice = isinstance(model, ConvBertForMultipleChoice)
+    return ("batch", "choices", "length") if is_choice else ("batch", "length")
+
+
+def describe(function: Any, axes: tuple[str, ...] = ()) -> dict[str, dict]:
+    """The "inputs" and "outputs" of a `tf.function`: dtype and shape by name, for JSON.
+
+    An axis of unknown size has its name in `axes`, or null.
+    """
+
+    def fields(spec):
+        names = iter(axes)
+        shape = [next(names, None) if size is None else size for size in spec.shape.as_list()]
+        return {"dtype": spec.dtype.name, "shape": shape}
+
+    outputs = function.get_concrete_function().structured_outputs
+    return {
+        "inputs": {spec.name: fields(spec) for spec in function.input_signature},
+        "outputs": {name: fields(spec) for name, spec in sorted(outputs.items())},
+    }
