@@ -59,7 +59,7 @@ class Tagger(Pipeline):
         model: a `ConvBertForTokenClassification`.
         tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
         max_seq_length: the most tokens in a sentence or window.
-        scheme: one of `entities.SCHEMES`, for the tags of entities; None returns the model's labels.
+        scheme: one of `entities.SCHEMES`, for tags of entities; None returns the model's labels.
 
     Attributes:
         labels: the model's labels.
