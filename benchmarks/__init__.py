@@ -1,1 +1,1 @@
-"""Measurements beside peers and beside ourselves: `python -m benchmarks`."""
+"""Benchmarks against other implementations on the same machine: `python -m benchmarks`."""

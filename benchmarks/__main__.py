@@ -1,43 +1,37 @@
-"""Measures speed and memory, beside what others reach on the same machine in the same run.
+"""Measures speed and memory next to other implementations, on the same machine in the same run.
 
     python3 -m benchmarks data --corpus openwebtext.tar --num-processes 2 --output data.json
     python3 -m benchmarks pretrain --peer-python ~/torch/bin/python --output pretrain.json
     python3 -m benchmarks infer --peers torch torch-compiled --peer-python ~/torch/bin/python
-    python3 -m benchmarks finetune --task sst --tasks-dir D --peer-python ~/t/bin/python
-    python3 -m benchmarks predict --task sst --tasks-dir D --peer-python ~/t/bin/python
+    python3 -m benchmarks finetune --task sst --tasks-dir D --peer-python ~/torch/bin/python
+    python3 -m benchmarks predict --task sst --tasks-dir D --peer-python ~/torch/bin/python
     python3 -m benchmarks export --model-dir M --task sst --tasks-dir D
 
-What is compared runs in turn, several times over, on the same cores; the tables show medians.
+All implementations alternate for several rounds on the same cores. The table shows medians.
 """
 
 import argparse
+import importlib
 import os
 import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # `python PATH/benchmarks` puts that folder first
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common import errors
 from configure_pretraining import PRECISIONS
 from model.config import MODEL_SIZES
 
 BACKENDS = ("tensorflow", "jax")
-MODEL_PEERS = ("torch", "torch-compiled")
+PEERS = ("torch", "torch-compiled")
 
 
 def main():
     """Runs the benchmark that the first argument names."""
     args = parse_arguments()
-    from benchmarks import data as benchmark_data
-    from benchmarks import export as benchmark_export
-    from benchmarks import model, tasks
-
-    benchmarks = {
-        "data": benchmark_data.benchmark_data,
-        "pretrain": model.benchmark_pretrain,
-        "infer": model.benchmark_infer,
-        "finetune": tasks.benchmark_task,
-        "predict": tasks.benchmark_task,
-        "export": benchmark_export.benchmark_export,
-    }
-    benchmarks[args.benchmark](args)
+    module = args.benchmark if args.benchmark in ("data", "export") else "models"
+    importlib.import_module(f"benchmarks.{module}").run(args)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,138 +40,66 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     benchmarks = parser.add_subparsers(required=True, dest="benchmark", metavar="BENCHMARK")
-    data = benchmarks.add_parser("data", help="from a corpus to records")
-    pretrain = benchmarks.add_parser("pretrain", help="the step of pretrain.py")
-    infer = benchmarks.add_parser("infer", help="the encoder's forward pass")
-    finetune = benchmarks.add_parser("finetune", help="the step of finetune.py, on a task's texts")
-    predict = benchmarks.add_parser("predict", help="finetune.py's predictions for a dev set")
-    export = benchmarks.add_parser("export", help="a fine-tuned classifier in every format")
-    add_data_options(data)
-    add_export_options(export)
-    add_model_options(pretrain, 16, ["torch"], MODEL_PEERS)
-    add_model_options(infer, 32, list(MODEL_PEERS), MODEL_PEERS)
+
+    def add(name, help):
+        formatter = argparse.ArgumentDefaultsHelpFormatter
+        return benchmarks.add_parser(name, help=help, description=help, formatter_class=formatter)
+
+    data = add("data", "build_data.py, from a corpus to records")
+    pretrain = add("pretrain", "the training step of pretrain.py")
+    infer = add("infer", "the encoder's forward pass")
+    finetune = add("finetune", "the training step of finetune.py, on a task's examples")
+    predict = add("predict", "finetune.py's predictions for a dev set")
+    export = add("export", "size and latency of a fine-tuned classifier in each format")
+    for benchmark, batch_size in ((pretrain, 16), (infer, 32), (finetune, 32), (predict, 32)):
+        add_model_options(benchmark, batch_size)
+    infer.set_defaults(peers=PEERS, records=None, steps_per_execution=1)
+
+    data.add_argument("--corpus", required=True, help="as for build_data.py")
+    data.add_argument("--vocab-file", help="an uncased vocabulary instead of BERT's")
+    add_count(data, "--num-processes", os.cpu_count(), "processes, and cores to use")
     for benchmark in (pretrain, infer):
-        add_computation_options(benchmark)
-    for benchmark in (finetune, predict):
-        add_model_options(benchmark, 32, ["torch"], ("torch",), rounds=3, steps=16)
+        benchmark.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
+        flag = argparse.BooleanOptionalAction
+        benchmark.add_argument("--jit-compile", action=flag, help="use XLA, or not, for our step")
+    add_count(pretrain, "--steps-per-execution", 1, "the hyper-parameter")
+    pretrain.add_argument("--records", help="train on these, and measure the input pipeline, too")
     for benchmark in (finetune, predict, export):
-        benchmark.add_argument(
-            "--task", default="sst", help="what finetune.py takes (default: %(default)s)"
-        )
-        benchmark.add_argument(
-            "--tasks-dir", required=True, help="the folder of the tasks' folders"
-        )
-    pretrain.add_argument(
-        "--steps-per-execution", type=int, default=1, help="the hyper-parameter of that name"
-    )
-    pretrain.add_argument(
-        "--records",
-        help="train on these, not on random tokens, and measure the input pipeline alone, too",
-    )
-    for benchmark in (data, pretrain, infer, finetune, predict, export):
-        benchmark.add_argument("--output", help="JSON file for every measurement")
+        benchmark.add_argument("--task", default="sst", help="as for finetune.py")
+        benchmark.add_argument("--tasks-dir", required=True, help="folder of the tasks' folders")
+    export.add_argument("--model-dir", required=True, help="what finetune.py saved for the task")
+    add_count(export, "--num-texts", 40, "dev examples that are timed in each round")
+    for benchmark in benchmarks.choices.values():
+        add_count(benchmark, "--rounds", 5, "measurements of each implementation")
+        benchmark.add_argument("--output", help="JSON file for all measurements")
+        if benchmark is not data:
+            add_count(benchmark, "--threads", os.cpu_count(), "threads and cores to use")
     return parser.parse_args()
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `data`."""
-    parser.add_argument("--corpus", required=True, help="what build_data.py takes")
-    parser.add_argument("--vocab-file", help="uncased vocabulary (default: BERT's)")
-    parser.add_argument(
-        "--num-processes", type=int, default=os.cpu_count(), help="and cores used (default: all)"
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="of each run (default: 3)")
-    parser.add_argument(
-        "--peers",
-        nargs="*",
-        choices=("tokenizers", "original"),
-        default=["tokenizers", "original"],
-        help="Rust's tokenizers, if installed, tokenizing text in memory and nothing else; the "
-        "original's builder (default: both)",
-    )
-    parser.add_argument(
-        "--original",
-        help="checkout of the ConvBERT release (default: a stand-in in plain Python, with the "
-        "release's tokenizer, segment rule and record format)",
-    )
-    parser.add_argument(
-        "--original-python", default=sys.executable, help="the Python that runs the checkout"
-    )
+def add_model_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """Adds the options that all benchmarks of models share."""
+    backend = os.environ.get("KERAS_BACKEND", BACKENDS[0])
+    parser.add_argument("--size", choices=MODEL_SIZES, default="medium-small", help="of the model")
+    add_count(parser, "--batch-size", batch_size, "rows or examples per batch")
+    add_count(parser, "--length", None, "tokens per row, if not as the records or the task have it")
+    add_count(parser, "--steps", 16, "steps of each implementation per round")
+    parser.add_argument("--backend", choices=BACKENDS, default=backend, help="Keras's backend")
+    help = "transformers' ConvBERT, plain or compiled; left out if it is not installed"
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS[:1], help=help)
+    help = "a Python with torch and transformers"
+    parser.add_argument("--peer-python", default=sys.executable, help=help)
 
 
-def add_export_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `export` alone."""
-    parser.add_argument(
-        "--model-dir", required=True, help="a classifier that finetune.py left for the task"
-    )
-    parser.add_argument(
-        "--num-texts",
-        type=int,
-        default=200,
-        help="dev examples that are timed, from all over the file (default: %(default)s)",
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="turns (default: %(default)s)")
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="and cores used (default: all)"
-    )
+def add_count(parser: argparse.ArgumentParser, name: str, default: int | None, help: str) -> None:
+    """Adds an option for a positive integer."""
 
+    def positive_integer(text):
+        if int(text) < 1:
+            raise ValueError
+        return int(text)
 
-def add_model_options(
-    parser: argparse.ArgumentParser,
-    batch_size: int,
-    peers: list[str],
-    all_peers: tuple[str, ...],
-    rounds: int = 5,
-    steps: int = 10,
-) -> None:
-    """Adds the options that all benchmarks of models share, with these defaults."""
-    parser.add_argument(
-        "--size", choices=MODEL_SIZES, default="medium-small", help="(default: %(default)s)"
-    )
-    parser.add_argument("--batch-size", type=int, default=batch_size, help="(default: %(default)s)")
-    parser.add_argument(
-        "--length",
-        type=int,
-        help="tokens a row, of a task's at most (default: the task's or the records', or 128)",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=BACKENDS,
-        default=os.environ.get("KERAS_BACKEND", BACKENDS[0]),
-        help="of Keras (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--peers",
-        nargs="*",
-        choices=all_peers,
-        default=peers,
-        help="transformers' ConvBERT in PyTorch, as it is or compiled; left out where it is not "
-        f"installed (default: {' '.join(peers)})",
-    )
-    parser.add_argument(
-        "--peer-python",
-        default=sys.executable,
-        help="the Python that has torch and transformers (default: this one)",
-    )
-    parser.add_argument("--rounds", type=int, default=rounds, help="(default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=int, default=steps, help="of each in a round (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="and cores used (default: all)"
-    )
-
-
-def add_computation_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of how `pretrain` and `infer` compute."""
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--jit-compile",
-        action=argparse.BooleanOptionalAction,
-        help="our step with XLA, or without (default: as pretrain.py and Keras choose)",
-    )
+    parser.add_argument(name, type=positive_integer, default=default, help=help)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,8 @@
-"""The arithmetic of a model, counted from its configuration.
+"""The arithmetic of a model: matrix products, counted as two operations per multiplication.
 
-Counted are matrix products, at two operations a multiplication: what any implementation must do.
-Not counted are element-wise operations, LayerNorm, softmax, gathers, the optimizer, and the
-depthwise convolution (0.3 % of the whole). The dynamic convolution counts as K products a channel
+Not counted are element-wise operations, LayerNorm, softmax, gathers, the optimizer and the
+depthwise convolution (0.3 % of the whole). The dynamic convolution counts K products per channel
 and position, though a banded matrix takes T + K - 1. Padding counts like any other token.
-
-Axes: B batch, T tokens, P predictions a row, H hidden size, A = N·D width of the heads of a kind,
-K kernel size, I intermediate size, G groups, E embedding size, V vocabulary.
 """
 
 from model.config import ConvBertConfig, Objective, max_predictions_per_seq
@@ -37,20 +33,12 @@ def encoder_flops(config: ConvBertConfig, batch_size: int, length: int) -> int:
 def pretraining_flops(
     config: ConvBertConfig, objective: Objective, batch_size: int, length: int
 ) -> int:
-    """Operations of a step of ELECTRA with a generator of its own: forward, times three.
-
-    Args:
-        config: the discriminator's.
-        objective: for the generator's size and the share of masked positions.
-        batch_size: rows, B.
-        length: tokens a row, T.
-    """
+    """Operations of an ELECTRA step; `config` is the discriminator's."""
     generator = config.generator(objective.generator_hidden_size, objective.generator_layers)
-    embedding, hidden = config.embedding_size, config.hidden_size
-    prediction = generator.hidden_size * embedding + embedding * config.vocab_size
-    verdict = hidden * hidden + hidden
-    heads = max_predictions_per_seq(length, objective.mask_prob) * prediction + length * verdict
-    forward = 2 * heads * batch_size
+    prediction = (generator.hidden_size + config.vocab_size) * config.embedding_size
+    detection = (config.hidden_size + 1) * config.hidden_size
+    predictions = max_predictions_per_seq(length, objective.mask_prob)
+    forward = 2 * batch_size * (predictions * prediction + length * detection)
     for network in (config, generator):
         forward += encoder_flops(network, batch_size, length)
     return BACKWARD_AND_FORWARD * forward

@@ -1,14 +1,17 @@
-"""A contender's end of the benchmark: one process that builds, and then works on request.
+"""The worker's end of a benchmark: a process that builds a model and then works on request.
 
-The parent writes a JSON object a line to its standard input: first the job, then requests. Each
-is answered with one on its standard output. At the end of the input the process ends.
+Its argument is the job, as JSON. The parent writes to standard input how many steps to take, one
+number per line; 0 asks for matrix products. Each gets a line of JSON in reply, on standard output.
+
+A worker in PyTorch runs under another Python: this module needs the standard library alone.
 """
 
 import json
-import math
 import os
+import statistics
 import sys
 import time
+import timeit
 from collections.abc import Callable
 
 
@@ -17,62 +20,56 @@ class Session:
 
     Attributes:
         job: what to build.
-        tools: further requests by name, each a function of keyword arguments that returns a dict.
+        facts: fields of every reply, such as the number of parameters.
+
+    Args:
+        report: returns versions, the device's name and its peak memory.
+        make_product: from (m, k, n, dtype) to a function that computes a product [m, k] x [k, n]
+            of random matrices and waits for it.
     """
 
-    def __init__(self):
-        # What libraries print must not come between the answers.
-        self._answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    def __init__(self, report: Callable[[], dict], make_product: Callable[..., Callable]):
+        # What libraries print must not get between the replies.
+        self._replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
         os.dup2(2, 1)
-        self.job = json.loads(sys.stdin.readline())
-        self.tools: dict[str, Callable[..., dict]] = {}
+        self.job, self.facts = json.loads(sys.argv[1]), {}
+        self._report, self._make_product = report, make_product
 
-    def steps_wanted(self) -> int:
-        """Answers requests until one asks for steps; returns how many. Exits where none is left."""
+    def next_steps(self) -> int:
+        """How many steps the parent asks for next. Exits at the end of the input."""
         for line in sys.stdin:
-            request = json.loads(line)
-            name = request.pop("do")
-            if name == "steps":
-                return request["count"]
-            self.answer(**self.tools[name](**request))
+            if int(line):
+                return int(line)
+            print(json.dumps(self._product_rates()), file=self._replies)
         sys.exit(0)
 
-    def answer(self, **fields) -> None:
-        """Answers a request."""
-        print(json.dumps(fields), file=self._answers, flush=True)
+    def reply(self, begin: float, steps: int) -> None:
+        """Reports `steps` steps that began at the monotonic time `begin` and are done."""
+        seconds = (time.monotonic() - begin) / steps
+        fields = {"seconds": seconds, "steps": steps, "peak_bytes": peak_memory()} | self.facts
+        fields |= {f"{name}_per_second": n / seconds for name, n in self.job["amounts"].items()}
+        print(json.dumps(fields | self._report()), file=self._replies)
 
-    def serve(self, run: Callable[[int], dict]) -> None:
-        """Runs steps on request, without end: `run(count)` returns further fields of the answer."""
+    def serve(self, run: Callable[[int], None]) -> None:
+        """Calls `run` with each number of steps."""
         while True:
-            count = self.steps_wanted()
-            begin = time.monotonic()
-            fields = run(count)
-            self.answer(**{"seconds": time.monotonic() - begin, "steps": count} | fields)
+            count, begin = self.next_steps(), time.monotonic()
+            run(count)
+            self.reply(begin, count)
+
+    def _product_rates(self):
+        """Operations per second of the job's products and of a square one, by shape."""
+        side = 2048 if self._report()["device"] == "cpu" else 8192
+        dtype, rates = self.job["precision"].removeprefix("mixed_"), {}
+        for m, k, n in [(side, side, side), *self.job["products"]]:
+            multiply = self._make_product(m, k, n, dtype)
+            seconds = statistics.median(timeit.repeat(multiply, multiply, number=1, repeat=9))
+            rates[f"[{m}, {k}] x [{k}, {n}]"] = 2 * m * k * n / seconds
+        return rates
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes.
-
-    Not getrusage's: that counts what the parent held when it started this process.
-    """
+    """The most bytes this process has held; `getrusage` would add what its parent held."""
     with open("/proc/self/status", encoding="utf-8") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["VmHWM"].split()[0]) * 1024
-
-
-def rate_of_product(multiply: Callable[[int], None], m: int, k: int, n: int) -> dict:
-    """Measures [m, k] × [k, n].
-
-    Args:
-        multiply: does so many such products and waits for their end.
-        m: rows of the first.
-        k: columns of the first.
-        n: columns of the second.
-    """
-    multiply(2)
-    begin = time.monotonic()
-    multiply(2)
-    count = max(2, math.ceil(0.3 / ((time.monotonic() - begin) / 2)))
-    begin = time.monotonic()
-    multiply(count)
-    return {"flops_per_second": 2 * m * k * n * count / (time.monotonic() - begin)}
