@@ -11,22 +11,16 @@ from typing import Any
 from common.errors import InputError
 from common.fields import check_settings, override, require, setting
 from common.files import read_json_object
-from model.config import MODEL_SIZES
+from model.config import HEAD_FIELDS, MODEL_SIZES
 
 # Holds TASK.json for each task with values that differ from the defaults, and their `source`.
 TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "tasks")
 
 # Fields of `ConvBertConfig` that the task or another hyper-parameter sets.
-_SET_ELSEWHERE = (
-    "vocab_size",
-    "mask_padding",
-    "num_labels",
-    "id2label",
-    "problem_type",
-    "score_range",
-    "beam_size",
-    "task_specific_params",
-)
+_SET_ELSEWHERE = {"vocab_size", "mask_padding", *HEAD_FIELDS} - {
+    "classifier_dropout",
+    "summary_type",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +68,9 @@ class FinetuningConfig:
     def __post_init__(self):
         check_settings(self)
         require(len(self.task_names) > 0, "task_names", "a list of tasks", list(self.task_names))
-        for name in _SET_ELSEWHERE:
-            require(
-                name not in self.model_hparam_overrides,
-                "model_hparam_overrides",
-                f"an object without `{name}`, which the task or another hyper-parameter sets",
-                self.model_hparam_overrides,
-            )
+        for name in sorted(_SET_ELSEWHERE & self.model_hparam_overrides.keys()):
+            expected = f"an object without `{name}`, which the task or another hyper-parameter sets"
+            require(False, "model_hparam_overrides", expected, self.model_hparam_overrides)
 
     @classmethod
     def for_tasks(cls, tasks: tuple[str, ...], hparams: dict[str, Any]) -> "FinetuningConfig":

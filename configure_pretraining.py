@@ -11,22 +11,13 @@ from common.errors import InputError
 from common.fields import override, require, setting
 from model.config import MODEL_SIZES, ConvBertConfig, Objective
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """The default learning rate and batch size of a model size."""
-
-    learning_rate: float
-    train_batch_size: int
-
-
+# The default learning rate and batch size of each model size.
 RECIPES = {
-    "tiny": Recipe(1e-3, 32),
-    "small": Recipe(3e-4, 128),
-    "medium-small": Recipe(5e-4, 128),
-    "base": Recipe(2e-4, 256),
+    "tiny": {"learning_rate": 1e-3, "train_batch_size": 32},
+    "small": {"learning_rate": 3e-4, "train_batch_size": 128},
+    "medium-small": {"learning_rate": 5e-4, "train_batch_size": 128},
+    "base": {"learning_rate": 2e-4, "train_batch_size": 256},
 }
-
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
@@ -77,8 +68,8 @@ class PretrainingConfig(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        recipe = dataclasses.asdict(RECIPES[self.model_size])
-        recipe["generator_hidden_size"] = MODEL_SIZES[self.model_size].generator_hidden_size
+        generator_hidden_size = MODEL_SIZES[self.model_size].generator_hidden_size
+        recipe = RECIPES[self.model_size] | {"generator_hidden_size": generator_hidden_size}
         for name, value in recipe.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)  # a frozen dataclass, still being made

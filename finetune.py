@@ -37,7 +37,7 @@ from data.tasks.registry import get_task
 from jobs import results_table, trials
 from jobs.command_line import job_parser
 from jobs.encoder import find_encoder, random_encoder
-from jobs.trials import Job, TaskData, TrialResult
+from jobs.trials import Job, TaskData, TrialResult, Trials
 from model.config import MODEL_SIZES, load_hparams
 
 
@@ -136,9 +136,7 @@ def run_jobs(jobs: list[Job]) -> None:
         print(f"\n{results_table.to_markdown(table)}", flush=True)
 
 
-def run_trials(
-    job: Job, jobs: list[Job], finished: dict[str, dict[int, dict[str, TrialResult]]]
-) -> None:
+def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
     """Runs a job's trials that are not in `finished`, and adds them to it."""
     own = finished[job.name]
     for trial in own:
@@ -158,9 +156,7 @@ def run_trials(
     logging.info("results: %s", job.results_path)
 
 
-def summarize(
-    jobs: list[Job], finished: dict[str, dict[int, dict[str, TrialResult]]]
-) -> dict[str, Any]:
+def summarize(jobs: list[Job], finished: dict[str, Trials]) -> dict[str, Any]:
     """The table of all tasks, finished or not."""
     results = [
         results_table.TaskResults(

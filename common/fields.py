@@ -19,14 +19,10 @@ FieldTable = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 
 def require(condition: bool, name: str, expected: str, received: Any, source: str = "") -> None:
-    """Raises an `InputError` that names a field, unless `condition` holds.
+    """Raises an `InputError` that names a field and its value, unless `condition` holds.
 
-    Args:
-        condition: whether the value is allowed.
-        name: the field's.
-        expected: what is allowed, in words that can follow "must be".
-        received: the value.
-        source: the file that has the field, if one has.
+    `expected` is what is allowed, in words that can follow "must be"; `source` is the file that has
+    the field, if any.
     """
     if not condition:
         where = f"{source}: " if source else ""
@@ -49,13 +45,9 @@ def _as_json(value):
 
 
 def unknown(what: str, name: str, known: Iterable[str], source: str = "") -> InputError:
-    """The error for a name that does not exist: it lists those that do, the nearest one first.
+    """The error for a name that does not exist: it lists those that do, and the nearest one.
 
-    Args:
-        what: what the name should be the name of, such as "field" or "task".
-        name: what the user wrote.
-        known: all names.
-        source: the file that has the name, if one has.
+    `what` is the kind of name, such as "field" or "task"; `source` is the file that has it, if any.
     """
     known = list(known)
     folded = {candidate.lower(): candidate for candidate in known}
@@ -68,13 +60,7 @@ def unknown(what: str, name: str, known: Iterable[str], source: str = "") -> Inp
 def check_fields(
     path: str, values: Mapping[str, Any], table: FieldTable, required: tuple[str, ...] = ()
 ) -> None:
-    """Checks each field of a JSON object by itself.
-
-    Args:
-        path: the JSON file, for messages.
-        values: its fields.
-        table: all fields that exist.
-        required: those that must be present.
+    """Checks each field of the JSON file `path` against `table`, which lists all fields.
 
     Raises:
         InputError: a field is missing, unknown, or has an impossible value.

@@ -59,7 +59,7 @@ def sizes_table() -> str:
     """One row for each model size: its architecture and its recipe."""
     rows = []
     for name, size in MODEL_SIZES.items():
-        values = dataclasses.asdict(size) | dataclasses.asdict(RECIPES[name])
+        values = dataclasses.asdict(size) | RECIPES[name]
         rows.append([name, *(f"{value:.4g}" for value in values.values())])
     return markdown_table(["model_size", *values], rows)
 

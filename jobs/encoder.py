@@ -8,7 +8,7 @@ from typing import Any
 
 from common import files
 from common.errors import InputError
-from common.fields import override
+from common.fields import override, require
 from configure_finetuning import FinetuningConfig
 from model.config import MODEL_SIZES, ConvBertConfig
 
@@ -33,7 +33,6 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     Raises:
         InputError: there is none, or it does not fit.
     """
-    from data import ConvBertTokenizer
     from model.weights import pretrained
 
     directories = [os.path.normpath(os.path.join(model_dir, d)) for d in ENCODER_DIRECTORIES]
@@ -43,44 +42,46 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
             f"no pre-trained model: config.json is in none of {', '.join(directories)}. Run "
             "pretrain.sh first, or start from random weights with --from-scratch"
         )
-    directory = found[0]
-    saved = pretrained.read(directory)
-    _check_size(config.model_size, saved.config, directory)
+    saved = pretrained.read(found[0])
+    _check_size(config.model_size, saved.config, found[0])
     network = override(saved.config, config.model_hparam_overrides)
     identity = hashlib.sha256()
-    for path in (os.path.join(directory, "config.json"), *saved.paths):
+    for path in (os.path.join(found[0], "config.json"), *saved.paths):
         identity.update(bytes.fromhex(files.sha256_of(path)))
-    tokenizer = ConvBertTokenizer.from_pretrained(directory)
-    return _checked_encoder(directory, directory, network, tokenizer, identity, config)
+    tokenizer = _load_tokenizer(found[0], network, config, identity)
+    return Encoder(found[0], network, tokenizer, identity.hexdigest())
 
 
 def random_encoder(config: FinetuningConfig, data_dir: str) -> Encoder:
     """Random weights of `model_size`, with the vocabulary `data_dir`/vocab.txt."""
     from data import ConvBertTokenizer
 
-    tokenizer = ConvBertTokenizer.from_pretrained(Path(data_dir))  # a Path is never a Hub name
-    overrides = {"vocab_size": tokenizer.vocab_size} | config.model_hparam_overrides
+    directory = Path(data_dir)  # a Path is never a Hub name
+    vocab_size = ConvBertTokenizer.from_pretrained(directory).vocab_size
+    overrides = {"vocab_size": vocab_size} | config.model_hparam_overrides
     network = ConvBertConfig.from_size(config.model_size or "medium-small", **overrides)
     identity = hashlib.sha256(repr(network).encode())
-    return _checked_encoder(None, data_dir, network, tokenizer, identity, config)
+    tokenizer = _load_tokenizer(directory, network, config, identity)
+    return Encoder(None, network, tokenizer, identity.hexdigest())
 
 
-def _checked_encoder(directory, tokenizer_directory, network, tokenizer, identity, config):
+def _load_tokenizer(directory, network, config, identity):
+    """The tokenizer in a directory, checked against the network and added to a hash."""
+    from data import ConvBertTokenizer
     from data.tokenizer.saved_files import vocabulary_file
 
+    tokenizer = ConvBertTokenizer.from_pretrained(directory)
     if tokenizer.vocab_size != network.vocab_size:
         raise InputError(
-            f"{vocabulary_file(tokenizer_directory)} has {tokenizer.vocab_size} tokens, but the "
-            f"model's `vocab_size` is {network.vocab_size}: it is not this model's vocabulary"
+            f"{vocabulary_file(directory)} has {tokenizer.vocab_size} tokens, but the model's "
+            f"`vocab_size` is {network.vocab_size}: it is not this model's vocabulary"
         )
-    if config.max_seq_length > network.max_position_embeddings:
-        raise InputError(
-            f"`max_seq_length` must be at most {network.max_position_embeddings}, the model's "
-            f"`max_position_embeddings`. Received: {config.max_seq_length}"
-        )
+    longest = network.max_position_embeddings
+    expected = f"at most {longest}, the model's `max_position_embeddings`"
+    require(config.max_seq_length <= longest, "max_seq_length", expected, config.max_seq_length)
     identity.update(tokenizer.vocab_sha256.encode())
     identity.update(bytes([tokenizer.do_lower_case, tokenizer.strip_accents]))
-    return Encoder(directory, network, tokenizer, identity.hexdigest())
+    return tokenizer
 
 
 def _check_size(size, network, directory):

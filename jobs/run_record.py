@@ -20,13 +20,7 @@ PACKAGES = ("tensorflow", "keras", "jax", "numpy", "safetensors", "tensorflow-te
 def add_start(
     run_dir: str | os.PathLike, step: int, hparams: dict[str, Any], records_dir: str | os.PathLike
 ) -> None:
-    """Adds an entry with everything that could explain a run's results to its `run.json`.
-
-    Args:
-        run_dir: the run's directory; it is made if necessary.
-        step: the number of steps that were done before.
-        hparams: all hyper-parameters, defaults included.
-        records_dir: the directory of the records.
+    """Adds everything that could explain the results to `run.json`: a start at `step`.
 
     Raises:
         InputError: the file is not a run record, or cannot be written.

@@ -35,6 +35,7 @@ NOT_IN_FINGERPRINT = (
 
 # What one trial gives for one task, as in the results file.
 TrialResult = dict[str, Any]
+Trials = dict[int, dict[str, TrialResult]]  # by trial and task
 RESULT_KEYS = {"trial", "seed", "seconds", "fingerprint", "metrics", "num_examples", "tests"}
 
 
@@ -125,7 +126,7 @@ def read_results_file(path: str, task_name: str) -> list[TrialResult]:
     return results
 
 
-def finished_trials(job: Job) -> dict[int, dict[str, TrialResult]]:
+def finished_trials(job: Job) -> Trials:
     """The trials that need not be repeated: by number, each task's result.
 
     A trial is finished if it had the same hyper-parameters, model and data, and all its files
@@ -133,7 +134,7 @@ def finished_trials(job: Job) -> dict[int, dict[str, TrialResult]]:
     """
     if not job.config.do_train:
         return {}
-    finished: dict[int, dict[str, TrialResult]] = {}
+    finished: Trials = {}
     for part in job.parts:
         for result in read_results_file(job.results_path, part.task.name):
             if is_finished(job, part, result):
@@ -168,7 +169,7 @@ def is_finished(job: Job, part: TaskData, result: TrialResult) -> bool:
     )
 
 
-def write_results(job: Job, finished: dict[int, dict[str, TrialResult]]) -> None:
+def write_results(job: Job, finished: Trials) -> None:
     """Writes the results so far as JSON and as text."""
     results = {
         part.task.name: [finished[trial][part.task.name] for trial in sorted(finished)]
@@ -206,9 +207,7 @@ def result_line(task_name: str, result: TrialResult) -> str:
     )
 
 
-def describe_progress(
-    jobs: list[Job], finished: dict[str, dict[int, dict[str, TrialResult]]]
-) -> str:
+def describe_progress(jobs: list[Job], finished: dict[str, Trials]) -> str:
     """The number of the next trial, the number of trials, and the estimated time left.
 
     A trial is estimated to take as long as the job's finished ones. For a job without any, the time

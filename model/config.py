@@ -109,35 +109,36 @@ class ConvBertConfig:
 
     def __post_init__(self):
         check_settings(self)
-        require(self.conv_kernel_size % 2 == 1, "conv_kernel_size", "odd", self.conv_kernel_size)
-        divisors = {"hidden_size": ["linear_groups"], "intermediate_size": ["linear_groups"]}
-        if self.attention_head_size is None:
-            divisors["hidden_size"].append("num_attention_heads")
-        for name, others in divisors.items():
-            for other in others:
-                value, divisor = getattr(self, name), getattr(self, other)
-                expected = f"a multiple of `{other}` ({divisor})"
-                require(value % divisor == 0, name, expected, value)
-        # The original accepts this and silently halves the heads.
-        require(
-            self.conv_type == "sdconv" or self.head_ratio == 1,
-            "head_ratio",
-            '1 with conv_type "noconv", where all heads attend',
-            self.head_ratio,
-        )
-        require(
-            self.id2label is None or len(self.id2label) == self.num_labels,
-            "id2label",
-            f"one name for each of the {self.num_labels} labels",
-            self.id2label,
-        )
-        require(
-            self.score_range is None
-            or (len(self.score_range) == 2 and self.score_range[0] < self.score_range[1]),
-            "score_range",
-            "the lowest and the highest score",
-            self.score_range,
-        )
+        hidden, heads, groups = self.hidden_size, self.num_attention_heads, self.linear_groups
+        labels, scores = self.id2label, self.score_range
+        divides_heads = self.attention_head_size or hidden % heads == 0
+        for name, is_allowed, expected in (
+            ("conv_kernel_size", self.conv_kernel_size % 2 == 1, "odd"),
+            ("hidden_size", divides_heads, f"a multiple of `num_attention_heads` ({heads})"),
+            ("hidden_size", hidden % groups == 0, f"a multiple of `linear_groups` ({groups})"),
+            (
+                "intermediate_size",
+                self.intermediate_size % groups == 0,
+                f"a multiple of `linear_groups` ({groups})",
+            ),
+            # The original accepts this and silently halves the heads.
+            (
+                "head_ratio",
+                self.conv_type == "sdconv" or self.head_ratio == 1,
+                '1 with conv_type "noconv", where all heads attend',
+            ),
+            (
+                "id2label",
+                labels is None or len(labels) == self.num_labels,
+                f"one name for each of the {self.num_labels} labels",
+            ),
+            (
+                "score_range",
+                scores is None or (len(scores) == 2 and scores[0] < scores[1]),
+                "the lowest and the highest score",
+            ),
+        ):
+            require(is_allowed, name, expected, getattr(self, name))
 
     @property
     def num_heads(self) -> int:

@@ -47,7 +47,7 @@ class RemoteFile(NamedTuple):
 
 
 class Download(NamedTuple):
-    """The files that a folder of finetuning_data is made from, and the task that reads it."""
+    """A folder of finetuning_data: the task that reads it, and the files it is made from."""
 
     task: str
     folder: str
@@ -73,12 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError(f"--base-url: expected http://… or https://…, got {args.base_url}")
     directory = os.path.join(args.data_dir, "finetuning_data")
     failures = []
-    for download in read_downloads(FILES):
-        if download.task in tasks:
-            try:
-                print(complete(download, directory, args.base_url))
-            except InputError as error:
-                failures.append(str(error))
+    for download in [each for each in read_downloads(FILES) if each.task in tasks]:
+        try:
+            print(complete(download, directory, args.base_url))
+        except InputError as error:
+            failures.append(str(error))
     if failures:
         raise InputError("\n".join(failures))
 
@@ -114,11 +113,9 @@ def complete(download: Download, directory: str, base_url: str) -> str:
 def missing_splits(download: Download, directory: str) -> list[str]:
     """The splits in this folder that finetune.py would not find."""
     task = glue.get_task(download.task)
-    if download.folder == "diagnostic":
-        splits = ["diagnostic"]
-    else:
-        splits = ["train", "dev", *task.more_dev_splits, *task.test_splits]
-        splits = [split for split in splits if split != "diagnostic"]
+    splits = ["train", "dev", *task.more_dev_splits, *task.test_splits]
+    if download.task == "mnli":
+        splits = [s for s in splits if (s == "diagnostic") == (download.folder == "diagnostic")]
     return [split for split in splits if not any(map(os.path.isfile, task.paths(directory, split)))]
 
 
