@@ -97,7 +97,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes `text` (UTF-8) to `path` at once."""
+    """Writes `text` (UTF-8) to `path`, whole or not at all."""
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
@@ -194,8 +194,8 @@ def parse_json_object(text: str, source: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise InputError(f"{source}: not JSON at {place}: {error.msg}") from None
+        position = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{source}: not JSON at {position}: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # a huge number, or brackets nested too deeply
         raise InputError(f"{source}: not JSON that can be read: {error}") from None
     if not isinstance(value, dict):

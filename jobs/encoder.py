@@ -31,7 +31,7 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     """The encoder saved below `model_dir`, checked against `config` and its own tokenizer.
 
     Raises:
-        InputError: there is none, or it does not fit.
+        InputError: no encoder was found, or it does not fit.
     """
     from model.weights import pretrained
 

@@ -282,7 +282,7 @@ class Objective:
 
     @property
     def has_separate_generator(self) -> bool:
-        """A generator network of its own exists."""
+        """Whether the generator is a separate network."""
         return self.electra_objective and self.untied_generator and not self.uniform_generator
 
 

@@ -11,16 +11,6 @@ from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 
 
-def test_defaults_are_the_originals():
-    config = FinetuningConfig.for_tasks(("cola",), {})
-    assert config.task_names == ("cola",)
-    assert (config.num_train_epochs, config.train_batch_size) == (3.0, 32)
-    assert (config.weight_decay_rate, config.layerwise_lr_decay) == (0.01, 0.8)
-    assert (config.warmup_proportion, config.max_seq_length) == (0.1, 128)
-    assert config.double_unordered and config.write_test_outputs and not config.keep_all_models
-    assert (config.num_trials, config.n_writes_test) == (1, 5)
-
-
 def test_files_of_tasks_hold_their_source_and_what_differs_from_the_defaults():
     paths = list(pathlib.Path(configure_finetuning.TASK_HPARAMS).glob("*.json"))
     assert {path.stem for path in paths} >= set(glue.TASKS)
@@ -40,6 +30,8 @@ def test_glue_tasks_have_the_originals_settings(task):
     assert (config.learning_rate, config.train_batch_size) == (None, 32)
     assert (config.warmup_proportion, config.weight_decay_rate) == (0.1, 0.01)
     assert (config.layerwise_lr_decay, config.max_seq_length) == (0.8, 128)
+    assert (config.task_names, config.num_trials, config.n_writes_test) == ((task,), 1, 5)
+    assert config.double_unordered and config.write_test_outputs and not config.keep_all_models
 
 
 def test_hparams_override_the_file_of_the_task(tmp_path, monkeypatch):

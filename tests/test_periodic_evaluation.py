@@ -14,6 +14,7 @@ from common.errors import InputError
 from data.records import batches
 from data.records.metadata import hold_out, load_metadata
 from tests.support import corpora, pretraining
+from tests.support.pretraining import SCORES
 
 HPARAMS = {
     "iterations_per_loop": 3,
@@ -21,17 +22,6 @@ HPARAMS = {
     "eval_batch_size": 4,
     "num_eval_steps": 3,
 }
-SCORES = (
-    "loss",
-    "mlm_loss",
-    "mlm_accuracy",
-    "sampled_mlm_accuracy",
-    "rtd_loss",
-    "rtd_auc",
-    "rtd_accuracy",
-    "rtd_precision",
-    "rtd_recall",
-)
 SEVERAL_RUNS = """
 import json, sys
 import pretrain

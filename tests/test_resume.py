@@ -1,4 +1,4 @@
-"""Runs that are killed, or stopped by a signal, in processes of their own."""
+"""Runs in separate processes that are killed, or stopped by a signal."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ HPARAMS = {
 
 
 def job(arguments, stderr):
-    """The script as it is, with stderr in a file."""
+    """Runs the script with stderr in a file."""
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.argv = ["pretrain.py", *arguments]
     errors.run(pretrain.main)

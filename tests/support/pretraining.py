@@ -20,6 +20,20 @@ HPARAMS = {
 }
 
 
+# What an evaluation computes.
+SCORES = {
+    "loss",
+    "mlm_loss",
+    "mlm_accuracy",
+    "sampled_mlm_accuracy",
+    "rtd_loss",
+    "rtd_auc",
+    "rtd_accuracy",
+    "rtd_precision",
+    "rtd_recall",
+}
+
+
 def build_data_dir(
     folder, num_archives=2, documents_each=4, max_seq_length=24, seed=0, more_tokens=()
 ):

@@ -9,18 +9,7 @@ from model.config import Objective
 from model.masking import SpecialTokens
 from model.training.evaluation import PeriodicEvaluation, StopEvaluation
 from model.training.optimizer import create_optimizer
-
-NAMES = {
-    "loss",
-    "mlm_loss",
-    "mlm_accuracy",
-    "sampled_mlm_accuracy",
-    "rtd_loss",
-    "rtd_auc",
-    "rtd_accuracy",
-    "rtd_precision",
-    "rtd_recall",
-}
+from tests.support.pretraining import SCORES
 
 
 def batch(rows, seed, length=32, real=12):
@@ -51,7 +40,7 @@ def test_scores_are_the_same_every_time_and_of_real_tokens(model):
     kernel = model.discriminator_head.prediction.kernel
     kernel.assign(30 * kernel)  # else the probabilities are too near for AUC's 200 thresholds
     scores = model.evaluate(evaluation_data(1), verbose=0, return_dict=True)
-    assert scores.keys() == NAMES
+    assert scores.keys() == SCORES
     assert model.evaluate(evaluation_data(1), verbose=0, return_dict=True) == scores
     model.eval_random.state.assign(keras.random.SeedGenerator(model.seed + 1).state)
     outputs = model(batch(64, seed=5), training=False)
@@ -95,7 +84,7 @@ def test_the_logs_means_are_put_back(model):
     data = tf.data.Dataset.from_tensors(batch(4, seed=6)).repeat()
     callbacks = [Means(), evaluation, Means()]
     model.fit(data, steps_per_epoch=5, verbose=0, shuffle=False, callbacks=callbacks)
-    assert written == [(step, NAMES, True) for step in (6, 8, 10)]
+    assert written == [(step, SCORES, True) for step in (6, 8, 10)]
     assert len(seen) == 10 and seen[0::2] == seen[1::2]
     assert len({means[0] for means in seen}) == 5
 
