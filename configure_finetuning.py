@@ -17,10 +17,8 @@ from model.config import HEAD_FIELDS, MODEL_SIZES
 TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "tasks")
 
 # Fields of `ConvBertConfig` that the task or another hyper-parameter sets.
-_SET_ELSEWHERE = {"vocab_size", "mask_padding", *HEAD_FIELDS} - {
-    "classifier_dropout",
-    "summary_type",
-}
+_SET_ELSEWHERE = {"vocab_size", "mask_padding", *HEAD_FIELDS}
+_SET_ELSEWHERE -= {"classifier_dropout", "summary_type"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,11 +99,8 @@ def draw(names: list[str], logs: list[list[dict]]):
 
 
 def _style(index: int) -> dict:
-    round_of_colors, color = divmod(index, len(figures.COLORS))
-    return {
-        "color": figures.COLORS[color],
-        "linestyle": DASHES[round_of_colors % len(DASHES)],
-    }
+    rounds, color = divmod(index, len(figures.COLORS))
+    return {"color": figures.COLORS[color], "linestyle": DASHES[rounds % len(DASHES)]}
 
 
 def _draw_curve(axes, metric: str, log: list[dict], style: dict) -> None:
