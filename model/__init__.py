@@ -1,7 +1,7 @@
 """The network, its objective, its optimizer and its checkpoints, on any Keras backend.
 
-Names are imported on first use, so that reading a configuration costs no Keras import. Once Keras
-is there all of them are: `keras.models.load_model` finds no class that was not imported.
+A name is imported on first use, so that reading a configuration does not import Keras. Once Keras
+is loaded, all are imported: `keras.models.load_model` finds only imported classes.
 """
 
 import importlib
@@ -19,17 +19,7 @@ _PUBLIC = {
     "JointModel": "model.joint",
 }
 
-__all__ = [
-    "ConvBertConfig",
-    "ConvBertForMaskedLM",
-    "ConvBertForMultipleChoice",
-    "ConvBertForPreTraining",
-    "ConvBertForQuestionAnswering",
-    "ConvBertForSequenceClassification",
-    "ConvBertForTokenClassification",
-    "ConvBertModel",
-    "JointModel",
-]
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name):

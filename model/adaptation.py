@@ -1,7 +1,7 @@
-"""What is done to a finished encoder's dense layers: low-rank updates, and int8.
+"""Low-rank updates and int8 quantization of an encoder's dense layers.
 
-Of each layer these are query, key, value, the attention's output, and both of the feed-forward
-part. The convolution's layers, the embeddings and all heads stay as they are.
+They apply to query, key, value, the attention's output and both feed-forward layers. The layers of
+the convolution, the embeddings and all heads stay as they are.
 """
 
 import keras
@@ -12,7 +12,7 @@ QUANTIZATION_MODE = "int8"
 
 
 def dense_layers(encoder) -> dict[str, keras.layers.Layer]:
-    """The layers of a `ConvBertModel` that can be adapted, by names like "layer_0/query"."""
+    """Returns a `ConvBertModel`'s adaptable layers, by names such as "layer_0/query"."""
     return {
         f"layer_{i}/{name}": dense
         for i, layer in enumerate(encoder.encoder_layers)
@@ -21,7 +21,7 @@ def dense_layers(encoder) -> dict[str, keras.layers.Layer]:
 
 
 def has_lora(encoder) -> bool:
-    """Whether low-rank updates are on."""
+    """Whether low-rank updates are enabled."""
     return any(layer.lora_enabled for layer in dense_layers(encoder).values())
 
 
@@ -31,10 +31,12 @@ def enable_lora(encoder, rank: int, alpha: float | None = None) -> None:
     if not isinstance(rank, int) or rank < 1:
         raise InputError(f"`rank` must be a positive integer. Received: rank={rank!r}")
     if has_lora(encoder):
-        raise InputError("this encoder has low-rank updates already. To begin new ones: "
-                         "save_pretrained, and from_pretrained what it wrote")  # fmt: skip
+        raise InputError(
+            "the encoder already has low-rank updates. To start new ones, call save_pretrained, "
+            "then from_pretrained and enable_lora"
+        )
     if quantization_config(encoder) is not None:
-        raise InputError("a quantized model cannot be trained: enable_lora before quantize")
+        raise InputError("a quantized model cannot be trained: call enable_lora before quantize")
     for variable in encoder.trainable_variables:
         variable.trainable = False
     for layer in layers:
@@ -42,15 +44,17 @@ def enable_lora(encoder, rank: int, alpha: float | None = None) -> None:
 
 
 def quantize(encoder, config) -> None:
-    """Makes the kernels of `dense_layers` int8, as a `keras.quantizers.QuantizationConfig` says."""
+    """Quantizes the kernels of `dense_layers` as a `keras.quantizers.QuantizationConfig` says."""
     if has_lora(encoder):
-        raise InputError("merge the low-rank updates before: save_pretrained, and quantize what "
-                         "from_pretrained reads")  # fmt: skip
+        raise InputError(
+            "merge the low-rank updates first: call save_pretrained, then from_pretrained and "
+            "quantize"
+        )
     for layer in dense_layers(encoder).values():
         layer.quantize(config.mode, config=config)
 
 
 def quantization_config(encoder):
-    """What `quantize` was given; None for a model in floats."""
+    """Returns the configuration given to `quantize`; None if the encoder is not quantized."""
     query = dense_layers(encoder)["layer_0/query"]
     return query.quantization_config if query.quantization_mode is not None else None

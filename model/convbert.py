@@ -1,13 +1,14 @@
-"""The encoder, and what every model of this package shares: inputs, loading, saving."""
+"""The encoder, and what all models share: inputs, loading, saving, adapting."""
 
 import dataclasses
 import os
 
 import keras
 from keras import ops
+from typing_extensions import override
 
+from common import fields as common_fields
 from common.errors import InputError
-from common.fields import override
 from model import adaptation
 from model.config import ConvBertConfig, as_config
 from model.layers.base import MASK_BIAS
@@ -19,57 +20,60 @@ INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 
 
 class TrainableModel(keras.Model):
-    """A `keras.Model` whose optimizer has its variables before the first step.
+    """A `keras.Model` that builds its optimizer before the first step.
 
-    Keras would create them inside that step, and TensorFlow then traces the step twice.
+    Keras would build it during that step, and TensorFlow would then trace the step twice.
     """
 
+    @override
     def compile(self, optimizer="rmsprop", *args, **kwargs):
-        """Keras's `compile`."""
         if getattr(optimizer, "dynamic_loss_scale", False):
             kwargs["auto_scale_loss"] = False  # Keras would scale the loss a second time
         super().compile(optimizer, *args, **kwargs)
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
+    @override
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @override
     def summary(self, *args, expand_nested=True, **kwargs):
-        """Keras's `summary`, with the rows of an encoder below its own."""
         super().summary(*args, expand_nested=expand_nested, **kwargs)
 
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
-        """Keras's `quantize`, for models that are used; this one is there to be trained."""
-        raise InputError(f"a {type(self).__name__} cannot be quantized: save it, and quantize the "
-                         "models that from_pretrained reads")  # fmt: skip
-
-    def compile_from_config(self, config):
-        """Compiles a model that Keras loads as the saved one was."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        """Raises an `InputError`, unless a subclass overrides it."""
+        raise InputError(
+            f"a {type(self).__name__} cannot be quantized: call save_pretrained, then quantize the "
+            "models that from_pretrained returns"
+        )
 
 
 class PretrainedModel(TrainableModel):
-    """A model described by one `ConvBertConfig`, saved as a Hugging Face directory.
+    """A model described by one `ConvBertConfig`, and saved as a Hugging Face directory.
 
-    Its weights exist from construction on. They are drawn from Keras's random state: call
-    `keras.utils.set_random_seed` before for repeatable ones. `dtype` may be any Keras policy,
-    such as "mixed_bfloat16".
+    Its weights exist once it is constructed. They come from Keras's random state: call
+    `keras.utils.set_random_seed` first to reproduce them. `dtype` may be any Keras policy, such as
+    "mixed_bfloat16".
     """
 
-    architecture = ""  # the class's name in `config.json`
-    input_rank = 2  # axes of `input_ids`
+    architecture = ""  # the class name in `config.json`
+    input_rank = 2  # number of axes of `input_ids`
 
     def __init__(self, config: ConvBertConfig | dict, **kwargs):
         super().__init__(**kwargs)
         if self.quantization_mode is not None:
-            raise InputError(f"`dtype` cannot be {self.dtype_policy.name}: call quantize on the "
-                             "model once it has its weights")  # fmt: skip
+            raise InputError(
+                f"`dtype` cannot be {self.dtype_policy.name}: load the weights, then call quantize"
+            )
         self.config = as_config(config)
 
     def tensors(self) -> list[pretrained.Tensor]:
-        """Every weight with its name in each of the exchange formats."""
-        raise TypeError(f"{type(self).__name__} has no exchange format")
+        """Returns every weight with its name in each exchange format."""
+        raise NotImplementedError
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
-        """Writes `config.json` and `model.safetensors`, as transformers does, into `directory`."""
+        """Writes `config.json` and `model.safetensors` to `directory`, as transformers does."""
         pretrained.save(directory, self.config, self.tensors(), self.architecture)
 
     @classmethod
@@ -82,25 +86,26 @@ class PretrainedModel(TrainableModel):
         local_files_only: bool = False,
         **overrides,
     ):
-        """A model with weights that `save_pretrained` or transformers wrote, here or on the hub.
+        """Loads a model that `save_pretrained` or transformers wrote.
 
         Args:
-            name_or_directory: a directory with `config.json` and weights, or a name of the Hugging
-                Face hub. Of several weight files the first of these is read: `model.safetensors`,
-                `pytorch_model.bin`, `tf_model.h5`; the first two may be in parts, with an index.
-            dtype: a Keras dtype policy. Weights are float32, those of half-precision files too,
-                unless it says otherwise: "mixed_bfloat16" computes in half precision, "bfloat16"
-                has weights in it as well.
-            revision: a branch, tag or commit on the hub; None is its main branch.
-            cache_dir: where downloads are kept; None is huggingface_hub's cache.
-            local_files_only: download nothing, and use what was downloaded before.
-            **overrides: fields of `ConvBertConfig` to set otherwise than the file does, and
-                further arguments of the class.
+            name_or_directory: a directory with `config.json` and weights, or a name on the Hugging
+                Face hub. The first of these files is read: `model.safetensors`,
+                `pytorch_model.bin`, `tf_model.h5`; the first two may be sharded.
+            dtype: a Keras dtype policy. By default weights are float32, even if the file has half
+                precision. "mixed_bfloat16" computes in half precision; with "bfloat16" the weights
+                are in half precision too.
+            revision: a branch, tag or commit on the hub; None means its main branch.
+            cache_dir: the directory for downloads; None means huggingface_hub's cache.
+            local_files_only: use files downloaded earlier, and download nothing.
+            **overrides: fields of `ConvBertConfig` that replace the file's, and further arguments
+                of the class.
 
         Raises:
-            InputError: no such directory or name, a missing, damaged or unsafe file (nothing in one
-                is executed), or tensors that do not fit; names and shapes are listed. Weights of
-                the class's own head may be missing: they stay as drawn, and a warning lists them.
+            InputError: no such directory or name; a missing, damaged or unsafe file (no code in a
+                file is ever executed); or tensors that do not fit, listed with their shapes.
+                Weights of the class's own head may be missing: they keep their random values, and a
+                warning lists them.
         """
         names = {field.name for field in dataclasses.fields(ConvBertConfig)}
         fields = {k: overrides.pop(k) for k in list(overrides) if k in names}
@@ -110,79 +115,86 @@ class PretrainedModel(TrainableModel):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        config = override(source.config, fields)
-        model = cls(config, dtype=dtype, **cls._options_from(source, overrides))
+        model = cls(
+            common_fields.override(source.config, fields),
+            dtype=dtype,
+            **cls._options_from(source, overrides),
+        )
         source.load_into(model.tensors())
         return model
 
+    @classmethod
+    def _options_from(cls, source, options: dict) -> dict:
+        """Completes the caller's arguments of the class with those that the tensors determine."""
+        return options
+
     def encoder(self) -> "ConvBertModel":
-        """The encoder: the model itself, or what its head reads."""
+        """Returns the encoder: the model itself, or the one that its head reads."""
         return self
 
     def input_shapes(self) -> dict[str, tuple]:
-        """Of the inputs that are always possible; what `export` and `summary` go by."""
+        """Returns the shapes of the encoder's inputs, for `export` and `summary`."""
         return dict.fromkeys(INPUT_NAMES, (None,) * self.input_rank)
 
     def enable_lora(self, rank: int, alpha: float | None = None) -> None:
-        """Leaves of the encoder only low-rank updates to be trained (LoRA, arXiv:2106.09685).
+        """Replaces training of the encoder by low-rank updates (LoRA, arXiv:2106.09685).
 
         Query, key, value, the attention's output and the feed-forward layers get an update
-        `alpha / rank · A B` each; all else in the encoder is frozen, and the head is not. Nothing
-        that the model computes changes before it is trained. Whatever saves the model saves its
-        kernels with the updates in them, and what is loaded has no updates of its own.
+        `alpha / rank · A B` each; everything else in the encoder is frozen, and the head is not.
+        Outputs do not change before training. Saved kernels include the updates, so a loaded model
+        has none.
 
         Args:
-            rank: of the updates; where layers have groups, of each group's.
-            alpha: scales the updates; None is `rank`.
+            rank: of the updates; of each group's update where layers have groups.
+            alpha: scales the updates; None means `rank`.
 
         Raises:
-            InputError: the model is compiled, quantized, or has updates already.
+            InputError: the model is compiled, quantized, or already has updates.
         """
         if self.compiled:
-            raise InputError("call enable_lora before compile: the optimizer was made for all the "
-                             "weights. A saved model is read without: "
-                             "load_model(path, compile=False)")  # fmt: skip
+            raise InputError(
+                "call enable_lora before compile, because the optimizer is built for all weights. "
+                "To load a model without its optimizer: load_model(path, compile=False)"
+            )
         adaptation.enable_lora(self.encoder(), rank, alpha)
 
+    @override
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
-        """Makes int8 of the kernels that `enable_lora` names, for a model that is only used.
+        """Quantizes the kernels that `enable_lora` names to int8, for inference only.
 
-        Keras's dense layers then multiply in integers, quantizing their inputs row by row; grouped
-        ones keep int8 kernels, and multiply in the model's precision.
+        Keras's dense layers then multiply integers, and quantize their inputs row by row; grouped
+        layers keep int8 kernels but multiply in the model's precision.
 
         Args:
             mode: "int8".
             config: None, or a `keras.quantizers.Int8QuantizationConfig` for Keras's dense layers.
             filters: must be None.
+            **kwargs: must be empty.
 
         Raises:
             InputError: another mode, `filters`, or low-rank updates that are not merged.
         """
-        if config.mode != adaptation.QUANTIZATION_MODE:  # Keras has made a `config` of the mode
+        if config.mode != adaptation.QUANTIZATION_MODE:  # Keras turned `mode` into a `config`
             raise InputError(f'`mode` must be "int8". Received: {config.mode}')
         if filters is not None or kwargs:
-            raise InputError("quantize takes no `filters` and no further arguments: it chooses the "
-                             "encoder's dense layers")  # fmt: skip
+            raise InputError(
+                "quantize takes no `filters` and no further arguments: it always applies to the "
+                "encoder's dense layers"
+            )
         adaptation.quantize(self.encoder(), config)
         self.train_function = self.test_function = self.predict_function = None
 
-    def export(self, filepath, format="tf_saved_model", verbose=None, input_signature=None,
-               **kwargs):  # fmt: skip
-        """Keras's `export`; the default signature is the dict of three, of any size."""
-        if input_signature is None:
-            shapes = self.input_shapes()
-            input_signature = [
-                {name: keras.InputSpec("int32", shapes[name], name=name) for name in shapes}
-            ]
+    @override
+    def export(
+        self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
+    ):
+        if input_signature is None:  # the dict of all inputs, of any size
+            shapes = self.input_shapes().items()
+            input_signature = [{k: keras.InputSpec("int32", shape, name=k) for k, shape in shapes}]
         return super().export(filepath, format, verbose, input_signature, **kwargs)
 
-    @classmethod
-    def _options_from(cls, source, options):
-        """Arguments of the class that the tensors decide where the caller does not."""
-        return options
-
+    @override
     def get_config(self):
-        """Arguments of the constructor, and how the model was quantized."""
         config = super().get_config() | {"config": dataclasses.asdict(self.config)}
         quantization = adaptation.quantization_config(self.encoder())
         if quantization is not None:
@@ -190,8 +202,8 @@ class PretrainedModel(TrainableModel):
         return config
 
     @classmethod
+    @override
     def from_config(cls, config, custom_objects=None):
-        """The inverse of `get_config`."""
         config = dict(config)
         quantization = config.pop("quantization", None)
         model = super().from_config(config, custom_objects)
@@ -199,19 +211,19 @@ class PretrainedModel(TrainableModel):
             model.quantize(config=keras.saving.deserialize_keras_object(quantization))
         return model
 
+    @override
     def get_compile_config(self):
-        """How the model was compiled, if what is loaded will have the same trained weights."""
         encoder = self.encoder()
         if adaptation.has_lora(encoder) or adaptation.quantization_config(encoder) is not None:
-            return None
+            return None  # a loaded model has other trainable variables
         return super().get_compile_config()
 
 
 def read_inputs(inputs: dict) -> tuple:
-    """`input_ids`, `input_mask` or None, `segment_ids` or None, int32 [B, T] each.
+    """Returns `input_ids`, and `input_mask` and `segment_ids` or None: int32 [B, T] each.
 
     Raises:
-        ValueError: not a dict, no `input_ids`, or a name that no model reads.
+        ValueError: not a dict, no `input_ids`, or an unknown name.
     """
     if not isinstance(inputs, dict):
         raise ValueError(
@@ -232,11 +244,11 @@ def read_inputs(inputs: dict) -> tuple:
 
 @keras.saving.register_keras_serializable(package="convbert")
 class ConvBertModel(PretrainedModel):
-    """The ConvBERT encoder: token ids in, one vector a token out.
+    """The ConvBERT encoder: token ids in, one vector per token out.
 
     Args:
         config: a `ConvBertConfig`.
-        embeddings: an `Embeddings` layer to share with another encoder; None makes one.
+        embeddings: an `Embeddings` layer to share with another encoder; None creates one.
 
     Call arguments:
         inputs: a dict of `input_ids`, optional `input_mask` (1 = token; all ones if missing) and
@@ -275,25 +287,25 @@ class ConvBertModel(PretrainedModel):
 
     @property
     def output_shape(self):
-        """For `summary`."""
+        """Shown by `summary`."""
         return (None, None, self.config.hidden_size)
 
+    @override
     def call(self, inputs, training=False):
-        """See the class."""
         return self._encode(inputs, training)["layers"][-1]
 
     def activations(self, inputs: dict) -> dict:
-        """What happens inside, for one forward pass without dropout.
+        """Returns the activations of a forward pass without dropout.
 
         Returns:
             {"embeddings": [B, T, E], "projected": [B, T, H], "layers": [[B, T, H], …],
             "attention": [[B, N, T, T], …], "conv_kernel": [[B, T, N, K], …],
-            "context": [[B, T, 2 N·D], …]}, the lists with one array a layer.
+            "context": [[B, T, 2 N·D], …]}; lists have one array per layer.
         """
         return self._encode(inputs, training=False, internals=True)
 
     def _encode(self, inputs, training, internals=False):
-        """The forward pass; without `internals` only the last of the layers is kept."""
+        """Runs the forward pass; without `internals`, keeps only the last layer's output."""
         input_ids, input_mask, segment_ids = read_inputs(inputs)
         embedded = self.embeddings(input_ids, segment_ids, training=training)
         hidden = embedded
@@ -317,6 +329,6 @@ class ConvBertModel(PretrainedModel):
                 seen["layers"] = [hidden]
         return seen
 
+    @override
     def tensors(self):
-        """See `PretrainedModel.tensors`."""
         return pretrained.encoder_tensors(self)

@@ -1,4 +1,4 @@
-"""Encoders with a head: a class for each kind of task, and the loss that teaches it."""
+"""Encoders with a head: one class per kind of task, with the loss that trains it."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from typing_extensions import override
 
 from common.errors import InputError
 from common.fields import require_one_of
@@ -24,12 +25,16 @@ class HeadModel(PretrainedModel):
 
     Args:
         config: a `ConvBertConfig`.
-        convbert: a `ConvBertModel` to share with other heads; None makes one.
+        convbert: a `ConvBertModel` to share with other heads; None creates one.
+
+    Call arguments:
+        inputs: the dict of `ConvBertModel`, unless the class says otherwise.
     """
 
-    # Names of the outputs that are [B, T, …]; where there is a single output it is "logits".
+    head_name = "classifier"  # the attribute that holds the head's layer
+    # Names of the outputs of shape [B, T, …]; a single output is called "logits".
     token_outputs: tuple[str, ...] = ()
-    # Names of inputs that the head reads beside the encoder's.
+    # Names of inputs that the head reads and the encoder does not.
     further_inputs: tuple[str, ...] = ()
 
     def __init__(self, config, convbert: ConvBertModel | None = None, **kwargs):
@@ -44,45 +49,80 @@ class HeadModel(PretrainedModel):
         ]
         if different:
             raise InputError(
-                "`convbert`, the encoder to share, has another configuration than the head: "
+                "the encoder `convbert` and the head have different configurations: "
                 f"{', '.join(different)}"
             )
         self.convbert = convbert
 
+    def add_head(self, layer_class, name: str, *arguments, **options) -> None:
+        """Creates the head's layer and its variables."""
+        layer = layer_class(*arguments, name=name, dtype=self.dtype_policy, **options)
+        setattr(self, self.head_name, layer)
+        self.build(self.input_shapes())
+
+    def build(self, input_shape=None):
+        """Creates the head's variables; no shape is needed."""
+        tokens = (None,) if self.token_outputs else ()
+        getattr(self, self.head_name).build((None, *tokens, self.config.hidden_size))
+
+    @override
     def encoder(self):
-        """See `PretrainedModel.encoder`."""
         return self.convbert
 
+    @override
     def call(self, inputs, training=False):
-        """See the class."""
         hidden = self.convbert(encoder_inputs(inputs, self.further_inputs), training=training)
         return self.apply_head(hidden, inputs, training=training)
 
     def apply_head(self, hidden, inputs: dict, training=False):
-        """The outputs, from the encoder's vectors [B, T, H] and what they were computed from."""
-        raise TypeError(f"{type(self).__name__} has no head")
+        """Returns the outputs for the encoder's vectors [B, T, H] and the inputs behind them."""
+        raise NotImplementedError
+
+    def head_loss(self, reduction: str) -> keras.losses.Loss:
+        """Returns the loss of a head with a single output."""
+        raise NotImplementedError
 
     def objective(self, reduction: str = "sum") -> dict[str, Any]:
-        """The arguments `loss` and `loss_weights` of `compile` that train the head.
+        """Returns the arguments `loss` and `loss_weights` of `compile` that train the head.
 
         Args:
-            reduction: "sum" adds up the examples' losses, as the original does in fine-tuning;
-                "sum_over_batch_size" is their mean (where tokens have targets: the tokens'), as
-                Hugging Face has it.
+            reduction: "sum" adds the examples' losses, as the original does in fine-tuning;
+                "sum_over_batch_size" is their mean (over tokens, if tokens have targets), as in
+                Hugging Face's models.
         """
-        raise TypeError(f"{type(self).__name__} has no loss of its own")
+        return {"loss": self.head_loss(reduction), "loss_weights": None}
+
+    @override
+    def tensors(self):
+        return self.convbert.tensors() + pretrained.classifier_tensors(self.classifier)
 
 
 def encoder_inputs(inputs, further: tuple[str, ...]):
-    """`inputs` without those that a head alone reads."""
+    """Returns `inputs` without those that only a head reads."""
     if not further or not isinstance(inputs, dict):
         return inputs
     return {name: array for name, array in inputs.items() if name not in further}
 
 
 def cross_entropy(reduction: str) -> keras.losses.Loss:
-    """Of logits [B, C] with targets int [B]."""
+    """Cross-entropy of logits [B, C] with targets int [B]."""
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+
+
+def resolve_option(source, options: dict, name: str, found, default) -> dict:
+    """Returns `options` with the kind of head `found` in the tensors of `source`.
+
+    Raises:
+        InputError: the caller requested another kind.
+    """
+    requested = options.get(name)
+    if None not in (found, requested) and found != requested:
+        raise InputError(
+            f"`{name}` of the head in {source.path} is {json.dumps(found)}. "
+            f"Received: {json.dumps(requested)}"
+        )
+    choices = (value for value in (found, requested) if value is not None)
+    return options | {name: next(choices, default)}
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -91,17 +131,15 @@ class ConvBertForMaskedLM(HeadModel):
 
     Args:
         config: a `ConvBertConfig`.
-        embeddings: an `Embeddings` layer to share with another encoder; None makes one.
-        convbert: a `ConvBertModel` to share with other heads; None makes one.
-
-    Call arguments:
-        inputs: the dict of `ConvBertModel`.
+        embeddings: an `Embeddings` layer to share with another encoder; None creates one.
+        convbert: see `HeadModel`.
 
     Returns:
-        Float32 logits [B, T, V]. Targets are int [B, T], -100 for a token that has none.
+        Float32 logits [B, T, V]. Targets are int [B, T], -100 for tokens without one.
     """
 
     architecture = "ConvBertForMaskedLM"
+    head_name = "head"
     token_outputs = ("logits",)
 
     def __init__(self, config, embeddings=None, convbert=None, **kwargs):
@@ -109,27 +147,22 @@ class ConvBertForMaskedLM(HeadModel):
             dtype = kwargs.get("dtype")
             convbert = ConvBertModel(as_config(config), embeddings, name="convbert", dtype=dtype)
         super().__init__(config, convbert, **kwargs)
-        self.head = MaskedLMHead(self.config, name="generator_predictions", dtype=self.dtype_policy)
-        self.build(self.input_shapes())
+        self.add_head(MaskedLMHead, "generator_predictions", self.config)
 
-    def build(self, input_shape=None):
-        """Creates the variables; no shape is needed."""
-        self.head.build((None, None, self.config.hidden_size))
-
+    @override
     def apply_head(self, hidden, inputs, training=False):
-        """See `HeadModel.apply_head`."""
         return self.predict_tokens(hidden)
 
     def predict_tokens(self, hidden):
         """Vectors [B, P, H] → float32 logits [B, P, V]."""
         return self.head(hidden, self.convbert.embeddings.word_embeddings)
 
-    def objective(self, reduction="sum"):
-        """See `HeadModel.objective`."""
-        return {"loss": TokenCrossEntropy(reduction=reduction), "loss_weights": None}
+    @override
+    def head_loss(self, reduction):
+        return TokenCrossEntropy(reduction=reduction)
 
+    @override
     def tensors(self):
-        """See `PretrainedModel.tensors`."""
         return self.convbert.tensors() + pretrained.masked_lm_tensors(self.head)
 
 
@@ -138,15 +171,12 @@ class ConvBertForSequenceClassification(HeadModel):
     """A ConvBERT encoder with a classifier, or a regressor, on the vector of [CLS].
 
     Args:
-        config: a `ConvBertConfig`; `num_labels` outputs (1 for regression).
+        config: a `ConvBertConfig`; there are `num_labels` outputs (1 for regression).
         classifier_head: "linear", the original's, or "mlp", Hugging Face's.
-        convbert: a `ConvBertModel` to share with other heads; None makes one.
-
-    Call arguments:
-        inputs: the dict of `ConvBertModel`.
+        convbert: see `HeadModel`.
 
     Returns:
-        Float32 logits [B, num_labels]. Targets are int [B]; for several labels an example 0 or 1,
+        Float32 logits [B, num_labels]. Targets are int [B]; for multi-label classification 0 or 1,
         [B, num_labels]; for regression float [B].
     """
 
@@ -155,65 +185,42 @@ class ConvBertForSequenceClassification(HeadModel):
     def __init__(self, config, classifier_head: str = "linear", convbert=None, **kwargs):
         require_one_of("classifier_head", classifier_head, CLASSIFIER_HEADS)
         super().__init__(config, convbert, **kwargs)
-        self.classifier = ClassificationHead(
-            self.config, classifier_head, name="classifier", dtype=self.dtype_policy
-        )
-        self.build(self.input_shapes())
+        self.add_head(ClassificationHead, "classifier", self.config, classifier_head)
 
-    def build(self, input_shape=None):
-        """Creates the variables; no shape is needed."""
-        self.classifier.build((None, self.config.hidden_size))
-
+    @override
     def apply_head(self, hidden, inputs, training=False):
-        """See `HeadModel.apply_head`."""
         return self.classifier(hidden[:, 0], training=training)
 
-    def objective(self, reduction="sum"):
-        """See `HeadModel.objective`."""
+    @override
+    def head_loss(self, reduction):
         kind = self.config.problem_type
         if kind == "regression" or (kind is None and self.config.num_labels == 1):
-            loss = keras.losses.MeanSquaredError(reduction=reduction)
-        elif kind == "multi_label_classification":  # the mean over an example's labels
-            loss = keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
-        else:
-            loss = cross_entropy(reduction)
-        return {"loss": loss, "loss_weights": None}
-
-    def tensors(self):
-        """See `PretrainedModel.tensors`."""
-        return self.convbert.tensors() + pretrained.classifier_tensors(self.classifier)
+            return keras.losses.MeanSquaredError(reduction=reduction)
+        if kind == "multi_label_classification":  # the mean over an example's labels
+            return keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
+        return cross_entropy(reduction)
 
     @classmethod
     def _options_from(cls, source, options):
-        """The head's kind is what the tensors say; asking for the other kind is an error."""
-        names = set(source.arrays)
         kinds = {"classifier.weight": "linear", "classifier.out_proj.weight": "mlp"}
-        found = next((kind for name, kind in kinds.items() if name in names), None)
-        asked = options.get("classifier_head")
-        if found and asked and found != asked:
-            raise InputError(
-                f'{source.path} has the "{found}" classifier head; asked for was "{asked}"'
-            )
-        return options | {"classifier_head": asked or found or "linear"}
+        found = next((kind for name, kind in kinds.items() if name in source.arrays), None)
+        return resolve_option(source, options, "classifier_head", found, "linear")
 
     def get_config(self):
-        """Arguments of the constructor."""
+        """The constructor's arguments."""
         return super().get_config() | {"classifier_head": self.classifier.kind}
 
 
 @keras.saving.register_keras_serializable(package="convbert")
 class ConvBertForTokenClassification(HeadModel):
-    """A ConvBERT encoder with a classifier of each token's vector, Hugging Face's.
+    """A ConvBERT encoder with Hugging Face's classifier of each token's vector.
 
     Args:
-        config: a `ConvBertConfig`; `num_labels` outputs.
-        convbert: a `ConvBertModel` to share with other heads; None makes one.
-
-    Call arguments:
-        inputs: the dict of `ConvBertModel`.
+        config: a `ConvBertConfig`; there are `num_labels` outputs.
+        convbert: see `HeadModel`.
 
     Returns:
-        Float32 logits [B, T, num_labels]. Targets are int [B, T], -100 for a token that has none.
+        Float32 logits [B, T, num_labels]. Targets are int [B, T], -100 for tokens without one.
     """
 
     architecture = "ConvBertForTokenClassification"
@@ -221,26 +228,15 @@ class ConvBertForTokenClassification(HeadModel):
 
     def __init__(self, config, convbert=None, **kwargs):
         super().__init__(config, convbert, **kwargs)
-        self.classifier = ClassificationHead(
-            self.config, name="classifier", dtype=self.dtype_policy
-        )
-        self.build(self.input_shapes())
+        self.add_head(ClassificationHead, "classifier", self.config)
 
-    def build(self, input_shape=None):
-        """Creates the variables; no shape is needed."""
-        self.classifier.build((None, None, self.config.hidden_size))
-
+    @override
     def apply_head(self, hidden, inputs, training=False):
-        """See `HeadModel.apply_head`."""
         return self.classifier(hidden, training=training)
 
-    def objective(self, reduction="sum"):
-        """See `HeadModel.objective`."""
-        return {"loss": TokenCrossEntropy(reduction=reduction), "loss_weights": None}
-
-    def tensors(self):
-        """See `PretrainedModel.tensors`."""
-        return self.convbert.tensors() + pretrained.classifier_tensors(self.classifier)
+    @override
+    def head_loss(self, reduction):
+        return TokenCrossEntropy(reduction=reduction)
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -248,27 +244,27 @@ class ConvBertForQuestionAnswering(HeadModel):
     """A ConvBERT encoder that finds where a text answers a question: [CLS] question [SEP] text.
 
     Args:
-        config: a `ConvBertConfig`. What it says of labels is dropped: the outputs are start and
-            end.
-        joint_prediction: the original's head, where the end depends on the start, in place of
+        config: a `ConvBertConfig`. Its labels are ignored: the outputs are start and end.
+        joint_prediction: use the original's head, where the end depends on the start, instead of
             Hugging Face's; see `model.layers.heads.JointSpanHead`.
-        beam_size: of the joint head; None is `config.beam_size`.
-        answerable_weight: of the loss that teaches the joint head whether there is an answer.
-        convbert: a `ConvBertModel` to share with other heads; None makes one.
+        beam_size: of the joint head; None means `config.beam_size`.
+        answerable_weight: weight of the joint head's loss for whether there is an answer.
+        convbert: see `HeadModel`.
 
     Call arguments:
         inputs: the dict of `ConvBertModel`. The joint head needs `segment_ids`, 1 for the text,
-            and, to be trained, `start_positions`, int [B].
+            and, in training, `start_positions`, int [B].
 
     Returns:
         Hugging Face's head: float32 {"start_logits": [B, T], "end_logits": [B, T]}; with
-        `mask_padding`, padding has no probability. The joint head: what its `call` says; its
-        outputs differ with and without `start_positions`. Targets are positions int [B] for
-        `start_logits` and `end_logits`, 0 where there is no answer (one outside the row does not
-        count), and for `answerable_logits` 1.0 where there is no answer, else 0.0.
+        `mask_padding`, padding has no probability. The joint head: see `JointSpanHead.call`.
+        Targets are positions int [B] for `start_logits` and `end_logits`, 0 if there is no answer
+        (a position outside the row does not count); and for `answerable_logits` 1.0 if there is no
+        answer, otherwise 0.0.
     """
 
     architecture = "ConvBertForQuestionAnswering"
+    head_name = "head"
     token_outputs = ("start_logits", "end_logits")
 
     def __init__(
@@ -281,30 +277,20 @@ class ConvBertForQuestionAnswering(HeadModel):
         **kwargs,
     ):
         config = as_config(config)
-        config = dataclasses.replace(
-            config,
-            num_labels=2,
-            id2label=None,
-            problem_type=None,
-            score_range=None,
-            beam_size=beam_size or config.beam_size,
-        )
+        labels = {"num_labels": 2, "id2label": None, "problem_type": None, "score_range": None}
+        beam_size = beam_size or config.beam_size
+        config = dataclasses.replace(config, **labels, beam_size=beam_size)
         super().__init__(config, convbert, **kwargs)
         self.joint_prediction = joint_prediction
         self.answerable_weight = answerable_weight
         if joint_prediction:
             self.further_inputs = ("start_positions",)
-            self.head = JointSpanHead(config, name="qa_joint", dtype=self.dtype_policy)
+            self.add_head(JointSpanHead, "qa_joint", config)
         else:
-            self.head = keras.layers.Dense(2, name="qa_outputs", dtype=self.dtype_policy)
-        self.build(self.input_shapes())
+            self.add_head(keras.layers.Dense, "qa_outputs", 2)
 
-    def build(self, input_shape=None):
-        """Creates the variables; no shape is needed."""
-        self.head.build((None, None, self.config.hidden_size))
-
+    @override
     def apply_head(self, hidden, inputs, training=False):
-        """See `HeadModel.apply_head`."""
         mask = inputs.get("input_mask")
         if not self.joint_prediction:
             logits = ops.cast(self.head(hidden), "float32")
@@ -315,12 +301,12 @@ class ConvBertForQuestionAnswering(HeadModel):
         if "segment_ids" not in inputs:
             raise ValueError(
                 "The joint question-answering head needs `segment_ids`, 1 for the tokens of the "
-                f"text that may hold the answer. Received: {sorted(inputs)}"
+                f"text. Received: {sorted(inputs)}"
             )
         return self.head(hidden, mask, inputs["segment_ids"], inputs.get("start_positions"))
 
+    @override
     def objective(self, reduction="sum"):
-        """See `HeadModel.objective`."""
         names = ("start_logits", "end_logits")
         losses = {name: PositionCrossEntropy(reduction=reduction) for name in names}
         weights = {"start_logits": 0.5, "end_logits": 0.5}
@@ -329,27 +315,19 @@ class ConvBertForQuestionAnswering(HeadModel):
             weights["answerable_logits"] = self.answerable_weight
         return {"loss": losses, "loss_weights": weights}
 
+    @override
     def tensors(self):
-        """See `PretrainedModel.tensors`."""
         rows = pretrained.joint_span_tensors if self.joint_prediction else pretrained.span_tensors
         return self.convbert.tensors() + rows(self.head)
 
     @classmethod
     def _options_from(cls, source, options):
-        """The head's kind is what the tensors say; asking for the other kind is an error."""
-        found = None
-        if any(name.startswith(("qa_outputs.", "qa_joint.")) for name in source.arrays):
-            found = any(name.startswith("qa_joint.") for name in source.arrays)
-        asked = options.get("joint_prediction")
-        if None not in (found, asked) and found != asked:
-            raise InputError(
-                f"{source.path} has a question-answering head of `joint_prediction` "
-                f"{json.dumps(found)}; asked for was {json.dumps(asked)}"
-            )
-        return options | {"joint_prediction": bool(found or asked)}
+        kinds = {"qa_outputs.weight": False, "qa_joint.start.weight": True}
+        found = next((kind for name, kind in kinds.items() if name in source.arrays), None)
+        return resolve_option(source, options, "joint_prediction", found, False)
 
     def get_config(self):
-        """Arguments of the constructor."""
+        """The constructor's arguments."""
         names = ("joint_prediction", "answerable_weight")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
@@ -359,11 +337,11 @@ class ConvBertForMultipleChoice(HeadModel):
     """A ConvBERT encoder that picks one of several rows: a question with each of its answers.
 
     Args:
-        config: a `ConvBertConfig`. Its `summary_type` says which vector of a row is read: that of
-            the "first" token, or of the "last". With `mask_padding` that is the last token before
-            the padding, so that no result depends on padding; without, it is the row's last
-            position, padding or not, as Hugging Face has it.
-        convbert: a `ConvBertModel` to share with other heads; None makes one.
+        config: a `ConvBertConfig`. Its `summary_type` selects the vector that the head reads: that
+            of the "first" token, or of the "last". With `mask_padding` that is the last token
+            before the padding; without, it is the row's last position, even if it is padding, as in
+            Hugging Face's model.
+        convbert: see `HeadModel`.
 
     Call arguments:
         inputs: the dict of `ConvBertModel`, with arrays [B, choices, T].
@@ -377,17 +355,10 @@ class ConvBertForMultipleChoice(HeadModel):
 
     def __init__(self, config, convbert=None, **kwargs):
         super().__init__(config, convbert, **kwargs)
-        self.classifier = ClassificationHead(
-            self.config, units=1, name="classifier", dtype=self.dtype_policy
-        )
-        self.build(self.input_shapes())
+        self.add_head(ClassificationHead, "classifier", self.config, units=1)
 
-    def build(self, input_shape=None):
-        """Creates the variables; no shape is needed."""
-        self.classifier.build((None, self.config.hidden_size))
-
+    @override
     def call(self, inputs, training=False):
-        """See the class."""
         arrays = inputs.values() if isinstance(inputs, dict) else [inputs]
         shapes = [tuple(array.shape) for array in arrays]
         if any(len(shape) != 3 for shape in shapes):
@@ -398,22 +369,18 @@ class ConvBertForMultipleChoice(HeadModel):
         logits = super().call(rows, training=training)  # [B · choices]
         return ops.reshape(logits, (-1, ops.shape(inputs["input_ids"])[1]))
 
+    @override
     def apply_head(self, hidden, inputs, training=False):
-        """Logits [B · choices] of rows; see `HeadModel.apply_head`."""
         vectors = hidden[:, 0]
         if self.config.summary_type == "last":
             vectors = hidden[:, -1]
             if "input_mask" in inputs and self.config.mask_padding:
                 mask = ops.cast(inputs["input_mask"], "int32")
                 last = ops.argmax(mask * ops.arange(ops.shape(mask)[1], dtype="int32"), axis=-1)
-                places = ops.one_hot(last, ops.shape(mask)[1], dtype=hidden.dtype)
-                vectors = ops.squeeze(ops.matmul(ops.expand_dims(places, 1), hidden), axis=1)
+                is_last = ops.one_hot(last, ops.shape(mask)[1], dtype=hidden.dtype)
+                vectors = ops.squeeze(ops.matmul(ops.expand_dims(is_last, 1), hidden), axis=1)
         return ops.squeeze(self.classifier(vectors, training=training), axis=-1)
 
-    def objective(self, reduction="sum"):
-        """See `HeadModel.objective`."""
-        return {"loss": cross_entropy(reduction), "loss_weights": None}
-
-    def tensors(self):
-        """See `PretrainedModel.tensors`."""
-        return self.convbert.tensors() + pretrained.classifier_tensors(self.classifier)
+    @override
+    def head_loss(self, reduction):
+        return cross_entropy(reduction)

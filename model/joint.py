@@ -1,7 +1,9 @@
-"""Several tasks learned at once, by one encoder with a head for each."""
+"""Several tasks learned together by one encoder with a head per task."""
 
 from collections.abc import Mapping
 from typing import Any
+
+from typing_extensions import override
 
 from common.errors import InputError
 from model.convbert import TrainableModel
@@ -9,40 +11,41 @@ from model.heads import ConvBertForMultipleChoice, HeadModel, encoder_inputs
 
 
 class JointModel(TrainableModel):
-    """Heads that share an encoder, to be trained together.
+    """Heads that share an encoder and are trained together.
 
-    A batch may mix the tasks' rows. The encoder reads it once and every head reads all of it, as in
-    the original; weights say which outputs of a row count. Each head is saved, loaded and used on
-    its own.
+    A batch may mix the tasks' rows. The encoder and all heads read the whole batch, as in the
+    original; weights select the outputs that count for a row. Each head is saved, loaded and used
+    separately.
 
     Args:
-        heads: the head of each task, by its name, all made with the same `convbert`.
+        heads: one head per task, by task name, all created with the same `convbert`.
 
     Call arguments:
-        inputs: the dict of `ConvBertModel`, with the further inputs of the heads, if any.
+        inputs: the dict of `ConvBertModel`, with the heads' further inputs, if any.
 
     Returns:
-        Every head's outputs by flat name: a single output is called as the task, others
-        `TASK.OUTPUT`. Targets, and weights float [B] (1.0 for the rows of the task, else 0.0),
-        have the same names.
+        All heads' outputs by flat name: a single output has the task's name, others are called
+        `TASK.OUTPUT`. Targets and weights have the same names; weights are float [B], 1.0 for the
+        task's rows and 0.0 for the others.
     """
 
     def __init__(self, heads: Mapping[str, HeadModel], **kwargs):
         super().__init__(**kwargs)
         for name, head in heads.items():
             if isinstance(head, ConvBertForMultipleChoice):
-                raise InputError(f"{name}: multiple choice cannot be learned jointly, "
-                                 "for several of its rows are one example")  # fmt: skip
+                raise InputError(
+                    f"{name}: multiple choice cannot be trained jointly, because an example has "
+                    "several rows"
+                )
             if head.convbert is not next(iter(heads.values())).convbert:
-                raise InputError(f"{name}: its head has an encoder of its own. "
-                                 "Make it with the first one's `convbert`")  # fmt: skip
+                raise InputError(f"{name}: create the head with the first head's `convbert`")
         self.heads = dict(heads)
         self.convbert = next(iter(heads.values())).convbert
         self.further_inputs = sorted({n for head in heads.values() for n in head.further_inputs})
         self.built = True  # the heads are
 
+    @override
     def call(self, inputs, training=False):
-        """See the class."""
         hidden = self.convbert(encoder_inputs(inputs, self.further_inputs), training=training)
         return flatten(
             {
@@ -52,11 +55,11 @@ class JointModel(TrainableModel):
         )
 
     def get_config(self):
-        """Raises an `InputError`: the heads are what is saved."""
-        raise InputError("a JointModel is not saved as a whole: save each of its heads")
+        """Raises an `InputError`."""
+        raise InputError("a JointModel cannot be saved as a whole: save each of its heads")
 
     def objective(self, reduction: str = "sum") -> dict[str, Any]:
-        """The arguments `loss` and `loss_weights` of `compile`: see `HeadModel.objective`."""
+        """Returns the arguments `loss` and `loss_weights` of `compile`; see `HeadModel`."""
         losses, weights = {}, {}
         for task, head in self.heads.items():
             own = head.objective(reduction)

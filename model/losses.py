@@ -1,22 +1,23 @@
-"""Losses that Keras has not: one number an example, some of whose targets may be missing."""
+"""Losses that Keras lacks: one number per example, some of whose targets may be missing."""
 
 import keras
 from keras import ops
+from typing_extensions import override
 
-IGNORED = -100  # the target of a token that has none, as in PyTorch
+IGNORED = -100  # the target of a token without one, as in PyTorch
 
 
 @keras.saving.register_keras_serializable(package="convbert")
 class TokenCrossEntropy(keras.losses.Loss):
-    """Cross-entropy of tokens' logits [B, T, C] with targets int [B, T], `IGNORED` aside.
+    """Cross-entropy of logits [B, T, C] with targets int [B, T], except those that are `IGNORED`.
 
-    With the reduction "sum" an example's loss is the sum over its tokens, and examples may have
-    weights; else the loss is the mean over all targets of the batch. (Keras's own `ignore_class`
-    takes no weights of examples.)
+    With the reduction "sum", an example's loss is the sum over its tokens, and examples may have
+    weights; otherwise the loss is the mean over all targets of the batch. (Keras's `ignore_class`
+    does not support weights.)
     """
 
     def has_target(self, targets, logits):
-        """Which targets count."""
+        """Selects the targets that count: bool, of their shape."""
         return ops.not_equal(targets, IGNORED)
 
     def call(self, targets, logits):
@@ -37,10 +38,10 @@ class TokenCrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="convbert")
 class PositionCrossEntropy(TokenCrossEntropy):
-    """Cross-entropy of logits [B, T] with positions int [B]; those outside the row do not count."""
+    """Cross-entropy of logits [B, T] with positions int [B], except those outside the row."""
 
+    @override
     def has_target(self, targets, logits):
-        """Which targets count."""
         inside = ops.less(targets, ops.cast(ops.shape(logits)[-1], targets.dtype))
         return ops.logical_and(ops.greater_equal(targets, 0), inside)
 
@@ -50,5 +51,5 @@ class BinaryCrossEntropy(keras.losses.Loss):
     """Binary cross-entropy of logits with targets 0 or 1, [B] both."""
 
     def call(self, targets, logits):
-        """→ [B]. (Keras's own would take [B] for the labels of one example.)"""
+        """→ [B]. (Keras's own loss would treat [B] as the labels of one example.)"""
         return ops.binary_crossentropy(targets, logits, from_logits=True)

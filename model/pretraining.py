@@ -1,13 +1,14 @@
-"""ELECTRA-style pre-training: mask, generate, corrupt, discriminate, all on the device."""
+"""ELECTRA-style pre-training on the device: mask, generate, corrupt, discriminate."""
 
 import dataclasses
 import os
 
 import keras
 from keras import ops
+from typing_extensions import override
 
+from common import fields
 from common.errors import InputError
-from common.fields import override
 from model.backends import backend, distribution
 from model.config import ConvBertConfig, Objective, as_config
 from model.convbert import INPUT_NAMES, ConvBertModel, TrainableModel, read_inputs
@@ -23,49 +24,49 @@ from model.masking import (
 )
 from model.weights import pretrained
 
-EPSILON = 1e-6  # in the denominators of the losses, as the original has it
+EPSILON = 1e-6  # in the denominators of the losses, as in the original
 
 
 def weighted_mean(values, weights, total=None):
-    """Mean of `values` under `weights`, as the original computes it.
+    """Computes the weighted mean as the original does.
 
     Args:
-        values: of any shape.
-        weights: of the same shape.
-        total: the sum of the weights where `values` is but a part of the batch; the results of
-            the parts then add up to the batch's.
+        values: an array of any shape.
+        weights: an array of the same shape.
+        total: the whole batch's sum of weights, if `values` belongs to a part of the batch; the
+            parts' results then add up to the batch's.
     """
     total = ops.sum(weights) if total is None else total
     return ops.sum(values * weights) / (total + EPSILON)
 
 
 def _from_dict(kind, value):
-    """An instance of the dataclass `kind`: as given, from a saved dict, or the default."""
-    return value if isinstance(value, kind) else override(kind(), value or {})
+    """Returns `value`, or creates the dataclass `kind` from a saved dict or its defaults."""
+    return value if isinstance(value, kind) else fields.override(kind(), value or {})
 
 
 @keras.saving.register_keras_serializable(package="convbert")
 class ConvBertForPreTraining(TrainableModel):
     """Generator and discriminator with their losses; `fit` on batches of records trains both.
 
-    Compile it with an optimizer and nothing else: the objective is part of the model.
+    Compile it with an optimizer only: the objective is part of the model.
 
     Args:
         config: the discriminator's `ConvBertConfig`.
-        objective: an `Objective`; None is ELECTRA's.
-        special: ids of the vocabulary's [CLS], [SEP] and [MASK]; None is BERT's uncased one.
+        objective: an `Objective`; None means ELECTRA's.
+        special: the vocabulary's `SpecialTokens`; None means those of BERT's uncased vocabulary.
         seed: of masking and sampling.
-        gradient_accumulation_steps: `fit` computes the gradient of a batch in so many parts, one
-            after the other: less memory, and the same update but for rounding.
+        gradient_accumulation_steps: number of parts into which `fit` splits a batch, to compute
+            their gradients one after the other. The update is the same, up to rounding.
 
     Call arguments:
         inputs: `input_ids`, `input_mask`, `segment_ids`, int32 [B, T].
 
     Returns:
-        A dict: `loss`; of the generator `mlm_loss`, `mlm_predictions`, `masked_lm_ids`,
-        `masked_lm_weights` ([B, P]); of the discriminator, unless the objective is masked language
-        modeling, `rtd_loss`, `sampled_ids` [B, P], `rtd_logits`, `is_replaced` and `rtd_weights`
-        [B, T].
+        A dict with `loss`; the generator's `mlm_loss`, and `mlm_predictions`, `masked_lm_ids` and
+        `masked_lm_weights` [B, P]; and, unless the objective is masked language modeling, the
+        discriminator's `rtd_loss`, `sampled_ids` [B, P], and `rtd_logits`, `is_replaced` and
+        `rtd_weights` [B, T].
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class ConvBertForPreTraining(TrainableModel):
         self.built = True
 
     def _make_networks(self):
-        """Creates `generator`, `discriminator` and their heads, as the objective needs them."""
+        """Creates the networks and heads that the objective needs."""
         config, objective, policy = self.config, self.objective, self.dtype_policy
         if not objective.electra_objective:
             self.generator = ConvBertForMaskedLM(config, name="electra", dtype=policy)
@@ -128,20 +129,20 @@ class ConvBertForPreTraining(TrainableModel):
                 metrics.Recall(name="rtd_recall"),
             ]
 
+    @override
     def call(self, inputs, training=False):
-        """See the class."""
         return self.outputs_of(*self.prepare(inputs, training), training)
 
     def prepare(self, inputs: dict, training: bool = False) -> tuple[dict, dict]:
-        """All that is drawn or summed over the whole batch, before any network runs.
+        """Does all random draws and sums over the whole batch, before any network runs.
 
         Args:
             inputs: see the class.
-            training: draws come from training's random state, or from evaluation's.
+            training: selects the random state of training, or that of evaluation.
 
         Returns:
-            What `mask_tokens` returns, and `sampling` float32 [B, P] in [0, 1); and the sums of
-            the weights of each loss over the whole batch, on all devices.
+            The result of `mask_tokens` with `sampling`, float32 [B, P] in [0, 1); and each loss's
+            sum of weights over the whole batch, on all devices.
         """
         random = self.train_random if training else self.eval_random
         ids, mask, segments = read_inputs(inputs)
@@ -180,9 +181,9 @@ class ConvBertForPreTraining(TrainableModel):
         return loss
 
     def generate(self, masked: dict, training: bool = False, total=None) -> dict:
-        """The generator's predictions for a batch of `mask_tokens`, and their loss.
+        """Returns the generator's predictions for a batch from `mask_tokens`, and their loss.
 
-        `total` is `weighted_mean`'s, here and in `discriminate`.
+        For `total`, see `weighted_mean`.
         """
         logits = self._generator_logits(masked, training)
         targets, weights = masked["masked_lm_ids"], masked["masked_lm_weights"]
@@ -210,7 +211,7 @@ class ConvBertForPreTraining(TrainableModel):
         return self.generator.predict_tokens(gather_positions(hidden, positions))
 
     def discriminate(self, masked: dict, sampled_ids, training: bool = False, total=None) -> dict:
-        """The discriminator's verdict on the batch with `sampled_ids` [B, P] put in."""
+        """Returns the discriminator's logits and loss for the batch with `sampled_ids` [B, P]."""
         corrupted = replace_positions(
             masked["input_ids"],
             masked["masked_lm_positions"],
@@ -221,7 +222,7 @@ class ConvBertForPreTraining(TrainableModel):
         inputs = {name: masked[name] for name in INPUT_NAMES} | {"input_ids": corrupted}
         logits = self.discriminator_head(self.discriminator(inputs, training=training))
         weights = ops.cast(masked["input_mask"], "float32")
-        # log(1 + exp(logits)) - logits * labels, in the form that cannot overflow
+        # log(1 + exp(logits)) - logits * labels, in a form that cannot overflow
         losses = ops.relu(logits) - logits * is_replaced + ops.log1p(ops.exp(-ops.abs(logits)))
         return {
             "sampled_ids": sampled_ids,
@@ -232,16 +233,16 @@ class ConvBertForPreTraining(TrainableModel):
         }
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The scalar that `fit` minimizes; the records carry no labels, so `y` is None."""
+        """Returns the scalar that `fit` minimizes; records have no labels, so `y` is None."""
         return y_pred["loss"]
 
     @property
+    @override
     def metrics(self):
-        """All metrics, so that `fit` and `evaluate` reset them."""
         return [*super().metrics, *self.mlm_metrics, *self.rtd_metrics]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Updates the metrics of the generator and, over real tokens, of the discriminator."""
+        """Updates the generator's metrics and, over tokens but not padding, the discriminator's."""
         mlm_loss, mlm_accuracy = self.mlm_metrics
         targets, weights = y_pred["masked_lm_ids"], y_pred["masked_lm_weights"]
         mlm_loss.update_state(backend.sum_over_replicas(y_pred["mlm_loss"]))
@@ -249,13 +250,13 @@ class ConvBertForPreTraining(TrainableModel):
             ops.cast(y_pred["mlm_predictions"] == targets, "float32"), sample_weight=weights
         )
         if self.rtd_metrics:
-            sampled_accuracy, rtd_loss, *verdicts = self.rtd_metrics
+            sampled_accuracy, rtd_loss, *token_metrics = self.rtd_metrics
             sampled = ops.cast(y_pred["sampled_ids"] == targets, "float32")
             sampled_accuracy.update_state(sampled, sample_weight=weights)
             rtd_loss.update_state(backend.sum_over_replicas(y_pred["rtd_loss"]))
             labels, weights = y_pred["is_replaced"], y_pred["rtd_weights"]
             probabilities = ops.sigmoid(y_pred["rtd_logits"])
-            for metric in verdicts:
+            for metric in token_metrics:
                 metric.update_state(
                     ops.reshape(labels, (-1, 1)),
                     ops.reshape(probabilities, (-1, 1)),
@@ -264,16 +265,16 @@ class ConvBertForPreTraining(TrainableModel):
         return self.get_metrics_result()
 
     def exact_logs(self, logs: dict) -> dict:
-        """The metrics so far; `logs`, what Keras hands to callbacks, is a mean over replicas."""
+        """Returns the metrics' values; `logs`, as passed to callbacks, averages the replicas'."""
         return self.get_metrics_result() if backend.is_replicated(self) else logs
 
+    @override
     def fit(self, *args, **kwargs):
-        """Keras's `fit`."""
         backend.separate_random_states(self, [self.train_random, self.eval_random])
         return super().fit(*args, **kwargs)
 
     def train_step(self, *state_and_data):
-        """Keras's step of its backend, in parts where the gradient is accumulated."""
+        """Runs Keras's step, or one that accumulates the gradients of several parts."""
         if self.gradient_accumulation_steps == 1:
             return super().train_step(*state_and_data)
         *state, data = state_and_data
@@ -282,7 +283,7 @@ class ConvBertForPreTraining(TrainableModel):
 
     @property
     def part_outputs(self) -> dict[str, str]:
-        """Of the outputs of `outputs_of` those that a step in parts keeps, and their dtypes."""
+        """The outputs that a step in parts keeps, and their dtypes."""
         kept = {"loss": "float32", "mlm_loss": "float32", "mlm_predictions": "int32"}
         if self.objective.electra_objective:
             kept |= {"rtd_loss": "float32", "rtd_logits": "float32"}
@@ -292,7 +293,7 @@ class ConvBertForPreTraining(TrainableModel):
     def split(self, masked: dict) -> dict:
         """Arrays [B, …] → [parts, B / parts, …]; part i has the rows i, i + parts, ….
 
-        So every device has some of each part's rows.
+        So every device has rows of each part.
         """
         count = self.gradient_accumulation_steps
         return {
@@ -304,7 +305,7 @@ class ConvBertForPreTraining(TrainableModel):
         """Updates the metrics after a step in parts.
 
         Args:
-            masked: what `prepare` returned.
+            masked: the result of `prepare`.
             stacked: `part_outputs`, [parts] or [parts, B / parts, …].
 
         Returns:
@@ -324,22 +325,20 @@ class ConvBertForPreTraining(TrainableModel):
         return self.compute_metrics(None, None, outputs)
 
     def evaluate(self, *args, **kwargs):
-        """Keras's `evaluate`, with the same masks and samples every time."""
+        """Runs Keras's `evaluate`, always with the same masks and samples."""
         fresh = keras.random.SeedGenerator(self.seed + 1)
         self.eval_random.state.assign(fresh.state)
         return super().evaluate(*args, **kwargs)
 
     def export(self, *args, **kwargs):
-        """Raises an `InputError`: what is used are the networks that it trains."""
-        raise InputError("a ConvBertForPreTraining is there to be trained. Export what "
-                         "from_pretrained reads of its save_pretrained")  # fmt: skip
+        """Raises an `InputError`."""
+        raise InputError(
+            "a ConvBertForPreTraining cannot be exported: call save_pretrained, then export the "
+            "models that from_pretrained returns"
+        )
 
     def saved_models(self) -> dict[str, tuple]:
-        """The `save_pretrained` directories of this objective.
-
-        Returns:
-            Directory name → (configuration, tensors, architecture).
-        """
+        """Returns (configuration, tensors, architecture) by name of `save_pretrained` directory."""
         if self.discriminator is None:
             model = self.generator
             return {"encoder": (model.config, model.tensors(), model.architecture)}
@@ -357,8 +356,8 @@ class ConvBertForPreTraining(TrainableModel):
         """Writes each network as a Hugging Face directory below `directory`.
 
         Returns:
-            The directories' paths: `discriminator`, and `generator` where it is a network of its
-            own; `encoder` for masked language modeling.
+            The directories' paths: `discriminator`, and `generator` if it is a separate network; or
+            `encoder` for masked language modeling.
         """
         paths = []
         for name, (config, tensors, architecture) in self.saved_models().items():
@@ -367,7 +366,7 @@ class ConvBertForPreTraining(TrainableModel):
         return paths
 
     def tensors(self) -> list[pretrained.Tensor]:
-        """Every weight once, with its name in the original's checkpoints as `tf1_name`."""
+        """Returns every weight once, with its name in the original's checkpoints."""
         if self.discriminator is None:
             return self.generator.tensors()
         rows = self.discriminator.tensors()
@@ -382,9 +381,9 @@ class ConvBertForPreTraining(TrainableModel):
             head = self.generator.head
         return rows + (pretrained.masked_lm_tensors(head) if head is not None else [])
 
+    @override
     def get_config(self):
-        """Arguments of the constructor."""
-        fields = {name: getattr(self, name) for name in ("config", "objective", "special")}
-        as_dicts = {name: dataclasses.asdict(value) for name, value in fields.items()}
+        names = ("config", "objective", "special")
+        parts = {name: dataclasses.asdict(getattr(self, name)) for name in names}
         numbers = {name: getattr(self, name) for name in ("seed", "gradient_accumulation_steps")}
-        return super().get_config() | as_dicts | numbers
+        return super().get_config() | parts | numbers

@@ -11,15 +11,14 @@ from collections.abc import Callable
 import keras
 from absl import logging
 from tqdm import tqdm
+from typing_extensions import override
 
 from common import files
 from common.console import progress_bar
 
 
 class StepsCallback(keras.callbacks.Callback):
-    """Counts steps over a whole run, whatever `steps_per_execution` is.
-
-    Subclasses define `on_steps`.
+    """Counts steps over a whole run, for any `steps_per_execution`; subclasses define `on_steps`.
 
     Args:
         first_step: updates done before this `fit`.
@@ -31,16 +30,18 @@ class StepsCallback(keras.callbacks.Callback):
         self.first_step = self.step = first_step
         self.last_step = last_step
 
+    @override
     def on_train_batch_end(self, batch, logs=None):
-        """One more execution is done; `batch` is the last step that it could have had."""
+        # `batch` is the last step that this execution can have contained.
         before, self.step = self.step, min(self.first_step + batch + 1, self.last_step)
         self.on_steps(before, logs)
 
     def on_steps(self, before: int, logs: dict[str, float]) -> None:
-        """The steps `before + 1` to `self.step` are done; `logs` are means since the last reset."""
+        """Handles the steps `before + 1` to `self.step`; `logs` are means since the last reset."""
+        raise NotImplementedError
 
     def is_due(self, before: int, every: int) -> bool:
-        """Whether what happens every so many steps, and at the last one, is to happen now."""
+        """Whether these steps include a multiple of `every`, or the run's last step."""
         return self.step // every > before // every or self.step == self.last_step
 
 
@@ -48,50 +49,47 @@ class CheckFinite(StepsCallback):
     """Ends the run when the loss is no longer finite.
 
     Args:
-        error: makes what is raised, from the first and the last step that can be the cause.
-        first_step: updates done before this `fit`.
-        last_step: updates done when the run is finished.
+        error: creates the exception from the first and last step that can be the cause.
+        **interval: see `StepsCallback`.
     """
 
-    def __init__(self, error: Callable[[int, int], Exception], first_step: int, last_step: int):
-        super().__init__(first_step, last_step)
+    def __init__(self, error: Callable[[int, int], Exception], **interval: int):
+        super().__init__(**interval)
         self.error = error
 
+    @override
     def on_steps(self, before, logs):
-        """A mean since the last reset is not finite from the first such loss on."""
-        if not math.isfinite(logs["loss"]):
+        if not math.isfinite(logs["loss"]):  # one such loss makes the mean since the reset so
             raise self.error(before + 1, self.step)
 
 
 class SaveCheckpoints(StepsCallback):
-    """Calls `save()` every `every` steps, at the last step, and when the run is to stop.
+    """Calls `save()` every `every` steps, at the last step, and when the run is asked to stop.
 
     Args:
-        save: writes whatever a checkpoint consists of, and returns where.
+        save: writes a checkpoint and returns its path.
         every: steps between two calls.
-        first_step: updates done before this `fit`.
-        last_step: updates done when the run is finished.
-        stop_requested: once it says so, the state is saved and `fit` ends.
+        stop_requested: once it returns true, the state is saved and `fit` ends.
         ask_every: steps between two calls of `stop_requested`.
+        **interval: see `StepsCallback`.
     """
 
     def __init__(
         self,
         save: Callable[[], str],
         every: int,
-        first_step: int,
-        last_step: int,
         stop_requested: Callable[[], bool] = lambda: False,
         ask_every: int = 1,
+        **interval: int,
     ):
-        super().__init__(first_step, last_step)
+        super().__init__(**interval)
         self.save = save
         self.every = every
         self.stop_requested = stop_requested
         self.ask_every = ask_every
 
+    @override
     def on_steps(self, before, logs):
-        """Saves where it is due."""
         stop = self.is_due(before, self.ask_every) and self.stop_requested()
         if stop or self.is_due(before, self.every):
             _ = self.model  # on JAX, this brings the variables up to date
@@ -101,21 +99,18 @@ class SaveCheckpoints(StepsCallback):
 
 
 class TrainingLog(StepsCallback):
-    """A progress bar, a JSON line every `every` steps, and the same numbers to `write_scalars`.
+    """Shows a progress bar, and logs metrics to a JSONL file and to `write_scalars`.
 
-    A line has the means since the line before it; the first one is of the first step alone (of
-    the first execution, if that is several). Tokens per second count every place of a batch,
-    padding included.
+    A line has the means since the line before; the first line covers the first step only (or the
+    first execution, if that has several steps). Tokens per second include padding.
 
     Args:
-        path: of the JSONL file, appended to. Lines from `first_step` on are dropped first: a
-            resumed run writes them again. None writes and shows nothing: for all processes of a
-            run but one.
-        write_scalars: called with (step, {name: value}); TensorBoard's part.
+        path: the JSONL file, appended to. Lines after `first_step` are dropped first, because a
+            resumed run writes them again. None disables all output, for all processes but one.
+        write_scalars: called with (step, {name: value}), for TensorBoard.
         tokens_per_step: B · T.
         every: steps between two lines.
-        first_step: updates done before this `fit`.
-        last_step: updates done when the run is finished.
+        **interval: see `StepsCallback`.
     """
 
     def __init__(
@@ -125,22 +120,21 @@ class TrainingLog(StepsCallback):
         *,
         tokens_per_step: int,
         every: int,
-        first_step: int,
-        last_step: int,
+        **interval: int,
     ):
-        super().__init__(first_step, last_step)
+        super().__init__(**interval)
         self.path = path
         self.write_scalars = write_scalars
         self.tokens_per_step = tokens_per_step
         self.every = every
-        self.logged_step = first_step
+        self.logged_step = self.first_step
         self.bar = None
         self.started = time.monotonic()
         if path:
-            drop_lines_after(path, first_step)
+            drop_lines_after(path, self.first_step)
 
+    @override
     def on_train_begin(self, logs=None):
-        """The bar starts where the run does."""
         self.bar = progress_bar(
             self.last_step,
             "pre-training",
@@ -150,8 +144,8 @@ class TrainingLog(StepsCallback):
         )
         self.logged_time = time.monotonic()
 
+    @override
     def on_steps(self, before, logs):
-        """Writes a line where one is due."""
         self.bar.update(self.step - before)
         first = before == self.first_step
         if first or self.is_due(before, self.every):
@@ -181,11 +175,11 @@ class TrainingLog(StepsCallback):
             self.write_scalars(self.step, {k: v for k, v in line.items() if k != "step"})
 
     def write_evaluation(self, scores: dict[str, float], seconds: float) -> None:
-        """Writes a line of its own for an evaluation at this step.
+        """Writes a separate line for an evaluation at this step.
 
         Args:
-            scores: by their names in the log.
-            seconds: that it took, which are not training's.
+            scores: values by their names in the log.
+            seconds: the evaluation's duration, which does not count as training time.
         """
         self._record({"step": self.step} | scores | {"eval_seconds": round(seconds, 1)})
         self.logged_time += seconds
@@ -194,23 +188,19 @@ class TrainingLog(StepsCallback):
         tqdm.write(f"step {self.step}: {shown}", file=sys.stderr)
 
     def close(self) -> None:
-        """Ends the bar where it got to; what is printed next has a line of its own."""
+        """Ends the progress bar, so that further output starts on a new line."""
         if self.bar is not None:
             self.bar.close()
 
 
 def append_line(path: str, line: dict) -> None:
-    """Adds an object to a JSONL log.
-
-    Raises:
-        WriteError: the disk is full, or similar.
-    """
+    """Appends an object to a JSONL log; a failed write is a `WriteError`."""
     with files.write_errors_named(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def drop_lines_after(path: str, step: int) -> None:
-    """Removes from a JSONL log the lines of later steps, and a last line cut in half."""
+    """Removes lines of later steps, and an incomplete last line, from a JSONL log."""
     if not os.path.exists(path):
         return
     with open(path, encoding="utf-8") as file:
@@ -220,7 +210,7 @@ def drop_lines_after(path: str, step: int) -> None:
         try:
             line = json.loads(text)
         except ValueError:
-            logging.warning("%s: dropped a line that is not JSON: %.60r", path, text)
+            logging.warning("%s: dropped an incomplete line: %.60r", path, text)
             continue
         if line["step"] <= step:
             kept.append(text)
@@ -230,6 +220,6 @@ def drop_lines_after(path: str, step: int) -> None:
 
 
 def peak_memory_mb() -> int:
-    """The most memory this process has held, in MB (ru_maxrss is in kB, on macOS in bytes)."""
+    """Returns this process's peak memory in MB (ru_maxrss is in kB, on macOS in bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1_000_000 if sys.platform == "darwin" else 1000)

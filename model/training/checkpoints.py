@@ -1,4 +1,4 @@
-"""Training states on the disk: what a run needs to go on exactly where it was."""
+"""Training checkpoints: everything that a run needs to resume exactly where it stopped."""
 
 import dataclasses
 import json
@@ -17,18 +17,18 @@ from common.errors import InputError
 
 
 class DamagedStateError(ValueError):
-    """A training state that is not what was saved."""
+    """A training state differs from what was saved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """A training state as read from the disk.
+    """A training state read from disk.
 
     Args:
         path: its directory.
         step: updates done.
-        hparams: of the run that saved it.
-        arrays: every variable's value, by a stable name.
+        hparams: the hyper-parameters of the run that saved it.
+        arrays: all variables' values, by the names of `state_variables`.
     """
 
     path: str
@@ -40,32 +40,32 @@ class TrainingState:
         """Sets every variable of a compiled model to this state, or none.
 
         Raises:
-            InputError: it is of another model.
+            InputError: the state belongs to another model.
         """
         variables = state_variables(model)
         expected = {name: tuple(variable.shape) for name, variable in variables.items()}
         found = {name: array.shape for name, array in self.arrays.items()}
-        if expected != found:
-            differing = sorted(
-                name for name in expected | found if expected.get(name) != found.get(name)
-            )
-            name = differing[0]
+        names = sorted(expected | found)
+        different = [name for name in names if expected.get(name) != found.get(name)]
+        if different:
+            name = different[0]
             raise InputError(
-                f"{self.path} is of another model: {name} is {found.get(name, 'missing')} there "
-                f"and {expected.get(name, 'missing')} here ({len(differing)} such differences)"
+                f"{self.path} belongs to another model: the shape of `{name}` is "
+                f"{found.get(name, 'missing')} there and {expected.get(name, 'missing')} in this "
+                f"model ({len(different)} such differences)"
             )
         for name, variable in variables.items():
             variable.assign(self.arrays[name])
 
 
 class TrainingCheckpoints:
-    """A run's training states: parameters, optimizer, step and random states, by step.
+    """A run's training states by step: parameters, optimizer, step and random states.
 
-    Each is a directory `step_N` with `state.safetensors` and `state.json`, which has a hash of the
-    former. It is written under another name and renamed when all of it is on the disk.
+    A state is a directory `step_N` with `state.safetensors`, and `state.json` with its hash. It is
+    written under a temporary name, and renamed once all of it is on disk.
 
     Args:
-        directory: of the run's checkpoints.
+        directory: the directory for the run's checkpoints.
         keep: how many to keep; older ones are deleted.
     """
 
@@ -73,24 +73,24 @@ class TrainingCheckpoints:
         self.directory = directory
         self.keep = keep
         self.last_good: str | None = None
-        """The newest that was read, or saved, by this object."""
+        """The newest checkpoint that this object has read or saved."""
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, ascending."""
+        """Returns the steps of all checkpoints, ascending."""
         return sorted(int(name.removeprefix("step_")) for name in self._names(r"step_\d+"))
 
     def path(self, step: int) -> str:
-        """The directory of the checkpoint of `step`."""
+        """Returns the checkpoint's directory."""
         return os.path.join(self.directory, f"step_{step}")
 
     def save(self, model: keras.Model, hparams: dict) -> str:
-        """Writes the state of a compiled model, and deletes what is older than the last `keep`.
+        """Writes the state of a compiled model, and deletes all but the last `keep` checkpoints.
 
         Returns:
             The checkpoint's path.
 
         Raises:
-            WriteError: the disk is full, or similar. What was there before is as it was.
+            WriteError: the disk is full, or similar. Earlier checkpoints are unchanged.
         """
         step = int(model.optimizer.iterations.numpy())
         path = self.path(step)
@@ -100,7 +100,7 @@ class TrainingCheckpoints:
             with files.atomic_directory(path) as temporary:
                 _write(temporary, model, {"step": step, "hparams": hparams})
             self.last_good = path
-            # Later ones than this were damaged: the run went on from before them.
+            # Later checkpoints were damaged, and the run resumed from an earlier one.
             steps = self.steps()
             later = [other for other in steps if other > step]
             older = [other for other in steps if other <= step][: -self.keep]
@@ -109,30 +109,30 @@ class TrainingCheckpoints:
         return path
 
     def newest(self) -> TrainingState | None:
-        """Reads the newest checkpoint that is not damaged; None where there is none at all.
+        """Reads the newest undamaged checkpoint; None if there are no checkpoints.
 
         Raises:
-            InputError: all are damaged.
+            InputError: all checkpoints are damaged.
         """
         damage = []
         for step in reversed(self.steps()):
             try:
                 state = _read(self.path(step), step)
             except DamagedStateError as error:
-                logging.warning("damaged checkpoint, going on from the one before it: %s", error)
+                logging.warning("damaged checkpoint, using the one before it: %s", error)
                 damage.append(str(error))
                 continue
             self.last_good = state.path
             return state
         if damage:
             raise InputError(
-                f"every checkpoint in {self.directory} is damaged: {'; '.join(damage)}. Put one "
-                "back from a copy, or delete the directory to begin anew"
+                f"every checkpoint in {self.directory} is damaged: {'; '.join(damage)}. Restore "
+                "one from a copy, or delete the directory to start over"
             )
         return None
 
     def last_good_sentence(self) -> str:
-        """Where the run can go on from, for the end of a message."""
+        """Returns where the run can resume, as the end of a message."""
         if self.last_good is None:
             return "There is no checkpoint yet"
         return f"The last good checkpoint is {self.last_good}"
@@ -156,7 +156,7 @@ def _write(directory, model, description):
 
 
 def _read(directory, step):
-    """Reads the training state in `directory`; whatever is wrong is a DamagedStateError."""
+    """Reads the training state in `directory`; any damage raises a `DamagedStateError`."""
     description_path = os.path.join(directory, "state.json")
     path = os.path.join(directory, "state.safetensors")
     try:
@@ -164,9 +164,9 @@ def _read(directory, step):
             content = json.load(file)
         hparams, sha256 = dict(content["hparams"]), content["sha256"]
         if content["step"] != step:
-            raise DamagedStateError(f"{description_path} is of step {content['step']!r}")
+            raise DamagedStateError(f"{description_path}: `step` is {content['step']!r}")
         if files.sha256_of(path) != sha256:
-            raise DamagedStateError(f"{path} does not have the hash it was saved with")
+            raise DamagedStateError(f"the hash of {path} is not that in {description_path}")
         return TrainingState(directory, step, hparams, safetensors.numpy.load_file(path))
     except DamagedStateError:
         raise
@@ -179,19 +179,19 @@ def _read(directory, step):
 
 
 def state_variables(model: keras.Model) -> dict:
-    """Every variable that the next step depends on, by a name that is stable and unique."""
+    """Returns every variable that the next step depends on, by a stable and unique name."""
     parts = {"model": model.variables, "optimizer": model.optimizer.variables}
     state = {}
     for part, variables in parts.items():
         for i, variable in enumerate(variables):
-            # Keras numbers a process's random states, which says nothing about this model.
+            # Keras numbers random states per process, so the number may differ in the next one.
             path = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
             state[f"{part}/{i:04d}/{path}"] = variable
     return state
 
 
 def not_finite(model: keras.Model) -> str | None:
-    """The path of a weight that holds an infinity or a NaN; None where all are finite."""
+    """Returns the path of a weight with an infinity or a NaN; None if all are finite."""
     for variable in model.trainable_variables:
         if not np.isfinite(keras.ops.convert_to_numpy(variable.value)).all():
             return variable.path

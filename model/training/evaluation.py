@@ -1,25 +1,25 @@
-"""Scores on held-out text while the training goes on."""
+"""Scores on held-out text during training."""
 
 import time
 from collections.abc import Callable
 
 import keras
+from typing_extensions import override
 
 from model.training.callbacks import StepsCallback
 
 
 class PeriodicEvaluation(StepsCallback):
-    """Evaluates the model every `every` steps, and at the last one, without a trace in training.
+    """Evaluates the model every `every` steps, and at the last one, without affecting training.
 
-    Masks and samples of an evaluation come from a random state of their own, and the means that
-    the training's log is collecting are put back.
+    Evaluation has its own random state for masks and samples, and the means that the training log
+    is collecting are restored afterwards.
 
     Args:
-        evaluate: scores the model; {name: value}, or None if it gave up (see `StopEvaluation`).
+        evaluate: scores the model: {name: value}, or None if it was stopped (`StopEvaluation`).
         write: called with (scores, seconds).
         every: steps between two evaluations.
-        first_step: updates done before this `fit`.
-        last_step: updates done when the run is finished.
+        **interval: see `StepsCallback`.
     """
 
     def __init__(
@@ -27,16 +27,15 @@ class PeriodicEvaluation(StepsCallback):
         evaluate: Callable[[], dict | None],
         write: Callable[[dict, float], None],
         every: int,
-        first_step: int,
-        last_step: int,
+        **interval: int,
     ):
-        super().__init__(first_step, last_step)
+        super().__init__(**interval)
         self.evaluate = evaluate
         self.write = write
         self.every = every
 
+    @override
     def on_steps(self, before, logs):
-        """Evaluates where it is due."""
         if not self.is_due(before, self.every):
             return
         started = time.monotonic()
@@ -50,10 +49,10 @@ class PeriodicEvaluation(StepsCallback):
 
 
 class StopEvaluation(keras.callbacks.Callback):
-    """Ends an evaluation early, for a job that must end.
+    """Ends an evaluation early, in a job that must end.
 
     Args:
-        should_stop: asked after every batch.
+        should_stop: called after every batch.
     """
 
     def __init__(self, should_stop: Callable[[], bool]):
@@ -61,7 +60,7 @@ class StopEvaluation(keras.callbacks.Callback):
         self.should_stop = should_stop
         self.stopped = False
 
+    @override
     def on_test_batch_end(self, batch, logs=None):
-        """One more batch is scored."""
         if self.should_stop():
             self.model.stop_evaluating = self.stopped = True

@@ -1,6 +1,6 @@
 """The original's optimizer and schedule: Adam without bias correction, decoupled weight decay.
 
-Source: the release's model/optimization.py, and ELECTRA's layer-wise learning rates.
+Source: model/optimization.py of the release, and ELECTRA's layer-wise learning rates.
 """
 
 import itertools
@@ -9,30 +9,31 @@ import re
 
 import keras
 from keras import ops
+from typing_extensions import override
 
 from model.backends import backend
 from model.layers import fused
 
 NO_DECAY = ("gamma", "beta", "bias", "output_bias")  # LayerNorm and biases, by variable name
 
-# Numbers that are updated as one vector: few operations, but arrays (of 16 MB) that the allocator
-# keeps. It gets larger ones from the system for every step, which clears them page by page.
+# Numbers that are updated as one vector: few operations, on arrays of 16 MB. The allocator returns
+# larger arrays to the system after every step, and the system clears them again page by page.
 GROUP_SIZE = 2**22
 
-# Of the loss for float16, as Keras's LossScaleOptimizer has them.
+# For float16, as in Keras's LossScaleOptimizer.
 INITIAL_LOSS_SCALE = 2.0**15
 GROWTH_STEPS = 2000
 
 
 @keras.saving.register_keras_serializable(package="convbert")
 class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """`rate · (1 − step / steps)^power · min(1, step / warm-up)`: both factors act together.
+    """`rate · (1 − step / steps)^power · min(1, step / warm-up)`: the factors apply together.
 
     Args:
         learning_rate: the rate that both factors scale.
         num_train_steps: the rate is 0 from this step on.
-        num_warmup_steps: 0 means no warm-up, and the first step has the full rate.
-        power: of the decay.
+        num_warmup_steps: 0 means no warm-up: the first step has the full rate.
+        power: the exponent of the decay.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.power = power
 
     def __call__(self, step):
-        """The rate of the update that follows `step` updates."""
+        """Returns the rate of the update that follows `step` updates."""
         step = ops.cast(step, "float32")
-        left = 1.0 - ops.minimum(step / self.num_train_steps, 1.0)
-        rate = self.learning_rate * left**self.power
+        remaining = 1.0 - ops.minimum(step / self.num_train_steps, 1.0)
+        rate = self.learning_rate * remaining**self.power
         if self.num_warmup_steps:
             rate *= ops.minimum(step / self.num_warmup_steps, 1.0)
         return rate
 
+    @override
     def get_config(self):
-        """Arguments of the constructor."""
         names = ("learning_rate", "num_train_steps", "num_warmup_steps", "power")
         return {name: getattr(self, name) for name in names}
 
@@ -66,23 +67,22 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
 class AdamWeightDecay(keras.optimizers.Optimizer):
     """Adam without bias correction, with decoupled weight decay and clipping by global norm.
 
-    Variables of the same rate and weight decay are taken together, in groups of about `GROUP_SIZE`
-    numbers. The moments of a group live in two flat vectors, and one update is computed for all of
-    it: hundreds of small operations become a few large ones, which matters to the time a step takes
-    to trace as well as to run.
+    Variables with the same rate and weight decay are updated together, in groups of about
+    `GROUP_SIZE` numbers. The moments of a group are two flat vectors, and one update is computed
+    for all of it. A few large operations instead of hundreds of small ones make a step faster both
+    to trace and to run.
 
     Args:
         learning_rate: a number or a schedule.
-        weight_decay_rate: times the rate, times the variable; not for LayerNorm and biases.
-        layerwise_lr_decay: None, or the factor from one layer to the one below it (see
+        weight_decay_rate: multiplied by the rate and the variable; not for LayerNorm and biases.
+        layerwise_lr_decay: None, or the factor from one layer to the layer below (see
             `learning_rate_scale`).
         num_hidden_layers: of the encoder; needed with `layerwise_lr_decay`.
-        clip_norm: the most that the gradients' global norm may be.
-        dynamic_loss_scale: multiply the loss for its gradients' sake, as float16 needs it, by a
-            number that is halved when they overflow and doubled after `GROWTH_STEPS` steps
-            without. A step whose gradients overflow changes no weight and no moment, but counts
-            as a step: Keras's own wrapper would not count it, and what was read of the data would
-            no longer follow from the step.
+        clip_norm: the maximum global norm of the gradients.
+        dynamic_loss_scale: scale the loss, as float16 gradients need. The scale is halved when they
+            overflow and doubled after `GROWTH_STEPS` steps without an overflow. A step that
+            overflows changes no weight and no moment, but counts as a step. Keras's wrapper would
+            not count it, and the step would no longer determine the position in the data.
     """
 
     def __init__(
@@ -110,14 +110,14 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         self.clip_norm = clip_norm
         self.dynamic_loss_scale = dynamic_loss_scale
 
+    @override
     def build(self, variables):
-        """Creates the two moments of each group, as long as all of its `variables` together."""
         if self.built:
             return
         super().build(variables)
-        # Positions in `variables`, because Keras counts every variable in an attribute of the
-        # optimizer as the optimizer's own: it would save the weights twice, and JAX would donate
-        # their buffers twice.
+        # Groups hold indices, because Keras treats every variable in an attribute of the optimizer
+        # as the optimizer's own: it would save the weights twice, and JAX would donate their
+        # buffers twice.
         self.groups = self._grouped(variables)
         self.first_moments, self.second_moments = (
             [
@@ -142,12 +142,12 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                 shape=(), initializer="zeros", dtype="int32", name="finite_steps"
             )
 
+    @override
     def scale_loss(self, loss):
-        """Keras calls it on a step's loss, before the gradients are taken."""
         return loss * self.loss_scale if self.dynamic_loss_scale else super().scale_loss(loss)
 
     def _grouped(self, variables) -> list[list[int]]:
-        """Groups of at most `GROUP_SIZE` numbers, or one variable, that are updated alike."""
+        """Groups variables with the same update, up to `GROUP_SIZE` numbers or one variable."""
         groups = {}
         for i, variable in enumerate(variables):
             key = (self.learning_rate_scale(variable), variable.name in NO_DECAY)
@@ -161,7 +161,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         return [[self._trainable_variables[i] for i in group] for group in self.groups]
 
     def moments(self) -> list[tuple]:
-        """For every variable, in the order of `build`: (first, second), in its own shape."""
+        """Returns (first, second) for each variable of `build`, in the variable's shape."""
         found = {}
         groups = self._variables_by_group()
         for group, *moments in zip(groups, self.first_moments, self.second_moments, strict=True):
@@ -170,12 +170,12 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         return [found[id(variable)] for variable in self._trainable_variables]
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        """One update of every variable; Keras calls it with the gradients of a step."""
+        """Updates every variable; Keras calls it with the gradients of a step."""
         given = {
             id(variable): gradient
             for gradient, variable in zip(grads, trainable_variables, strict=True)
         }
-        # Replicas then make the same update, each to its own copy of the variables.
+        # After this sum, all replicas make the same update to their copies of the variables.
         groups = self._variables_by_group()
         gradients = [backend.sum_over_replicas(_joined(group, given)) for group in groups]
         if self.dynamic_loss_scale:
@@ -204,7 +204,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             self._adapt_loss_scale(finite)
 
     def _adapt_loss_scale(self, finite):
-        """Halves the scale after gradients that were not finite; doubles it now and then."""
+        """Halves the scale if the gradients were not finite; doubles it every `GROWTH_STEPS`."""
         scale, steps = self.loss_scale.value, self.finite_steps.value
         steps = ops.where(finite, steps + 1, 0)
         grows = steps >= GROWTH_STEPS
@@ -213,15 +213,15 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         self.finite_steps.assign(ops.where(grows, 0, steps))
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of the update that follows `step` updates."""
+        """Returns the learning rate of the update that follows `step` updates."""
         rate = self._learning_rate
         return float(rate(step) if callable(rate) else rate)
 
     def learning_rate_scale(self, variable) -> float:
-        """The variable's share of the learning rate: decay^(layers + 2 − depth).
+        """Returns the factor of the variable's learning rate: decay^(layers + 2 − depth).
 
         The depth is 0 for the embeddings and their projection, i + 1 for layer i, and layers + 2
-        for what is above the encoder: the top layer has decay², as in the original.
+        above the encoder: the top layer has decay², as in the original.
         """
         if self.layerwise_lr_decay is None:
             return 1.0
@@ -234,25 +234,15 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
             depth = 0
         return self.layerwise_lr_decay ** (self.num_hidden_layers + 2 - depth)
 
+    @override
     def get_config(self):
-        """Arguments of the constructor."""
-        config = super().get_config()
-        for name in (
-            "weight_decay_rate",
-            "layerwise_lr_decay",
-            "num_hidden_layers",
-            "beta_1",
-            "beta_2",
-            "epsilon",
-            "clip_norm",
-            "dynamic_loss_scale",
-        ):
-            config[name] = getattr(self, name)
-        return config
+        names = ("weight_decay_rate", "layerwise_lr_decay", "num_hidden_layers", "beta_1", "beta_2")
+        names += ("epsilon", "clip_norm", "dynamic_loss_scale")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 def _joined(group, values: dict):
-    """The arrays of a group's variables, by the variables' `id`, as one vector; zeros for none."""
+    """Joins a group's arrays, given by the variables' `id`, to one vector; None counts as zeros."""
     return ops.concatenate(
         [
             ops.reshape(ops.convert_to_tensor(values[id(variable)], dtype="float32"), (-1,))
@@ -264,14 +254,13 @@ def _joined(group, values: dict):
 
 
 def _split(vector, group) -> list:
-    """The inverse of `_joined`: each variable's part, in its shape."""
+    """Inverts `_joined`: returns each variable's part, in its shape."""
     ends = list(itertools.accumulate(map(_size, group)))[:-1]
     parts = ops.split(vector, ends) if ends else [vector]
     return [ops.reshape(part, v.shape) for part, v in zip(parts, group, strict=True)]
 
 
 def _size(variable) -> int:
-    """Number of elements."""
     return math.prod(variable.shape)
 
 
@@ -286,7 +275,7 @@ def create_optimizer(
     num_hidden_layers: int | None = None,
     dynamic_loss_scale: bool = False,
 ) -> AdamWeightDecay:
-    """The optimizer of pre-training and, with `layerwise_lr_decay`, of fine-tuning."""
+    """Creates the optimizer of pre-training or, with `layerwise_lr_decay`, of fine-tuning."""
     schedule = WarmupPolynomialDecay(
         learning_rate, num_train_steps, num_warmup_steps, lr_decay_power
     )

@@ -325,7 +325,7 @@ def test_from_pretrained_knows_the_kind_of_question_answering(tmp_path):
         again = ConvBertForQuestionAnswering.from_pretrained(path)
         assert (again.joint_prediction, again.config.beam_size) == (joint, 7)
         assert (again.config.num_labels, again.config.id2label) == (2, None)
-        with pytest.raises(InputError, match=f"`joint_prediction` {str(joint).lower()}; asked for"):
+        with pytest.raises(InputError, match=f"`joint_prediction` .* is {str(joint).lower()}"):
             ConvBertForQuestionAnswering.from_pretrained(path, joint_prediction=not joint)
     ConvBertModel(tiny()).save_pretrained(tmp_path / "encoder")
     for joint in (False, True):
@@ -337,7 +337,7 @@ def test_from_pretrained_knows_the_kind_of_question_answering(tmp_path):
 
 def test_the_joint_head_needs_to_know_what_is_text():
     model = ConvBertForQuestionAnswering(tiny(), joint_prediction=True)
-    with pytest.raises(ValueError, match="needs `segment_ids`, 1 for the tokens of the text"):
+    with pytest.raises(ValueError, match="needs `segment_ids`"):
         model({"input_ids": np.ones((1, 4), "int32")})
 
 
@@ -381,7 +381,7 @@ def test_heads_can_share_an_encoder():
         id(variable) for variable in second.variables
     }
     assert shared == {id(variable) for variable in first.convbert.variables}
-    with pytest.raises(InputError, match="another configuration than the head: hidden_act"):
+    with pytest.raises(InputError, match="`convbert` .*: hidden_act"):
         ConvBertForSequenceClassification(tiny(hidden_act="relu"), convbert=first.convbert)
 
 

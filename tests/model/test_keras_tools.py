@@ -233,7 +233,7 @@ def test_lora_trains_updates_and_head_alone(kind, groups, tmp_path):
         keras.models.load_model(tmp_path / "model.keras"),
     ):
         np.testing.assert_array_equal(outputs_of(again, inputs)[0], trained[0])
-        assert again.optimizer is None if hasattr(again, "optimizer") else True
+        assert getattr(again, "optimizer", None) is None
         again.enable_lora(2)
 
 
@@ -305,17 +305,20 @@ def test_what_does_not_work_says_so(tmp_path):
         (lambda: model.quantize("int8", filters="layer_0"), "takes no `filters`"),
         (lambda: model.enable_lora(0), "`rank` must be a positive integer"),
         (lambda: make("linear", dtype="int8_from_float32"), "`dtype` cannot be int8_from_float32"),
-        (lambda: make("pre-training").quantize("int8"), "cannot be quantized: save it"),
-        (lambda: make("pre-training").export(tmp_path), "there to be trained"),
+        (
+            lambda: make("pre-training").quantize("int8"),
+            "ConvBertForPreTraining cannot be quantized",
+        ),
+        (lambda: make("pre-training").export(tmp_path), "cannot be exported"),
         (lambda: JointModel({"a": model}).save(tmp_path / "a.keras"), "save each of its heads"),
-        (lambda: compiled(make("linear")).enable_lora(2), "call enable_lora before compile"),
+        (lambda: compiled(make("linear")).enable_lora(2), "enable_lora before compile"),
     ):
         with pytest.raises(InputError, match=message):
             call()
     model.enable_lora(2)
-    with pytest.raises(InputError, match="has low-rank updates already"):
+    with pytest.raises(InputError, match="already has low-rank updates"):
         model.enable_lora(2)
-    with pytest.raises(InputError, match="merge the low-rank updates before"):
+    with pytest.raises(InputError, match="merge the low-rank updates"):
         model.quantize("int8")
     model = make("linear")
     model.quantize("int8")

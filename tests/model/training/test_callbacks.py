@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_is_noticed():
 
 
 def test_another_model_is_refused(run):
-    with pytest.raises(InputError, match=r"is of another model: .* differences\)"):
+    with pytest.raises(InputError, match=r"belongs to another model: .*`model/.* differences\)"):
         run[2].newest().restore(compiled(linear_groups=1))
 
 
