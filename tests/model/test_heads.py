@@ -381,7 +381,7 @@ def test_heads_can_share_an_encoder():
         id(variable) for variable in second.variables
     }
     assert shared == {id(variable) for variable in first.convbert.variables}
-    with pytest.raises(InputError, match="`convbert` .*: hidden_act"):
+    with pytest.raises(InputError, match=r"`convbert` .*: hidden_act"):
         ConvBertForSequenceClassification(tiny(hidden_act="relu"), convbert=first.convbert)
 
 

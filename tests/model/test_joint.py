@@ -158,7 +158,7 @@ def test_layers_and_heads_have_their_own_learning_rates():
 
 def test_heads_that_cannot_be_joined_are_named():
     first = ConvBertForSequenceClassification(config())
-    with pytest.raises(InputError, match="rte: .*`convbert`"):
+    with pytest.raises(InputError, match=r"rte: .*`convbert`"):
         JointModel({"cola": first, "rte": ConvBertForSequenceClassification(config())})
     with pytest.raises(InputError, match="swag: multiple choice"):
         JointModel({"swag": ConvBertForMultipleChoice(config(), convbert=first.convbert)})
