@@ -56,8 +56,7 @@ def biased_activation(name: str):
     """A `hidden_act` as a function of inputs [B, T, C] and a bias [C], added first."""
     if name in ("gelu", "gelu_new"):
         return lambda x, bias: fused.gelu(x, bias, approximate=name == "gelu_new")
-    function = activation(name)
-    return lambda x, bias: function(x + bias)
+    return lambda x, bias: keras.activations.get(name)(x + bias)
 
 
 class ConfiguredLayer(keras.layers.Layer):
@@ -73,28 +72,14 @@ class ConfiguredLayer(keras.layers.Layer):
         layer.build((None, None, width))
         return layer
 
-    def dense(self, inputs: int, units: int, name: str) -> keras.layers.Dense:
+    def dense(self, inputs: int, units: int, name: str, groups: int = 1) -> keras.layers.Layer:
         """A dense layer from `inputs` to `units` features, with BERT's initializer."""
-        layer = keras.layers.Dense(
-            units,
-            kernel_initializer=truncated_normal(self.config.initializer_range),
-            name=name,
-            dtype=self.dtype_policy,
-        )
-        layer.build((None, None, inputs))
-        return layer
-
-    def feed_forward_dense(self, inputs: int, units: int, name: str) -> keras.layers.Layer:
-        """A dense layer of the feed-forward block: grouped if `linear_groups` is above 1."""
-        if self.config.linear_groups == 1:
-            return self.dense(inputs, units, name)
-        layer = GroupedDense(
-            units,
-            self.config.linear_groups,
-            kernel_initializer=truncated_normal(self.config.initializer_range),
-            name=name,
-            dtype=self.dtype_policy,
-        )
+        initializer = truncated_normal(self.config.initializer_range)
+        options = {"kernel_initializer": initializer, "name": name, "dtype": self.dtype_policy}
+        if groups == 1:
+            layer = keras.layers.Dense(units, **options)
+        else:
+            layer = GroupedDense(units, groups, **options)
         layer.build((None, None, inputs))
         return layer
 

@@ -22,9 +22,10 @@ class EncoderLayer(ConfiguredLayer):
         self.attention.build((None, None, hidden))
         self.attention_output = self.dense(mixed, hidden, "attention_output")
         self.attention_norm = self.layer_norm("attention_norm", hidden)
-        self.intermediate = self.feed_forward_dense(hidden, intermediate, "intermediate")
+        groups = config.linear_groups
+        self.intermediate = self.dense(hidden, intermediate, "intermediate", groups)
         self.activation = biased_activation(config.hidden_act)
-        self.output_dense = self.feed_forward_dense(intermediate, hidden, "output_dense")
+        self.output_dense = self.dense(intermediate, hidden, "output_dense", groups)
         self.output_norm = self.layer_norm("output_norm", hidden)
         self.dropouts = [
             Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy) for _ in range(2)

@@ -121,11 +121,8 @@ def layer_norm(x, gamma, beta, epsilon: float):
             scaled = upstream * gamma
             along = ops.mean(scaled * normal, axis=-1, keepdims=True)
             inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - normal * along
-            return (
-                inner * inverse,
-                backend.bias_gradient(upstream * normal),
-                backend.bias_gradient(upstream),
-            )
+            gamma_gradient = backend.bias_gradient(upstream * normal)
+            return inner * inverse, gamma_gradient, backend.bias_gradient(upstream)
 
         return normal * gamma + beta, gradient
 
@@ -138,12 +135,10 @@ def dropout(x, rate: float, seed_generator):
         return keras.random.dropout(x, rate, seed=seed_generator)
     kept, scale = _kept(x.shape, rate, seed_generator), 1.0 / (1.0 - rate)
 
-    def apply(x):
-        return backend.compiled(_select)(x, kept, scale), lambda upstream: backend.compiled(
-            _select
-        )(upstream, kept, scale)
+    def select(x):
+        return backend.compiled(_select)(x, kept, scale)
 
-    return backend.custom_gradient(apply, x)
+    return backend.custom_gradient(lambda x: (select(x), select), x)
 
 
 def add_dropped(residual, x, bias, rate: float, seed_generator):
@@ -154,10 +149,8 @@ def add_dropped(residual, x, bias, rate: float, seed_generator):
     if not applies(residual, x, bias):
         x += bias
         return residual + (keras.random.dropout(x, rate, seed=seed_generator) if rate else x)
-    if not rate:
-        kept, scale = (), 1.0
-    else:
-        kept, scale = (_kept(x.shape, rate, seed_generator),), 1.0 / (1.0 - rate)
+    kept = (_kept(x.shape, rate, seed_generator),) if rate else ()
+    scale = 1.0 / (1.0 - rate)
 
     def apply(residual, x, bias):
         def gradient(upstream):

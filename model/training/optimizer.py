@@ -269,20 +269,11 @@ def create_optimizer(
     num_train_steps: int,
     num_warmup_steps: int = 0,
     *,
-    weight_decay_rate: float = 0.01,
     lr_decay_power: float = 1.0,
-    layerwise_lr_decay: float | None = None,
-    num_hidden_layers: int | None = None,
-    dynamic_loss_scale: bool = False,
+    **options,
 ) -> AdamWeightDecay:
-    """Creates the optimizer of pre-training or, with `layerwise_lr_decay`, of fine-tuning."""
+    """Creates the optimizer of pre-training and fine-tuning; `options` are `AdamWeightDecay`'s."""
     schedule = WarmupPolynomialDecay(
         learning_rate, num_train_steps, num_warmup_steps, lr_decay_power
     )
-    return AdamWeightDecay(
-        schedule,
-        weight_decay_rate=weight_decay_rate,
-        layerwise_lr_decay=layerwise_lr_decay,
-        num_hidden_layers=num_hidden_layers,
-        dynamic_loss_scale=dynamic_loss_scale,
-    )
+    return AdamWeightDecay(schedule, **options)
