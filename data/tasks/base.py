@@ -1,8 +1,4 @@
-"""The interface of every kind of task, as finetune.py uses it.
-
-Each kind of task is a subclass of `Task`; see `data.tasks.registry`. A task is an instance of one:
-a row of a table, or a user's JSON file.
-"""
+"""The interface of all tasks. Each kind of task is a subclass of `Task`; see `registry`."""
 
 import abc
 import dataclasses
@@ -25,22 +21,19 @@ class Task(abc.ABC):
         metrics: names of the scores. Summaries show the first.
         files: paths by split, of files that are not in the task's folder.
         test_splits: the splits to write predictions for.
+        more_dev_splits: the optional splits to score besides "dev".
     """
 
     name: str
     metrics: tuple[str, ...]
     files: Mapping[str, str] = dataclasses.field(default_factory=dict, kw_only=True)
     test_splits: tuple[str, ...] = dataclasses.field(default=("test",), kw_only=True)
+    more_dev_splits: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     architecture: ClassVar[str]  # the model's class in `model`
     endings: ClassVar[tuple[str, ...]]  # of the names of its files
     predicts_dev: ClassVar[bool] = False  # whether to write predictions for dev splits, too
     file_hint: ClassVar[str] = ""  # ends the message about a missing file
-
-    @property
-    def more_dev_splits(self) -> tuple[str, ...]:
-        """The optional splits to score besides "dev"."""
-        return ()
 
     def paths(self, directory: str, split: str) -> list[str]:
         """The paths where a split's file may be; `directory` holds the tasks' folders."""
@@ -49,7 +42,7 @@ class Task(abc.ABC):
         return [os.path.join(directory, self.name, split + ending) for ending in self.endings]
 
     def complete(self, directory: str) -> "Task":
-        """The task with what only its training file can tell, such as the labels; see `load`."""
+        """The task with what it takes from its training file, such as the labels; see `load`."""
         return self
 
     @abc.abstractmethod
@@ -60,7 +53,7 @@ class Task(abc.ABC):
         """Reads a split that must exist.
 
         Args:
-            directory: the folder that holds the tasks' folders, `$DATA_DIR/finetuning_data`.
+            directory: `$DATA_DIR/finetuning_data`, the folder of the tasks' folders.
             split: "train", "dev", or one of `more_dev_splits` and `test_splits`.
 
         Raises:

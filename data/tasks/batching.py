@@ -138,9 +138,8 @@ def training_batches(
     """Shuffled batches `(inputs, targets)` of all epochs, of examples of similar lengths.
 
     Each epoch's random order is cut into pools of `POOL_BATCHES` batches. Each pool is sorted by
-    length, and its batches are shuffled. Batches may span two epochs, so only the very last batch
-    can be smaller. (The original drops the end of each epoch, and shuffles within a window of 100
-    examples.)
+    length, and its batches are shuffled. Batches may span epochs, so only the last can be smaller.
+    (The original drops the end of each epoch, and shuffles within a window of 100 examples.)
 
     Args:
         features: the training set.
@@ -148,8 +147,8 @@ def training_batches(
         num_epochs: passes over the training set.
         seed: of the order.
         pad_to_max: pad every batch to `features.max_seq_length`, and do not sort.
-        bucket_lengths: round lengths to few values, for a model that is compiled for every length;
-            see `padded_length`.
+        bucket_lengths: use few lengths, since a model may be compiled for each; see
+            `padded_length`.
     """
     count, total = len(features), num_training_examples(len(features), num_epochs)
     epochs = range(math.ceil(total / count))
@@ -323,9 +322,8 @@ def join_features(features: dict[str, Features]) -> Features:
             key = f"{name}.{output}" if is_dict else name
             targets[key] = spread(position, array, IGNORED if part.is_token_level(array) else 0)
             weights[key] = spread(position, np.ones(len(part), np.float32), 0)
-        for input_name, array in part.inputs.items():
-            column = spread(position, array, 0)
-            inputs[input_name] = inputs[input_name] + column if input_name in inputs else column
+        for key, array in part.inputs.items():
+            inputs[key] = inputs.get(key, 0) + spread(position, array, 0)
     lengths = np.concatenate([np.diff(part.row_splits) for part in parts])
     return Features(
         np.concatenate([part.input_ids for part in parts]),

@@ -77,11 +77,7 @@ class TextExamples(Examples):
 
 
 def parse_text(value: Any, where: str) -> str:
-    """Checks that a value is a text with something in it.
-
-    Args:
-        value: a cell of a table, or a field of a JSON object.
-        where: its column or field, for messages.
+    """Checks that a value, which messages call `where`, is a text.
 
     Raises:
         InputError: it is not a string, blank, or not valid Unicode; without file and line.

@@ -1,13 +1,12 @@
 """The nine GLUE tasks as rows of one table.
 
 Columns, label orders and headers are those of GLUE's own files, as in the original's
-finetune/classification/classification_tasks.py. No field is quoted: a quote is a character of the
-text. (MRPC's test file has quotes doubled as in CSV. They stay as they are.)
+finetune/classification/classification_tasks.py. MRPC's test file has quotes doubled as in CSV; they
+are kept, since no field is quoted.
 """
 
 import dataclasses
 import os
-from collections.abc import Mapping
 
 from typing_extensions import override
 
@@ -26,12 +25,12 @@ class GlueTask(ClassificationTask):
 
     Args:
         glue_name: GLUE's own name of the folder.
-        dev_files: for each dev split, the name of its file without `.tsv`. "dev" is the first.
+        dev_file: the name of the dev file, without `.tsv`.
         test_columns: the columns of the texts in test files; None for `text_columns`.
     """
 
     glue_name: str
-    dev_files: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"dev": "dev"})
+    dev_file: str = "dev"
     test_columns: tuple[Column, ...] | None = None
     labels: tuple[str, ...] = ("0", "1")
     may_be_wider: bool = True  # a few rows have an extra tab
@@ -43,13 +42,8 @@ class GlueTask(ClassificationTask):
         folders = [self.name, self.glue_name]
         if split == "diagnostic":
             folders.append("diagnostic")  # a separate folder in GLUE's download
-        file_name = self.dev_files.get(split, split) + ".tsv"
+        file_name = (self.dev_file if split == "dev" else split) + ".tsv"
         return [os.path.join(directory, folder, file_name) for folder in folders]
-
-    @property
-    @override
-    def more_dev_splits(self) -> tuple[str, ...]:
-        return tuple(self.dev_files)[1:]
 
     @override
     def has_header(self, split: str) -> bool:
@@ -64,21 +58,16 @@ class GlueTask(ClassificationTask):
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
-_STS = {
-    "glue_name": "STS-B",
-    "test_columns": (-2, -1),
-    "labels": (),
-    "problem_type": REGRESSION,
-    "score_range": (0.0, MAX_SCORE),
-    "unordered": True,
-}
+_SCORES = {"labels": (), "problem_type": REGRESSION, "score_range": (0.0, MAX_SCORE)}
+_STS = _SCORES | {"glue_name": "STS-B", "test_columns": (-2, -1), "unordered": True}
 # In GLUE's train file a few questions contain a line break, which cuts the row in two, and two rows
 # have an empty second question.
 _QQP = {"glue_name": "QQP", "test_columns": (1, 2), "max_damaged_share": MAX_DAMAGED_SHARE}
 _MNLI = {
     "glue_name": "MNLI",
     "labels": ("contradiction", "entailment", "neutral"),
-    "dev_files": {"dev": "dev_matched", "dev_mismatched": "dev_mismatched"},
+    "dev_file": "dev_matched",
+    "more_dev_splits": ("dev_mismatched",),
     "test_splits": ("test_matched", "test_mismatched", "diagnostic"),
 }
 

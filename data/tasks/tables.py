@@ -121,10 +121,8 @@ def read_table(
         header = [cell.strip() for cell in rows.pop(0)[1]]
         numbers = [_find(path, header, column) for column in columns]
         width = len(header)
-    elif rows and not may_be_wider:
-        width = len(rows[0][1])
-    if rows:
-        width = max(width, max(numbers) + 1)
+    elif rows:
+        width = max(max(numbers) + 1, 0 if may_be_wider else len(rows[0][1]))
     labels = [
         f'column "{column}"' if isinstance(column, str) else f"column {number + 1}"
         for column, number in zip(columns, numbers, strict=True)
@@ -152,8 +150,7 @@ def write_predictions(path: str, answers: Iterable[str], logits: np.ndarray) -> 
     """Writes a TSV file with one row per example: its index, its answer and its logits."""
     lines = ["index\tprediction\tlogits"]
     for index, (answer, row) in enumerate(zip(answers, logits, strict=True)):
-        numbers = " ".join(f"{number:.6f}" for number in row)
-        lines.append(f"{index}\t{answer}\t{numbers}")
+        lines.append(f"{index}\t{answer}\t{' '.join(f'{number:.6f}' for number in row)}")
     write_text(path, "\n".join(lines) + "\n")
 
 

@@ -16,13 +16,11 @@ def is_column(value: Any) -> bool:
     return (isinstance(value, str) and value != "") or (type(value) is int and value >= 1)
 
 
-def is_list(
-    value: Any, is_item: Callable[[Any], bool], least: int, most: int | None = None
-) -> bool:
+def is_list(value: Any, is_item: Callable[[Any], bool], least: int, most: int = 10**9) -> bool:
     """Whether a value is a list of `least` to `most` different items."""
     return (
         isinstance(value, list)
-        and least <= len(value) <= (most or len(value))
+        and least <= len(value) <= most
         and all(map(is_item, value))
         and len(set(value)) == len(value)
     )
@@ -55,10 +53,7 @@ LABELS = (
     lambda value: is_list(value, is_label, 2),
     "a list of two or more different strings, without spaces around them",
 )
-METRIC_NAMES = (
-    lambda value: is_list(value, lambda item: isinstance(item, str), 1),
-    "a list of names",
-)
+METRIC_NAMES = (lambda value: is_list(value, is_label, 1), "a list of names")
 TRUE_OR_FALSE = (lambda value: isinstance(value, bool), "true or false")
 
 

@@ -254,10 +254,8 @@ def _unexpected(expected, cell, where):
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> ClassificationTask:
     """The task that a JSON file describes: `path` and its fields; see `registry.read_task`."""
-    fields = {"problem_type": SINGLE_LABEL} | fields
-    values, common = task_fields.read_fields(
-        path, fields, _FIELDS, ("text_columns", "label_column")
-    )
+    fields, required = {"problem_type": SINGLE_LABEL} | fields, ("text_columns", "label_column")
+    values, common = task_fields.read_fields(path, fields, _FIELDS, required)
     kind, texts = values["problem_type"], values["text_columns"]
     columns = [*(texts if isinstance(texts, list) else [texts]), values["label_column"]]
     *columns, label_column = task_fields.read_columns(path, columns, "text_columns")
@@ -282,12 +280,8 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> ClassificationTask
 def _check_together(path, values, num_texts):
     """Checks fields against each other."""
     check, kind = functools.partial(require, source=path), values["problem_type"]
-    for name, kinds in (
-        ("labels", (SINGLE_LABEL, MULTI_LABEL)),
-        ("label_delimiter", (MULTI_LABEL,)),
-        ("score_range", (REGRESSION,)),
-    ):
-        check(name not in values or kind in kinds, name, f"absent for {kind}", values.get(name))
+    for name in _UNUSED[kind]:
+        check(name not in values, name, f"absent for {kind}", values.get(name))
     unordered = values.get("unordered")
     check(num_texts == 2 or not unordered, "unordered", "absent if there is one text", unordered)
     delimiter, labels = values.get("label_delimiter", ","), values.get("labels", [])
@@ -299,6 +293,11 @@ def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
 
 
+_UNUSED = {
+    SINGLE_LABEL: ("label_delimiter", "score_range"),
+    MULTI_LABEL: ("score_range",),
+    REGRESSION: ("labels", "label_delimiter"),
+}
 # For each field: whether a value is allowed, and what is.
 _FIELDS = {
     "problem_type": (lambda v: v in list(METRICS), "one of " + ", ".join(METRICS)),
@@ -308,10 +307,7 @@ _FIELDS = {
     ),
     "label_column": task_fields.COLUMN,
     "labels": task_fields.LABELS,
-    "label_delimiter": (
-        lambda v: isinstance(v, str) and v != "" and "\t" not in v,
-        "a string without tabs",
-    ),
+    "label_delimiter": (lambda v: isinstance(v, str) and v and "\t" not in v, "text without tabs"),
     "score_range": (
         lambda v: task_fields.is_list(v, _is_number, 2, 2) and v[0] < v[1],
         "a list of the lowest and the highest score",

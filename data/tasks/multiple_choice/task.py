@@ -99,11 +99,9 @@ class MultipleChoiceTask(Task):
         from data.tasks.batching import make_features
 
         labels = np.zeros(len(examples), np.int32) if examples.labels is None else examples.labels
-        return dataclasses.replace(
-            make_features(tokenizer, examples.as_pairs(), options.max_seq_length),
-            targets=labels,
-            rows_per_example=examples.num_choices,
-        )
+        features = make_features(tokenizer, examples.as_pairs(), options.max_seq_length)
+        count = examples.num_choices
+        return dataclasses.replace(features, targets=labels, rows_per_example=count)
 
     @override
     def saved_options(self, options: Any) -> dict[str, Any]:

@@ -48,17 +48,12 @@ class Answer(NamedTuple):
 
     def describe(self) -> list[dict[str, Any]]:
         """The candidates as JSON objects."""
-        return [
-            {
-                "text": candidate.text,
-                "probability": round(float(probability), 6),
-                "start_score": round(candidate.start_score, 6),
-                "end_score": round(candidate.end_score, 6),
-                "start": candidate.start,
-                "end": candidate.end,
-            }
-            for candidate, probability in zip(self.candidates, self.probabilities, strict=True)
-        ]
+        described = []
+        for (text, *others), probability in zip(self.candidates, self.probabilities, strict=True):
+            numbers = zip(Candidate._fields[1:], others, strict=True)
+            fields = {"text": text, "probability": round(float(probability), 6)}
+            described.append(fields | {name: round(number, 6) for name, number in numbers})
+        return described
 
 
 def find_answers(
@@ -89,10 +84,7 @@ def find_answers(
 
 
 def _owners(firsts, counts):
-    """For each token of a context, the number of the window with the most context around it.
-
-    The side with less context counts. The first of equal windows wins.
-    """
+    """The number of the window with the most context on both sides, for each token of a context."""
     tokens = np.arange(firsts[-1] + counts[-1])
     before, after = tokens - firsts[:, None], (firsts + counts - 1)[:, None] - tokens
     margins = np.minimum(before, after)

@@ -1,7 +1,6 @@
-"""Exact match and F1 of answers, as the official scripts of SQuAD and MRQA compute them.
+"""Exact match and F1 of answers, bit for bit as the official scripts compute them.
 
-All give the same numbers as those scripts, bit for bit: evaluate-v1.1.py and evaluate-v2.0.py of
-SQuAD, and mrqa_official_eval.py of the MRQA 2019 shared task.
+They are SQuAD's evaluate-v1.1.py and evaluate-v2.0.py, and MRQA 2019's mrqa_official_eval.py.
 """
 
 import re
@@ -16,16 +15,13 @@ Answers = Mapping[str, Sequence[str]]
 
 
 def normalize(answer: str) -> str:
-    """What of an answer counts: no case, ASCII punctuation, English articles, spare spaces."""
+    """An answer in lower case without ASCII punctuation, English articles and extra spaces."""
     words = _ARTICLES.sub(" ", answer.lower().translate(_WITHOUT_PUNCTUATION))
     return " ".join(words.split())
 
 
 def f1(right: str, answer: str) -> float:
-    """The harmonic mean of precision and recall of a normalized answer's words.
-
-    An answer without words has the F1 1 where the right one has none either.
-    """
+    """The F1 of the words of a normalized answer; 1 if neither it nor the right one has words."""
     right_words, words = right.split(), answer.split()
     if not right_words or not words:
         return float(right_words == words)
@@ -47,7 +43,7 @@ def evaluate(right_answers: Answers, predictions: Mapping[str, str]) -> dict[str
             answer = normalize(predictions[question])
             normal = [normalize(right) for right in rights]
             exact.append(answer in normal)
-            # Other than SQuAD 2.0's, these scripts give two answers without words an F1 of 0.
+            # Unlike SQuAD 2.0's, these scripts give two answers without words an F1 of 0.
             overlap.append(max(f1(right, answer) if right else 0.0 for right in normal))
     total = len(right_answers)
     return {"exact_match": 100.0 * sum(exact) / total, "f1": 100.0 * sum(overlap) / total}
@@ -59,18 +55,18 @@ def evaluate_with_unanswerable(
     null_odds: Mapping[str, float],
     threshold: float,
 ) -> dict[str, float]:
-    """The scores of SQuAD 2.0, in percent, under the official script's names.
+    """The scores of SQuAD 2.0, in percent, with the official script's names.
 
     Args:
-        right_answers: by question; none for one that has no answer.
-        predictions: for every question, its answer if it has one.
-        null_odds: for every question, a number that is higher the less likely it has an answer.
-        threshold: a question with higher odds is answered by "".
+        right_answers: by question; empty if it has no answer.
+        predictions: by question, its answer if it has one.
+        null_odds: by question; the higher, the less likely it has an answer.
+        threshold: the answer to a question with higher odds is "".
 
     Returns:
-        `exact` and `f1`; with the prefixes `HasAns_` and `NoAns_`, those of questions with and
-        without an answer, if there are such; and `best_exact` and `best_f1`, what the best
-        threshold would give, which is `best_exact_thresh` and `best_f1_thresh`.
+        `exact` and `f1`; the same with the prefix `HasAns_` or `NoAns_` of questions with and
+        without an answer; and `best_exact` and `best_f1`, the scores at the best thresholds, which
+        are `best_exact_thresh` and `best_f1_thresh`.
     """
     raw = {"exact": {}, "f1": {}}
     for question, rights in right_answers.items():
@@ -95,8 +91,8 @@ def evaluate_with_unanswerable(
 
 
 def _best_threshold(values, predictions, null_odds, has_answer):
-    """The best score in percent that a threshold on the odds can give, and the threshold."""
-    # With the lowest threshold no question is answered; then one after the other is.
+    """The best score in percent of any threshold on the odds, and that threshold."""
+    # Start with no question answered, and answer one more at a time.
     score = best = sum(not kind for kind in has_answer.values())
     threshold = 0.0
     for question in sorted(null_odds, key=null_odds.get):

@@ -1,8 +1,8 @@
 """Question answering's files: SQuAD's JSON and MRQA's JSON lines.
 
 A `.json` file is in the format of SQuAD 1.1 or 2.0: articles of paragraphs, each with a context and
-questions about it. A `.jsonl` or `.jsonl.gz` file is in the format of the MRQA 2019 shared task: a
-header, then one context per line.
+questions. A `.jsonl` or `.jsonl.gz` file is in the format of the MRQA 2019 shared task: a header,
+then one context per line.
 """
 
 import dataclasses
@@ -205,8 +205,8 @@ def _get(fields, name, kind, where):
     if not isinstance(fields, dict):
         raise InputError(f"{where}: expected a JSON object, got {shown(fields)}")
     if name not in fields:
-        known = ", ".join(fields) or "none"
-        raise InputError(f"{where}: expected a field `{name}`, got {known:.100}")
+        known = ", ".join(fields)[:100] or "none"
+        raise InputError(f"{where}: expected a field `{name}`, got {known}")
     if type(fields[name]) is not kind:
         expected = f"{_TYPE_NAMES[kind]} in `{name}`"
         raise InputError(f"{where}: expected {expected}, got {shown(fields[name])}")

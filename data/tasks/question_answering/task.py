@@ -87,16 +87,14 @@ class QuestionAnsweringTask(Task):
             question: answer.candidates[0].text * self.is_answered(answer, features.na_threshold)
             for question, answer in answers.items()
         }
-        contents = {
-            "predictions": texts,
-            "nbest": {question: answer.describe() for question, answer in answers.items()},
-        }
+        nbest = {question: answer.describe() for question, answer in answers.items()}
+        contents = {"predictions": texts, "nbest": nbest}
         if self.unanswerable:
             contents["null_odds"] = {q: answer.null_odds for q, answer in answers.items()}
         stem = os.path.splitext(path)[0]
         for name, content in contents.items():
-            text = json.dumps(content, indent=1, ensure_ascii=False)
-            write_text(f"{stem}_{name}.json", text + "\n")
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            write_text(f"{stem}_{name}.json", text)
         lines = ["index\tid\tprediction"]
         for index, (question, text) in enumerate(texts.items()):
             lines.append(f"{index}\t{question}\t{' '.join(text.split())}")
@@ -112,9 +110,8 @@ def _answers_by_id(examples, features, outputs):
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> QuestionAnsweringTask:
     """The task that a JSON file describes: `path` and its fields; see `registry.read_task`."""
-    values, common = task_fields.read_fields(
-        path, fields, {"unanswerable": task_fields.TRUE_OR_FALSE}
-    )
+    table = {"unanswerable": task_fields.TRUE_OR_FALSE}
+    values, common = task_fields.read_fields(path, fields, table)
     unanswerable = values.get("unanswerable", False)
     return QuestionAnsweringTask(metrics=METRICS[unanswerable], unanswerable=unanswerable, **common)
 

@@ -83,12 +83,10 @@ def make_features(
     logging.info(message, examples.path, *counts)
     questions, firsts, offsets = np.array(rows, np.int64).T
     targets, inputs = _targets(examples, questions, np.array(spans, np.int32), options)
+    segments = np.repeat(np.arange(len(lengths), dtype=np.int32) % 2, lengths)
+    row_splits = np.concatenate([[0], np.cumsum(np.reshape(lengths, (-1, 2)).sum(axis=1))])
     return WindowFeatures(
-        np.concatenate(parts),
-        np.repeat(np.arange(len(lengths), dtype=np.int32) % 2, lengths),
-        np.concatenate([[0], np.cumsum(np.reshape(lengths, (-1, 2)).sum(axis=1))]),
-        targets,
-        options.max_seq_length,
+        *(np.concatenate(parts), segments, row_splits, targets, options.max_seq_length),
         inputs=inputs if training else {},
         contexts=contexts,
         questions=questions,

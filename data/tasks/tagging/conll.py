@@ -106,8 +106,7 @@ def read_conll(
         raise InputError(f"{path}: no words in the file")
     if not has_tags or (is_conllu and may_lack_tags and set(tags) == {_UNSPECIFIED}):
         tags = None
-    row_splits = np.array(row_splits, np.int64)
-    return SentenceExamples(path, sha256, words, tags, row_splits, lines, width)
+    return SentenceExamples(path, sha256, words, tags, np.array(row_splits, np.int64), lines, width)
 
 
 def _layout(path, text):

@@ -1,15 +1,13 @@
 """Entities, the tags that mark them, and their scores.
 
 An entity, such as a name or a chunk, is a span of words. Each of its words has a tag, a prefix with
-the entity's type, such as `B-PER`; words outside of entities have the tag `O`. There are three
-schemes:
+the entity's type, such as `B-PER`. Words outside of entities have the tag `O`. The schemes are:
 
     IOB1    I- for every word; B- only for the first word after another entity of its type
     BIO     (IOB2) B- for the first word, I- for the others
     BIOES   B- first, I- inside, E- last, S- for an entity of a single word
 
-`row_splits` are int64 `[sentences + 1]`: sentence i has the tags
-`tags[row_splits[i]:row_splits[i + 1]]`.
+Sentence i of many has the tags `tags[row_splits[i]:row_splits[i + 1]]`.
 """
 
 import itertools

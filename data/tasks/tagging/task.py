@@ -100,9 +100,8 @@ class TaggingTask(Task):
             if self.tags == ENTITIES:
                 tags = entities.convert_tags(tags, examples.row_splits, self.scheme)
             targets = np.array([ids.get(tag, IGNORED) for tag in tags], np.int32)
-        features = make_tagging_features(
-            tokenizer, examples.words, examples.row_splits, targets, length
-        )
+        words, row_splits = examples.words, examples.row_splits
+        features = make_tagging_features(tokenizer, words, row_splits, targets, length)
         if features.num_windowed:
             message = "%s: reading %d sentences in windows of %d tokens"
             logging.info(message, examples.path, features.num_windowed, length)

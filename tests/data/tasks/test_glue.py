@@ -95,7 +95,7 @@ def test_reads_labeled_files(tmp_path, name, glue_folder):
     task = glue.TASKS[name]
     content, texts, pairs, labels = LABELED[name]
     folder = task.glue_name if glue_folder else name
-    for split, file in (("train", "train"), ("dev", task.dev_files["dev"])):
+    for split, file in (("train", "train"), ("dev", task.dev_file)):
         write(tmp_path, folder, file, content)
         examples = load(name, tmp_path, split)
         assert (examples.texts, examples.text_pairs) == (texts, pairs)
