@@ -16,13 +16,7 @@ MANY = 1024
 
 
 def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentParser:
-    """A parser with MODEL, --revision, the texts, --input, --columns and --batch-size.
-
-    Args:
-        description: the script's docstring.
-        what: the kind of model.
-        columns: the columns that --columns names.
-    """
+    """A parser with MODEL, --revision, the texts, --input, --columns and --batch-size."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,13 +76,7 @@ def check_output(path: str | None, ending: str) -> None:
 
 
 def load_pipeline(name: str, directory: str, **options: Any) -> Any:
-    """Sets TensorFlow up and loads a pipeline.
-
-    Args:
-        name: its class in `pipelines`.
-        directory: the saved model.
-        **options: of its `from_pretrained`.
-    """
+    """Sets TensorFlow up and loads a pipeline, by the name of its class in `pipelines`."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 

@@ -108,11 +108,7 @@ class FillMask(Pipeline):
             logging.warning(message, num_long, len(texts), self.max_seq_length)
 
     def _features(self, texts) -> tuple[Features, np.ndarray, int]:
-        """One row per text, or per mask of a long text.
-
-        Returns:
-            The rows; the position of each mask in `input_ids`; the number of long texts.
-        """
+        """A row per text or mask of a long one; the masks' positions; the number of long texts."""
         tokenizer, room = self.tokenizer, self.max_seq_length - 2
         tokens = tokenizer(
             texts, padding=False, add_special_tokens=False, parse_special_tokens=True

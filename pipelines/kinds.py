@@ -16,33 +16,24 @@ CONLL_ENDINGS = (".conll", ".conllu", ".tsv")
 
 
 class Kind(NamedTuple):
-    """How rows are predicted for one kind of model.
+    """How rows are read and predicted for one kind of model."""
 
-    Args:
-        pipeline: the name of the class in `pipelines`.
-        read: from the script's arguments to rows.
-        predict: from the pipeline, rows and batch size to an object per row, for JSON, and the
-            number of texts that have been cut.
-        unit: what a row is.
-        rows_at_once: rows that are sorted by length together.
-        formats: the output formats.
-    """
-
-    pipeline: str
+    pipeline: str  # the class in `pipelines`
+    # From the script's arguments to rows.
     read: Callable[[argparse.Namespace], list[Any]]
+    # From the pipeline, rows and batch size to an object per row, for JSON, and the number of texts
+    # that have been cut.
     predict: Callable[[Any, list[Any], int], tuple[list[dict[str, Any]], int]]
-    unit: str = "text"
-    rows_at_once: int = MANY
-    formats: tuple[str, ...] = ("jsonl",)
+    unit: str = "text"  # what a row is
+    rows_at_once: int = MANY  # rows that are sorted by length together
+    formats: tuple[str, ...] = ("jsonl",)  # of the output
 
 
 def format_lines(output_format: str | None, objects: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The lines of the output, without newlines.
+    """The predictions as lines, without newlines.
 
-    Args:
-        output_format: "conll", a word, a tab and its tag per line, with a blank line after each
-            sentence; "squad", one JSON object of answers by question id; else JSON lines.
-        objects: the predictions.
+    The format "conll" has a word, a tab and its tag per line, with a blank line after each
+    sentence; "squad" is one JSON object of answers by question id; the default is JSON lines.
     """
     if output_format == "squad":
         answers = {fields["id"]: fields["answer"] for fields in objects}

@@ -59,7 +59,12 @@ class MultipleChoice(base.Pipeline):
         base.check_positive("batch_size", batch_size)
         if not contexts:
             return Predictions([], None, 0)
-        self._check_counts(rows)
+        count = len(self.labels or rows[0])
+        why = f"one for each of {', '.join(self.labels)}" if self.labels else "as in choices[0]"
+        for index, row in enumerate(rows):
+            if len(row) != count or count < 2:
+                expected = "two or more choices" if count < 2 else f"{count} choices, {why}"
+                raise InputError(f"choices[{index}]: expected {expected}; got {len(row)}")
         examples = multiple_choice.ChoiceExamples("the input", "", contexts, rows, None)
         features = self.task.make_features(self.tokenizer, examples, self, training=False)
         logits = base.compute_outputs(self.model, features, batch_size)
@@ -69,13 +74,3 @@ class MultipleChoice(base.Pipeline):
         pairs = dataclasses.replace(features, rows_per_example=1)
         num_cut = count_cut(self.tokenizer, examples.as_pairs(), pairs)
         return Predictions(answers, probabilities(SINGLE_LABEL, logits), num_cut)
-
-    def _check_counts(self, rows):
-        """Raises an `InputError` unless all rows have a choice for each label, or equally many."""
-        count = len(self.labels or rows[0])
-        if count < 2:
-            raise InputError(f"choices[0]: expected two or more choices, got {count}")
-        why = f"one for each of {', '.join(self.labels)}" if self.labels else "as in choices[0]"
-        for i, row in enumerate(rows):
-            if len(row) != count:
-                raise InputError(f"choices[{i}]: expected {count} choices, {why}; got {len(row)}")

@@ -9,15 +9,10 @@ from common.errors import InputError
 
 
 def find_architecture(directory: str, known: Collection[str], what: str) -> str:
-    """The class that a model's config.json names in `architectures`.
-
-    Args:
-        directory: of the saved model.
-        known: the allowed classes.
-        what: such a model in words, such as "a fine-tuned classifier".
+    """The class in `architectures` of a model's config.json, which must be one of `known`.
 
     Raises:
-        InputError: the file is missing or damaged, or names another class, several or none.
+        InputError: it is not, or the file is missing or damaged; `what` names the model.
     """
     path = os.path.join(directory, "config.json")
     hint = "finetune.sh writes fine-tuned models to DATA_DIR/models/NAME/finetuning_models/"

@@ -1,6 +1,5 @@
 """Exports a model as a SavedModel, as ONNX or for LiteRT, to be served without this project.
 
-    python3 scripts/export.py MODEL OUT --format savedmodel
     python3 scripts/export.py MODEL OUT --format savedmodel --pairs
     python3 scripts/export.py MODEL OUT --format onnx
     python3 scripts/export.py MODEL OUT --format litert --int8

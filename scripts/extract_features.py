@@ -11,7 +11,6 @@ JSON-lines file. The output is an array float32 [texts, H] in the order of the t
 as it is computed, and appears when it is complete.
 """
 
-import argparse
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,7 +22,10 @@ from pipelines import command_line, text_files
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads and checks the texts, encodes them, and writes the vectors."""
-    args = parse_arguments(arguments)
+    parser = command_line.make_parser(__doc__, "a saved model", "one or two columns")
+    parser.add_argument("--output", metavar="FILE", required=True, help=".npy file to write")
+    command_line.add_vector_options(parser)
+    args = parser.parse_intermixed_args(arguments)
     command_line.check_output(args.output, ".npy")
     rows = text_files.read_rows(args, "a text, or two with a tab between them", most=2)
     columns = list(map(list, zip(*rows, strict=True)))
@@ -35,14 +37,6 @@ def main(arguments: list[str] | None = None) -> None:
     with command_line.progress_bar(len(rows)) as bar, files.atomic_path(args.output) as temporary:
         write_npy(temporary, vectors, (len(rows), extractor.hidden_size), bar)
     print(f"{args.output}: {len(rows)} vectors of {extractor.hidden_size} numbers")
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see `--help`."""
-    parser = command_line.make_parser(__doc__, "a saved model", "one or two columns")
-    parser.add_argument("--output", metavar="FILE", required=True, help=".npy file to write")
-    command_line.add_vector_options(parser)
-    return parser.parse_intermixed_args(arguments)
 
 
 def write_npy(path: str, chunks: Iterable[Any], shape: tuple[int, int], bar: Any) -> None:

@@ -13,7 +13,6 @@ The output has one JSON object per text: its number from 0, and for each mask th
 first, with their probabilities and the filled text.
 """
 
-import argparse
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -25,7 +24,12 @@ from pipelines import command_line, text_files
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads and checks the texts, fills their masks, and writes the tokens."""
-    args = parse_arguments(arguments)
+    parser = command_line.make_parser(__doc__, "a masked language model", "the column")
+    parser.add_argument(
+        "--top-k", type=int, default=5, help="tokens per mask (default: %(default)s)"
+    )
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
+    args = parser.parse_intermixed_args(arguments)
     command_line.check_output(args.output, ".jsonl")
     rows = text_files.read_rows(args, "one text", required="[MASK]")
     directory = command_line.find_model(args)
@@ -35,26 +39,16 @@ def main(arguments: list[str] | None = None) -> None:
         command_line.write_lines(args.output, json_lines(filled, bar))
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see `--help`."""
-    parser = command_line.make_parser(__doc__, "a masked language model", "the column")
-    parser.add_argument(
-        "--top-k", type=int, default=5, help="tokens per mask (default: %(default)s)"
-    )
-    parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
-    return parser.parse_intermixed_args(arguments)
-
-
 def json_lines(filled: Iterable[list[Any]], bar: Any) -> Iterator[str]:
     """A line for each item of `FillMask.iterate`."""
     for index, masks in enumerate(filled):
-        fields = []
-        for mask in masks:
-            columns = (mask.tokens, command_line.rounded(mask.probabilities), mask.texts)
-            names = ("token", "probability", "text")
-            fields.append(
-                [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-            )
+        fields = [
+            [
+                {"token": token, "probability": round(float(probability), 6), "text": text}
+                for token, probability, text in zip(*vars(mask).values(), strict=True)
+            ]
+            for mask in masks
+        ]
         yield command_line.as_json({"index": index, "masks": fields})
         bar.update()
 

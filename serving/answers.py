@@ -11,27 +11,19 @@ import tensorflow as tf
 
 from data.tokenizer.graph_offsets import tokenize_with_places
 from pipelines import QuestionAnswerer
-from serving.rows import Network, cut, signature
+from serving.rows import Network, cut, function_of
 
 EXCLUDED = -float("inf")  # the score of what cannot be an answer
 
 
 class Windows(NamedTuple):
-    """The windows of all contexts, int64 [R] each.
+    """The windows of all contexts, int64 [R] each."""
 
-    Args:
-        question: the question's number.
-        first: the first token of the window, in its context.
-        count: the number of the window's tokens.
-        offset: the position of the first token in its row.
-        base: the number of the context's first token among those of all contexts.
-    """
-
-    question: tf.Tensor
-    first: tf.Tensor
-    count: tf.Tensor
-    offset: tf.Tensor
-    base: tf.Tensor
+    question: tf.Tensor  # the question's number
+    first: tf.Tensor  # the first token of the window, in its context
+    count: tf.Tensor  # the number of the window's tokens
+    offset: tf.Tensor  # the position of the first token in its row
+    base: tf.Tensor  # the number of the context's first token among those of all contexts
 
 
 def answer_graph(answerer: QuestionAnswerer, _: Any) -> Any:
@@ -42,7 +34,7 @@ def answer_graph(answerer: QuestionAnswerer, _: Any) -> Any:
     """
     network, tokenizer, options = Network(answerer), answerer.tokenizer, answerer.options
 
-    @tf.function(input_signature=signature("question", "context"), autograph=False)
+    @function_of(question=[None], context=[None])
     def answer(question, context):
         # Counting characters needs valid UTF-8.
         context = tf.strings.unicode_transcode(context, "UTF-8", "UTF-8", errors="ignore")
@@ -207,7 +199,8 @@ def best_texts(candidates, windows: Windows, characters, contexts, n_best_size: 
         return ragged.to_tensor(missing, shape=[None, n_best_size])
 
     start, end, score, text = columns
-    shares = tf.exp(by_question(score, EXCLUDED) - by_question(score, EXCLUDED)[:, :1])
+    scores = by_question(score, EXCLUDED)
+    shares = tf.exp(scores - scores[:, :1])
     return {
         "answer": by_question(text, "")[:, 0],
         "start": by_question(tf.cast(start, tf.int32), -1)[:, 0],

@@ -30,24 +30,15 @@ PIPELINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to export.
+    """What to export."""
 
-    Args:
-        format: a key of `MODEL`.
-        pairs: a SavedModel of a classifier or an encoder takes two texts.
-        features: export the encoder, whatever head the model has.
-        pooling, layer: of the vectors; see `pipelines.FeatureExtractor`.
-        top_k: tokens for each [MASK], in a SavedModel.
-        int8: 8-bit weights, for LiteRT.
-    """
-
-    format: str
-    pairs: bool = False
-    features: bool = False
-    pooling: str = "mean"
+    format: str  # a key of `MODEL`
+    pairs: bool = False  # a SavedModel of a classifier or an encoder takes two texts
+    features: bool = False  # export the encoder, whatever head the model has
+    pooling: str = "mean"  # of an encoder's vectors, as for `layer`; see `FeatureExtractor`
     layer: int = -1
-    top_k: int = 5
-    int8: bool = False
+    top_k: int = 5  # tokens for each [MASK], in a SavedModel
+    int8: bool = False  # 8-bit weights, for LiteRT
 
 
 def find_pipeline(model_dir: str, options: Options) -> str:
@@ -100,7 +91,7 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
         options: what to export.
 
     Returns:
-        The content of `export.json`: inputs, outputs, labels, and how texts become rows.
+        The content of `export.json`.
 
     Raises:
         InputError: the model cannot be loaded, or not exported in this way.

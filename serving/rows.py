@@ -11,9 +11,10 @@ import tensorflow as tf
 ROWS_AT_ONCE = 32
 
 
-def signature(*names: str) -> list[tf.TensorSpec]:
-    """The input signature of a function of string vectors [B]."""
-    return [tf.TensorSpec([None], tf.string, name) for name in names]
+def function_of(**shapes: list[int | None]) -> Any:
+    """A decorator that makes a `tf.function` of strings, by name, with these shapes."""
+    specs = [tf.TensorSpec(shape, tf.string, name) for name, shape in shapes.items()]
+    return tf.function(input_signature=specs, autograph=False)
 
 
 def cut(tokens: tf.RaggedTensor, counts: tf.Tensor) -> tf.RaggedTensor:

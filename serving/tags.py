@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from data.tasks.tagging.entities import OUTSIDE
 from pipelines import Tagger
-from serving.rows import Network, cut, signature
+from serving.rows import Network, cut, function_of
 
 # What `str.split` takes for spaces.
 _SPACES = (
@@ -25,7 +25,7 @@ def tag_graph(tagger: Tagger, _: Any) -> Any:
     scheme = tagger.task.file_scheme
     labels = tf.constant(tagger.labels)
 
-    @tf.function(input_signature=signature("text"), autograph=False)
+    @function_of(text=[None])
     def tag(text):
         words = split_words(text)
         rows, word_rows, word_positions = sentence_rows(network, words)

@@ -8,7 +8,7 @@ from common.fields import require
 from data.tasks.classification.decoding import MULTI_LABEL, REGRESSION
 from pipelines import FeatureExtractor, FillMask, MultipleChoice, TextClassifier
 from pipelines.fill_mask import MASK
-from serving.rows import Network, signature
+from serving.rows import Network, function_of
 
 
 def classifier_graph(classifier: TextClassifier, options: Any) -> Any:
@@ -19,7 +19,7 @@ def classifier_graph(classifier: TextClassifier, options: Any) -> Any:
     """
     network = Network(classifier)
 
-    @_function_of_texts(options)
+    @function_of(**_texts(options))
     def classify(text, text_pair=None):
         logits = network(network.rows_of_texts(text, text_pair))
         if classifier.problem_type == REGRESSION:
@@ -46,16 +46,15 @@ def feature_graph(extractor: FeatureExtractor, options: Any) -> Any:
     """`text`, and with `options.pairs` `text_pair`, strings [B] → `vector` [B, H]."""
     network = Network(extractor)
 
-    @_function_of_texts(options)
+    @function_of(**_texts(options))
     def encode(text, text_pair=None):
         return {"vector": network(network.rows_of_texts(text, text_pair))}
 
     return encode
 
 
-def _function_of_texts(options):
-    names = ("text", "text_pair") if options.pairs else ("text",)
-    return tf.function(input_signature=signature(*names), autograph=False)
+def _texts(options):
+    return {"text": [None]} | ({"text_pair": [None]} if options.pairs else {})
 
 
 def choice_graph(chooser: MultipleChoice, _: Any) -> Any:
@@ -65,9 +64,8 @@ def choice_graph(chooser: MultipleChoice, _: Any) -> Any:
     """
     network = Network(chooser)
     count = len(chooser.labels) if chooser.labels else None
-    specs = [*signature("context"), tf.TensorSpec([None, count], tf.string, "choices")]
 
-    @tf.function(input_signature=specs, autograph=False)
+    @function_of(context=[None], choices=[None, count])
     def choose(context, choices):
         num_rows, num_choices = tf.unstack(tf.shape(choices))
         contexts = tf.repeat(context, num_choices)
@@ -93,7 +91,7 @@ def mask_graph(filler: FillMask, options: Any) -> Any:
     room = filler.max_seq_length - 2
     vocabulary = tf.constant(tokenizer.vocab)
 
-    @tf.function(input_signature=signature("text"), autograph=False)
+    @function_of(text=[None])
     def fill(text):
         parts = tf.strings.split(text, MASK)
         tokens = tokenizer.tokenize(parts.flat_values)
