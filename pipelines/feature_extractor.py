@@ -18,18 +18,12 @@ POOLINGS = ("mean", "cls")
 
 
 class PooledEncoder(keras.Model):
-    """An encoder whose output is one vector per text.
+    """An encoder with one vector per text: the inputs of `ConvBertModel` → float32 [B, H].
 
     Args:
         encoder: a `ConvBertModel`.
         pooling: one of `POOLINGS`; see `FeatureExtractor`.
         layer: the layer to read, from 1; 0 reads the embeddings.
-
-    Call arguments:
-        inputs: the dict of `ConvBertModel`, with `input_mask`.
-
-    Returns:
-        Float32 [B, H].
     """
 
     token_outputs = ()
@@ -87,9 +81,7 @@ class FeatureExtractor(Pipeline):
     def encode(
         self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, batch_size: int = 32
     ) -> np.ndarray:
-        """Vectors of N texts, or pairs of texts, in order: float32 `[N, H]`.
-
-        A warning counts the texts that were too long and have been cut.
+        """Vectors of N texts, or pairs, in order: float32 `[N, H]`. A warning counts those cut.
 
         Raises:
             InputError: a text is empty or not a string, or the lists differ in length.

@@ -25,24 +25,6 @@ from serving import directory
 
 def main(arguments: list[str] | None = None) -> None:
     """Checks the options, exports, and prints the inputs and outputs."""
-    args = parse_arguments(arguments)
-    fields = dataclasses.fields(directory.Options)
-    options = directory.Options(**{field.name: getattr(args, field.name) for field in fields})
-    model_dir = command_line.find_model(args)
-    directory.find_pipeline(model_dir, options)
-    directory.check_target(args.output, args.overwrite)
-
-    os.environ["KERAS_BACKEND"] = "tensorflow"  # all formats are made by TensorFlow
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    described = directory.write_export(model_dir, args.output, options)
-    print(os.path.join(args.output, described["model"]))
-    for side in ("inputs", "outputs"):
-        for name, spec in described[side].items():
-            print(f"{side[:-1]:7} {name} {spec['dtype']} {spec['shape']}".replace("None", "any"))
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see `--help`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,7 +43,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--int8", action="store_true", help="8-bit weights for LiteRT")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    fields = dataclasses.fields(directory.Options)
+    options = directory.Options(**{field.name: getattr(args, field.name) for field in fields})
+    model_dir = command_line.find_model(args)
+    directory.find_pipeline(model_dir, options)
+    directory.check_target(args.output, args.overwrite)
+
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # all formats are made by TensorFlow
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    described = directory.write_export(model_dir, args.output, options)
+    print(os.path.join(args.output, described["model"]))
+    for side in ("inputs", "outputs"):
+        for name, spec in described[side].items():
+            print(f"{side[:-1]:7} {name} {spec['dtype']} {spec['shape']}".replace("None", "any"))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ columns; or a SQuAD or MRQA file (.json, .jsonl, .jsonl.gz).
 Multiple choice: a context and its choices, likewise; one field of JSON lines may hold a list.
 """
 
-import argparse
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,7 +35,16 @@ from pipelines.saved import find_architecture
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads and checks the texts, predicts, and writes each result as soon as it is computed."""
-    args = parse_arguments(arguments)
+    parser = command_line.make_parser(__doc__, "a fine-tuned model", "columns")
+    stem_help = "for multiple choice: the column with the beginning of all choices"
+    parser.add_argument("--stem-column", metavar="COLUMN", help=stem_help)
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
+    parser.add_argument(
+        "--format",
+        choices=("jsonl", "conll", "squad"),
+        help="JSON lines (default), CoNLL's format for tags, or SQuAD's for answers",
+    )
+    args = parser.parse_intermixed_args(arguments)
     directory = command_line.find_model(args)
     kind = KINDS[find_architecture(directory, KINDS, "a fine-tuned model")]
     if args.format not in (None, *kind.formats):
@@ -52,23 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         command_line.write_lines(args.output, format_lines(args.format, objects))
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; see `--help`."""
-    parser = command_line.make_parser(__doc__, "a fine-tuned model", "columns")
-    stem_help = "for multiple choice: the column with the beginning of all choices"
-    parser.add_argument("--stem-column", metavar="COLUMN", help=stem_help)
-    parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
-    parser.add_argument(
-        "--format",
-        choices=("jsonl", "conll", "squad"),
-        help="JSON lines (default), CoNLL's format for tags, or SQuAD's for answers",
-    )
-    return parser.parse_intermixed_args(arguments)
-
-
-def predict(
-    kind: Kind, pipeline: Any, rows: list[Any], batch_size: int, bar: Any
-) -> Iterator[dict[str, Any]]:
+def predict(kind: Kind, pipeline, rows: list, batch_size: int, bar) -> Iterator[dict[str, Any]]:
     """Yields the JSON object of each row, with its number from 0, and advances the bar."""
     num_cut = 0
     for begin in range(0, len(rows), kind.rows_at_once):

@@ -83,12 +83,7 @@ def check_target(path: str, overwrite: bool) -> None:
 
 
 def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
-    """Exports a model with its tokenizer's files and `export.json`; imports TensorFlow.
-
-    Args:
-        model_dir: the directory of a saved model.
-        path: the directory to write; an earlier one is replaced.
-        options: what to export.
+    """Exports a saved model to the directory `path`, which is replaced; imports TensorFlow.
 
     Returns:
         The content of `export.json`.
