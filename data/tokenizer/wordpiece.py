@@ -39,6 +39,17 @@ _NEW_CAPITALS = (
     (0xA7D8, 0xA7D8, 1),
     (0x10570, 0x10595, 0x27),
 )
+# Capital letters that some locale (Turkish, Azerbaijani, Lithuanian) lower-cases differently, alone
+# or with an accent, and what Unicode's rules make of them.
+_LOCALE_LETTERS = (
+    ("I", "i"),
+    ("J", "j"),
+    ("\u012e", "\u012f"),  # I with ogonek
+    ("\u00cc", "\u00ec"),  # I with grave
+    ("\u00cd", "\u00ed"),  # I with acute
+    ("\u0128", "\u0129"),  # I with tilde
+    ("\u0130", "i\u0307"),  # I with dot above
+)
 _CLASS_OF_NEW_CAPITALS = "".join(
     rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last, _ in _NEW_CAPITALS
 )
@@ -219,11 +230,29 @@ def _clean(texts, do_lower_case, strip_accents):
     )
     texts = tf.strings.regex_replace(texts, _CONTROLS, "")
     if do_lower_case:
-        texts = tf.strings.lower(texts, encoding="utf-8")
+        texts = _lower(texts)
     if strip_accents:
         texts = tf_text.normalize_utf8(texts, "NFD")
         texts = tf.strings.regex_replace(texts, _ACCENTS, "")
     return texts
+
+
+def _lower(texts):
+    """Lower-cases strings `[N]` by the same rules in every locale.
+
+    `tf.strings.lower` follows the locale of the process: in Turkish "I" becomes a dotless i.
+    """
+    capitals, small = zip(*_LOCALE_LETTERS, strict=True)
+    is_locale_independent = tf.reduce_all(tf.strings.lower(capitals, encoding="utf-8") == small)
+
+    def replace_letters():
+        replaced = texts
+        for capital, letter in _LOCALE_LETTERS:
+            replaced = tf.strings.regex_replace(replaced, capital, letter)
+        return replaced
+
+    texts = tf.cond(is_locale_independent, lambda: texts, replace_letters)
+    return tf.strings.lower(texts, encoding="utf-8")
 
 
 def _repair(texts, do_lower_case):
