@@ -1,6 +1,7 @@
 """Who may import whom, read from the source; and that `--help` loads nothing heavy."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -9,24 +10,56 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRY_SCRIPTS = ("build_data", "pretrain", "finetune")
-TOOLS = (
-    "scripts/train_vocab",
-    "scripts/inspect_data",
-    "scripts/plot_run",
-    "scripts/predict",
-    "scripts/export",
-    "scripts/fill_mask",
-    "scripts/extract_features",
-    "scripts/download_glue",
-    "scripts/make_submission",
-    "scripts/convert_checkpoint",
-    "scripts/compare_transformers",
-)
-CONFIGURATIONS = ("configure_pretraining", "configure_finetuning")
-SHARED = ("common",)
-PACKAGES = ("data", "model", "pipelines", "serving", "jobs", "benchmarks", "scripts")
-PROJECT = {*ENTRY_SCRIPTS, *CONFIGURATIONS, *SHARED, *PACKAGES}
+# A module imports only from lower ranks, and from its own package.
+RANKS = {
+    "common": 0,
+    "data": 1,
+    "model": 1,
+    "configure_pretraining": 2,
+    "configure_finetuning": 2,
+    "pipelines": 3,
+    "jobs": 3,
+    "serving": 4,
+    "benchmarks": 5,
+    "scripts": 5,
+    **dict.fromkeys(ENTRY_SCRIPTS, 5),
+}
+# Inside a package, likewise: the longest name that a module's begins with decides.
+INNER_RANKS = {
+    "data.corpus": 0,
+    "data.tensorflow_setup": 0,
+    "data.tokenizer": 1,
+    "data.records": 2,
+    "data.tasks": 2,
+    "model.config": 0,
+    "model.backends": 1,
+    "model.layers": 2,
+    "model.losses": 2,
+    "model.weights": 3,
+    "model.convbert": 4,
+    "model.heads": 5,
+    "model.masking": 5,
+    "model.pretraining": 6,
+    "model.joint": 6,
+    "model.adaptation": 3,
+    "model.training": 7,
+}
 HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib"}
+BACKENDS = {"tensorflow", "tensorflow_text", "jax", "torch"}
+HELPERS_OF_SCRIPTS = {"scripts.__init__", "scripts.bootstrap"}
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def find_modules():
+    folders = [ROOT / name for name in RANKS if (ROOT / name).is_dir()]
+    paths = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+    return {name_of(path): path for path in sorted(paths)}
+
+
+MODULES = find_modules()
 
 
 def imported_names(source):
@@ -39,79 +72,80 @@ def imported_names(source):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def imports_of(path):
-    names = set(imported_names(path.read_text(encoding="utf-8")))
-    project = {name for name in names if name.split(".")[0] in PROJECT}
-    return project, {name.split(".")[0] for name in names - project}
+def as_module(name):
+    """The project's module that an imported name is, or is in; None for other libraries."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:end])
+        for candidate in (prefix, f"{prefix}.__init__"):
+            if candidate in MODULES:
+                return candidate
+    return None
 
 
-def outside(names, *allowed):
-    """The names that are neither one of `allowed` nor inside one."""
-    return {name for name in names if not any(f"{name}.".startswith(f"{a}.") for a in allowed)}
+def imports_of(module):
+    """The project's modules that a module imports, and the other libraries."""
+    names = set(imported_names(MODULES[module].read_text(encoding="utf-8")))
+    own = {as_module(name) for name in names} - {None, module}
+    return own, {name.split(".")[0] for name in names if as_module(name) is None}
 
 
-def modules(*patterns):
-    paths = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
-    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
+def inner_rank(module):
+    found = [name for name in INNER_RANKS if f"{module}.".startswith(f"{name}.")]
+    return INNER_RANKS[max(found, key=len)] if found else None
 
 
-def test_imports_are_found():
-    source = (
-        "import data.x\nfrom model import config\ndef f():\n    from errors import InputError\n"
-    )
-    assert set(imported_names(source)) == {"data.x", "model.config", "errors.InputError"}
-    assert outside({"model.config.A", "model.configuration"}, "model.config") == {
-        "model.configuration"
-    }
+def test_names_are_found():
+    source = "import a.x\nfrom model import config\ndef f():\n    from common.errors import Error\n"
+    names = set(imported_names(source))
+    assert names == {"a.x", "model.config", "common.errors.Error"}
+    assert {as_module(name) for name in names} == {None, "model.config", "common.errors"}
+    assert len(MODULES) > 100
 
 
-@modules("data/**/*.py")
-def test_data_imports_no_model(path):
-    project, _ = imports_of(path)
-    assert outside(project, "data", *SHARED) == set()
+def test_every_folder_and_module_has_a_rank():
+    assert {name.split(".")[0] for name in MODULES} == set(RANKS)
+    for name in MODULES:
+        if name.split(".")[0] in ("data", "model") and name.count("."):
+            assert inner_rank(name) is not None or name.endswith("__init__"), name
 
 
-@modules("model/**/*.py")
-def test_model_imports_no_data_and_no_backend(path):
-    project, others = imports_of(path)
-    assert outside(project, "model", *SHARED) == set()
-    # Each of these is imported where Keras runs on that backend, and nowhere else.
-    own = {"tensorflow_backend": {"tensorflow"}, "jax_backend": {"jax"}}.get(path.stem, set())
-    assert others & {"tensorflow", "tensorflow_text", "jax", "torch"} <= own
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module):
+    own, others = imports_of(module)
+    package = module.split(".")[0]
+    for name in own:
+        other = name.split(".")[0]
+        if other != package:
+            assert RANKS[other] < RANKS[package], name
+        elif None not in (inner_rank(module), inner_rank(name)):
+            assert inner_rank(name) <= inner_rank(module), name
+        elif package == "scripts":
+            assert name in HELPERS_OF_SCRIPTS, name
+    if package.startswith("configure_"):
+        assert all(name.startswith("common.") or name == "model.config" for name in own)
+    if package == "common" or package.startswith("configure_") or module == "model.config":
+        assert others & HEAVY == set()
+    if package in ("model", "pipelines") and not module.startswith("model.backends."):
+        assert others & BACKENDS == set()
 
 
-@modules("pipelines/**/*.py")
-def test_text_in_answers_out_joins_data_and_model(path):
-    project, others = imports_of(path)
-    allowed = ("data", "model", "pipelines", "configure_finetuning", *SHARED)
-    assert outside(project, *allowed) == set()
-    assert others & {"tensorflow", "tensorflow_text", "jax", "torch"} == set()
+def test_there_is_no_circle():
+    tuple(graphlib.TopologicalSorter({m: imports_of(m)[0] for m in MODULES}).static_order())
 
 
-@modules("configure_*.py")
-def test_configurations_import_the_models_configuration_alone(path):
-    project, others = imports_of(path)
-    assert outside(project, "model.config", *SHARED) == set()
-    assert others & HEAVY == set()
+COMMANDS = [
+    path
+    for path in [*(ROOT / f"{name}.py" for name in ENTRY_SCRIPTS), *ROOT.glob("scripts/*.py")]
+    if "argparse" in path.read_text(encoding="utf-8")
+]
 
 
-@modules("*.py", *(f"{folder}/**/*.py" for folder in PACKAGES))
-def test_nothing_imports_an_entry_script(path):
-    project, _ = imports_of(path)
-    assert {name for name in project if name.split(".")[0] in ENTRY_SCRIPTS} == set()
-
-
-@modules("common/**/*.py")
-def test_shared_modules_stand_alone(path):
-    project, others = imports_of(path)
-    assert outside(project, *SHARED) == set()
-    assert others & HEAVY == set()
-
-
-@pytest.mark.parametrize("script", (*ENTRY_SCRIPTS, *TOOLS))
-def test_help_imports_nothing_heavy(script, tmp_path):
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_help_imports_nothing_heavy(path, tmp_path):
+    """From another folder, as a file."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / f"{script}.py"), "--help"],
+        [sys.executable, "-X", "importtime", str(path), "--help"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
