@@ -60,6 +60,11 @@ def test_noise_is_dropped_and_news_are_shown(then, status, last):
     assert (code, sorted(lines)) == (status, sorted([NEWS, *last]))
 
 
+def test_tensorflow_starts_without_a_line():
+    start = "from data.tensorflow_setup import prepare_tensorflow; prepare_tensorflow(True)"
+    assert stderr_of(f"{start}; import keras; keras.ops.matmul([[1.0]], [[2.0]])")[1] == [NEWS]
+
+
 def test_noise_after_the_start_is_dropped_too():
     later = f"console.started(); os.write(2, {(NOISE[1] + chr(10))!r}.encode()); os.abort()"
     assert stderr_of(later)[1] == [NEWS]
