@@ -38,8 +38,8 @@ class Pipeline:
     model_class: ClassVar[Any]
     # The model in words, for errors.
     what: ClassVar[str]
-    # Fields of its configuration that prediction replaces.
-    config_changes: ClassVar[dict[str, Any]] = {}
+    # Whether a padded text has the outputs of the text alone, however the model was trained.
+    always_masks_padding: ClassVar[bool] = False
     # Arguments of the class that fine-tuning saves in `task_specific_params`, under `task_kind`.
     saved_arguments: ClassVar[tuple[str, ...]] = ()
     task_kind: ClassVar[str] = ""
@@ -69,13 +69,23 @@ class Pipeline:
 
         Raises:
             InputError: the model does not exist or is of another kind, a file is missing or
-                damaged, or an option has an impossible value.
+                damaged, the tokenizer has another vocabulary than the model, or an option has an
+                impossible value.
         """
         directory = hub.resolve(name_or_directory, revision, cache_dir, local_files_only)
         cls.check_directory(directory)
-        model = cls.model_class.from_pretrained(directory, **cls.config_changes)
-        tokenizer, max_seq_length = load_tokenizer(directory, model.config)
-        return cls(model, tokenizer, max_seq_length, **(cls._saved_options(model.config) | options))
+        changes = {"mask_padding": True} if cls.always_masks_padding else {}
+        model = cls.model_class.from_pretrained(directory, **changes)
+        config, tokenizer = model.config, ConvBertTokenizer.from_pretrained(directory)
+        if tokenizer.vocab_size != config.vocab_size:
+            raise InputError(
+                f"{vocabulary_file(directory)} has {tokenizer.vocab_size} tokens, but the "
+                f"model's `vocab_size` is {config.vocab_size}"
+            )
+        longest = config.max_position_embeddings
+        stated = stated_max_length(pathlib.Path(directory) / CONFIG_FILE) or longest
+        options = cls._saved_options(config) | options
+        return cls(model, tokenizer, min(stated, longest), **options)
 
     @classmethod
     def check_directory(cls, directory: str) -> None:
@@ -84,39 +94,20 @@ class Pipeline:
 
     @classmethod
     def _saved_options(cls, config):
-        """The arguments that fine-tuning saved in config.json."""
+        """The arguments that fine-tuning saved in config.json, where others may add fields."""
         saved = (config.task_specific_params or {}).get(cls.task_kind, {})
         source = "config.json, `task_specific_params`"
         require(isinstance(saved, dict), cls.task_kind, "an object", saved, source)
-        for name in saved:
-            if name not in cls.saved_arguments:
-                raise unknown("field", name, cls.saved_arguments, f"{source}, `{cls.task_kind}`")
-        return saved
+        for name in saved.keys() - set(cls.saved_arguments):
+            error = unknown("field", name, cls.saved_arguments, f"{source}, `{cls.task_kind}`")
+            logging.warning("%s. The field is ignored", error)
+        return {name: value for name, value in saved.items() if name in cls.saved_arguments}
 
-    def warn_of_cut(self, num_cut: int, num_texts: int) -> None:
-        """Logs how many texts were too long, if any."""
+    def warn_of_cut(self, num_cut: int, num_texts: int, effect: str = " and have been cut") -> None:
+        """Logs how many texts were too long, if any, and the effect."""
         if num_cut:
-            message = "%d of %d texts were longer than %d tokens and have been cut"
-            logging.warning(message, num_cut, num_texts, self.max_seq_length)
-
-
-def load_tokenizer(
-    directory: str | os.PathLike, config: ConvBertConfig
-) -> tuple[ConvBertTokenizer, int]:
-    """A saved model's tokenizer, and the most tokens that a row may have.
-
-    Raises:
-        InputError: the tokenizer is missing, or has another vocabulary than the model.
-    """
-    tokenizer = ConvBertTokenizer.from_pretrained(directory)
-    if tokenizer.vocab_size != config.vocab_size:
-        raise InputError(
-            f"{vocabulary_file(directory)} has {tokenizer.vocab_size} tokens, but the "
-            f"model's `vocab_size` is {config.vocab_size}"
-        )
-    stated = stated_max_length(pathlib.Path(directory) / CONFIG_FILE)
-    longest = config.max_position_embeddings
-    return tokenizer, min(stated or longest, longest)
+            message = "%d of %d texts were longer than %d tokens%s"
+            logging.warning(message, num_cut, num_texts, self.max_seq_length, effect)
 
 
 def label_names(config: ConvBertConfig) -> tuple[str, ...]:
@@ -131,27 +122,19 @@ def check_texts(texts: Sequence[str], name: str) -> list[str]:
     return [parse_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]
 
 
-def check_pairs(
-    texts: Sequence[str], text_pairs: Sequence[str] | None
-) -> tuple[list[str], list[str] | None]:
-    """The arguments `texts` and `text_pairs` as lists; see `check_texts`."""
-    texts = check_texts(texts, "texts")
-    if text_pairs is not None:
-        text_pairs = check_texts(text_pairs, "text_pairs")
-        check_same_length(texts=texts, text_pairs=text_pairs)
-    return texts, text_pairs
+def check_inputs(batch_size: int, **texts: Sequence[str] | None) -> list[Any]:
+    """Checks `batch_size`, and lists of texts by the names of their arguments.
 
-
-def check_same_length(**lists: Sequence) -> None:
-    """Raises an `InputError` unless two lists, passed by their names, have the same length."""
-    (first, items), (second, others) = lists.items()
-    if len(items) != len(others):
-        raise InputError(f"{len(items)} `{first}`, but {len(others)} `{second}`")
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raises an `InputError` if a number is below one."""
-    require(value >= 1, name, "a positive integer", value)
+    Returns:
+        The lists, which have the same length, or None for None; see `check_texts`.
+    """
+    require(batch_size >= 1, "batch_size", "a positive integer", batch_size)
+    lists: list[Any] = []
+    for name, items in texts.items():
+        lists.append(items if items is None else check_texts(items, name))
+        if items is not None and len(items) != len(lists[0]):
+            raise InputError(f"{len(lists[0])} `{next(iter(texts))}`, but {len(items)} `{name}`")
+    return lists
 
 
 def chunks(texts: Sequence[str]) -> Iterator[slice]:

@@ -10,7 +10,7 @@ from data.tasks.batching import count_cut, make_features
 from data.tasks.classification import decoding
 from data.tasks.examples import TextExamples
 from model import ConvBertForSequenceClassification
-from pipelines.base import Pipeline, check_pairs, check_positive, compute_outputs, label_names
+from pipelines.base import Pipeline, check_inputs, compute_outputs, label_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +33,7 @@ class Predictions:
 
 
 class TextClassifier(Pipeline):
-    """A fine-tuned classifier or regressor with its tokenizer.
-
-    Args:
-        model: a `ConvBertForSequenceClassification`.
-        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: longer texts are cut, as in fine-tuning.
-    """
+    """A fine-tuned classifier or regressor. Long texts are cut, as in fine-tuning."""
 
     model_class = ConvBertForSequenceClassification
     what = "a fine-tuned classifier"
@@ -62,8 +56,7 @@ class TextClassifier(Pipeline):
         Raises:
             InputError: a text is empty or not a string, or the lists differ in length.
         """
-        texts, text_pairs = check_pairs(texts, text_pairs)
-        check_positive("batch_size", batch_size)
+        texts, text_pairs = check_inputs(batch_size, texts=texts, text_pairs=text_pairs)
         if not texts:
             return Predictions([], None, 0)
         examples = TextExamples("", "", texts, text_pairs, None)

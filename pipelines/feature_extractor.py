@@ -1,7 +1,6 @@
 """Vectors of texts, from the encoder of any saved model."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 import keras
 import numpy as np
@@ -12,7 +11,7 @@ from common.fields import require, require_one_of
 from data.tasks.batching import count_cut, make_features
 from data.tasks.examples import TextExamples
 from model import ConvBertModel
-from pipelines.base import Pipeline, check_pairs, check_positive, chunks, compute_outputs
+from pipelines.base import Pipeline, check_inputs, chunks, compute_outputs
 
 POOLINGS = ("mean", "cls")
 
@@ -48,21 +47,17 @@ class PooledEncoder(keras.Model):
 
 
 class FeatureExtractor(Pipeline):
-    """An encoder with its tokenizer: one vector per text, independent of other texts.
+    """An encoder: one vector per text, independent of other texts. Long texts are cut.
 
     Args:
-        encoder: a `ConvBertModel`.
-        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: longer texts are cut.
+        encoder, tokenizer, max_seq_length: see `Pipeline`.
         pooling: "mean" averages the vectors of all tokens, including [CLS] and [SEP]; "cls" takes
             that of [CLS].
         layer: the layer to read: 1 is the first, 0 the embeddings, -1 the last.
     """
 
     model_class = ConvBertModel
-    config_changes: ClassVar = {
-        "mask_padding": True
-    }  # a padded text has the vector of the text alone
+    always_masks_padding = True
 
     def __init__(self, encoder, tokenizer, max_seq_length, pooling: str = "mean", layer: int = -1):
         require_one_of("pooling", pooling, POOLINGS)
@@ -93,8 +88,7 @@ class FeatureExtractor(Pipeline):
         self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, batch_size: int = 32
     ) -> Iterator[np.ndarray]:
         """Yields the rows of `encode` chunk by chunk, for texts of any number."""
-        texts, text_pairs = check_pairs(texts, text_pairs)
-        check_positive("batch_size", batch_size)
+        texts, text_pairs = check_inputs(batch_size, texts=texts, text_pairs=text_pairs)
         num_cut = 0
         for chunk in chunks(texts):
             pairs = None if text_pairs is None else text_pairs[chunk]

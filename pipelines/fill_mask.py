@@ -2,10 +2,8 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 import numpy as np
-from absl import logging
 from keras import ops
 from typing_extensions import override
 
@@ -14,7 +12,7 @@ from common.fields import require
 from data.tasks.batching import Features
 from model import ConvBertForMaskedLM
 from model.weights import pretrained
-from pipelines.base import Pipeline, check_positive, check_texts, chunks, compute_outputs
+from pipelines.base import Pipeline, check_inputs, chunks, compute_outputs
 
 MASK = "[MASK]"
 _MASKS_AT_ONCE = 128  # each has a logit for every token of the vocabulary
@@ -36,21 +34,14 @@ class FilledMask:
 
 
 class FillMask(Pipeline):
-    """A masked language model with its tokenizer.
+    """A masked language model.
 
     A mask is predicted from the whole text, including other masks; if the text has more tokens than
     the model takes, from those around the mask.
-
-    Args:
-        model: a `ConvBertForMaskedLM`.
-        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: the most tokens the model reads at once.
     """
 
     model_class = ConvBertForMaskedLM
-    config_changes: ClassVar = {
-        "mask_padding": True
-    }  # a padded text is predicted like the text alone
+    always_masks_padding = True
 
     def __init__(self, model, tokenizer, max_seq_length):
         super().__init__(model, tokenizer, max_seq_length)
@@ -86,14 +77,13 @@ class FillMask(Pipeline):
         self, texts: Sequence[str], top_k: int = 5, batch_size: int = 32
     ) -> Iterator[list[FilledMask]]:
         """Yields the items of `predict` text by text, for texts of any number."""
-        texts = check_texts(texts, "texts")
+        (texts,) = check_inputs(batch_size, texts=texts)
         for index, text in enumerate(texts):
             if MASK not in text:
                 raise InputError(f"texts[{index}] has no {MASK}: {text!r:.80}")
         vocab_size = self.tokenizer.vocab_size
         expected = f"from 1 to the vocabulary's {vocab_size} tokens"
         require(1 <= top_k <= vocab_size, "top_k", expected, top_k)
-        check_positive("batch_size", batch_size)
         num_long = 0
         for chunk in chunks(texts):
             features, positions, num_long_here = self._features(texts[chunk])
@@ -103,9 +93,7 @@ class FillMask(Pipeline):
             for text in texts[chunk]:
                 parts = text.split(MASK)
                 yield [_filled(parts, number, *next(best)) for number in range(len(parts) - 1)]
-        if num_long:
-            message = "%d of %d texts were longer than %d tokens: masks saw the tokens around them"
-            logging.warning(message, num_long, len(texts), self.max_seq_length)
+        self.warn_of_cut(num_long, len(texts), ": masks saw the tokens around them")
 
     def _features(self, texts) -> tuple[Features, np.ndarray, int]:
         """A row per text or mask of a long one; the masks' positions; the number of long texts."""

@@ -90,8 +90,7 @@ def _read_sentences(args):
 def _tag(tagger, rows, batch_size):
     objects = []
     for sentence in tagger.predict(rows, batch_size):
-        fields = dataclasses.asdict(sentence)
-        fields["probabilities"] = rounded(sentence.probabilities)
+        fields = dataclasses.asdict(sentence) | {"probabilities": rounded(sentence.probabilities)}
         if sentence.entities is None:
             del fields["entities"]
         objects.append(fields)

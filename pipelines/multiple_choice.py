@@ -15,12 +15,10 @@ from pipelines.classifier import Predictions
 
 
 class MultipleChoice(base.Pipeline):
-    """A fine-tuned multiple-choice model with its tokenizer.
+    """A fine-tuned multiple-choice model. A long context with its choice is cut, as in fine-tuning.
 
     Args:
-        model: a `ConvBertForMultipleChoice`.
-        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: a longer context with its choice is cut, as in fine-tuning.
+        model, tokenizer, max_seq_length: see `Pipeline`.
         labels: names of the choices; None numbers them from 0.
     """
 
@@ -53,10 +51,10 @@ class MultipleChoice(base.Pipeline):
         Raises:
             InputError: a text is empty or not a string, or lists differ in length.
         """
-        contexts = base.check_texts(contexts, "contexts")
+        (contexts,) = base.check_inputs(batch_size, contexts=contexts)
         rows = [base.check_texts(row, f"choices[{i}]") for i, row in enumerate(choices)]
-        base.check_same_length(contexts=contexts, choices=rows)
-        base.check_positive("batch_size", batch_size)
+        if len(rows) != len(contexts):
+            raise InputError(f"{len(contexts)} `contexts`, but {len(rows)} `choices`")
         if not contexts:
             return Predictions([], None, 0)
         count = len(self.labels or rows[0])

@@ -55,14 +55,10 @@ class FoundAnswer:
 
 
 class QuestionAnswerer(base.Pipeline):
-    """A fine-tuned question-answering model with its tokenizer.
-
-    Contexts are read through windows, as in fine-tuning.
+    """A fine-tuned question-answering model. It reads contexts through windows.
 
     Args:
-        model: a `ConvBertForQuestionAnswering`.
-        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: the most tokens of a question and a window.
+        model, tokenizer, max_seq_length: see `Pipeline`.
         unanswerable: whether a question may have no answer.
         **options: further fields of `WindowOptions`.
     """
@@ -92,10 +88,7 @@ class QuestionAnswerer(base.Pipeline):
             InputError: a text is empty or not a string, the lists differ in length, or a question
                 leaves no room for its context.
         """
-        questions = base.check_texts(questions, "questions")
-        contexts = base.check_texts(contexts, "contexts")
-        base.check_same_length(questions=questions, contexts=contexts)
-        base.check_positive("batch_size", batch_size)
+        questions, contexts = base.check_inputs(batch_size, questions=questions, contexts=contexts)
         if not questions:
             return []
         numbers = {context: number for number, context in enumerate(dict.fromkeys(contexts))}

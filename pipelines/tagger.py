@@ -13,7 +13,7 @@ from data.tasks.examples import parse_text
 from data.tasks.tagging import entities, task
 from data.tasks.tagging.conll import SentenceExamples
 from model import ConvBertForTokenClassification
-from pipelines.base import Pipeline, check_positive, compute_outputs, label_names
+from pipelines.base import Pipeline, check_inputs, compute_outputs, label_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +51,10 @@ class TaggedSentence:
 
 
 class Tagger(Pipeline):
-    """A fine-tuned tagger with its tokenizer.
-
-    Sentences that are too long are read in windows, as in fine-tuning.
+    """A fine-tuned tagger. It reads long sentences in windows, as in fine-tuning.
 
     Args:
-        model: a `ConvBertForTokenClassification`.
-        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: the most tokens in a sentence or window.
+        model, tokenizer, max_seq_length: see `Pipeline`.
         scheme: one of `entities.SCHEMES`, for tags of entities; None returns the model's labels.
 
     Attributes:
@@ -95,7 +91,7 @@ class Tagger(Pipeline):
         Raises:
             InputError: a sentence has no words, or a word is empty or not a string.
         """
-        check_positive("batch_size", batch_size)
+        check_inputs(batch_size)
         rows = _words_of(sentences)
         if not rows:
             return []
@@ -129,7 +125,7 @@ def _words_of(sentences) -> list[list[str]]:
     rows = []
     for index, sentence in enumerate(sentences):
         name = f"sentences[{index}]"
-        if isinstance(sentence, str):
+        if isinstance(sentence, str | None):
             words = parse_text(sentence, name).split()
         else:
             words = [parse_text(word, f"{name}[{i}]") for i, word in enumerate(sentence)]

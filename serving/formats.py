@@ -5,6 +5,7 @@ A SavedModel contains the tokenizer and what the pipeline does with the outputs;
 ids to its outputs, for any number of rows of any length that the model takes.
 """
 
+import pathlib
 from typing import Any
 
 import tensorflow as tf
@@ -65,9 +66,7 @@ def save_litert(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     if options.int8:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    content = converter.convert()
-    with open(path, "wb") as file:
-        file.write(content)
+    pathlib.Path(path).write_bytes(converter.convert())
     return describe(function, axes_of(pipeline.model))
 
 

@@ -11,9 +11,9 @@ import tensorflow as tf
 ROWS_AT_ONCE = 32
 
 
-def function_of(**shapes: list[int | None]) -> Any:
-    """A decorator that makes a `tf.function` of strings, by name, with these shapes."""
-    specs = [tf.TensorSpec(shape, tf.string, name) for name, shape in shapes.items()]
+def function_of(**shapes: list[int | None] | None) -> Any:
+    """A decorator that makes a `tf.function` of strings, by name; one without a shape is absent."""
+    specs = [tf.TensorSpec(shape, tf.string, name) for name, shape in shapes.items() if shape]
     return tf.function(input_signature=specs, autograph=False)
 
 

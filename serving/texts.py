@@ -19,7 +19,7 @@ def classifier_graph(classifier: TextClassifier, options: Any) -> Any:
     """
     network = Network(classifier)
 
-    @function_of(**_texts(options))
+    @function_of(text=[None], text_pair=[None] if options.pairs else None)
     def classify(text, text_pair=None):
         logits = network(network.rows_of_texts(text, text_pair))
         if classifier.problem_type == REGRESSION:
@@ -46,15 +46,11 @@ def feature_graph(extractor: FeatureExtractor, options: Any) -> Any:
     """`text`, and with `options.pairs` `text_pair`, strings [B] → `vector` [B, H]."""
     network = Network(extractor)
 
-    @function_of(**_texts(options))
+    @function_of(text=[None], text_pair=[None] if options.pairs else None)
     def encode(text, text_pair=None):
         return {"vector": network(network.rows_of_texts(text, text_pair))}
 
     return encode
-
-
-def _texts(options):
-    return {"text": [None]} | ({"text_pair": [None]} if options.pairs else {})
 
 
 def choice_graph(chooser: MultipleChoice, _: Any) -> Any:

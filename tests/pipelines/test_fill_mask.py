@@ -6,14 +6,13 @@ import pytest
 from common.errors import InputError
 from model import ConvBertForSequenceClassification
 from pipelines import FillMask, base, fill_mask
-from tests.support.random_models import VOCAB, rows_of, save
+from tests.support.random_models import VOCAB, rows_of, save, softmax
 
 
 def probabilities_at(model, text, position):
-    """What the model gives for one token of a text of tokens."""
+    """What the model predicts at one position of a text of tokens."""
     (ids,) = rows_of(text)
-    logits = np.asarray(model({"input_ids": ids}))[0, position].astype(np.float64)
-    return np.exp(logits) / np.exp(logits).sum()
+    return softmax(model({"input_ids": ids}))[0, position]
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +89,13 @@ def test_many_texts_are_filled_in_chunks(filler, monkeypatch):
 
 
 def test_wrong_arguments(filler):
-    for call, message in (
-        (lambda: filler[1].predict("[MASK]"), "`texts`"),
-        (lambda: filler[1].predict(["[MASK]", "a [mask]"]), r"texts\[1\] .* 'a \[m"),
-        (lambda: filler[1].predict(["[MASK]"], top_k=0), "`top_k` .* 0"),
-        (lambda: filler[1].predict(["[MASK]"], top_k=99), "`top_k` .* 18 .* 99"),
+    for text, top_k, message in (
+        ("a [mask]", 1, r"texts\[1\] .* 'a \[m"),
+        ("[MASK]", 0, "`top_k` .* 0"),
+        ("[MASK]", 99, "`top_k` .* 18 .* 99"),
     ):
         with pytest.raises(InputError, match=message):
-            call()
+            filler[1].predict(["[MASK]", text], top_k)
 
 
 def test_wrong_directory(tmp_path):

@@ -6,10 +6,10 @@ import pytest
 from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from model import ConvBertForQuestionAnswering
-from pipelines import QuestionAnswerer, command_line
+from pipelines import QuestionAnswerer
 from pipelines.question_answerer import WindowOptions
 from scripts import predict
-from tests.support.random_models import finetune_at_random, save
+from tests.support.random_models import finetune_at_random, from_lines, run_with, save
 
 CONTEXTS = ["A b  c Ax d e f g h a b c d e f", "h g f, mask. e", "ax (b) ax"]
 SAVED = {
@@ -103,14 +103,12 @@ def test_what_fine_tuning_set_is_kept_and_can_be_changed(tuned, answerer, monkey
 
 def test_script_answers_a_squad_file(tuned, answerer, tmp_path, capsys, monkeypatch):
     directory, path = tuned
-    monkeypatch.setattr(command_line, "load_pipeline", lambda *_: answerer)
+    run = run_with(answerer, predict, directory, monkeypatch, capsys)
     (tmp_path / "t.json").write_text(squad(False))
-    arguments = [str(directory), "--input", str(tmp_path / "t.json")]
     output = tmp_path / "answers.json"
-    predict.main([*arguments, "--format", "squad", "--output", str(output)])
+    run("--input", tmp_path / "t.json", "--format", "squad", "--output", output)
     assert output.read_text() == (path.parent / "mine_test_1_predictions.json").read_text()
-    predict.main(arguments)
-    objects = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    objects = from_lines(run("--input", tmp_path / "t.json"))
     assert {row["id"]: row["answer"] for row in objects} == written(path, "predictions")
     contexts = {identity: CONTEXTS[number] for identity, _, number in QUESTIONS}
     for row in objects:
@@ -120,42 +118,11 @@ def test_script_answers_a_squad_file(tuned, answerer, tmp_path, capsys, monkeypa
             assert row["start"] is row["end"] is row["probability"] is None
 
 
-def test_script_reads_arguments_lines_and_columns(tmp_path, capsys, monkeypatch):
-    """With a model as transformers saves it: nothing is known of windows or unanswerability."""
+def test_a_model_of_transformers_has_the_defaults(tmp_path):
+    """Nothing is known of windows or unanswerability."""
     save(tmp_path, ConvBertForQuestionAnswering, num_hidden_layers=1)
-    answerer = QuestionAnswerer.from_pretrained(tmp_path)
-    monkeypatch.setattr(command_line, "load_pipeline", lambda *_: answerer)
-    (expected,) = answerer.predict(["a b"], [CONTEXTS[0]])
-    assert expected.text and len(expected.candidates) == 20
-    predict.main([str(tmp_path), "a b", CONTEXTS[0]])
-    found = json.loads(capsys.readouterr().out)
-    assert (found["id"], found["answer"], found["start"]) == ("0", expected.text, expected.start)
-    assert [c["text"] for c in found["candidates"]] == [c["text"] for c in expected.candidates]
-    (tmp_path / "t.csv").write_text(f'n,q,c\n1,a b,"{CONTEXTS[0]}"\n2,h,"{CONTEXTS[1]}"\n')
-    (tmp_path / "t.txt").write_text(f"a b\t{CONTEXTS[0]}\nh\t{CONTEXTS[1]}\n")
-    predict.main([str(tmp_path), "--input", str(tmp_path / "t.csv"), "--columns", "q", "c"])
-    lines = capsys.readouterr().out
-    answers = [json.loads(line)["answer"] for line in lines.splitlines()]
-    assert len(answers) == 2 and answers[0] == expected.text
-    predict.main([str(tmp_path), "--input", str(tmp_path / "t.txt")])
-    assert capsys.readouterr().out == lines
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["a"], "argument 1: .* got 1"),
-        (["--input", "t.csv", "--columns", "q"], r"t\.csv, line 2: .* got 1"),
-        (["a", "b", "--format", "conll"], "`--format` must be jsonl or squad"),
-        (["--input", "t.json"], r"t\.json: not JSON"),
-    ],
-)
-def test_wrong_input(tuned, tmp_path, monkeypatch, arguments, message):
-    (tmp_path / "t.json").write_text("{")
-    (tmp_path / "t.csv").write_text("q,c\na,b\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=message):
-        predict.main([str(tuned[0]), *arguments])
+    (answer,) = QuestionAnswerer.from_pretrained(tmp_path).predict(["a b"], [CONTEXTS[0]])
+    assert answer.text and len(answer.candidates) == 20
 
 
 def test_defaults_are_those_of_fine_tuning():

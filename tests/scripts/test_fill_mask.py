@@ -1,55 +1,41 @@
-import json
-
-import numpy as np
 import pytest
 
 from common.errors import InputError
-from pipelines import command_line
-from pipelines.fill_mask import FilledMask
+from pipelines import FillMask
 from scripts import fill_mask
+from tests.support.random_models import assert_close, from_lines, run_with, save
 
 
-class Filler:
-    """Fills each mask with its number and a letter."""
-
-    def iterate(self, texts, top_k, batch_size):
-        self.asked = (texts, top_k, batch_size)
-        for text in texts:
-            yield [
-                FilledMask(
-                    [f"{number}{letter}" for letter in "ab"[:top_k]],
-                    np.float32([0.75, 0.25])[:top_k],
-                    [f"{text.lower()}:{letter}" for letter in "ab"[:top_k]],
-                )
-                for number in range(text.count("[MASK]"))
-            ]
+@pytest.fixture(scope="module")
+def filler(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("mlm")
+    save(directory, num_hidden_layers=1)
+    return FillMask.from_pretrained(directory)
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Runs the script with a stand-in for the model; returns what it asks and prints."""
-    filler = Filler()
-    monkeypatch.setattr(command_line, "load_pipeline", lambda *_: filler)
-
-    def run(*arguments):
-        fill_mask.main([str(tmp_path), *arguments])
-        return filler.asked, list(map(json.loads, capsys.readouterr().out.splitlines()))
-
-    return run
+def run(filler, tmp_path, monkeypatch, capsys):
+    return run_with(filler, fill_mask, tmp_path, monkeypatch, capsys)
 
 
-def test_an_object_per_text(run, tmp_path):
-    asked, found = run("A [MASK]", "[MASK], [MASK]", "--top-k", "2", "--batch-size", "8")
-    assert asked == (["A [MASK]", "[MASK], [MASK]"], 2, 8)
-    tokens = [[[item["token"] for item in mask] for mask in row["masks"]] for row in found]
-    assert tokens == [[["0a", "0b"]], [["0a", "0b"], ["1a", "1b"]]]
-    first = {"token": "0a", "probability": 0.75, "text": "a [mask]:a"}
-    assert found[0]["index"] == 0 and found[0]["masks"][0][0] == first
+def objects(filler, texts, top_k):
+    names = ("token", "probability", "text")
+    for index, masks in enumerate(filler.predict(texts, top_k)):
+        columns = ((mask.tokens, mask.probabilities, mask.texts) for mask in masks)
+        rows = [list(zip(*lists, strict=True)) for lists in columns]
+        fields = [[dict(zip(names, row, strict=True)) for row in mask] for mask in rows]
+        yield {"index": index, "masks": fields}
+
+
+def test_an_object_per_text(run, filler, tmp_path):
+    texts = ["A [MASK]", "[MASK], [MASK]"]
+    found = from_lines(run(*texts, "--top-k", "2", "--batch-size", "8"))
+    assert_close(found, list(objects(filler, texts, 2)))
     (tmp_path / "in.csv").write_text('n,t\n1,"a\tb\n[MASK]"\n')
-    arguments = ["--input", str(tmp_path / "in.csv"), "--columns", "t", "--top-k", "1"]
-    assert run(*arguments, "--output", str(tmp_path / "out.jsonl"))[1] == []
-    found = json.loads((tmp_path / "out.jsonl").read_text())
-    assert found == {"index": 0, "masks": [[first | {"text": "a\tb\n[mask]:a"}]]}
+    output = tmp_path / "out.jsonl"
+    source = ["--input", tmp_path / "in.csv", "--columns", "t"]
+    assert run(*source, "--top-k", "1", "--output", output) == ""
+    assert_close(from_lines(output.read_text()), list(objects(filler, ["a\tb\n[MASK]"], 1)))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +44,7 @@ def test_an_object_per_text(run, tmp_path):
         (["[MASK]", "b [mask]"], r"argument 2: .* \[MASK\], got 'b \[m"),
         (["[MASK]\tb"], "argument 1: expected one text; got 2"),
         (["[MASK]", "--output", "a.npy"], r"`--output` .*\.jsonl"),
+        (["[MASK]", "--batch-size", "0"], "`batch_size`"),
     ],
 )
 def test_wrong_input(run, arguments, message):

@@ -1,109 +1,139 @@
+"""predict.py prints what the pipelines predict, and finds wrong arguments before it loads them."""
+
+import dataclasses
 import json
 import logging
 
-import numpy as np
 import pytest
 
+import pipelines
 from common.errors import InputError
 from pipelines import command_line
-from pipelines.base import Pipeline
-from pipelines.classifier import Predictions
 from pipelines.kinds import KINDS
 from scripts import predict
+from tests.support.random_models import assert_close, from_lines, run_with, save
 
-CLASSIFIER = "ConvBertForSequenceClassification"
-
-
-class Classifier(Pipeline):
-    """Answers each text with itself."""
-
-    max_seq_length = 16
-
-    def __init__(self, labels=("no", "yes"), answer=None):
-        self.labels, self.answer = labels, answer
-
-    def predict(self, texts, pairs, batch_size):
-        texts = texts if pairs is None else list(map("".join, zip(texts, pairs, strict=True)))
-        answers = texts if self.answer is None else [self.answer] * len(texts)
-        shares = np.float32([[0.25, 0.75]] * len(texts)) if self.labels else None
-        return Predictions(answers, shares, num_cut=1)
+CONTEXT = "A b  c Ax d e f g h a b c d e f"
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Runs the script with a stand-in for the model; returns the objects it prints."""
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": [CLASSIFIER]}))
-
-    def run(*arguments, **options):
-        classifier = Classifier(**options)
-        monkeypatch.setattr(command_line, "load_pipeline", lambda *_: classifier)
-        predict.main([str(tmp_path), *arguments])
-        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-
-    return run
+def classes(classifier, rows):
+    found = classifier.predict(*zip(*rows, strict=True))
+    if classifier.labels is None:
+        return [{"score": score} for score in found.answers]
+    name = "labels" if isinstance(found.answers[0], list) else "label"
+    shares = (dict(zip(classifier.labels, row, strict=True)) for row in found.probabilities)
+    pairs = zip(found.answers, shares, strict=True)
+    return [{name: answer, "probabilities": row} for answer, row in pairs]
 
 
-def test_an_object_per_text(run, tmp_path, caplog):
-    probabilities = {"no": 0.25, "yes": 0.75}
-    expected = [
-        {"index": i, "label": label, "probabilities": probabilities}
-        for i, label in enumerate(["aé", "bc"])
-    ]
+def tags(tagger, rows):
+    return [dataclasses.asdict(sentence) for sentence in tagger.predict([row[0] for row in rows])]
+
+
+def answers(answerer, rows):
+    found = map(dataclasses.asdict, answerer.predict(*zip(*rows, strict=True)))
+    return [{"id": str(i), "answer": fields.pop("text")} | fields for i, fields in enumerate(found)]
+
+
+def choices(chooser, rows):
+    found = chooser.predict(*zip(*((row[0], row[1:]) for row in rows), strict=True))
+    pairs = zip(found.answers, found.probabilities, strict=True)
+    return [{"choice": answer, "probabilities": row} for answer, row in pairs]
+
+
+PAIRS = [["a é", "c"], ["h", "d e f g " * 20]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "rows", "predictions"),
+    [
+        ("SequenceClassification", {"id2label": ("é", "y")}, PAIRS, classes),
+        ("SequenceClassification", {"problem_type": "multi_label_classification"}, PAIRS, classes),
+        ("SequenceClassification", {"problem_type": "regression", "num_labels": 1}, PAIRS, classes),
+        ("TokenClassification", {"id2label": ("O", "B-X")}, [["a ax b"], ["h g"]], tags),
+        ("QuestionAnswering", {}, [["a b", CONTEXT], ["h", "h g f. e"]], answers),
+        ("MultipleChoice", {}, [["a b", "c", "d e"], ["c", "a", "h"]], choices),
+    ],
+)
+def test_objects_of_arguments_and_files(
+    tmp_path, monkeypatch, capsys, caplog, kind, fields, rows, predictions
+):
+    kind = KINDS[f"ConvBertFor{kind}"]
+    cls = getattr(pipelines, kind.pipeline)
+    save(tmp_path, cls.model_class, num_hidden_layers=1, **fields)
+    pipeline = cls.from_pretrained(tmp_path)
+    expected = predictions(pipeline, rows)
+    expected = [{"index": i} | fields for i, fields in enumerate(expected)]
+    run = run_with(pipeline, predict, tmp_path, monkeypatch, capsys)
+    texts = list(map("\t".join, rows))
+    (tmp_path / "t.txt").write_text("\n".join(texts), encoding="utf-8")
     with caplog.at_level(logging.WARNING, logger="absl"):
-        assert run("aé", "bc") == expected
-    assert "1 of 2 texts were longer than 16 tokens" in caplog.text
-    assert run("a\té", "b\tc") == [expected[0] | {"label": "aé"}, expected[1]]
-    path = tmp_path / "out.jsonl"
-    assert run("aé", "bc", "--output", str(path)) == []
-    assert list(map(json.loads, path.read_text(encoding="utf-8").splitlines())) == expected
+        lines = run("--input", tmp_path / "t.txt")
+    assert_close(from_lines(lines), expected)
+    assert ("1 of 2 texts were longer than 64 tokens" in caplog.text) == (rows == PAIRS)
+    if predictions in (answers, choices):  # the arguments are one row
+        assert_close(from_lines(run(*rows[0])), expected[:1])
+    else:
+        assert run(*texts) == lines
+    objects = [{"first": first, "more": more} for first, *more in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, objects)))
+    assert run("--input", tmp_path / "t.jsonl", "--columns", "first", "more") == lines
+    columns = "abc"[: len(rows[0])]
+    cells = "\n".join(map(",".join, [columns, *rows]))
+    (tmp_path / "t.csv").write_text(cells, encoding="utf-8")
+    source = ["--input", tmp_path / "t.csv", "--columns", *columns]
+    assert run(*source, "--output", tmp_path / "out.jsonl") == ""
+    assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == lines
 
 
-def test_several_labels_and_scores(run):
-    (found,) = run("a", answer=["no", "yes"])
-    assert found["labels"] == ["no", "yes"] and "label" not in found
-    assert run("a", labels=None, answer=2.2666678428649902) == [{"index": 0, "score": 2.26667}]
-
-
-def test_many_texts_show_a_bar_and_keep_their_order(capsys, caplog):
-    kind = KINDS[CLASSIFIER]._replace(rows_at_once=2)
-    rows = [[text] for text in "abcde"]
+def test_many_texts_show_a_bar_and_keep_their_order(tmp_path, capsys, caplog):
+    model = save(tmp_path, pipelines.TextClassifier.model_class, 5, num_hidden_layers=1)
+    classifier = pipelines.TextClassifier.from_pretrained(tmp_path)
+    kind = KINDS[model.architecture]._replace(rows_at_once=2)
+    rows = [["a"], ["a b c d"], ["b"], ["c"], ["d e f g h"]]
+    with command_line.progress_bar(2, kind.unit, kind.rows_at_once):
+        assert capsys.readouterr().err == ""
     with command_line.progress_bar(len(rows), kind.unit, kind.rows_at_once) as bar:
-        found = list(predict.predict(kind, Classifier(), rows, 32, bar))
-    assert [(fields["index"], fields["label"]) for fields in found] == list(enumerate("abcde"))
-    assert "3 of 5 texts were longer" in caplog.text
+        found = list(predict.predict(kind, classifier, rows, 32, bar))
+    expected = classes(classifier, rows)
+    assert_close(found, [{"index": i} | fields for i, fields in enumerate(expected)])
+    assert "2 of 5 texts were longer" in caplog.text
     assert "5 of 5 text" in capsys.readouterr().err
 
 
-def test_few_texts_show_no_bar(run, capsys):
-    run("a", "b")
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kind", "arguments", "message"),
     [
-        (["a", "--output", "a.tsv"], r"`--output` .*\.jsonl"),
-        (["a", "--output", "{}/no/a.jsonl"], "`--output`: .*/no"),
-        (["a", "--stem-column", "x"], "--stem-column"),
-        (["a", "--format", "squad"], r"`--format` must be jsonl .* squad"),
-        (["a\tb\tc"], "argument 1"),
+        ("SequenceClassification", "a --output a.tsv", r"`--output` .*\.jsonl"),
+        ("SequenceClassification", "a --output no/a.jsonl", "`--output`: .*no"),
+        ("SequenceClassification", "a --stem-column x", "--stem-column"),
+        ("SequenceClassification", "a --format squad", r"`--format` must be jsonl .* squad"),
+        ("SequenceClassification", "a\tb\tc", "argument 1"),
+        ("TokenClassification", "a --format squad", r"`--format` must be jsonl or conll .* squad"),
+        ("TokenClassification", "--input t.tsv --columns word", r"`--columns` of t\.tsv .* word"),
+        ("TokenClassification", "--input t.txt", r"line 2: .* \.conll, \.conllu, "),
+        ("QuestionAnswering", "a", "argument 1: .* got 1"),
+        ("QuestionAnswering", "--input t.csv --columns a", r"t\.csv, line 2: .* got 1"),
+        ("QuestionAnswering", "a b --format conll", "`--format` must be jsonl or squad"),
+        ("QuestionAnswering", "--input t.json", r"t\.json: not JSON"),
+        ("MultipleChoice", "a b", "argument 1: .* got 2"),
+        ("MultipleChoice", "--input t.csv --columns a", "line 2: .* two or more choices; got 1"),
+        (
+            "MultipleChoice",
+            "--input t.csv --columns a b --stem-column c",
+            "line 2: .* a stem .*; got 3",
+        ),
+        ("MultipleChoice", "--input t.csv --stem-column c", "--stem-column"),
+        ("MaskedLM", "a", "ConvBertForMaskedLM.*not ConvBertForSequenceClass.* or .*Choice"),
     ],
 )
-def test_wrong_arguments(run, tmp_path, arguments, message):
+def test_wrong_arguments(tmp_path, monkeypatch, kind, arguments, message):
+    """They are found before the model is loaded: there is none."""
+    config = {"architectures": [f"ConvBertFor{kind}"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    files = {"t.csv": "a,b,c\nd,e,f\n", "t.tsv": "1\ta\n", "t.txt": "a O\n\nb O\n", "t.json": "{"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
-        run(*(argument.replace("{}", str(tmp_path)) for argument in arguments))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, r"config\.json.*finetuning_models"),
-        ('{"architectures": ["ConvBertModel"]}', "ConvBertModel.*not ConvBertForSequenceClass"),
-        ("[]", r"config\.json: expected a JSON object"),
-    ],
-)
-def test_a_directory_without_a_fine_tuned_model(tmp_path, content, message):
-    if content:
-        (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=message):
-        predict.main([str(tmp_path), "a"])
+        predict.main([".", *arguments.split(" ")])

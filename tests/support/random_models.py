@@ -10,6 +10,7 @@ import pytest
 import finetune
 from data import ConvBertTokenizer
 from model import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
+from pipelines import command_line
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "##x", "H", "[", "]", "mask"]
 NETWORK = {
@@ -41,13 +42,52 @@ def rows_of(*texts):
         yield np.array([[VOCAB.index(token) for token in f"[CLS] {text} [SEP]".split()]])
 
 
+def softmax(logits):
+    """The softmax over the last axis, as float64."""
+    powers = np.exp(np.asarray(logits, np.float64))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def run_with(pipeline, script, directory, monkeypatch, capsys):
+    """A function that runs a script on a model that is loaded already, and returns what it prints.
+
+    Arguments, `directory` first, become strings.
+    """
+    monkeypatch.setattr(command_line, "load_pipeline", lambda *_, **options: pipeline)
+
+    def run(*arguments):
+        script.main([str(directory), *map(str, arguments)])
+        return capsys.readouterr().out
+
+    return run
+
+
+def from_lines(text):
+    """The objects of JSON lines."""
+    return list(map(json.loads, text.splitlines()))
+
+
+def assert_close(found, expected):
+    """Compares nested lists and dicts; fractions up to 1e-5, and all else exactly."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        found, expected = list(found.values()), [expected[name] for name in found]
+    if isinstance(expected, list | np.ndarray):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other)
+    else:
+        is_fraction = isinstance(expected, float | np.floating)
+        assert found == (pytest.approx(expected, abs=1e-5) if is_fraction else expected)
+
+
 def finetune_at_random(directory, fields, split_files, **hparams):
-    """What finetune.py leaves of a task of one's own, but that nothing is learned.
+    """Runs finetune.py on a task, "mine", without training the model.
 
     Args:
         directory: an empty one; it becomes DATA_DIR.
-        fields: of the task's JSON file, "mine".
-        split_files: name → text of "train" and "test" with their endings.
+        fields: those of the task's JSON file.
+        split_files: the texts of the training and the test file, by name.
         **hparams: hyper-parameters.
 
     Returns:
