@@ -1,10 +1,10 @@
 """Measures speed and memory next to other implementations, on the same machine in the same run.
 
     python3 -m benchmarks data --corpus openwebtext.tar --num-processes 2 --output data.json
-    python3 -m benchmarks pretrain --peer-python ~/torch/bin/python --output pretrain.json
-    python3 -m benchmarks infer --peers torch torch-compiled --peer-python ~/torch/bin/python
-    python3 -m benchmarks finetune --task sst --tasks-dir D --peer-python ~/torch/bin/python
-    python3 -m benchmarks predict --task sst --tasks-dir D --peer-python ~/torch/bin/python
+    python3 -m benchmarks pretrain --peer-python .venv-peers/bin/python --output pretrain.json
+    python3 -m benchmarks infer --peers torch torch-compiled --peer-python .venv-peers/bin/python
+    python3 -m benchmarks finetune --task sst --tasks-dir D --peer-python .venv-peers/bin/python
+    python3 -m benchmarks predict --task sst --tasks-dir D --peer-python .venv-peers/bin/python
     python3 -m benchmarks export --model-dir M --task sst --tasks-dir D
 
 All implementations alternate for several rounds on the same cores. The table shows medians.
