@@ -18,7 +18,7 @@ from pathlib import Path
 import bootstrap  # noqa: F401
 
 from common import errors
-from common.errors import InputError
+from common.fields import require
 
 # Kind of token → its format on a terminal, and without colors.
 STYLES = {
@@ -77,25 +77,18 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of the choice of examples and of the masks")
     add("--no-color", action="store_true", help="never use colors")
     args = parser.parse_args(arguments)
-    if args.num_examples < 1:
-        parser.error("--num-examples must be at least 1")
+    require(args.num_examples >= 1, "num_examples", "at least 1", args.num_examples)
     return args
 
 
 def select_shard(metadata, number: int | None, seed: int):
     """Returns the metadata of one shard: the given one, or any that has examples."""
+    allowed = [index for index, shard in enumerate(metadata.shards) if shard.examples]
     if number is None:
-        shard = random.Random(seed).choice([shard for shard in metadata.shards if shard.examples])
-    elif 0 <= number < len(metadata.shards):
-        shard = metadata.shards[number]
-    else:
-        raise InputError(
-            f"--shard must be from 0 to {len(metadata.shards) - 1} for the records in "
-            f"{metadata.records_dir}. Received: {number}"
-        )
-    if not shard.examples:
-        raise InputError(f"the shard {metadata.path(shard)} does not have examples.")
-    return dataclasses.replace(metadata, shards=(shard,))
+        number = random.Random(seed).choice(allowed)
+    expected = f"a shard with examples, from 0 to {len(metadata.shards) - 1}"
+    require(number in allowed, "shard", expected, number, metadata.records_dir)
+    return dataclasses.replace(metadata, shards=(metadata.shards[number],))
 
 
 def read_examples(metadata) -> dict:

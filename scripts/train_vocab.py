@@ -14,10 +14,17 @@ import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError
-from data.records.command_line import add_corpus_arguments, read_options
+from data.records.command_line import add_accents_argument, add_corpus_arguments, read_options
 
 # With a larger share of [UNK] among the words, the alphabet is too small for the text.
 MAX_UNKNOWN_RATE = 0.005
+# Field of `VocabularyOptions` → its default and meaning.
+NUMBERS = {
+    "vocab_size": (30_522, "number of tokens"),
+    "num_unused": (0, "number of extra tokens [unused0], [unused1], … for your own use"),
+    "min_frequency": (2, "how often two parts must occur together to be merged"),
+    "max_megabytes": (1000, "amount of text to read; a larger corpus is sampled"),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,13 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     logging.set_verbosity(logging.INFO)
     options = train_vocab.VocabularyOptions(
-        vocab_size=args.vocab_size,
         do_lower_case=not args.cased,
         strip_accents=args.strip_accents and not args.cased,
-        num_unused=args.num_unused,
-        min_frequency=args.min_frequency,
         limit_alphabet=args.limit_alphabet,
-        max_megabytes=args.max_megabytes,
+        **{name: getattr(args, name) for name in NUMBERS},
     )
     corpus = find_corpus(args.data_dir, args.corpus, read_options(args))
     counts = train_vocab.count_words(corpus, options)
@@ -55,8 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer.save_pretrained(output)
 
     unknown_rate = fit.unknown_words / fit.words
-    print(f"{output / 'vocab.txt'}: {tokenizer.vocab_size:,} tokens")
     print(
+        f"{output / 'vocab.txt'}: {tokenizer.vocab_size:,} tokens\n"
         f"text      {fit.words:,} words, {fit.tokens / fit.words:.3f} tokens per word, "
         f"{unknown_rate:.3%} of the words are [UNK]"
     )
@@ -84,18 +88,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add_corpus_arguments(parser)
     add("--output", help="directory to write to (default: the data directory)")
     add("--cased", action="store_true", help="keep case and accents")
-    add(
-        "--no-strip-accents",
-        dest="strip_accents",
-        action="store_false",
-        help="keep accents when lower-casing",
-    )
-    for option, default, meaning in (
-        ("--vocab-size", 30_522, "number of tokens"),
-        ("--num-unused", 0, "number of extra tokens [unused0], [unused1], … for your own use"),
-        ("--min-frequency", 2, "how often two parts must occur together to be merged"),
-        ("--max-megabytes", 1000, "amount of text to read; a larger corpus is sampled"),
-    ):
+    add_accents_argument(parser)
+    for name, (default, meaning) in NUMBERS.items():
+        option = f"--{name.replace('_', '-')}"
         add(option, type=int, default=default, help=f"{meaning} (default: %(default)s)")
     add(
         "--limit-alphabet",

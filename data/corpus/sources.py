@@ -11,6 +11,8 @@ gives its type:
 .txt and .jsonl files can be compressed: `.gz`, `.xz` or `.zst` follows.
 """
 
+import dataclasses
+import functools
 import glob
 import importlib.util
 import io
@@ -112,7 +114,7 @@ def find_corpus(
                 "there, or choose another corpus with --corpus."
             )
     path = Path(path)
-    sources, is_stream = [], False
+    is_stream = False
     if path.is_file() and _kind_of(path.name)[0] in (None, "tar", "archive"):
         # A tar of archives, compressed or not, or a single archive, which is compressed too.
         with damage_errors(path), path.open("rb") as file:
@@ -125,16 +127,13 @@ def find_corpus(
         if not sources:
             raise InputError(f"{path}: does not contain *.xz archives, as OpenWebText's tar does.")
     else:
-        for file, name in _find_files(path):
-            sources += _list_file(file, name, options)
+        sources = [s for found in _find_files(path) for s in _list_file(*found, options)]
     corpus = Corpus(path, sources, is_stream, options)
     if not corpus.size:
         raise InputError(f"no text: every file of the corpus {path} is empty.")
-    for source in sources:
-        if source.kind == "parquet" or source.compression == ".zst":
-            if importlib.util.find_spec("pyarrow") is None:
-                raise InputError(f"{source.name}: reading it needs pyarrow: pip install pyarrow")
-            break
+    needing = [s.name for s in sources if s.kind == "parquet" or s.compression == ".zst"]
+    if needing and importlib.util.find_spec("pyarrow") is None:
+        raise InputError(f"{needing[0]}: reading it needs pyarrow: pip install pyarrow")
     return corpus
 
 
@@ -181,15 +180,13 @@ def _archives_in(file: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarFile, tar
 def _list_tar(path: Path, name: str, is_compressed: bool, options: ReadOptions) -> list[TextSource]:
     if is_compressed:
         logging.info("listing the compressed archive %s, which must be read once for that", path)
+    make = functools.partial(TextSource, str(path), kind="archive", options=options)
     sources = []
-
-    def add(source_name, offset, size):
-        sources.append(TextSource(str(path), source_name, "archive", offset, size, options=options))
-
     try:
         with damage_errors(path), (lzma.open if is_compressed else open)(path, "rb") as file:
             for _, member in _archives_in(file):
-                add(f"{name}/{member.name}", member.offset_data, member.size)
+                source = make(f"{name}/{member.name}", offset=member.offset_data, size=member.size)
+                sources.append(source)
             if not is_compressed and not options.skip_damaged:
                 for source in sources:
                     _check_xz_ends(source, file)
@@ -199,7 +196,7 @@ def _list_tar(path: Path, name: str, is_compressed: bool, options: ReadOptions) 
         logging.warning("%s", error)
         if sources:
             # Stands for the archives that cannot be listed: its zero bytes are counted as damage.
-            add(f"{name}, after {len(sources)} archives", 0, 0)
+            sources.append(make(f"{name}, after {len(sources)} archives", offset=0, size=0))
     return sources
 
 
@@ -207,20 +204,18 @@ def _list_file(path: Path, name: str, options: ReadOptions) -> list[TextSource]:
     kind, compression = _kind_of(path.name)
     if kind == "tar":
         return _list_tar(path, name, False, options)
+    source = TextSource(str(path), name, kind, 0, 0, compression, options)
     try:
-        size = path.stat().st_size
-        is_divisible = not compression and (
-            kind == "jsonl" or (kind == "text" and options.blanks_separate_docs)
-        )
-        if is_divisible and size:
-            return list(_ranges(path, name, kind, size, options))
-        source = TextSource(str(path), name, kind, 0, size, compression, options)
+        whole = dataclasses.replace(source, size=path.stat().st_size)
+        is_divisible = kind == "jsonl" or (kind == "text" and options.blanks_separate_docs)
+        if is_divisible and whole.size and not compression:
+            return list(_ranges(whole))
         if kind == "archive" and not options.skip_damaged:
             with path.open("rb") as file:
-                _check_xz_ends(source, file)
-    except OSError:  # the reader will meet it again and count it
-        source = TextSource(str(path), name, kind, 0, 0, compression, options)
-    return [source]
+                _check_xz_ends(whole, file)
+    except OSError:
+        return [source]  # the reader will fail to open it, and count it as unreadable
+    return [whole]
 
 
 def _check_xz_ends(source: TextSource, file: io.BufferedIOBase) -> None:
@@ -237,20 +232,18 @@ def _check_xz_ends(source: TextSource, file: io.BufferedIOBase) -> None:
         )
 
 
-def _ranges(
-    path: Path, name: str, kind: str, size: int, options: ReadOptions
-) -> Iterator[TextSource]:
-    """Divides a file into ranges that begin at the beginning of a document."""
-    start = 0
-    with path.open("rb") as file:
+def _ranges(whole: TextSource) -> Iterator[TextSource]:
+    """Divides a file into ranges, each of which begins at the beginning of a document."""
+    start, size = 0, whole.size
+    with open(whole.path, "rb") as file:
         while start < size:
             file.seek(start + TEXT_RANGE_BYTES)
             _read_line(file)  # the rest of a line is not a blank line
-            while kind == "text" and not is_blank(_read_line(file)) and file.tell() < size:
+            while whole.kind == "text" and not is_blank(_read_line(file)) and file.tell() < size:
                 pass
             end = min(file.tell(), size)
-            source_name = f"{name}:{start}"
-            yield TextSource(str(path), source_name, kind, start, end - start, options=options)
+            name = f"{whole.name}:{start}"
+            yield dataclasses.replace(whole, name=name, offset=start, size=end - start)
             start = end
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import multiprocessing
 import multiprocessing.connection
 import os
 import signal
@@ -21,6 +20,7 @@ from absl import logging
 
 from common.console import progress_bar
 from common.errors import InputError
+from common.fields import require
 from common.files import write_text
 from data.corpus.sources import Corpus
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
@@ -70,11 +70,10 @@ def build_records(
         What was built; None if it already existed.
 
     Raises:
-        InputError: the directory holds other records; the vocabulary cannot be used; an archive is
-            damaged; a process was killed. In the last two cases, finished shards are kept.
+        InputError: the directory holds other records, the vocabulary cannot be used, an archive is
+            damaged or a process was killed. The last two keep the finished shards.
     """
-    if num_processes < 1:
-        raise InputError(f"`num_processes` must be at least 1. Received: {num_processes}")
+    require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     records_dir = Path(records_dir)
     identity = options.identity(corpus)
     finished = {} if overwrite else _finished_shards(records_dir, identity)
@@ -83,19 +82,13 @@ def build_records(
     tasks = _plan(corpus, options, records_dir)
     remaining = [task for task in tasks if task.name not in finished]
     start = time.monotonic()
-    if make_workers is not None:
-        context = contextlib.nullcontext(make_workers(options))
-    elif num_processes == 1 or len(remaining) <= 1:
-        context = _this_process(options)
-    else:
-        context = _processes(options, min(num_processes, len(remaining)))
-    with context as workers:
+    with _workers(options, min(num_processes, len(remaining)), make_workers) as workers:
         # Nothing is changed before this point, where the vocabulary is known to be usable.
         with write_errors(records_dir):
             _start_directory(records_dir, identity, finished)
         logging.info("%d of %d shards to build", len(remaining), len(tasks))
         shards = workers.run(_with_contents(remaining, corpus))
-        _note_shards(shards, tasks, finished, records_dir / PROGRESS_FILE)
+        text_bytes = _record_shards(shards, tasks, finished, records_dir / PROGRESS_FILE)
     metadata = RecordsMetadata(
         records_dir=records_dir,
         record_format=options.record_format,
@@ -105,15 +98,12 @@ def build_records(
         **workers.vocabulary,
     )
     if not metadata.num_examples:
-        skipped = ", ".join(f"{count} {reason}" for reason, count in metadata.skipped.items())
-        raise InputError(
-            f"no text: the corpus {corpus.path} gave no examples. Skipped: {skipped or 'nothing'}."
-        )
+        skipped = json.dumps(metadata.skipped)
+        raise InputError(f"no text: the corpus {corpus.path} gave no examples. Skipped: {skipped}")
     metadata.save()
     (records_dir / PROGRESS_FILE).unlink()
     seconds = time.monotonic() - start
-    megabytes = sum(finished[task.name].text_bytes for task in remaining) / 1e6
-    logging.info("%.1f MB of text in %.1f s, including the start", megabytes, seconds)
+    logging.info("%.1f MB of text in %.1f s, including startup", text_bytes / 1e6, seconds)
     return metadata
 
 
@@ -147,12 +137,8 @@ def _finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | No
     if shards is None:
         load_metadata(records_dir)  # checks the shards
         return None
-
-    def is_complete(shard):
-        path = records_dir / shard.name
-        return path.exists() and path.stat().st_size == shard.bytes
-
-    return {shard.name: shard for shard in shards if is_complete(shard)}
+    sizes = {path.name: path.stat().st_size for path in records_dir.glob(f"{SHARD_PREFIX}*")}
+    return {shard.name: shard for shard in shards if sizes.get(shard.name) == shard.bytes}
 
 
 def _plan(corpus: Corpus, options: BuildOptions, records_dir: Path) -> list[ShardTask]:
@@ -194,10 +180,10 @@ def _with_contents(tasks: list[ShardTask], corpus: Corpus) -> Iterator[ShardTask
         yield dataclasses.replace(task, contents=found)
 
 
-def _note_shards(
+def _record_shards(
     shards: Iterator[Shard], tasks: list[ShardTask], finished: dict[str, Shard], progress: Path
-) -> None:
-    """Adds each shard to `finished`, to the progress file and to a progress bar."""
+) -> int:
+    """Adds each shard to `finished`, the progress file and a progress bar; returns text bytes."""
     sizes = {task.name: sum(source.size for source in task.sources) for task in tasks}
     total, kept = sum(sizes.values()), sum(sizes[name] for name in finished)
     text_bytes, start = 0, time.monotonic()
@@ -210,18 +196,23 @@ def _note_shards(
             rate = text_bytes / 1e6 / (time.monotonic() - start)
             bar.set_postfix_str(f"{rate:.1f} MB of text/s", refresh=False)
             bar.update(sizes[shard.name])
+    return text_bytes
 
 
-@contextlib.contextmanager
-def _this_process(options: BuildOptions) -> Iterator[Workers]:
+def _workers(options, count, make_workers):
+    """Returns a context with `Workers`: those of `make_workers`, processes, or this process."""
+    if make_workers is not None:
+        return contextlib.nullcontext(make_workers(options))
+    if count > 1:
+        return _processes(options, count)
     tokenizer = LineTokenizer(options)
     run = functools.partial(map, lambda task: build_shard(task, options, tokenizer))
-    yield Workers(tokenizer.vocabulary, run)
+    return contextlib.nullcontext(Workers(tokenizer.vocabulary, run))
 
 
 @contextlib.contextmanager
 def _processes(options: BuildOptions, count: int) -> Iterator[Workers]:
-    """Starts processes, which end with the `with` block or with this process."""
+    """Starts processes that end with the `with` block or with this process."""
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
     executor = futures.ProcessPoolExecutor(count, context, _start_worker, (reader,))

@@ -21,7 +21,7 @@ from common.fields import check_settings, setting
 from data.corpus.readers import Skipped, TextSource, read_documents
 from data.corpus.sources import Corpus
 from data.records.examples import MIN_TARGET_LENGTH, SEGMENT_RULES, ExampleBuilder
-from data.records.metadata import Shard
+from data.records.metadata import TOKENIZER_FIELDS, Shard
 from data.records.shard_io import RECORD_FORMATS, id_type, open_shard
 
 TOKENIZER_BATCH_BYTES = 1 << 19
@@ -105,13 +105,9 @@ class LineTokenizer:
         tokenizer = ConvBertTokenizer(
             options.vocab_file, options.do_lower_case, options.strip_accents
         )
-        self.vocabulary = {
-            name: getattr(tokenizer, name)
-            for name in ("vocab_size", "vocab_sha256", "do_lower_case", "strip_accents")
-        }
+        self.vocabulary = {name: getattr(tokenizer, name) for name in TOKENIZER_FIELDS}
         self.id_type = id_type(tokenizer.vocab_size)
-        self.cls_id, self.sep_id = tokenizer.cls_id, tokenizer.sep_id
-        self.unk_id = tokenizer.unk_id
+        self.cls_id, self.sep_id, self.unk_id = tokenizer.cls_id, tokenizer.sep_id, tokenizer.unk_id
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
         def tokenize(text):

@@ -1,6 +1,7 @@
 """The command line for building records, shared by build_data.py and its cluster version."""
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -26,45 +27,39 @@ MAX_UNKNOWN_RATE = 0.01
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options, except those about where the shards are built."""
-    parser.add_argument(
-        "--data-dir", required=True, help="directory of corpus and vocabulary, and of the records"
-    )
+    add, flag = parser.add_argument, functools.partial(parser.add_argument, action="store_true")
+    add("--data-dir", required=True, help="directory of corpus and vocabulary, and of the records")
     add_corpus_arguments(parser)
     add_settings(parser, BuildOptions)
-    parser.add_argument(
+    add(
         "--vocab-file",
         help="WordPiece vocabulary, one token per line (default: vocab.txt in the data directory; "
         "if there is no such file, BERT's uncased vocabulary, which is copied there)",
     )
-    parser.add_argument(
+    flag(
         "--cased",
-        action="store_true",
         help="keep case and accents (the default if tokenizer_config.json beside vocab.txt sets "
         "do_lower_case to false)",
     )
-    parser.add_argument(
-        "--do-strip-accents",
-        dest="strip_accents",
-        action="store_true",
-        default=True,
-        help="strip accents when lower-casing (the default)",
-    )
+    flag("--no-carry-over", help="drop text that does not fit into an example, as the originals do")
+    flag("--overwrite", help="replace existing records")
+    add_accents_argument(parser)
+    flag("--do-strip-accents", dest="strip_accents", default=True, help="strip them (the default)")
+
+
+def add_accents_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--no-strip-accents`."""
     parser.add_argument(
         "--no-strip-accents",
         dest="strip_accents",
         action="store_false",
         help="keep accents when lower-casing",
     )
-    parser.add_argument(
-        "--no-carry-over",
-        action="store_true",
-        help="drop text that does not fit into an example, as the originals do",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing records")
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options about the corpus and how its files are read."""
+    flag = functools.partial(parser.add_argument, action="store_true")
     parser.add_argument(
         "--corpus",
         help="a file, a directory or a quoted glob pattern: OpenWebText's .tar, .tar.xz or .xz "
@@ -72,16 +67,11 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
         "openwebtext.tar, openwebtext.tar.xz, openwebtext/ or subsets/ in the data directory)",
     )
     add_settings(parser, ReadOptions)
-    parser.add_argument(
+    flag(
         "--no-blanks-separate-docs",
-        action="store_true",
         help="one document per .txt file: blank lines do not end a document",
     )
-    parser.add_argument(
-        "--skip-damaged",
-        action="store_true",
-        help="skip the rest of a damaged file instead of failing",
-    )
+    flag("--skip-damaged", help="skip the rest of a damaged file instead of failing")
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
@@ -201,8 +191,8 @@ def summary(metadata: RecordsMetadata) -> str:
         f"{total('full_examples') / examples:.1%} are full ({metadata.max_seq_length} tokens), "
         f"{double:.1%} have two segments, {1 - double:.1%} have one",
     ]
-    if metadata.skipped:
-        counts = "; ".join(f"{count:,} {reason}" for reason, count in metadata.skipped.items())
+    if skipped := metadata.skipped:
+        counts = "; ".join(f"{count:,} {reason}" for reason, count in skipped.items())
         lines.append(f"skipped   {counts} (see {METADATA_FILE})")
     if unknown_rate > MAX_UNKNOWN_RATE:
         logging.warning(

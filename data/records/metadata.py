@@ -18,6 +18,8 @@ from data.records.shard_io import FEATURES, find_damage, record_offsets, write_e
 METADATA_FILE = "metadata.json"
 PROGRESS_FILE = "build_progress.jsonl"
 SHARD_PREFIX = "pretrain_data.tfrecord-"
+# What `RecordsMetadata` records about a tokenizer.
+TOKENIZER_FIELDS = ("vocab_size", "vocab_sha256", "do_lower_case", "strip_accents")
 
 
 def shard_name(index: int, num_shards: int) -> str:
@@ -123,7 +125,15 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
                 f"{path}: not the metadata of records ({error}). Build the records again, with "
                 "--overwrite."
             ) from error
-        _check_shards(metadata)
+        for shard in shards:
+            file = records_dir / shard.name
+            found = f"{file.stat().st_size:,} bytes" if file.exists() else "no such file"
+            if found != f"{shard.bytes:,} bytes":
+                raise InputError(
+                    f"the shard {file} is missing or damaged: expected {shard.bytes:,} bytes "
+                    f"({METADATA_FILE}), found {found}. Copy it again, or build the records again "
+                    "with --overwrite."
+                )
     elif (records_dir / PROGRESS_FILE).exists():
         raise InputError(
             f"the records in {records_dir} are not complete: the build was stopped. Run "
@@ -134,18 +144,6 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
     if not metadata.num_examples:
         raise InputError(f"the records in {records_dir} hold no examples. Build them again.")
     return metadata
-
-
-def _check_shards(metadata: RecordsMetadata) -> None:
-    for shard in metadata.shards:
-        path = Path(metadata.path(shard))
-        found = f"{path.stat().st_size:,} bytes" if path.exists() else "no such file"
-        if found != f"{shard.bytes:,} bytes":
-            raise InputError(
-                f"the shard {path} is missing or damaged: expected {shard.bytes:,} bytes "
-                f"({METADATA_FILE}), found {found}. Copy it again, or build the records again with "
-                "--overwrite."
-            )
 
 
 def _scan_original(records_dir: Path) -> RecordsMetadata:
@@ -194,9 +192,8 @@ def hold_out(metadata: RecordsMetadata, count: int) -> tuple[RecordsMetadata, Re
             f"{len(shards)} shards with examples, and training needs at least one. Hold out "
             "fewer, or build the records again with a larger --num-out-files."
         )
-    return tuple(
-        dataclasses.replace(metadata, shards=part) for part in (shards[:-count], shards[-count:])
-    )
+    parts = shards[:-count], shards[-count:]
+    return tuple(dataclasses.replace(metadata, shards=part) for part in parts)
 
 
 def check_vocab(metadata: RecordsMetadata, tokenizer) -> None:
@@ -207,7 +204,7 @@ def check_vocab(metadata: RecordsMetadata, tokenizer) -> None:
     Raises:
         InputError: the vocabulary or the tokenizer's options differ.
     """
-    for name in ("vocab_size", "vocab_sha256", "do_lower_case", "strip_accents"):
+    for name in TOKENIZER_FIELDS:
         built, given = getattr(metadata, name), getattr(tokenizer, name)
         if built is not None and built != given:
             raise InputError(
@@ -249,8 +246,7 @@ def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputErro
         path = metadata.path(shard)
         if not os.path.exists(path):
             return InputError(f"the shard {path} no longer exists. Copy it again.")
-        damage = find_damage(path, shard.examples)
-        if damage:
+        if damage := find_damage(path, shard.examples):
             return InputError(
                 f"the shard {path} is damaged: {damage}. Copy it again, or build the records again "
                 "with --overwrite."
