@@ -1,5 +1,4 @@
-import csv
-import io
+import json
 
 import numpy as np
 import pytest
@@ -35,20 +34,17 @@ ROWS = [
 ]
 
 
-def as_csv(header, rows):
-    file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    return file.getvalue()
+def as_lines(rows):
+    names = ("text", "stem", "one", "two", "three", "right")
+    return "\n".join(json.dumps(dict(zip(names, row, strict=False))) for row in rows)
 
 
-HEADER = [FIELDS["context_column"], FIELDS["stem_column"], *FIELDS["choice_columns"]]
-TEST = as_csv(HEADER, ROWS)
+TEST = as_lines(ROWS)
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    train = as_csv([*HEADER, "right"], [[*row, "B"] for row in ROWS[:2]])
-    files = {"train.csv": train, "test.csv": TEST}
+    files = {"train.jsonl": as_lines([*row, "B"] for row in ROWS[:2]), "test.jsonl": TEST}
     return finetune_at_random(tmp_path_factory.mktemp("choice"), FIELDS, files, max_seq_length=13)
 
 
@@ -72,8 +68,8 @@ def test_choices_are_those_that_fine_tuning_wrote(tuned, chooser, tmp_path, monk
     lengths = [3 + len(c.split()) + len(d.split()) for c, d in pairs]
     assert found.num_cut == sum(length > 13 for length in lengths) > 0
 
-    (tmp_path / "t.csv").write_text(TEST)
-    arguments = ["--input", tmp_path / "t.csv", "--stem-column", "stem"]
+    (tmp_path / "t.jsonl").write_text(TEST)
+    arguments = ["--input", tmp_path / "t.jsonl", "--stem-column", "stem"]
     run = run_with(chooser, predict, directory, monkeypatch, capsys)
     objects = from_lines(run(*arguments, "--columns", "text", "one", "two", "three"))
     assert [[str(row["index"]), row["choice"]] for row in objects] == [row[:2] for row in written]

@@ -110,12 +110,6 @@ def test_script_answers_a_squad_file(tuned, answerer, tmp_path, capsys, monkeypa
     assert output.read_text() == (path.parent / "mine_test_1_predictions.json").read_text()
     objects = from_lines(run("--input", tmp_path / "t.json"))
     assert {row["id"]: row["answer"] for row in objects} == written(path, "predictions")
-    contexts = {identity: CONTEXTS[number] for identity, _, number in QUESTIONS}
-    for row in objects:
-        if row["answer"]:
-            assert contexts[row["id"]][row["start"] : row["end"]] == row["answer"]
-        else:
-            assert row["start"] is row["end"] is row["probability"] is None
 
 
 def test_a_model_of_transformers_has_the_defaults(tmp_path):
