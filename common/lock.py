@@ -1,0 +1,100 @@
+"""One job at a time in a folder: a lock that disappears with the process that holds it."""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+from absl import logging
+
+from common.errors import InputError
+
+# What file systems without locks answer, such as some network file systems.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_held: set[str] = set()  # a process's own locks do not exclude each other
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, what: str, advice: str) -> Iterator[None]:
+    """Holds the lock file `path` during the block, and deletes it at the end.
+
+    The lock is the operating system's (POSIX): it ends with the process, however that ends, so a
+    file left by a dead process is no obstacle. Worker processes do not inherit it. Network file
+    systems with locks, such as NFS, enforce it between machines. On file systems without locks, a
+    warning is all that happens.
+
+    Args:
+        path: the lock file; its folder is created if necessary.
+        what: what is locked, for messages.
+        advice: what to do instead of waiting, for messages.
+
+    Raises:
+        InputError: another process has the lock, which the message names, or the file cannot be
+            written.
+    """
+    path = os.path.realpath(path)
+    if path in _held:
+        raise InputError(f"{what} is in use by this process. {advice}")
+    try:
+        descriptor = _open_locked(path, what, advice)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    _held.add(path)
+    try:
+        holder = {
+            "process": os.getpid(),
+            "host": os.uname().nodename,
+            "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
+            "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]],
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        _held.discard(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # before the lock ends, so that nobody's new file is deleted
+        os.close(descriptor)
+
+
+def _open_locked(path, what, advice):
+    """Opens and locks the file; returns its descriptor."""
+    while True:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its holder may have deleted the file between the two calls.
+            if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except (BlockingIOError, PermissionError):
+            content = os.pread(descriptor, 1 << 16, 0)
+            os.close(descriptor)
+            raise InputError(f"{what} is in use by {_describe(content)}. {advice}") from None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                logging.warning(
+                    "%s: this file system has no locks, so a second job in the same folder would "
+                    "not be noticed",
+                    path,
+                )
+                return descriptor
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _describe(content):
+    """Who holds a lock, from the file's content, which may be half written."""
+    try:
+        holder = json.loads(content)
+        return (
+            f"process {holder['process']} on {holder['host']} since {holder['since']} "
+            f"({' '.join(holder['command'])[:200]})"
+        )
+    except (ValueError, TypeError, KeyError):
+        return "another process"

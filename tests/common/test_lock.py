@@ -1,0 +1,89 @@
+"""A lock excludes other processes, names its holder, and ends with it."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from common.errors import InputError
+from common.lock import locked
+
+HOLD = """
+import os, sys, time
+sys.path.insert(0, os.getcwd())
+from common.lock import locked
+with locked(sys.argv[1], "the run", "Wait."):
+    if os.fork() == 0:
+        time.sleep(600)  # a worker that outlives its parent
+    print("locked", os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_process_is_told_who_has_it_and_takes_over_from_a_dead_one(tmp_path):
+    path = tmp_path / "folder" / ".lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert holder.stdout.readline() == f"locked {holder.pid}\n"
+        with (
+            pytest.raises(InputError, match=rf"the run .*{holder.pid} on {os.uname().nodename}"),
+            locked(path, "the run", "Choose another name."),
+        ):
+            pass
+        assert path.exists()
+        holder.kill()
+        holder.wait()
+        with locked(path, "the run", "Choose another name."):
+            assert str(os.getpid()) in path.read_text()
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+    assert os.listdir(path.parent) == []
+
+
+def test_one_process_cannot_have_it_twice(tmp_path):
+    path = tmp_path / ".lock"
+    with locked(path, "the run", "Wait."):
+        with pytest.raises(InputError, match="the run"), locked(path, "the run", "Wait."):
+            pass
+        assert path.exists()
+    with locked(path, "the run", "Wait."):
+        pass
+
+
+def test_it_is_released_when_the_job_fails(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / ".lock", "the run", "Wait."):
+        _ = 1 / 0
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"process": 1}', b"\xff"])
+def test_a_damaged_file_is_still_a_lock_file(tmp_path, content):
+    path = tmp_path / ".lock"
+    path.write_bytes(content)
+    with locked(path, "the run", "Wait."):
+        assert str(os.getpid()) in path.read_text()
+
+
+def test_file_systems_without_locks_only_cause_a_warning(tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with locked(tmp_path / ".lock", "the run", "Wait."):
+        pass
+    assert str(tmp_path / ".lock") in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / ".lock"
+    with pytest.raises(InputError, match=str(path)), locked(path, "the run", "Wait."):
+        pass
