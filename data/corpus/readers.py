@@ -73,17 +73,14 @@ class TextSource:
     options: ReadOptions = field(default_factory=ReadOptions)
 
 
+@dataclass
 class Skipped:
-    """What was skipped.
+    """What was skipped."""
 
-    Attributes:
-        counts: reason → how often.
-        listed: the first `MAX_LISTED` cases: [file, where in it, reason].
-    """
-
-    def __init__(self):
-        self.counts: dict[str, int] = {}
-        self.listed: list[list[str]] = []
+    counts: dict[str, int] = field(default_factory=dict)
+    """Reason → how often."""
+    listed: list[list[str]] = field(default_factory=list)
+    """The first `MAX_LISTED` cases: file, where in it, reason."""
 
     def add(self, source: TextSource, where: str, reason: str, detail: str = "") -> None:
         """Counts a document, or the rest of a file."""

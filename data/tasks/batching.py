@@ -122,11 +122,6 @@ def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
-def num_training_examples(num_examples: int, num_epochs: float) -> int:
-    """Examples of `num_epochs` passes; the last may be a fraction."""
-    return max(1, round(num_examples * num_epochs))
-
-
 def training_batches(
     features: Features,
     batch_size: int,
@@ -144,13 +139,14 @@ def training_batches(
     Args:
         features: the training set.
         batch_size: examples of a batch.
-        num_epochs: passes over the training set.
+        num_epochs: passes over the training set; the last may be a fraction.
         seed: of the order.
         pad_to_max: pad every batch to `features.max_seq_length`, and do not sort.
         bucket_lengths: use few lengths, since a model may be compiled for each; see
             `padded_length`.
     """
-    count, total = len(features), num_training_examples(len(features), num_epochs)
+    count = len(features)
+    total = max(1, round(count * num_epochs))
     epochs = range(math.ceil(total / count))
     order = np.concatenate([epoch_order(count, seed, epoch) for epoch in epochs])[:total]
     for epoch in () if pad_to_max else epochs:

@@ -1,24 +1,17 @@
-import json
-
 import pytest
 
 from common.errors import InputError
 from data.tasks import glue
 from data.tasks.registry import get_task, read_task
+from tests.support.files import write
 
 MINIMAL = {"text_columns": "body", "label_column": "topic"}
 MULTI_LABEL = {"problem_type": "multi_label_classification"}
 REGRESSION = {"problem_type": "regression"}
 
 
-def write(tmp_path, fields, name="topics.json"):
-    path = tmp_path / name
-    path.write_text(json.dumps(fields))
-    return str(path)
-
-
 def test_defaults(tmp_path):
-    task = get_task(write(tmp_path, MINIMAL))
+    task = get_task(write(tmp_path / "topics.json", MINIMAL))
     assert (task.name, task.problem_type) == ("topics", "single_label_classification")
     assert (task.text_columns, task.label_column, task.header) == (("body",), "topic", True)
     assert (task.labels, task.metrics) == (None, ("accuracy", "macro_f1"))
@@ -36,7 +29,7 @@ def test_all_fields(tmp_path):
         "unordered": True,
         "files": {"train": "a.tsv", "blind": "/x/b.csv"},
     }
-    task = read_task(write(tmp_path, fields))
+    task = read_task(write(tmp_path / "topics.json", fields))
     assert (task.name, task.problem_type, task.labels) == ("sim-1", "regression", ())
     # Columns are numbered from 1 in the file, and from 0 in the task.
     assert (task.text_columns, task.label_column, task.header) == ((2, 0), 1, False)
@@ -48,15 +41,15 @@ def test_all_fields(tmp_path):
 
 def test_multi_label_fields(tmp_path):
     fields = MINIMAL | MULTI_LABEL | {"labels": ["b", "a"], "label_delimiter": "|"}
-    task = read_task(write(tmp_path, fields))
+    task = read_task(write(tmp_path / "topics.json", fields))
     assert (task.labels, task.label_delimiter) == (("b", "a"), "|")
     assert task.metrics == ("micro_f1", "macro_f1", "exact_match")
 
 
 def test_identity_excludes_name_and_locations(tmp_path):
-    task = read_task(write(tmp_path, MINIMAL))
-    moved = read_task(write(tmp_path, MINIMAL | {"files": {"train": "x.csv"}}, "other.json"))
-    changed = read_task(write(tmp_path, MINIMAL | {"labels": ["a", "b"]}))
+    task = read_task(write(tmp_path / "topics.json", MINIMAL))
+    moved = read_task(write(tmp_path / "other.json", MINIMAL | {"files": {"train": "x.csv"}}))
+    changed = read_task(write(tmp_path / "topics.json", MINIMAL | {"labels": ["a", "b"]}))
     assert task.identity() == moved.identity() != changed.identity()
 
 
@@ -70,18 +63,18 @@ def test_tasks_by_name():
 
 def test_other_kinds(tmp_path):
     fields = {"kind": "question_answering", "unanswerable": True, "files": {"blind": "b.json"}}
-    task = read_task(write(tmp_path, fields, "mine.json"))
+    task = read_task(write(tmp_path / "mine.json", fields))
     assert (task.name, task.metrics, task.test_splits) == ("mine", ("exact", "f1"), ("blind",))
     assert task.paths("D", "blind") == [str(tmp_path / "b.json")]
-    task = read_task(write(tmp_path, {"kind": "tagging", "tags": "labels"}))
+    task = read_task(write(tmp_path / "topics.json", {"kind": "tagging", "tags": "labels"}))
     assert task.metrics == ("accuracy", "macro_f1")
     columns = {"context_column": "c", "choice_columns": ["a", "b"], "label_column": "l"}
-    task = read_task(write(tmp_path, {"kind": "multiple_choice"} | columns))
+    task = read_task(write(tmp_path / "topics.json", {"kind": "multiple_choice"} | columns))
     assert task.choice_columns == ("a", "b")
     with pytest.raises(InputError, match="unknown field `text_columns`"):
-        read_task(write(tmp_path, MINIMAL | {"kind": "tagging"}))
+        read_task(write(tmp_path / "topics.json", MINIMAL | {"kind": "tagging"}))
     with pytest.raises(InputError, match="`unanswerable` must be true or false"):
-        read_task(write(tmp_path, fields | {"unanswerable": 1}))
+        read_task(write(tmp_path / "topics.json", fields | {"unanswerable": 1}))
 
 
 @pytest.mark.parametrize(
@@ -109,20 +102,18 @@ def test_other_kinds(tmp_path):
     ],
 )
 def test_impossible_field(tmp_path, fields, message):
-    path = write(tmp_path, MINIMAL | fields)
+    path = write(tmp_path / "topics.json", MINIMAL | fields)
     with pytest.raises(InputError, match=message) as error:
         read_task(path)
     assert path in str(error.value)
 
 
 def test_unreadable_file(tmp_path):
-    path = write(tmp_path, {"text_columns": "a"})
     with pytest.raises(InputError, match="`label_column` is missing"):
-        read_task(path)
+        read_task(write(tmp_path / "topics.json", {"text_columns": "a"}))
     with pytest.raises(InputError, match="JSON object"):
-        read_task(write(tmp_path, [1]))
-    (tmp_path / "topics.json").write_text('{"name": }')
+        read_task(write(tmp_path / "topics.json", [1]))
     with pytest.raises(InputError, match="line 1, column 10"):
-        read_task(path)
+        read_task(write(tmp_path / "topics.json", '{"name": }'))
     with pytest.raises(InputError, match=r"no such file: nowhere\.json"):
         get_task("nowhere.json")

@@ -2,12 +2,7 @@ import pytest
 
 from common.errors import InputError
 from data.tasks.tables import read_table
-
-
-def write(tmp_path, name, content):
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return str(path)
+from tests.support.files import write
 
 
 def read(path, *columns, has_header=True, **options):
@@ -16,33 +11,33 @@ def read(path, *columns, has_header=True, **options):
 
 
 def test_tsv_has_no_quotes(tmp_path):
-    path = write(tmp_path, "a.tsv", '\ufeffid\ttext\r\n1\tsay "no\r\n2\t"yes"\u2028!\r\n\r\n')
+    path = write(tmp_path / "a.tsv", '\ufeffid\ttext\r\n1\tsay "no\r\n2\t"yes"\u2028!\r\n\r\n')
     assert read(path, "text") == [(2, ['say "no']), (3, ['"yes"\u2028!'])]
     assert read(path, "text", "id")[0] == (2, ['say "no', "1"])
 
 
 def test_csv_has_quotes_and_lines_are_those_where_rows_begin(tmp_path):
     content = 'text, label \n"a, ""b""\nc",x\nplain,y\n'
-    path = write(tmp_path, "a.CSV", content)
+    path = write(tmp_path / "a.CSV", content)
     assert read(path, "text", "label") == [(2, ['a, "b"\nc', "x"]), (4, ["plain", "y"])]
 
 
 def test_csv_cells_of_any_length(tmp_path):
-    assert len(read(write(tmp_path, "a.csv", f"t\n{'a' * 200_000}\n"), "t")[0][1][0]) == 200_000
+    assert len(read(write(tmp_path / "a.csv", f"t\n{'a' * 200_000}\n"), "t")[0][1][0]) == 200_000
 
 
 def test_json_lines_by_field(tmp_path):
-    path = write(tmp_path, "a.jsonl", '{"t": "a\\nb", "l": [1, "x"]}\n{"l": null, "t": ""}\n')
+    path = write(tmp_path / "a.jsonl", '{"t": "a\\nb", "l": [1, "x"]}\n{"l": null, "t": ""}\n')
     assert read(path, "t", "l") == [(1, ["a\nb", [1, "x"]]), (2, ["", None])]
 
 
 def test_without_header_columns_are_numbers(tmp_path):
-    path = write(tmp_path, "a.csv", "x,one\ny,two\n")
+    path = write(tmp_path / "a.csv", "x,one\ny,two\n")
     assert read(path, 1, 0, has_header=False) == [(1, ["one", "x"]), (2, ["two", "y"])]
 
 
 def test_rows_wider_than_the_header(tmp_path):
-    path = write(tmp_path, "a.tsv", "a\tb\n1\t2\t3\n")
+    path = write(tmp_path / "a.tsv", "a\tb\n1\t2\t3\n")
     with pytest.raises(InputError, match="expected 2 columns separated by tabs, got 3"):
         read(path, "a")
     assert read(path, "a", may_be_wider=True) == [(2, ["1"])]
@@ -51,7 +46,7 @@ def test_rows_wider_than_the_header(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
 def test_empty_file_has_no_rows(tmp_path, name):
-    assert read(write(tmp_path, name, "\n"), "text") == []
+    assert read(write(tmp_path / name, "\n"), "text") == []
 
 
 @pytest.mark.parametrize(
@@ -72,4 +67,4 @@ def test_empty_file_has_no_rows(tmp_path, name):
 )
 def test_errors(tmp_path, name, content, column, message):
     with pytest.raises(InputError, match=message):
-        read(write(tmp_path, name, content), column)
+        read(write(tmp_path / name, content), column)

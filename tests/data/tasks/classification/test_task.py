@@ -10,6 +10,7 @@ import pytest
 from common.errors import InputError
 from data.tasks.classification import decoding
 from data.tasks.classification.task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ClassificationTask
+from tests.support.files import write
 
 TASK = ClassificationTask("own", ("accuracy",), ("text",), "label", labels=("bad", "good"))
 SEVERAL = dataclasses.replace(
@@ -19,13 +20,6 @@ SCORES = dataclasses.replace(
     TASK, problem_type=REGRESSION, labels=(), score_range=(-1.0, 3.0), metrics=("r2",)
 )
 HEAD = "text,label\n"
-
-
-def write(directory, name, content):
-    path = directory / "own" / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(content, encoding="utf-8")
-    return path
 
 
 def record(label, text="a"):
@@ -41,7 +35,7 @@ def record(label, text="a"):
     ],
 )
 def test_one_label(tmp_path, name, content):
-    write(tmp_path, name, content)
+    write(tmp_path / "own" / name, content)
     examples = TASK.load(str(tmp_path), "train")
     assert (examples.texts, examples.text_pairs) == (['"one"', "two, too"], None)
     assert examples.labels.tolist() == [1, 0] and examples.labels.dtype == np.int32
@@ -50,7 +44,7 @@ def test_one_label(tmp_path, name, content):
 
 def test_pairs_without_a_header(tmp_path):
     task = dataclasses.replace(TASK, text_columns=(2, 0), label_column=1, header=False)
-    write(tmp_path, "dev.csv", "b,good,a\nd,bad,c\n")
+    write(tmp_path / "own" / "dev.csv", "b,good,a\nd,bad,c\n")
     examples = task.load(str(tmp_path), "dev")
     assert (examples.texts, examples.text_pairs) == (["a", "c"], ["b", "d"])
     assert examples.labels.tolist() == [1, 0]
@@ -64,7 +58,7 @@ def test_pairs_without_a_header(tmp_path):
     ],
 )
 def test_several_labels(tmp_path, name, content):
-    write(tmp_path, name, content)
+    write(tmp_path / "own" / name, content)
     examples = SEVERAL.load(str(tmp_path), "train")
     np.testing.assert_array_equal(examples.labels, [[1, 0, 1], [0, 0, 0], [0, 1, 0]])
     assert examples.targets.dtype == np.float32
@@ -72,7 +66,7 @@ def test_several_labels(tmp_path, name, content):
 
 
 def test_scores(tmp_path):
-    write(tmp_path, "dev.jsonl", record(0) + record("3.0"))
+    write(tmp_path / "own" / "dev.jsonl", record(0) + record("3.0"))
     examples = SCORES.load(str(tmp_path), "dev")
     assert examples.labels.tolist() == [0.0, 3.0] and examples.labels.dtype == np.float64
     assert examples.targets.tolist() == [[0.25], [1.0]]
@@ -81,30 +75,29 @@ def test_scores(tmp_path):
 def test_test_files_need_no_labels(tmp_path, caplog):
     assert TASK.load_if_there(str(tmp_path), TASK.test_splits) == {}
     assert f"no test predictions: {tmp_path}/own/test.tsv" in caplog.text
-    path = write(tmp_path, "test.csv", "text\n1\n")
+    path = write(tmp_path / "own" / "test.csv", "text\n1\n")
     assert TASK.load_if_there(str(tmp_path), TASK.test_splits)["test"].texts == ["1"]
-    path.unlink()
-    named = dataclasses.replace(TASK, files={"test": str(path)})
-    with pytest.raises(InputError, match=r"task own: no test file.* .*test\.csv$"):
+    named = dataclasses.replace(TASK, files={"test": f"{path}.csv"})
+    with pytest.raises(InputError, match=r"task own: no test file.*test\.csv\.csv$"):
         named.load_if_there(str(tmp_path), named.test_splits)
 
 
 def test_labels_of_the_training_file(tmp_path, caplog):
-    write(tmp_path, "train.jsonl", "".join(map(record, ("b", 2, True, "b"))))
+    write(tmp_path / "own" / "train.jsonl", "".join(map(record, ("b", 2, True, "b"))))
     with caplog.at_level(logging.INFO, logger="absl"):
         task = dataclasses.replace(TASK, labels=None).complete(str(tmp_path))
     assert task.labels == ("2", "b", "true")
     assert "own: 3 labels: 2 (1), b (2), true (1)" in caplog.text
     assert task.load(str(tmp_path), "train").labels.tolist() == [1, 0, 2, 1]
-    write(tmp_path, "train.jsonl", record(["q", "p"]))
+    write(tmp_path / "own" / "train.jsonl", record(["q", "p"]))
     task = dataclasses.replace(SEVERAL, labels=None).complete(str(tmp_path))
     assert task.labels == ("p", "q")
     assert TASK.complete("nowhere") is TASK
 
 
 def test_range_of_the_training_scores_does_not_bound_other_files(tmp_path):
-    write(tmp_path, "train.csv", HEAD + "a,2.5\nb,-7\nc,2\n")
-    write(tmp_path, "dev.csv", HEAD + "a,9\n")
+    write(tmp_path / "own" / "train.csv", HEAD + "a,2.5\nb,-7\nc,2\n")
+    write(tmp_path / "own" / "dev.csv", HEAD + "a,9\n")
     task = dataclasses.replace(SCORES, score_range=None).complete(str(tmp_path))
     assert task.score_range == (-7.0, 2.5) and task.labels == ()
     targets = task.load(str(tmp_path), "train").targets
@@ -131,7 +124,7 @@ def test_range_of_the_training_scores_does_not_bound_other_files(tmp_path):
     ],
 )
 def test_unusable_file(tmp_path, task, ending, content, message):
-    write(tmp_path, f"dev.{ending}", HEAD * (ending == "csv") + content)
+    write(tmp_path / "own" / f"dev.{ending}", HEAD * (ending == "csv") + content)
     with pytest.raises(InputError, match=rf"own/dev\.{ending}.*{message}"):
         task.load(str(tmp_path), "dev")
 
@@ -139,20 +132,20 @@ def test_unusable_file(tmp_path, task, ending, content, message):
 def test_unusable_folder(tmp_path):
     with pytest.raises(InputError, match=r"own: no dev file.*own/dev\.tsv or .*csv or"):
         TASK.load(str(tmp_path), "dev")
-    write(tmp_path, "dev.csv", "body,label\na,good\n")
+    write(tmp_path / "own" / "dev.csv", "body,label\na,good\n")
     with pytest.raises(InputError, match=r'dev\.csv, line 1: .* column "text", got body'):
         TASK.load(str(tmp_path), "dev")
-    write(tmp_path, "dev.tsv", HEAD)
+    write(tmp_path / "own" / "dev.tsv", HEAD)
     with pytest.raises(InputError, match=r"found .*dev\.tsv and .*dev\.csv"):
         TASK.load(str(tmp_path), "dev")
 
 
 def test_unusable_labels_of_a_training_file(tmp_path):
     unlabeled = dataclasses.replace(TASK, labels=None)
-    write(tmp_path, "train.csv", HEAD + "a,good\nb,good\n")
+    write(tmp_path / "own" / "train.csv", HEAD + "a,good\nb,good\n")
     with pytest.raises(InputError, match=r'two or more different .* in column "label", got good'):
         unlabeled.complete(str(tmp_path))
-    write(tmp_path, "train.csv", HEAD + "a,good\nb,\n")
+    write(tmp_path / "own" / "train.csv", HEAD + "a,good\nb,\n")
     with pytest.raises(InputError, match=r'train\.csv, line 3: expected a label in .*, got ""'):
         unlabeled.complete(str(tmp_path))
     with pytest.raises(InputError, match=r"`f1` needs 2 labels.* 3"):

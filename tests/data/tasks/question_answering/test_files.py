@@ -1,12 +1,12 @@
 import gzip
 import hashlib
 import json
-import logging
 
 import pytest
 
 from common.errors import InputError
 from data.tasks.question_answering.files import Question, find_answer, read_questions
+from tests.support.files import write
 
 CONTEXT = "The Broncos won. Denver  Broncos beat Carolina, 24–10."
 
@@ -18,13 +18,6 @@ def squad(*questions, context=CONTEXT):
 def question(name="q1", start=17, text="Denver", **more):
     answers = [{"text": text, "answer_start": start}]
     return {"id": name, "question": "Who won?", "answers": answers, **more}
-
-
-def write(tmp_path, content, name="train.json"):
-    path = tmp_path / name
-    text = content if isinstance(content, str) else json.dumps(content)
-    path.write_text(text, encoding="utf-8")
-    return str(path)
 
 
 def mrqa_lines():
@@ -45,7 +38,7 @@ def as_lines(rows):
 def test_squad_training_and_dev_files(tmp_path):
     second = question("q2", 38, "Carolina")
     second["answers"].append({"text": "24–10", "answer_start": 48})
-    path = write(tmp_path, squad(question(), second))
+    path = write(tmp_path / "train.json", squad(question(), second))
     train = read_questions(path, "train", unanswerable=False)
     assert train.contexts == [CONTEXT]
     assert train.questions == [
@@ -63,7 +56,7 @@ def test_squad_training_and_dev_files(tmp_path):
 
 def test_questions_without_an_answer(tmp_path):
     none = question("q2", is_impossible=True, plausible_answers=[]) | {"answers": []}
-    path = write(tmp_path, squad(question(is_impossible=False), none))
+    path = write(tmp_path / "train.json", squad(question(is_impossible=False), none))
     assert [q.span for q in read_questions(path, "train", True).questions] == [(17, 23), None]
     dev = read_questions(path, "dev", True).questions
     assert [q.answers for q in dev] == [("Denver",), ()]
@@ -71,18 +64,18 @@ def test_questions_without_an_answer(tmp_path):
         with pytest.raises(InputError, match=r'paragraph 1, question "q2": no answer. If'):
             read_questions(path, split, False)
     for value, message in ((False, "no answer"), ("no", "true or false in `is_impossible`")):
-        path = write(tmp_path, squad(none | {"is_impossible": value}))
+        path = write(tmp_path / "train.json", squad(none | {"is_impossible": value}))
         with pytest.raises(InputError, match=f'question "q2": .*{message}'):
             read_questions(path, "train", True)
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
 def test_mrqa_lines(tmp_path, ending):
-    path, text = tmp_path / f"train{ending}", as_lines(mrqa_lines()).encode()
-    path.write_bytes(gzip.compress(text) if ending.endswith(".gz") else text)
-    (trained,) = read_questions(str(path), "train", False).questions
+    text = as_lines(mrqa_lines()).encode()
+    path = write(tmp_path / f"train{ending}", gzip.compress(text) if "gz" in ending else text)
+    (trained,) = read_questions(path, "train", False).questions
     assert trained == Question("m1", "Who?", 0, (), (38, 46))
-    (scored,) = read_questions(str(path), "dev", False).questions
+    (scored,) = read_questions(path, "dev", False).questions
     assert scored == Question("m1", "Who?", 0, ("Carolina", "the Panthers"))
 
 
@@ -115,23 +108,24 @@ def test_an_answer_that_is_not_there():
 
 
 def test_questions_whose_answer_is_not_there_are_left_out_and_counted(tmp_path, caplog):
-    path = write(tmp_path, squad(question(), question("q2", 3, "Seattle"), question("q3", 0, "?")))
-    with caplog.at_level(logging.WARNING):
-        assert [q.id for q in read_questions(path, "train", False).questions] == ["q1"]
+    path = write(
+        tmp_path / "train.json",
+        squad(question(), question("q2", 3, "Seattle"), question("q3", 0, "?")),
+    )
+    assert [q.id for q in read_questions(path, "train", False).questions] == ["q1"]
     (message,) = caplog.messages
     assert "2 questions of 3 left out" in message
     assert f'{path}, article 1, paragraph 1, question "q2": no "Seattle" in the con' in message
     assert len(read_questions(path, "dev", False)) == 3
-    path = write(tmp_path, squad(question("q2", 3, "Seattle")))
+    path = write(tmp_path / "train.json", squad(question("q2", 3, "Seattle")))
     with pytest.raises(InputError, match='"q2": no "Seattle" in the context'):
         read_questions(path, "train", False)
 
 
 def test_answers_at_another_place_are_counted(tmp_path, caplog):
     asked = [question(), question("q2", 3, "Carolina"), question("q3", 0, "broncos")]
-    path = write(tmp_path, squad(*asked))
-    with caplog.at_level(logging.WARNING):
-        found = read_questions(path, "train", False).questions
+    path = write(tmp_path / "train.json", squad(*asked))
+    found = read_questions(path, "train", False).questions
     assert [q.span for q in found] == [(17, 23), (38, 46), (4, 11)]
     (message,) = caplog.messages
     assert "2 questions of 3" in message
@@ -140,7 +134,7 @@ def test_answers_at_another_place_are_counted(tmp_path, caplog):
 
 def test_other_endings_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"x.txt: expected a file name ending in .json, .jsonl"):
-        read_questions(write(tmp_path, squad(question()), "x.txt"), "dev", False)
+        read_questions(write(tmp_path / "x.txt", squad(question())), "dev", False)
 
 
 @pytest.mark.parametrize(
@@ -169,23 +163,22 @@ def test_other_endings_are_refused(tmp_path):
 )
 def test_damaged_squad_files(tmp_path, content, message):
     with pytest.raises(InputError, match=message):
-        read_questions(write(tmp_path, content), "train", False)
+        read_questions(write(tmp_path / "train.json", content), "train", False)
 
 
 def test_damaged_mrqa_files(tmp_path):
     rows = mrqa_lines()
-    path = write(tmp_path, as_lines(rows) + "{\n", "train.jsonl")
+    path = write(tmp_path / "train.jsonl", as_lines(rows) + "{\n")
     with pytest.raises(InputError, match=r"train\.jsonl, line 3: not JSON: "):
         read_questions(path, "train", False)
     rows[1]["qas"][0]["detected_answers"][0]["char_spans"] = [[3]]
-    path = write(tmp_path, as_lines(rows), "train.jsonl")
+    path = write(tmp_path / "train.jsonl", as_lines(rows))
     with pytest.raises(InputError, match=r'line 2, question "m1": expected pairs .* got \[\[3\]\]'):
         read_questions(path, "train", False)
     del rows[1]["qas"][0]["qid"]
-    path = write(tmp_path, as_lines(rows), "train.jsonl")
+    path = write(tmp_path / "train.jsonl", as_lines(rows))
     with pytest.raises(InputError, match="line 2, question 1: expected a field `qid`, got id"):
         read_questions(path, "train", False)
-    path = tmp_path / "dev.jsonl.gz"
-    path.write_bytes(gzip.compress(as_lines(rows).encode())[:-20])
+    path = write(tmp_path / "dev.jsonl.gz", gzip.compress(as_lines(rows).encode())[:-20])
     with pytest.raises(InputError, match=r"dev.jsonl.gz: cannot read it: "):
-        read_questions(str(path), "dev", False)
+        read_questions(path, "dev", False)

@@ -17,14 +17,9 @@ from data.tasks.tagging.entities import (
     score_entities,
     tags_of,
 )
+from tests.support.files import write
 
 GOLDEN = pathlib.Path(__file__).parents[3] / "goldens" / "tagging" / "seqeval.json"
-
-
-def write(tmp_path, text, name="train.txt"):
-    path = tmp_path / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return str(path)
 
 
 def sentences(file):
@@ -33,7 +28,7 @@ def sentences(file):
 
 
 def test_columns_between_spaces(tmp_path):
-    file = read_conll(write(tmp_path, "He PRP B-NP\nsat VBD B-VP\n\n. . O\n"))
+    file = read_conll(write(tmp_path / "train.txt", "He PRP B-NP\nsat VBD B-VP\n\n. . O\n"))
     assert sentences(file) == [[("He", "B-NP"), ("sat", "B-VP")], [(".", "O")]]
     assert (file.lines, file.num_columns) == ([1, 2, 4], 3)
     assert file.row_splits.tolist() == [0, 2, 3]
@@ -45,17 +40,17 @@ def test_what_real_files_have(tmp_path):
     with_tabs = "\ufeffA\tNN\tX\r\n \t \r\n\r\nb\tNN\tY\t\r\n\r\nc \tNN\tZ"
     spaces = text.replace("\t", " ")
     for content in (spaces, with_tabs):
-        file = read_conll(write(tmp_path, content))
+        file = read_conll(write(tmp_path / "train.txt", content))
         assert sentences(file) == [[("A", "X")], [("b", "Y")], [("c", "Z")]]
 
 
 def test_words_of_tabbed_files_may_hold_spaces(tmp_path):
-    file = read_conll(write(tmp_path, "10 000\tB-N\nkr\u00a0.\tI-N\n\u2028\tO\n"))
+    file = read_conll(write(tmp_path / "train.txt", "10 000\tB-N\nkr\u00a0.\tI-N\n\u2028\tO\n"))
     assert file.words == ["10 000", "kr\u00a0.", "\u2028"]
 
 
 def test_chosen_columns(tmp_path):
-    path = write(tmp_path, "1\tO\tB-X\tword\n")
+    path = write(tmp_path / "train.txt", "1\tO\tB-X\tword\n")
     assert sentences(read_conll(path, 3, 1)) == [[("word", "O")]]
 
 
@@ -64,7 +59,7 @@ def test_document_starts_and_comments(tmp_path):
         "# source: made up by hand\n-DOCSTART- -X- O\n\nEU NNP B-ORG\n# # I-ORG\n\n"
         "# text = a comment of many words\n# # O\n-DOCSTART-\nb NN O\n"
     )
-    file = read_conll(write(tmp_path, text))
+    file = read_conll(write(tmp_path / "train.txt", text))
     assert sentences(file) == [[("EU", "B-ORG"), ("#", "I-ORG")], [("#", "O")], [("b", "O")]]
 
 
@@ -81,7 +76,7 @@ CONLLU = """\
 
 
 def test_conllu(tmp_path):
-    path = write(tmp_path, CONLLU, "es.conllu")
+    path = write(tmp_path / "es.conllu", CONLLU)
     file = read_conll(path)
     assert sentences(file) == [[("vamos", "VERB"), ("nos", "PRON"), ("#", "SYM")]]
     assert read_conll(path, tag_column=4).tags == ["V", "P", "S"]
@@ -89,13 +84,13 @@ def test_conllu(tmp_path):
 
 def test_conllu_without_tags(tmp_path):
     text = CONLLU.replace("VERB", "_").replace("PRON", "_").replace("SYM", "_")
-    path = write(tmp_path, text, "test.conllu")
+    path = write(tmp_path / "test.conllu", text)
     assert read_conll(path, may_lack_tags=True).tags is None
     assert read_conll(path).tags == ["_", "_", "_"]
 
 
 def test_file_without_tags(tmp_path):
-    path = write(tmp_path, "a NN\nb VB\n", "test.txt")
+    path = write(tmp_path / "test.txt", "a NN\nb VB\n")
     file = read_conll(path, num_columns=3, may_lack_tags=True)
     assert (file.words, file.tags) == (["a", "b"], None)
     with pytest.raises(InputError, match=r"line 1: expected 3 columns"):
@@ -122,12 +117,12 @@ def test_file_without_tags(tmp_path):
 )
 def test_errors_name_the_file_and_the_line(text, options, message, tmp_path):
     with pytest.raises(InputError, match=rf"train\.txt.*{message}"):
-        read_conll(write(tmp_path, text), **options)
+        read_conll(write(tmp_path / "train.txt", text), **options)
 
 
 def test_a_conllu_file_has_ten_columns(tmp_path):
     with pytest.raises(InputError, match=r"a\.conllu, line 1: expected 10 columns .* got 2"):
-        read_conll(write(tmp_path, "a\tX\n", "a.conllu"))
+        read_conll(write(tmp_path / "a.conllu", "a\tX\n"))
 
 
 def test_entity_tags():

@@ -1,0 +1,11 @@
+"""Small input files for tests."""
+
+import json
+
+
+def write(path, content):
+    """Writes text, bytes, or an object as JSON, in a folder that may be new; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str | bytes) else json.dumps(content)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
