@@ -36,8 +36,7 @@ class Pipeline:
     """
 
     model_class: ClassVar[Any]
-    # The model in words, for errors.
-    what: ClassVar[str]
+    what: ClassVar[str]  # the model in words, for errors
     # Whether a padded text has the outputs of the text alone, however the model was trained.
     always_masks_padding: ClassVar[bool] = False
     # Arguments of the class that fine-tuning saves in `task_specific_params`, under `task_kind`.
@@ -146,13 +145,9 @@ def chunks(texts: Sequence[str]) -> Iterator[slice]:
 def compute_outputs(
     model: Any, features: Features, batch_size: int, token_outputs: tuple[str, ...] | None = None
 ) -> Arrays:
-    """A model's outputs for all examples, in order; see `data.tasks.batching.gather_outputs`.
+    """A compiled model's outputs for all examples, in order; see `gather_outputs`.
 
-    Args:
-        model: compiled, with its configuration as `config`.
-        features: the examples.
-        batch_size: examples per batch.
-        token_outputs: names of the outputs `[B, T, …]`; None is `model.token_outputs`.
+    `token_outputs` are the names of outputs `[B, T, …]`; None is `model.token_outputs`.
 
     Raises:
         InputError: an output is not a finite number.

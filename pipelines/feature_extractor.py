@@ -50,7 +50,6 @@ class FeatureExtractor(Pipeline):
     """An encoder: one vector per text, independent of other texts. Long texts are cut.
 
     Args:
-        encoder, tokenizer, max_seq_length: see `Pipeline`.
         pooling: "mean" averages the vectors of all tokens, including [CLS] and [SEP]; "cls" takes
             that of [CLS].
         layer: the layer to read: 1 is the first, 0 the embeddings, -1 the last.

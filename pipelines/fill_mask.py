@@ -61,12 +61,9 @@ class FillMask(Pipeline):
     def predict(
         self, texts: Sequence[str], top_k: int = 5, batch_size: int = 32
     ) -> list[list[FilledMask]]:
-        """The likeliest tokens for each [MASK] of each text.
+        """The `top_k` likeliest tokens for each [MASK] of each text.
 
-        Args:
-            texts: each with at least one [MASK], in capitals even for an uncased vocabulary.
-            top_k: the number of tokens per mask.
-            batch_size: texts per batch.
+        [MASK] is in capitals even for an uncased vocabulary.
 
         Raises:
             InputError: a text without a [MASK], or an impossible argument.

@@ -17,9 +17,7 @@ from pipelines.classifier import Predictions
 class MultipleChoice(base.Pipeline):
     """A fine-tuned multiple-choice model. A long context with its choice is cut, as in fine-tuning.
 
-    Args:
-        model, tokenizer, max_seq_length: see `Pipeline`.
-        labels: names of the choices; None numbers them from 0.
+    `labels` are names of the choices; None numbers them from 0.
     """
 
     model_class = ConvBertForMultipleChoice

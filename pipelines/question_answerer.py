@@ -58,7 +58,6 @@ class QuestionAnswerer(base.Pipeline):
     """A fine-tuned question-answering model. It reads contexts through windows.
 
     Args:
-        model, tokenizer, max_seq_length: see `Pipeline`.
         unanswerable: whether a question may have no answer.
         **options: further fields of `WindowOptions`.
     """
@@ -77,12 +76,9 @@ class QuestionAnswerer(base.Pipeline):
     def predict(
         self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32
     ) -> list[FoundAnswer]:
-        """Answers each question from its context.
+        """Answers N questions from as many contexts, of which equal ones are tokenized once.
 
-        Args:
-            questions: N texts.
-            contexts: N texts; equal ones are tokenized once.
-            batch_size: windows per batch.
+        A batch has `batch_size` windows.
 
         Raises:
             InputError: a text is empty or not a string, the lists differ in length, or a question

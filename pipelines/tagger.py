@@ -54,7 +54,6 @@ class Tagger(Pipeline):
     """A fine-tuned tagger. It reads long sentences in windows, as in fine-tuning.
 
     Args:
-        model, tokenizer, max_seq_length: see `Pipeline`.
         scheme: one of `entities.SCHEMES`, for tags of entities; None returns the model's labels.
 
     Attributes:
@@ -82,11 +81,9 @@ class Tagger(Pipeline):
     def predict(
         self, sentences: Sequence[Sequence[str] | str], batch_size: int = 32
     ) -> list[TaggedSentence]:
-        """Tags sentences, in batches of similar length.
+        """Tags sentences: lists of words, or strings, which are split at spaces.
 
-        Args:
-            sentences: lists of words; or strings, which are split at spaces.
-            batch_size: sentences, or windows of long ones, per batch.
+        A batch has `batch_size` sentences, or windows of long ones, of similar length.
 
         Raises:
             InputError: a sentence has no words, or a word is empty or not a string.

@@ -77,12 +77,7 @@ class _FileRange(io.RawIOBase):
 
 
 def decompress(file: io.RawIOBase, compression: str) -> Iterator[bytes]:
-    """Yields the content of a file in chunks.
-
-    Args:
-        file: open for reading.
-        compression: .gz, .xz, .zst or an empty string.
-    """
+    """Yields the content of an open file in chunks; `compression` is .gz, .xz, .zst or empty."""
     if compression == ".zst":
         import pyarrow
 

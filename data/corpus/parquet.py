@@ -9,12 +9,7 @@ _BATCH_BYTES = 4 << 20
 
 
 def read_values(path: str, column: str, name: str) -> Iterator[bytes | None]:
-    """Yields the values of a column in order; None for a null.
-
-    Args:
-        path: the file.
-        column: name of the column.
-        name: of the file, for messages.
+    """Yields the values of a column in order; None for a null. Messages call the file `name`.
 
     Raises:
         OSError: the file is damaged.

@@ -91,14 +91,10 @@ def find_corpus(
     path: str | os.PathLike | None = None,
     options: ReadOptions | None = None,
 ) -> Corpus:
-    """Finds the corpus at `path`, by default OpenWebText in the data directory, and lists it.
+    """Finds a corpus and lists it. Of archives, only the first and the last bytes are checked.
 
-    For archives, only the first and last bytes are checked.
-
-    Args:
-        data_dir: where to look for OpenWebText.
-        path: a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`.
-        options: how to read the files.
+    `path` is a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`. By default, the
+    corpus is OpenWebText in the data directory.
 
     Raises:
         InputError: there is no corpus or no text in it, an archive is damaged (unless damage is

@@ -81,12 +81,7 @@ def evaluation_batches(
 def batch_sources(
     metadata: RecordsMetadata, batch_size: int, seed: int, step: int
 ) -> dict[str, list[int]]:
-    """Finds out which records make up a batch of `training_batches`, without reading any.
-
-    Args:
-        metadata: of the records.
-        batch_size, seed: as in `training_batches`.
-        step: index of the batch.
+    """Finds the records of batch number `step` of `training_batches`, without reading any.
 
     Returns:
         Path of a shard → the indices of its records in the batch, ascending.
@@ -158,7 +153,6 @@ def _batch(
     max_seq_length: int | None,
     rows: slice,
 ) -> tf.data.Dataset:
-    """Batches and parses serialized records."""
     length = metadata.max_seq_length if max_seq_length is None else max_seq_length
     check_length(metadata, length)
     parse = _parse_compact if metadata.record_format == "compact" else _parse_original

@@ -59,7 +59,7 @@ def build_records(
     the same options resumes a stopped one. At the end, `metadata.json` replaces that file.
 
     Args:
-        corpus: from `data.corpus.sources.find_corpus`.
+        corpus: what to read.
         options: what to build.
         records_dir: the directory; created if necessary.
         num_processes: with 1, this process builds.
@@ -84,24 +84,20 @@ def build_records(
     start = time.monotonic()
     with _workers(options, min(num_processes, len(remaining)), make_workers) as workers:
         # Nothing is changed before this point, where the vocabulary is known to be usable.
-        with write_errors(records_dir):
-            _start_directory(records_dir, identity, finished)
+        _start_directory(records_dir, identity, finished)
         logging.info("%d of %d shards to build", len(remaining), len(tasks))
         shards = workers.run(_with_contents(remaining, corpus))
         text_bytes = _record_shards(shards, tasks, finished, records_dir / PROGRESS_FILE)
+    shards = tuple(finished[task.name] for task in tasks)
     metadata = RecordsMetadata(
-        records_dir=records_dir,
-        record_format=options.record_format,
-        max_seq_length=options.max_seq_length,
-        shards=tuple(finished[task.name] for task in tasks),
+        records_dir,
+        options.record_format,
+        options.max_seq_length,
+        shards,
         options=identity,
         **workers.vocabulary,
     )
-    if not metadata.num_examples:
-        skipped = json.dumps(metadata.skipped)
-        raise InputError(f"no text: the corpus {corpus.path} gave no examples. Skipped: {skipped}")
-    metadata.save()
-    (records_dir / PROGRESS_FILE).unlink()
+    _finish_directory(metadata, corpus)
     seconds = time.monotonic() - start
     logging.info("%.1f MB of text in %.1f s, including startup", text_bytes / 1e6, seconds)
     return metadata
@@ -154,15 +150,25 @@ def _plan(corpus: Corpus, options: BuildOptions, records_dir: Path) -> list[Shar
 
 def _start_directory(records_dir: Path, identity: dict, finished: dict[str, Shard]) -> None:
     """Creates the directory, or removes all but the finished shards, and saves the options."""
-    records_dir.mkdir(parents=True, exist_ok=True)
-    (records_dir / METADATA_FILE).unlink(missing_ok=True)
-    entries = [identity, *map(dataclasses.asdict, finished.values())]
-    lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-    write_text(records_dir / PROGRESS_FILE, lines)
-    # Includes the hidden temporary files of killed processes.
-    for path in records_dir.glob(f"*{SHARD_PREFIX}*"):
-        if path.name not in finished:
-            path.unlink()
+    with write_errors(records_dir):
+        records_dir.mkdir(parents=True, exist_ok=True)
+        (records_dir / METADATA_FILE).unlink(missing_ok=True)
+        entries = [identity, *map(dataclasses.asdict, finished.values())]
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        write_text(records_dir / PROGRESS_FILE, lines)
+        # Includes the hidden temporary files of killed processes.
+        for path in records_dir.glob(f"*{SHARD_PREFIX}*"):
+            if path.name not in finished:
+                path.unlink()
+
+
+def _finish_directory(metadata: RecordsMetadata, corpus: Corpus) -> None:
+    """Replaces the progress file with `metadata.json`, unless there are no examples."""
+    if not metadata.num_examples:
+        skipped = json.dumps(metadata.skipped)
+        raise InputError(f"no text: the corpus {corpus.path} gave no examples. Skipped: {skipped}")
+    metadata.save()
+    (metadata.records_dir / PROGRESS_FILE).unlink()
 
 
 def _with_contents(tasks: list[ShardTask], corpus: Corpus) -> Iterator[ShardTask]:

@@ -117,10 +117,7 @@ class LineTokenizer:
         self._tokenize = tokenize
 
     def __call__(self, lines: list[bytes]) -> tuple[np.ndarray, list[int]]:
-        """Tokenizes lines.
-
-        Args:
-            lines: n lines without line ends; none is empty.
+        """Tokenizes n lines without line ends, none of which is empty.
 
         Returns:
             The ids of all lines [tokens], and n + 1 row splits: where each line begins, and the

@@ -21,15 +21,7 @@ NOTE_SUFFIX = ".note.json"
 
 
 class BeamWorkers:
-    """Builds shards in a Beam pipeline.
-
-    Args:
-        options: what to build.
-        pipeline_arguments: Beam's own options, as on a command line.
-
-    Attributes:
-        vocabulary: see `LineTokenizer`.
-    """
+    """The `Workers` of a Beam pipeline; `pipeline_arguments` are Beam's own options."""
 
     def __init__(self, options: BuildOptions, pipeline_arguments: list[str]):
         self._options = options
@@ -121,7 +113,6 @@ def collect_notes(records_dir: Path) -> None:
 
 @functools.cache
 def _tokenizer(options: BuildOptions, vocabulary: bytes) -> LineTokenizer:
-    """Creates a worker's tokenizer, once."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(vocabulary)
         file.flush()

@@ -84,11 +84,9 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
 
 
 def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -> None:
-    """Finds corpus and vocabulary, builds the records, and prints a summary.
+    """Finds corpus and vocabulary, builds the records, and prints a summary; see `build_records`.
 
-    Args:
-        args: the options of `add_arguments`.
-        num_processes, make_workers: where the shards are built; see `build_records`.
+    `args` are the options of `add_arguments`.
     """
     logging.set_verbosity(logging.INFO)
     # The worker processes inherit this: tokenizing does not need a GPU.

@@ -233,14 +233,9 @@ def load_tokenizer(metadata: RecordsMetadata, vocab_file: str | os.PathLike):
 
 
 def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputError:
-    """Turns TensorFlow's error about a damaged shard into one that names shard, record and byte.
+    """Turns an error from reading batches into one that names the damaged shard, record and byte.
 
-    Args:
-        error: raised while batches were read, usually a `tf.errors.DataLossError`.
-        metadata: of the records.
-
-    Returns:
-        The error to raise. All shards are read to find the damaged one.
+    All shards are read to find it.
     """
     for shard in metadata.shards:
         path = metadata.path(shard)

@@ -41,10 +41,7 @@ def open_shard(
 ) -> Iterator[Callable[[np.ndarray, int], None]]:
     """Writes a shard, which gets its name when the `with` block ends without an error.
 
-    Args:
-        path: the shard's file.
-        record_format: one of `RECORD_FORMATS`.
-        max_seq_length: length that the original format is padded to.
+    The original format is padded to `max_seq_length` tokens.
 
     Yields:
         A function that writes an example. Its arguments: ids [length], in the type of `id_type`,

@@ -50,11 +50,9 @@ class Task(abc.ABC):
         """Reads the file of a split; see `load`."""
 
     def load(self, directory: str, split: str) -> Examples:
-        """Reads a split that must exist.
+        """Reads a split that must exist; `directory` is `$DATA_DIR/finetuning_data`.
 
-        Args:
-            directory: `$DATA_DIR/finetuning_data`, the folder of the tasks' folders.
-            split: "train", "dev", or one of `more_dev_splits` and `test_splits`.
+        Splits are "train", "dev", and those of `more_dev_splits` and `test_splits`.
 
         Raises:
             InputError: the file is missing, or a line of it cannot be used.

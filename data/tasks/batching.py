@@ -253,12 +253,10 @@ def gather_outputs(
         For each output `[N, …]`, or `[tokens, …]` in the order of `input_ids`.
     """
     tensorflow_setup.keep_freed_memory()
-    batches, order = evaluation_batches(features, batch_size, pad_to_max, bucket_lengths)
-    gathered, begin = {}, 0
-    all_inputs = (inputs for inputs, *_ in batches)
-    for inputs, outputs in _in_threads(predict, all_inputs, num_threads):
-        examples = order[begin : begin + batch_size]
-        begin += batch_size
+    batches, _ = evaluation_batches(features, batch_size, pad_to_max, bucket_lengths)
+    gathered = {}
+    results = _in_threads(predict, (inputs for inputs, *_ in batches), num_threads)
+    for examples, (inputs, outputs) in zip(batches.indices, results, strict=True):
         tokens, is_token = features.tokens_of(examples), inputs["input_mask"].astype(bool)
         for name, array in (outputs if isinstance(outputs, dict) else {"logits": outputs}).items():
             is_token_level = name in token_outputs
@@ -333,7 +331,6 @@ def join_features(features: dict[str, Features]) -> Features:
 
 
 def _dataset(batches):
-    """A dataset of the batches."""
     features = batches.features
 
     def spec(array):

@@ -40,7 +40,6 @@ class TextExamples(Examples):
     """Texts or pairs of texts, with labels or scores.
 
     Args:
-        path, sha256: see `Examples`.
         texts: the first or only text of each example.
         text_pairs: the second texts; None for tasks on single texts.
         labels: int32 `[N]` label ids; int32 `[N, labels]` of ones and zeros for multi-label

@@ -47,7 +47,7 @@ class ClassificationTask(Task):
     """A task on single texts or pairs, with one label, several labels, or a score per example.
 
     Args:
-        name, metrics, files, test_splits: see `Task`; metrics are names in `METRICS`.
+        metrics: among `METRICS[problem_type]`.
         text_columns: columns of the text, or of the two texts: names, or numbers from 0. Negative
             numbers count from the end of the header.
         label_column: column of the label in train and dev files.

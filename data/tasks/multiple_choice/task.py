@@ -26,7 +26,6 @@ class ChoiceExamples(Examples):
     """One file's questions, all with the same number of choices.
 
     Args:
-        path, sha256: see `Examples`.
         contexts: N texts.
         choices: N lists of stems and choices, joined.
         labels: int32 `[N]` numbers from 0 of the right choices; None for a test file.
@@ -61,7 +60,6 @@ class MultipleChoiceTask(Task):
     """A task with one right choice per example.
 
     Args:
-        name, metrics, files, test_splits: see `Task`.
         context_column: name, or number from 0.
         choice_columns: names or numbers; or a single one whose cells are lists.
         label_column: name or number.

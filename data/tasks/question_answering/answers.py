@@ -39,20 +39,16 @@ class Answer(NamedTuple):
     candidates: list[Candidate]
     null_odds: float
 
-    @property
-    def probabilities(self) -> np.ndarray:
-        """A softmax over the scores of the candidates."""
+    def describe(self) -> list[dict[str, Any]]:
+        """The candidates as JSON objects. Their probabilities are a softmax over their scores."""
         scores = np.array([c.start_score + c.end_score for c in self.candidates])
         shares = np.exp(scores - scores.max())
-        return shares / shares.sum()
-
-    def describe(self) -> list[dict[str, Any]]:
-        """The candidates as JSON objects."""
+        shares /= shares.sum()
         described = []
-        for (text, *others), probability in zip(self.candidates, self.probabilities, strict=True):
-            numbers = zip(Candidate._fields[1:], others, strict=True)
-            fields = {"text": text, "probability": round(float(probability), 6)}
-            described.append(fields | {name: round(number, 6) for name, number in numbers})
+        for candidate, share in zip(self.candidates, shares.tolist(), strict=True):
+            fields = {"text": candidate.text, "probability": share} | candidate._asdict()
+            numbers = {name: round(fields[name], 6) for name in fields if name != "text"}
+            described.append({"text": candidate.text} | numbers)
         return described
 
 

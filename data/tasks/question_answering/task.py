@@ -26,9 +26,7 @@ METRICS = {False: ("exact_match", "f1"), True: ("exact", "f1")}  # by `unanswera
 class QuestionAnsweringTask(Task):
     """A task whose answers are spans of the texts that its questions are about.
 
-    Args:
-        name, metrics, files, test_splits: see `Task`.
-        unanswerable: whether a question may have no answer, as in SQuAD 2.0.
+    If it is `unanswerable`, a question may have no answer, as in SQuAD 2.0.
     """
 
     metrics: tuple[str, ...] = METRICS[False]

@@ -25,7 +25,6 @@ class SentenceExamples(Examples):
     """One file's sentences.
 
     Args:
-        path, sha256: see `Examples`.
         words: of all sentences, as they are in the file.
         tags: one per word; None if the file has none.
         row_splits: int64 `[sentences + 1]`; sentence i is `words[row_splits[i]:row_splits[i + 1]]`.

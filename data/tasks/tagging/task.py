@@ -38,7 +38,7 @@ class TaggingTask(Task):
     """A task with one tag per word.
 
     Args:
-        name, metrics, files, test_splits: see `Task`; metrics are among `METRICS[tags]`.
+        metrics: among `METRICS[tags]`.
         tags: "entities" or "labels".
         scheme: one of `entities.SCHEMES`, in which entities are learned.
         word_column, tag_column: numbers from 0; None as in `read_conll`.
