@@ -4,11 +4,11 @@ They apply to query, key, value, the attention's output and both feed-forward la
 the convolution, the embeddings and all heads stay as they are.
 """
 
+import gc
+
 import keras
 
 from common.errors import InputError
-
-QUANTIZATION_MODE = "int8"
 
 
 def dense_layers(encoder) -> dict[str, keras.layers.Layer]:
@@ -50,8 +50,14 @@ def quantize(encoder, config) -> None:
             "merge the low-rank updates first: call save_pretrained, then from_pretrained and "
             "quantize"
         )
-    for layer in dense_layers(encoder).values():
-        layer.quantize(config.mode, config=config)
+    # Keras collects garbage for every kernel that it replaces. That takes seconds for each, unless
+    # the objects of before are left out.
+    gc.freeze()
+    try:
+        for layer in dense_layers(encoder).values():
+            layer.quantize(config.mode, config=config)
+    finally:
+        gc.unfreeze()
 
 
 def quantization_config(encoder):

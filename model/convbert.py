@@ -165,16 +165,10 @@ class PretrainedModel(TrainableModel):
         Keras's dense layers then multiply integers, and quantize their inputs row by row; grouped
         layers keep int8 kernels but multiply in the model's precision.
 
-        Args:
-            mode: "int8".
-            config: None, or a `keras.quantizers.Int8QuantizationConfig` for Keras's dense layers.
-            filters: must be None.
-            **kwargs: must be empty.
-
-        Raises:
-            InputError: another mode, `filters`, or low-rank updates that are not merged.
+        `mode` is "int8", or `config` a `keras.quantizers.Int8QuantizationConfig` for Keras's dense
+        layers. Raises an `InputError` for any other argument, or if there are low-rank updates.
         """
-        if config.mode != adaptation.QUANTIZATION_MODE:  # Keras turned `mode` into a `config`
+        if config.mode != "int8":  # Keras turned `mode` into a `config`
             raise InputError(f'`mode` must be "int8". Received: {config.mode}')
         if filters is not None or kwargs:
             raise InputError(

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -16,8 +17,6 @@ from model.layers.base import MASK_BIAS
 from model.layers.heads import ClassificationHead, JointSpanHead, MaskedLMHead
 from model.losses import BinaryCrossEntropy, PositionCrossEntropy, TokenCrossEntropy
 from model.weights import pretrained
-
-CLASSIFIER_HEADS = ("linear", "mlp")
 
 
 class HeadModel(PretrainedModel):
@@ -36,6 +35,10 @@ class HeadModel(PretrainedModel):
     token_outputs: tuple[str, ...] = ()
     # Names of inputs that the head reads and the encoder does not.
     further_inputs: tuple[str, ...] = ()
+    # For a class with several kinds of head: the argument that selects one, and its value by a
+    # tensor that only this kind has. The first is the default.
+    kind_argument = ""
+    kinds: Mapping[str, Any] = {}
 
     def __init__(self, config, convbert: ConvBertModel | None = None, **kwargs):
         super().__init__(config, **kwargs)
@@ -79,8 +82,8 @@ class HeadModel(PretrainedModel):
         raise NotImplementedError
 
     def head_loss(self, reduction: str) -> keras.losses.Loss:
-        """Returns the loss of a head with a single output."""
-        raise NotImplementedError
+        """Returns the loss of a head with a single output: by default that of classes int [B]."""
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
 
     def objective(self, reduction: str = "sum") -> dict[str, Any]:
         """Returns the arguments `loss` and `loss_weights` of `compile` that train the head.
@@ -96,33 +99,28 @@ class HeadModel(PretrainedModel):
     def tensors(self):
         return self.convbert.tensors() + pretrained.classifier_tensors(self.classifier)
 
+    @classmethod
+    @override
+    def _options_from(cls, source, options):
+        if not cls.kinds:
+            return options
+        shown = [kind for tensor, kind in cls.kinds.items() if tensor in source.arrays]
+        requested = options.get(cls.kind_argument)
+        if requested is None:
+            return options | {cls.kind_argument: (shown or list(cls.kinds.values()))[0]}
+        if shown and requested != shown[0]:
+            raise InputError(
+                f"`{cls.kind_argument}` of the head in {source.path} is {json.dumps(shown[0])}. "
+                f"Received: {json.dumps(requested)}"
+            )
+        return options
+
 
 def encoder_inputs(inputs, further: tuple[str, ...]):
     """Returns `inputs` without those that only a head reads."""
     if not further or not isinstance(inputs, dict):
         return inputs
     return {name: array for name, array in inputs.items() if name not in further}
-
-
-def cross_entropy(reduction: str) -> keras.losses.Loss:
-    """Cross-entropy of logits [B, C] with targets int [B]."""
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
-
-
-def resolve_option(source, options: dict, name: str, found, default) -> dict:
-    """Returns `options` with the kind of head `found` in the tensors of `source`.
-
-    Raises:
-        InputError: the caller requested another kind.
-    """
-    requested = options.get(name)
-    if None not in (found, requested) and found != requested:
-        raise InputError(
-            f"`{name}` of the head in {source.path} is {json.dumps(found)}. "
-            f"Received: {json.dumps(requested)}"
-        )
-    choices = (value for value in (found, requested) if value is not None)
-    return options | {name: next(choices, default)}
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -181,9 +179,11 @@ class ConvBertForSequenceClassification(HeadModel):
     """
 
     architecture = "ConvBertForSequenceClassification"
+    kind_argument = "classifier_head"
+    kinds: ClassVar = {"classifier.weight": "linear", "classifier.out_proj.weight": "mlp"}
 
     def __init__(self, config, classifier_head: str = "linear", convbert=None, **kwargs):
-        require_one_of("classifier_head", classifier_head, CLASSIFIER_HEADS)
+        require_one_of("classifier_head", classifier_head, self.kinds.values())
         super().__init__(config, convbert, **kwargs)
         self.add_head(ClassificationHead, "classifier", self.config, classifier_head)
 
@@ -198,13 +198,7 @@ class ConvBertForSequenceClassification(HeadModel):
             return keras.losses.MeanSquaredError(reduction=reduction)
         if kind == "multi_label_classification":  # the mean over an example's labels
             return keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
-        return cross_entropy(reduction)
-
-    @classmethod
-    def _options_from(cls, source, options):
-        kinds = {"classifier.weight": "linear", "classifier.out_proj.weight": "mlp"}
-        found = next((kind for name, kind in kinds.items() if name in source.arrays), None)
-        return resolve_option(source, options, "classifier_head", found, "linear")
+        return super().head_loss(reduction)
 
     def get_config(self):
         """The constructor's arguments."""
@@ -266,6 +260,8 @@ class ConvBertForQuestionAnswering(HeadModel):
     architecture = "ConvBertForQuestionAnswering"
     head_name = "head"
     token_outputs = ("start_logits", "end_logits")
+    kind_argument = "joint_prediction"
+    kinds: ClassVar = {"qa_outputs.weight": False, "qa_joint.start.weight": True}
 
     def __init__(
         self,
@@ -319,12 +315,6 @@ class ConvBertForQuestionAnswering(HeadModel):
     def tensors(self):
         rows = pretrained.joint_span_tensors if self.joint_prediction else pretrained.span_tensors
         return self.convbert.tensors() + rows(self.head)
-
-    @classmethod
-    def _options_from(cls, source, options):
-        kinds = {"qa_outputs.weight": False, "qa_joint.start.weight": True}
-        found = next((kind for name, kind in kinds.items() if name in source.arrays), None)
-        return resolve_option(source, options, "joint_prediction", found, False)
 
     def get_config(self):
         """The constructor's arguments."""
@@ -380,7 +370,3 @@ class ConvBertForMultipleChoice(HeadModel):
                 is_last = ops.one_hot(last, ops.shape(mask)[1], dtype=hidden.dtype)
                 vectors = ops.squeeze(ops.matmul(ops.expand_dims(is_last, 1), hidden), axis=1)
         return ops.squeeze(self.classifier(vectors, training=training), axis=-1)
-
-    @override
-    def head_loss(self, reduction):
-        return cross_entropy(reduction)

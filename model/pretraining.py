@@ -28,13 +28,10 @@ EPSILON = 1e-6  # in the denominators of the losses, as in the original
 
 
 def weighted_mean(values, weights, total=None):
-    """Computes the weighted mean as the original does.
+    """Computes the mean of `values` as the original does; `weights` have the same shape.
 
-    Args:
-        values: an array of any shape.
-        weights: an array of the same shape.
-        total: the whole batch's sum of weights, if `values` belongs to a part of the batch; the
-            parts' results then add up to the batch's.
+    `total` is the whole batch's sum of weights if `values` belong to a part of the batch. The
+    parts' results then add up to the batch's.
     """
     total = ops.sum(weights) if total is None else total
     return ops.sum(values * weights) / (total + EPSILON)
@@ -135,10 +132,6 @@ class ConvBertForPreTraining(TrainableModel):
 
     def prepare(self, inputs: dict, training: bool = False) -> tuple[dict, dict]:
         """Does all random draws and sums over the whole batch, before any network runs.
-
-        Args:
-            inputs: see the class.
-            training: selects the random state of training, or that of evaluation.
 
         Returns:
             The result of `mask_tokens` with `sampling`, float32 [B, P] in [0, 1); and each loss's
@@ -302,14 +295,10 @@ class ConvBertForPreTraining(TrainableModel):
         }
 
     def finish_step(self, masked: dict, stacked: dict) -> dict:
-        """Updates the metrics after a step in parts.
+        """Updates the metrics after a step in parts, and returns their values by name.
 
-        Args:
-            masked: the result of `prepare`.
-            stacked: `part_outputs`, [parts] or [parts, B / parts, …].
-
-        Returns:
-            The metrics' values by name.
+        `masked` is from `prepare`; `stacked` has the `part_outputs`, [parts] or
+        [parts, B / parts, …].
         """
         outputs = {
             name: ops.sum(value)
@@ -339,17 +328,16 @@ class ConvBertForPreTraining(TrainableModel):
 
     def saved_models(self) -> dict[str, tuple]:
         """Returns (configuration, tensors, architecture) by name of `save_pretrained` directory."""
-        if self.discriminator is None:
-            model = self.generator
-            return {"encoder": (model.config, model.tensors(), model.architecture)}
-        tensors = self.discriminator.tensors()
-        tensors += pretrained.discriminator_tensors(self.discriminator_head)
-        if self.masked_lm_head is not None:
-            tensors += pretrained.masked_lm_tensors(self.masked_lm_head)
-        saved = {"discriminator": (self.config, tensors, self.discriminator.architecture)}
-        if self.generator is not None:
-            model = self.generator
-            saved["generator"] = (model.config, model.tensors(), model.architecture)
+        saved = {}
+        if self.discriminator is not None:
+            tensors = self.discriminator.tensors()
+            tensors += pretrained.discriminator_tensors(self.discriminator_head)
+            if self.masked_lm_head is not None:
+                tensors += pretrained.masked_lm_tensors(self.masked_lm_head)
+            saved["discriminator"] = (self.config, tensors, self.discriminator.architecture)
+        if (model := self.generator) is not None:
+            name = "generator" if saved else "encoder"
+            saved[name] = (model.config, model.tensors(), model.architecture)
         return saved
 
     def save_pretrained(self, directory: str | os.PathLike) -> list[str]:
@@ -369,17 +357,13 @@ class ConvBertForPreTraining(TrainableModel):
         """Returns every weight once, with its name in the original's checkpoints."""
         if self.discriminator is None:
             return self.generator.tensors()
-        rows = self.discriminator.tensors()
-        rows += pretrained.discriminator_tensors(self.discriminator_head)
-        head = self.masked_lm_head
+        _, rows, _ = self.saved_models()["discriminator"]
         if self.generator is not None:
-            untied = self.objective.untied_generator_embeddings
+            known = {id(row.variable) for row in rows}  # of shared embeddings
             generator = pretrained.encoder_tensors(self.generator.convbert, "generator")
-            shared = [] if untied else pretrained.embedding_tensors(self.discriminator.embeddings)
-            ids = {id(row.variable) for row in shared}
-            rows += [row for row in generator if id(row.variable) not in ids]
-            head = self.generator.head
-        return rows + (pretrained.masked_lm_tensors(head) if head is not None else [])
+            rows += [row for row in generator if id(row.variable) not in known]
+            rows += pretrained.masked_lm_tensors(self.generator.head)
+        return rows
 
     @override
     def get_config(self):

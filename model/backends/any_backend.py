@@ -39,24 +39,16 @@ def is_replicated(model: keras.Model) -> bool:
 def separate_random_states(model: keras.Model, shared: list) -> None:
     """Makes dropout differ between replicas, which would otherwise all drop the same units.
 
-    The replicas' seeds derive from the first replica's, so a checkpoint needs that one only.
-
-    Args:
-        model: any model.
-        shared: generators of the model that must have the same state on all replicas.
+    The replicas' seeds derive from the first replica's, so a checkpoint needs that one only. The
+    generators in `shared` keep the same state on all replicas.
     """
 
 
 def train_step_in_parts(model, *state_and_batch):
-    """Makes one update from the sum of the gradients of a batch's parts.
+    """Makes one update of a `ConvBertForPreTraining`; adds up the gradients of a batch's parts.
 
-    Args:
-        model: a compiled `ConvBertForPreTraining`.
-        *state_and_batch: what Keras's `train_step` receives on this backend, with the batch alone
-            in place of (inputs, targets, weights).
-
-    Returns:
-        What Keras's `train_step` returns: the metrics' values by name, and on JAX the new state.
+    Receives what Keras's `train_step` does on this backend, with the batch alone in place of
+    (inputs, targets, weights). Returns what that does: metrics by name, and on JAX the new state.
     """
     raise InputError(
         "`gradient_accumulation_steps` above 1 needs KERAS_BACKEND=tensorflow or jax. "
@@ -87,15 +79,10 @@ def any_process(flag: bool) -> bool:
     return flag
 
 
-def in_graph(*arrays) -> bool:
+def in_graph(*arrays, static_shapes: bool = False) -> bool:
     """Whether these are float32 arrays of a TensorFlow graph that is being traced.
 
     Only where this is true may `model.layers.fused` call the further functions of
-    `tensorflow_backend`.
+    `tensorflow_backend`. `static_shapes` also requires that all shapes are known.
     """
-    return False
-
-
-def in_graph_of_known_shapes(*arrays) -> bool:
-    """Whether `in_graph` is true and all shapes are static."""
     return False

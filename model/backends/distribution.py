@@ -41,12 +41,8 @@ def process_rows(batch_size: int) -> slice:
 def count_devices(requested: int | None) -> int:
     """Counts the devices that a run uses, in all of its processes.
 
-    Args:
-        requested: the hyper-parameter `num_devices`; None means all GPUs or TPUs, or one CPU per
-            process.
-
-    Raises:
-        InputError: there are fewer, or the processes cannot share them equally.
+    `requested` is the hyper-parameter `num_devices`; None means all GPUs or TPUs, or one CPU per
+    process. Raises an `InputError` if there are fewer, or processes cannot share them equally.
     """
     devices, processes = keras.distribution.list_devices(), backend.process()[1]
     if requested is None:
@@ -67,12 +63,10 @@ def count_devices(requested: int | None) -> int:
 
 
 def check_batch(name: str, batch_size: int, parts: dict[str, int]) -> None:
-    """Raises an `InputError` for a batch that cannot be cut into equal parts.
+    """Raises an `InputError` for a global batch that cannot be cut into equal parts.
 
-    Args:
-        name: the hyper-parameter that sets the batch size.
-        batch_size: of the global batch.
-        parts: the numbers that divide it, by what they count.
+    `name` is the hyper-parameter that sets its size; `parts` are the numbers that divide it, by
+    what they count.
     """
     divisor = math.prod(parts.values())
     named = " x ".join(f"{number} {what}" for what, number in parts.items() if number > 1)

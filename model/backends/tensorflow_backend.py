@@ -97,16 +97,14 @@ def train_step_in_parts(model, batch: dict):
     return model.finish_step(masked, {name: array.stack() for name, array in arrays.items()})
 
 
-def in_graph(*arrays) -> bool:
+def in_graph(*arrays, static_shapes: bool = False) -> bool:
     """Whether these are float32 arrays of a graph that is being traced."""
     return not tf.executing_eagerly() and all(
-        tf.is_tensor(array) and array.dtype == tf.float32 for array in arrays
+        tf.is_tensor(array)
+        and array.dtype == tf.float32
+        and (array.shape.is_fully_defined() or not static_shapes)
+        for array in arrays
     )
-
-
-def in_graph_of_known_shapes(*arrays) -> bool:
-    """Whether `in_graph` is true and all shapes are static."""
-    return in_graph(*arrays) and all(array.shape.is_fully_defined() for array in arrays)
 
 
 @functools.cache

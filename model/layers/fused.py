@@ -27,10 +27,7 @@ def exporting(loops: bool = True) -> Iterator[None]:
     """Makes graphs, in its context, of operations that other programs support.
 
     Those support neither XLA's functions nor custom gradients, and need GELU in terms of erf (Keras
-    on TensorFlow uses erfc).
-
-    Args:
-        loops: whether they support loops over arrays of unknown shape.
+    on TensorFlow uses erfc). `loops` tells whether they support loops over arrays of unknown shape.
     """
     global _for_export, _without_loops  # noqa: PLW0603 (one thread traces)
     _for_export, _without_loops = True, not loops
@@ -49,7 +46,7 @@ def map_rows(function, arrays, count: int):
 
 def applies(*arrays) -> bool:
     """Whether XLA may compute with these arrays; see the module."""
-    return not _for_export and backend.in_graph_of_known_shapes(*arrays)
+    return not _for_export and backend.in_graph(*arrays, static_shapes=True)
 
 
 def gelu(x, bias, approximate: bool = False):
@@ -206,15 +203,10 @@ def _cross_entropy_gradient(logits, normalizer, targets, upstream):
 
 
 def adam(gradient, first, second, values, numbers):
-    """One Adam update of a flat vector, without bias correction.
+    """Returns the moments and values, float32 [n], after an Adam step without bias correction.
 
-    Args:
-        gradient, first, second, values: float32 [n]; the moments and values before the step.
-        numbers: the gradient's factor, the learning rate, beta 1, beta 2, epsilon and the rate of
-            weight decay.
-
-    Returns:
-        The two moments and the values after the step.
+    `numbers` are the gradient's factor, the learning rate, beta 1, beta 2, epsilon and the rate of
+    weight decay.
     """
     compute = backend.compiled(_adam) if applies(gradient, first, second, values) else _adam
     return compute(gradient, first, second, values, *numbers)

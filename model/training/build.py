@@ -10,12 +10,9 @@ from model.training.optimizer import create_optimizer
 
 
 def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvBertForPreTraining:
-    """Creates and compiles the pre-training model; the run's seed determines its weights.
+    """Creates and compiles the model of a run, whose seed determines its weights.
 
-    Args:
-        config: the run's `PretrainingConfig`.
-        network: the discriminator's configuration.
-        special: the vocabulary's special tokens.
+    `config` is the run's `PretrainingConfig`, and `network` describes the discriminator.
     """
     keras.utils.set_random_seed(config.seed)
     num_devices = distribution.count_devices(config.num_devices)

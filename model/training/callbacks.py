@@ -48,9 +48,7 @@ class StepsCallback(keras.callbacks.Callback):
 class CheckFinite(StepsCallback):
     """Ends the run when the loss is no longer finite.
 
-    Args:
-        error: creates the exception from the first and last step that can be the cause.
-        **interval: see `StepsCallback`.
+    `error` creates the exception from the first and the last step that can be the cause.
     """
 
     def __init__(self, error: Callable[[int, int], Exception], **interval: int):
@@ -175,11 +173,9 @@ class TrainingLog(StepsCallback):
             self.write_scalars(self.step, {k: v for k, v in line.items() if k != "step"})
 
     def write_evaluation(self, scores: dict[str, float], seconds: float) -> None:
-        """Writes a separate line for an evaluation at this step.
+        """Writes the scores of an evaluation, which took `seconds`, as a line of their own.
 
-        Args:
-            scores: values by their names in the log.
-            seconds: the evaluation's duration, which does not count as training time.
+        These seconds do not count as training time.
         """
         self._record({"step": self.step} | scores | {"eval_seconds": round(seconds, 1)})
         self.logged_time += seconds

@@ -84,10 +84,7 @@ class TrainingCheckpoints:
         return os.path.join(self.directory, f"step_{step}")
 
     def save(self, model: keras.Model, hparams: dict) -> str:
-        """Writes the state of a compiled model, and deletes all but the last `keep` checkpoints.
-
-        Returns:
-            The checkpoint's path.
+        """Writes the state of a compiled model, deletes old checkpoints, and returns its path.
 
         Raises:
             WriteError: the disk is full, or similar. Earlier checkpoints are unchanged.
@@ -121,9 +118,9 @@ class TrainingCheckpoints:
             except DamagedStateError as error:
                 logging.warning("damaged checkpoint, using the one before it: %s", error)
                 damage.append(str(error))
-                continue
-            self.last_good = state.path
-            return state
+            else:
+                self.last_good = state.path
+                return state
         if damage:
             raise InputError(
                 f"every checkpoint in {self.directory} is damaged: {'; '.join(damage)}. Restore "

@@ -49,11 +49,7 @@ class PeriodicEvaluation(StepsCallback):
 
 
 class StopEvaluation(keras.callbacks.Callback):
-    """Ends an evaluation early, in a job that must end.
-
-    Args:
-        should_stop: called after every batch.
-    """
+    """Ends an evaluation once `should_stop`, called after every batch, returns true."""
 
     def __init__(self, should_stop: Callable[[], bool]):
         super().__init__()

@@ -77,13 +77,9 @@ def _is_plain(dataset) -> bool:
 def from_tf_names(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Converts TensorFlow's variables to tensors under PyTorch's names and in its layout.
 
-    Args:
-        arrays: by names like "convbert/encoder/layer_._0/attention/self/query/kernel:0", with or
-            without the name of the model in front.
-        path: the file, for errors.
-
-    Raises:
-        InputError: an unknown name, or a variable with the wrong number of axes.
+    Their names are like "convbert/encoder/layer_._0/attention/self/query/kernel:0", with or without
+    the name of the model in front. An `InputError` names the file, `path`, and a variable with an
+    unknown name or the wrong number of axes.
     """
     return dict(_tensor(name, array, path) for name, array in arrays.items())
 

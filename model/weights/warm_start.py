@@ -14,16 +14,12 @@ MAIN = ("discriminator", "encoder")  # the directory that a run writes, dependin
 def find_models(path: str | os.PathLike) -> dict[str, str]:
     """Finds the directories of saved models.
 
-    Args:
-        path: the directory of a run or of one saved model, this project's or Hugging Face's; or a
-            name on the hub.
+    `path` is the directory of a run or of one saved model, this project's or Hugging Face's, or a
+    name on the hub; an `InputError` says that it is none of these.
 
     Returns:
         "main": the directory of the discriminator or of whatever encoder there is; and
         "generator", if there is one.
-
-    Raises:
-        InputError: `path` is none of these.
     """
     path = os.fspath(path)
     for name in MAIN:
@@ -42,14 +38,10 @@ def find_models(path: str | os.PathLike) -> dict[str, str]:
 
 
 def initialize(networks: dict[str, tuple], found: dict[str, str]) -> None:
-    """Sets the weights of a pre-training model to saved ones.
+    """Sets the weights of `ConvBertForPreTraining.saved_models` to those that `find_models` found.
 
     The saved encoder becomes the discriminator's, or that of masked language modeling. Heads and
     a generator that were not saved keep their random values; warnings list them.
-
-    Args:
-        networks: the model's networks, as `ConvBertForPreTraining.saved_models` returns them.
-        found: the directories, as `find_models` returns them.
 
     Raises:
         InputError: a file is damaged, or the vocabulary or tensors do not fit; tensors are listed
