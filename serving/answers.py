@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from data.tokenizer.graph_offsets import tokenize_with_places
 from pipelines import QuestionAnswerer
 from serving.rows import Network, cut, function_of
 
@@ -40,7 +39,7 @@ def answer_graph(answerer: QuestionAnswerer, _: Any) -> Any:
         context = tf.strings.unicode_transcode(context, "UTF-8", "UTF-8", errors="ignore")
         longest = tf.fill(tf.shape(question), tf.constant(options.max_query_length, tf.int64))
         queries = cut(tokenizer.tokenize(question), longest)
-        tokens, starts, ends = tokenize_with_places(tokenizer, context)
+        tokens, starts, ends = tokenizer.tokenize_with_ragged_offsets(context)
         windows = make_windows(queries.row_lengths(), tokens, options)
         begins = windows.base + windows.first
         inside = tf.ragged.range(begins, begins + windows.count)

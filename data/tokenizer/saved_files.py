@@ -1,4 +1,4 @@
-"""The files of a saved tokenizer, this project's or Hugging Face's, read and written as one."""
+"""Reading and writing the files of a saved tokenizer, this project's or Hugging Face's."""
 
 import json
 import os
@@ -12,18 +12,18 @@ from data.tokenizer.tokenizer_config import (
     CONFIG_FILE,
     SPECIAL_TOKEN_FIELDS,
     SPECIAL_TOKENS_FILE,
-    added_tokens,
+    check_added_tokens,
     check_special_tokens,
     read_json,
     stated_max_length,
     stated_options,
 )
 from data.tokenizer.tokenizer_json import JSON_FILE
-from data.tokenizer.vocab_file import SPECIAL_TOKENS, VOCAB_FILE, load_vocabulary
+from data.tokenizer.vocab_file import VOCAB_FILE, load_vocabulary
 
 
 class Saved(NamedTuple):
-    """A tokenizer's vocabulary, and its options by the names of their arguments."""
+    """A tokenizer's vocabulary, and its options under the names of `ConvBertTokenizer`."""
 
     vocab: list[str]
     options: dict[str, Any]
@@ -31,9 +31,8 @@ class Saved(NamedTuple):
 
 def vocabulary_file(directory: str | os.PathLike) -> Path:
     """The file of a directory that has the vocabulary: vocab.txt, or else tokenizer.json."""
-    names = (VOCAB_FILE, JSON_FILE)
-    found = [Path(directory) / name for name in names if (Path(directory) / name).exists()]
-    return found[0] if found else Path(directory) / VOCAB_FILE
+    vocab_file, json_file = Path(directory) / VOCAB_FILE, Path(directory) / JSON_FILE
+    return json_file if json_file.exists() and not vocab_file.exists() else vocab_file
 
 
 def read(directory: str | os.PathLike) -> Saved:
@@ -41,7 +40,7 @@ def read(directory: str | os.PathLike) -> Saved:
 
     Raises:
         InputError: a file is missing or broken, contradicts another, or asks for what
-            `ConvBertTokenizer` cannot do; the message names file and field.
+            `ConvBertTokenizer` cannot do.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -59,7 +58,7 @@ def read(directory: str | os.PathLike) -> Saved:
     else:
         vocab = load_vocabulary(directory / VOCAB_FILE)
         options.setdefault("strip_accents", options.get("do_lower_case", True))  # as transformers
-    _check_added_tokens(directory, vocab)
+    check_added_tokens(directory, vocab)
     config = read_json(directory / CONFIG_FILE)
     options["clean_up_tokenization_spaces"] = bool(config.get("clean_up_tokenization_spaces"))
     length = stated_max_length(directory / CONFIG_FILE)
@@ -72,17 +71,16 @@ def write_vocabulary(path: str | os.PathLike, vocab: list[str]) -> None:
 
 
 def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
-    """Writes the files that transformers needs, old or new, and this project; returns their paths.
+    """Writes the files for this project and transformers 4 and 5; returns their paths.
 
     Args:
-        directory: made if it is not there.
+        directory: created if missing.
         saved: with the options `do_lower_case`, `strip_accents`, `max_word_length`,
             `model_max_length` and `clean_up_tokenization_spaces`.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     options = dict(saved.options)
-    ids = {token: index for index, token in enumerate(saved.vocab)}
     description = tokenizer_json.Description(
         saved.vocab,
         options["do_lower_case"],
@@ -98,7 +96,7 @@ def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
     for name, content in (
         (SPECIAL_TOKENS_FILE, SPECIAL_TOKEN_FIELDS),
         (CONFIG_FILE, config),
-        (JSON_FILE, tokenizer_json.describe(ids, description)),
+        (JSON_FILE, tokenizer_json.describe(description)),
     ):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         files.write_text(directory / name, text)
@@ -108,7 +106,7 @@ def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
 
 
 def _same_vocabulary(directory, described):
-    """Returns the tokens of vocab.txt, once they are seen to have the ids of tokenizer.json."""
+    """Returns the tokens of vocab.txt, which must have the ids of tokenizer.json."""
     vocab = load_vocabulary(directory / VOCAB_FILE)
     # Lines of vocab.txt are stripped.
     theirs = {token.strip(): index for index, token in enumerate(described) if token.strip()}
@@ -130,14 +128,4 @@ def _check_agreement(directory, stated, described):
             raise InputError(
                 f"{directory}: {name} is {json.dumps(value)} in {CONFIG_FILE}, but the normalizer "
                 f"in {JSON_FILE} says {json.dumps(described[name])}. Correct the one that is wrong"
-            )
-
-
-def _check_added_tokens(directory, vocab):
-    ids = {token: str(index) for index, token in enumerate(vocab)}
-    for place, token, index in added_tokens(directory):
-        if token not in SPECIAL_TOKENS or ids[token] != index:
-            raise InputError(
-                f"{place} has {token!r} with id {index}; no tokens but "
-                f"{', '.join(SPECIAL_TOKENS)} can be added, with their ids in the vocabulary"
             )

@@ -1,23 +1,23 @@
 """BERT's WordPiece tokenizer: text in, token ids and batches for a model out.
 
-The same ids as the original's Python tokenizer (its `model/tokenization.py`, which is BERT's with
-words of up to 200 characters), so that its checkpoints and vocabularies mean the same here. What
-users of transformers' BERT tokenizers call has their names.
+The ids equal those of the original's Python tokenizer (its `model/tokenization.py`, which is BERT's
+with words of up to 200 characters). The methods have the names of transformers' BERT tokenizers.
 """
 
 import hashlib
-import itertools
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from common import hub
 from common.errors import InputError
+from common.fields import require, require_one_of
 from data.tokenizer import saved_files
-from data.tokenizer.truncation import STRATEGIES, kept_lengths, truncate_pair
+from data.tokenizer.truncation import STRATEGIES, kept_lengths
 from data.tokenizer.vocab_file import (
     MAX_WORD_LENGTH,
     SPECIAL_TOKENS,
@@ -25,19 +25,10 @@ from data.tokenizer.vocab_file import (
     check_tokens,
     load_vocabulary,
 )
-from data.tokenizer.wordpiece import Pieces, WordPiece, check_strings
-
-__all__ = [
-    "SPECIAL_TOKENS",
-    "VOCAB_FILE",
-    "ConvBertTokenizer",
-    "Pieces",
-    "load_vocabulary",
-    "truncate_pair",
-]
+from data.tokenizer.wordpiece import Tokens, WordPiece, check_strings, split_rows
 
 _SPECIAL_TOKEN = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
-# In this order, text by text, as transformers does it.
+# In this order, as in transformers.
 _CLEAN_UPS = (
     *((f" {mark}", mark) for mark in ".?!,"),
     (" ' ", "'"),
@@ -48,11 +39,11 @@ _CLEAN_UPS = (
 class ConvBertTokenizer(WordPiece):
     """Turns text into WordPiece ids, exactly as the original ConvBERT does.
 
-    Text is cleaned of control characters, lower-cased and freed of accents as asked, split at
-    spaces, punctuation and CJK characters, and each word cut into the longest pieces that the
-    vocabulary has. Special tokens written in a text ("[MASK]") are ordinary text, unless a method
-    is told to parse them. Code points that Unicode 14 leaves unassigned, and a capital sigma beside
-    characters that came with Unicode 14, follow TensorFlow's tables rather than Python's.
+    Text is cleaned of control characters and, if asked, lower-cased and stripped of accents. It is
+    split at spaces, punctuation and CJK characters, and each word is cut into the longest tokens
+    that the vocabulary has. Special tokens written in a text ("[MASK]") are ordinary text, unless
+    a method is told to parse them. Code points that Unicode 14 leaves unassigned, and a capital
+    sigma beside characters new in Unicode 14, follow TensorFlow's tables rather than Python's.
 
     Args:
         vocab_file: path of the vocabulary, one token a line; or the list of its tokens.
@@ -91,11 +82,8 @@ class ConvBertTokenizer(WordPiece):
         else:
             vocab = list(vocab_file)
             check_tokens(vocab, "the list of tokens")
-        if not 1 <= max_word_length <= MAX_WORD_LENGTH:
-            raise InputError(
-                f"`max_word_length` must be from 1 to {MAX_WORD_LENGTH}. "
-                f"Received: {max_word_length!r}"
-            )
+        is_length = 1 <= max_word_length <= MAX_WORD_LENGTH
+        require(is_length, "max_word_length", f"from 1 to {MAX_WORD_LENGTH}", max_word_length)
         super().__init__(vocab, do_lower_case, do_lower_case and strip_accents, max_word_length)
         self.vocab_size = len(vocab)
         self.vocab_sha256 = hashlib.sha256("\n".join(vocab).encode()).hexdigest()
@@ -135,13 +123,12 @@ class ConvBertTokenizer(WordPiece):
             max_length: most tokens a row may have, special ones counted; what is too long loses
                 tokens at its end.
             padding: "longest" (or True) pads to the longest row, "max_length" to `max_length`;
-                False leaves the rows as they are, and returns lists of lists.
-            truncation: how pairs over `max_length` are cut: "electra" (or True) one token at a
-                time where it is longer (where equal, the second); "longest_first", "only_first",
-                "only_second" as transformers does, see `truncation.kept_lengths`; False cuts none.
+                False pads nothing, and returns lists of lists.
+            truncation: how pairs over `max_length` are cut: "electra" (or True), "longest_first",
+                "only_first" or "only_second", see `truncation.kept_lengths`; False cuts none.
             add_special_tokens: put [CLS] and [SEP] around the texts.
-            parse_special_tokens: special tokens in a text ("[MASK]") are these tokens, and not
-                text; transformers calls this `split_special_tokens=False`, and does it by default.
+            parse_special_tokens: read special tokens in a text ("[MASK]") as these tokens, not as
+                text; transformers' `split_special_tokens=False`, its default.
             return_offsets_mapping: return `offset_mapping`, too.
             return_special_tokens_mask: return `special_tokens_mask`, too.
 
@@ -149,18 +136,17 @@ class ConvBertTokenizer(WordPiece):
             dict of `input_ids`, `input_mask` (1 = token) and `segment_ids` (1 = second segment
             and its `[SEP]`), int32 `[B, T]`, which is what models take. If asked for, also
             `offset_mapping` `[B, T, 2]`: the characters `[start, end)` of its text that a token
-            is, (0, 0) for added tokens and padding; and `special_tokens_mask` `[B, T]`: 1 for
-            these.
+            comes from, (0, 0) for added tokens and padding; and `special_tokens_mask` `[B, T]`: 1
+            for added tokens and padding.
 
         Raises:
-            InputError: texts that are not strings, unequal numbers of them, a `max_length` that
-                leaves no room for the special tokens, or an unknown padding or truncation.
+            InputError: an argument is impossible, or `texts` and `text_pairs` differ in number.
         """
         num_special = add_special_tokens * self.num_special_tokens_to_add(text_pairs is not None)
-        _check_lengths(padding, truncation, max_length, num_special)
-        cut = (parse_special_tokens, return_offsets_mapping)
-        firsts = self._pieces(texts, *cut)
-        seconds = [None] * len(firsts) if text_pairs is None else self._pieces(text_pairs, *cut)
+        _check_layout(padding, truncation, max_length, num_special)
+        options = (parse_special_tokens, return_offsets_mapping)
+        firsts = self._tokens(texts, *options)
+        seconds = [None] * len(firsts) if text_pairs is None else self._tokens(text_pairs, *options)
         if len(firsts) != len(seconds):
             raise InputError(f"{len(firsts)} `texts`, but {len(seconds)} `text_pairs`")
         room = None if max_length is None or truncation is False else max_length - num_special
@@ -170,10 +156,9 @@ class ConvBertTokenizer(WordPiece):
             padding_values["offset_mapping"] = 0
         if return_special_tokens_mask:
             padding_values["special_tokens_mask"] = 1
+        with_extras = return_offsets_mapping or return_special_tokens_mask
         rows = [
-            self._row(
-                *_truncate(*pair, room, strategy), add_special_tokens, len(padding_values) > 3
-            )
+            self._row(*_truncate(*pair, room, strategy), add_special_tokens, with_extras)
             for pair in zip(firsts, seconds, strict=True)
         ]
         if padding is False:
@@ -208,8 +193,8 @@ class ConvBertTokenizer(WordPiece):
         self, ids0: Iterable[int], ids1: Iterable[int] | None = None
     ) -> list[int]:
         """Returns `[CLS] ids0 [SEP]`, or `[CLS] ids0 [SEP] ids1 [SEP]`."""
-        pair = [] if ids1 is None else [*ids1, self.sep_id]
-        return [self.cls_id, *ids0, self.sep_id, *pair]
+        second = [] if ids1 is None else [*ids1, self.sep_id]
+        return [self.cls_id, *ids0, self.sep_id, *second]
 
     def create_token_type_ids_from_sequences(
         self, ids0: Sequence[int], ids1: Sequence[int] | None = None
@@ -223,13 +208,12 @@ class ConvBertTokenizer(WordPiece):
         ids1: Sequence[int] | None = None,
         already_has_special_tokens: bool = False,
     ) -> list[int]:
-        """Says which tokens of `build_inputs_with_special_tokens` it adds: 1, and 0 for the others.
+        """Marks with 1 the tokens that `build_inputs_with_special_tokens` adds; others are 0.
 
         Args:
-            ids0: of the first text.
-            ids1: of the second, or None.
-            already_has_special_tokens: `ids0` is a whole row; 1 for any special token in it, a
-                [MASK] or [UNK] included.
+            ids0, ids1: ids of the first text, and of the second or None.
+            already_has_special_tokens: `ids0` is a whole row; its special tokens are 1, a [MASK]
+                or [UNK] included.
 
         Raises:
             InputError: `ids1` beside a whole row.
@@ -250,13 +234,11 @@ class ConvBertTokenizer(WordPiece):
         Raises:
             InputError: an id is not in the vocabulary.
         """
-        if isinstance(ids, int | np.integer):
-            return self.convert_ids_to_tokens([ids])[0]
-        ids = [int(index) for index in ids]
-        for index in ids:
-            if not 0 <= index < self.vocab_size:
-                raise InputError(f"id {index} is not in the vocabulary of {self.vocab_size} tokens")
-        return [self.vocab[index] for index in ids]
+        if not isinstance(ids, int | np.integer):
+            return [self.convert_ids_to_tokens(int(index)) for index in ids]
+        if not 0 <= ids < self.vocab_size:
+            raise InputError(f"id {ids} is not in the vocabulary of {self.vocab_size} tokens")
+        return self.vocab[ids]
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
         """Looks up the ids of tokens, or of one; what is not in the vocabulary is [UNK]."""
@@ -272,12 +254,12 @@ class ConvBertTokenizer(WordPiece):
     ) -> str:
         """Writes one sequence of ids as text, spaced as Hugging Face's BERT tokenizer does.
 
-        Pieces are joined to words, words by spaces; a `.`, `,`, `?` or `!` follows without one.
+        Words are separated by spaces; a `.`, `,`, `?` or `!` follows without one.
 
         Args:
             ids: T ids.
             skip_special_tokens: leave these out; transformers does not by default.
-            clean_up_tokenization_spaces: also around apostrophes; None is as the tokenizer has it.
+            clean_up_tokenization_spaces: also around apostrophes; None is the tokenizer's setting.
 
         Raises:
             InputError: an id is not in the vocabulary.
@@ -288,8 +270,9 @@ class ConvBertTokenizer(WordPiece):
         text = self.convert_tokens_to_string(tokens)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
-        for found, replacement in _CLEAN_UPS if clean_up_tokenization_spaces else ():
-            text = text.replace(found, replacement)
+        if clean_up_tokenization_spaces:
+            for found, replacement in _CLEAN_UPS:
+                text = text.replace(found, replacement)
         return text
 
     def batch_decode(self, rows: Iterable[Iterable[int]], **options) -> list[str]:
@@ -316,21 +299,19 @@ class ConvBertTokenizer(WordPiece):
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
     ) -> "ConvBertTokenizer":
-        """Loads the tokenizer of a model, this project's or Hugging Face's, here or on the hub.
+        """Loads the tokenizer of a model, this project's or Hugging Face's.
 
         Args:
             name_or_directory: a name of the Hugging Face hub; or a directory with vocab.txt or
-                tokenizer.json, or both, and, unless all is as in BERT uncased,
-                tokenizer_config.json. Where there is a tokenizer.json, it is the tokenizer, and
-                the others must not contradict it.
+                tokenizer.json, and tokenizer_config.json unless the tokenizer is as in BERT
+                uncased. The other files must not contradict a tokenizer.json.
             revision: a branch, tag or commit on the hub; None is its main branch.
             cache_dir: where downloads are kept; None is huggingface_hub's cache.
             local_files_only: download nothing, and use what was downloaded before.
 
         Raises:
-            InputError: there is no such directory or name; a file is missing or broken, contradicts
-                another, or asks for what this tokenizer cannot do; the message names file and
-                field.
+            InputError: the directory or name does not exist; or a file is missing or broken,
+                contradicts another, or asks for what this tokenizer cannot do.
         """
         found = hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
         saved = saved_files.read(found)
@@ -339,17 +320,14 @@ class ConvBertTokenizer(WordPiece):
     def save_pretrained(
         self, directory: str | os.PathLike, model_max_length: int | None = None
     ) -> tuple[str, ...]:
-        """Writes the tokenizer as this project and transformers read it.
+        """Writes the tokenizer as this project and transformers read it; returns the paths.
 
-        These are vocab.txt, tokenizer_config.json and special_tokens_map.json for transformers 4,
-        and tokenizer.json, which transformers 5 reads, with `max_word_length` in it.
+        The files are vocab.txt, tokenizer_config.json and special_tokens_map.json for transformers
+        4, and tokenizer.json, with `max_word_length` in it, for transformers 5.
 
         Args:
-            directory: made if it is not there.
+            directory: created if missing.
             model_max_length: the most tokens the model takes; None is the tokenizer's own.
-
-        Returns:
-            The paths of the files.
         """
         options = {
             "do_lower_case": self.do_lower_case,
@@ -366,7 +344,7 @@ class ConvBertTokenizer(WordPiece):
         """Writes vocab.txt, or PREFIX-vocab.txt, alone; returns its path in a tuple.
 
         Raises:
-            InputError: there is no such directory.
+            InputError: the directory does not exist.
         """
         if not os.path.isdir(save_directory):
             raise InputError(f"`save_directory`: {save_directory} is not a directory")
@@ -375,64 +353,63 @@ class ConvBertTokenizer(WordPiece):
         saved_files.write_vocabulary(path, self.vocab)
         return (path,)
 
-    def _pieces(self, texts, parse_special_tokens, with_places) -> list[Pieces]:
-        """Cuts texts into pieces, whose places are 0 unless they are wanted."""
+    def _tokens(self, texts, parse_special_tokens, with_offsets) -> list[Tokens]:
+        """Tokenizes texts; the offsets are 0 unless they are asked for."""
         if parse_special_tokens:
             rows = [_SPECIAL_TOKEN.split(text) for text in check_strings(texts)]
-            # Every other part is a special token. It ends a word, so that what is between can be
-            # tokenized alone.
-            between = self._pieces([part for row in rows for part in row[::2]], False, with_places)
-            between = iter(between)
+            # Every other part is a special token. It ends a word, so the others stand alone.
+            parts = [part for row in rows for part in row[::2]]
+            between = iter(self._tokens(parts, False, with_offsets))
             return [self._join(row, between) for row in rows]
-        if with_places:
+        if with_offsets:
             return self.tokenize_with_offsets(texts)
         ids = self.tokenize(texts)
-        splits, ids = itertools.pairwise(ids.row_splits.numpy()), ids.values.numpy()
-        zeros = np.zeros_like(ids)
-        return [Pieces(ids[a:b], zeros[a:b], zeros[a:b]) for a, b in splits]
+        zeros = tf.zeros_like(ids)
+        return split_rows(ids, zeros, zeros)
 
     def _join(self, parts, between):
-        """The pieces of a text that `_SPECIAL_TOKEN` has split; `between` has the next text's."""
-        pieces, start = [], 0
+        """Joins the tokens of the parts of one text; `between` yields those of ordinary text."""
+        tokens, start = [], 0
         for number, part in enumerate(parts):
             found = _one(self._ids[part], len(part)) if number % 2 else next(between)
-            pieces.append(Pieces(found.ids, found.starts + start, found.ends + start))
+            tokens.append(Tokens(found.ids, found.starts + start, found.ends + start))
             start += len(part)
-        return Pieces(*map(np.concatenate, zip(*pieces, strict=True)))
+        return Tokens(*map(np.concatenate, zip(*tokens, strict=True)))
 
     def _row(self, first, second, add_special_tokens, with_extras):
         """Lays one or two texts out as a row: the arrays of `__call__`, without padding."""
         cls, sep = [self._cls] * add_special_tokens, [self._sep] * add_special_tokens
-        parts, added = [*cls, first, *sep], [1] * len(cls) + [0] + [1] * len(sep)
+        parts = [*cls, first, *sep]
         first_end = sum(len(part.ids) for part in parts)
         if second is not None:
-            parts, added = [*parts, second, *sep], [*added, 0, *[1] * len(sep)]
+            parts += [second, *sep]
         ids = np.concatenate([part.ids for part in parts])
         segment_ids = np.zeros_like(ids)
         segment_ids[first_end:] = 1
         row = {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": segment_ids}
         if with_extras:
-            places = [np.stack([part.starts, part.ends], axis=1) for part in parts]
-            row["offset_mapping"] = np.concatenate(places)
-            row["special_tokens_mask"] = np.repeat(added, [len(part.ids) for part in parts])
+            offsets = [np.stack([part.starts, part.ends], axis=1) for part in parts]
+            is_added = [part is self._cls or part is self._sep for part in parts]
+            row["offset_mapping"] = np.concatenate(offsets)
+            row["special_tokens_mask"] = np.repeat(is_added, [len(part.ids) for part in parts])
         return row
 
 
 def _one(index, length=0):
-    """One token that is the first `length` characters of a text."""
-    return Pieces(*(np.array([value], np.int32) for value in (index, 0, length)))
+    """One token that comes from the first `length` characters of a text."""
+    return Tokens(*(np.array([value], np.int32) for value in (index, 0, length)))
 
 
 def _truncate(first, second, room, strategy):
+    """Cuts the tokens of one or two texts at their ends, to `room` tokens together."""
     if room is None:
         return first, second
     lengths = len(first.ids), None if second is None else len(second.ids)
     kept = kept_lengths(*lengths, room, strategy)
-    cut = [
-        None if text is None else Pieces(*(column[:length] for column in text))
+    return [
+        None if text is None else Tokens(*(column[:length] for column in text))
         for text, length in zip((first, second), kept, strict=True)
     ]
-    return tuple(cut)
 
 
 def _pad(rows, name, length, value):
@@ -444,18 +421,10 @@ def _pad(rows, name, length, value):
     return padded
 
 
-def _check_lengths(padding, truncation, max_length, num_special):
-    if padding not in ("longest", "max_length", True, False):
-        raise InputError(
-            f'`padding` must be "longest", "max_length" or False. Received: {padding!r}'
-        )
-    if truncation not in (*STRATEGIES, True, False):
-        names = ", ".join(f'"{name}"' for name in STRATEGIES)
-        raise InputError(f"`truncation` must be {names} or False. Received: {truncation!r}")
+def _check_layout(padding, truncation, max_length, num_special):
+    require_one_of("padding", padding, ("longest", "max_length", True, False))
+    require_one_of("truncation", truncation, (*STRATEGIES, True, False))
     if max_length is None and padding == "max_length":
         raise InputError('`padding="max_length"` needs a `max_length`')
-    if max_length is not None and max_length < num_special:
-        raise InputError(
-            f"`max_length` must leave room for {num_special} special tokens. "
-            f"Received: max_length={max_length}"
-        )
+    has_room = max_length is None or max_length >= num_special
+    require(has_room, "max_length", f"at least {num_special}, for the special tokens", max_length)

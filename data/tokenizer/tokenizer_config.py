@@ -1,14 +1,15 @@
-"""The files that say how a vocabulary's tokenizer treats text, as Hugging Face's tokenizers do.
+"""The options of a tokenizer in the files of Hugging Face: tokenizer_config.json and older ones.
 
-tokenizer_config.json is the one that counts. special_tokens_map.json and added_tokens.json, of
-transformers 4 and older, can only say what `ConvBertTokenizer` does anyway; they are checked.
+special_tokens_map.json and added_tokens.json, of transformers 4 and older, are only checked: they
+must describe what `ConvBertTokenizer` does anyway.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.fields import require, require_one_of
 from common.files import read_json_object
 from data.tokenizer.vocab_file import SPECIAL_TOKENS
 
@@ -26,7 +27,7 @@ _BOOLEANS = (
     "clean_up_tokenization_spaces",
     "split_special_tokens",
 )
-# Tokenizers that are BERT's, but for the name; without one of these, other rules may be meant.
+# Tokenizers that equal BERT's. Others may have other rules.
 _CLASSES = ("Bert", "ConvBert", "DistilBert", "Electra")
 _CLASS_NAMES = {
     *(f"{name}Tokenizer{ending}" for name in _CLASSES for ending in ("", "Fast")),
@@ -35,28 +36,26 @@ _CLASS_NAMES = {
 
 
 def stated_options(path: Path) -> dict[str, bool]:
-    """Returns do_lower_case and strip_accents, those that the file states; none without a file.
+    """Returns do_lower_case and strip_accents, if the file exists and has them.
 
     Raises:
         InputError: the file is broken, or asks for what `ConvBertTokenizer` cannot do.
     """
     config = read_json(path)
     for name in _BOOLEANS:
-        if not isinstance(config.get(name), bool | None):
-            raise InputError(f"{path}: {name} must be true or false, not {config[name]!r}")
+        value = config.get(name)
+        require(isinstance(value, bool | None), name, "true or false", value, path)
     if config.get("strip_accents") and not config.get("do_lower_case", True):
         raise InputError(f"{path}: strip_accents without do_lower_case is not supported")
     for name in ("tokenize_chinese_chars", "do_basic_tokenize"):
         if config.get(name) is False:
             raise InputError(f"{path}: {name}=false is not supported")
-    if config.get("tokenizer_class") not in {None, *_CLASS_NAMES}:
-        raise InputError(
-            f"{path}: tokenizer_class is {config['tokenizer_class']!r}; known are "
-            f"{', '.join(sorted(_CLASS_NAMES))}"
-        )
+    name = config.get("tokenizer_class")
+    if name is not None:
+        require_one_of("tokenizer_class", name, sorted(_CLASS_NAMES), path)
     for name in ("padding_side", "truncation_side"):
-        if config.get(name) not in (None, "right"):
-            raise InputError(f'{path}: {name} must be "right", not {config[name]!r}')
+        value = config.get(name)
+        require(value in (None, "right"), name, '"right"', value, path)
     unsplit = config.get("never_split") or []
     if not isinstance(unsplit, list) or not set(map(str, unsplit)).issubset(SPECIAL_TOKENS):
         raise InputError(f"{path}: never_split={unsplit!r} is not supported")
@@ -66,7 +65,7 @@ def stated_options(path: Path) -> dict[str, bool]:
 
 
 def stated_max_length(path: Path) -> int | None:
-    """Returns model_max_length, the most tokens a text should have; None if the file has none.
+    """Returns model_max_length, the most tokens that the model takes; None if it is not stated.
 
     Raises:
         InputError: the file is broken.
@@ -80,7 +79,7 @@ def check_special_tokens(path: Path) -> None:
     """Checks the special tokens that tokenizer_config.json or special_tokens_map.json names.
 
     Raises:
-        InputError: one has not BERT's name, or there are more.
+        InputError: one is not BERT's.
     """
     for field, value in read_json(path).items():
         if field.endswith("_special_tokens") and isinstance(value, list | dict):
@@ -97,21 +96,34 @@ def check_special_tokens(path: Path) -> None:
                 )
 
 
-def added_tokens(directory: Path) -> Iterator[tuple[str, str, str]]:
-    """Yields what tokenizer_config.json and added_tokens.json add to the vocabulary.
-
-    Returns:
-        An iterator over place (file and field), token, and id as a string of digits.
+def check_added_tokens(directory: Path, vocab: list[str]) -> None:
+    """Checks the tokens that tokenizer_config.json and added_tokens.json add to the vocabulary.
 
     Raises:
-        InputError: a file is broken.
+        InputError: a file is broken, or adds other tokens than the special ones.
     """
+    ids = {token: str(index) for index, token in enumerate(vocab)}
     path = directory / CONFIG_FILE
     for index, token in (read_json(path).get("added_tokens_decoder") or {}).items():
-        yield f"{path}: added_tokens_decoder", _content(token), index
+        check_added_token(f"{path}: added_tokens_decoder", _content(token), index, ids)
     path = directory / ADDED_TOKENS_FILE
     for token, index in read_json(path).items():
-        yield str(path), token, str(index)
+        check_added_token(path, token, str(index), ids)
+
+
+def check_added_token(
+    place: str | Path, token: Any, index: int | str, ids: Mapping[str, int | str]
+) -> None:
+    """Checks that `token` is a special token with its id in the vocabulary; `place` has it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if token not in SPECIAL_TOKENS or ids[token] != index:
+        raise InputError(
+            f"{place} has {token!r} with id {index}; only {', '.join(SPECIAL_TOKENS)} can be "
+            "added, with their ids in the vocabulary"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

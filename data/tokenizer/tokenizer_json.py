@@ -3,11 +3,13 @@
 Of the many tokenizers that such a file can describe, `ConvBertTokenizer` is one: BERT's.
 """
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import InputError
-from data.tokenizer.tokenizer_config import read_json
+from common.fields import require
+from data.tokenizer.tokenizer_config import check_added_token, read_json
 from data.tokenizer.vocab_file import MAX_WORD_LENGTH, SPECIAL_TOKENS
 
 JSON_FILE = "tokenizer.json"
@@ -42,7 +44,7 @@ class Description(NamedTuple):
 def read(path: Path) -> Description:
     """Reads a tokenizer.json.
 
-    An id that no token has, as where a vocabulary repeats a token, becomes "".
+    An id without a token, as where a vocabulary repeats a token, becomes "".
 
     Raises:
         InputError: the file is broken, or describes a tokenizer that is not BERT's.
@@ -50,35 +52,31 @@ def read(path: Path) -> Description:
     content = read_json(path)
     for field, allowed in _ALLOWED.items():
         value = _field(content, field)
-        # JSON's numbers are no substitute for true and false.
-        if not any(value is one or (value == one and isinstance(one, str)) for one in allowed):
-            raise _wrong(path, field, value, " or ".join(map(repr, allowed)))
-    lower, strip = (
-        _field(content, f"normalizer.{name}") for name in ("lowercase", "strip_accents")
-    )
-    if strip and not lower:
-        raise _wrong(path, "normalizer.strip_accents", strip, "false where lowercase is false")
-    length = _field(content, "model.max_input_chars_per_word")
-    if type(length) is not int or not 1 <= length <= MAX_WORD_LENGTH:
-        expected = f"a number from 1 to {MAX_WORD_LENGTH}"
-        raise _wrong(path, "model.max_input_chars_per_word", length, expected)
+        # 1 equals True, but is not a boolean in JSON.
+        is_allowed = any(value is one or (value == one and isinstance(one, str)) for one in allowed)
+        require(is_allowed, field, " or ".join(map(json.dumps, allowed)), value, path)
+    lower = _field(content, "normalizer.lowercase")
+    strip = _field(content, "normalizer.strip_accents")
+    expected = "false where normalizer.lowercase is false"
+    require(lower or not strip, "normalizer.strip_accents", expected, strip, path)
+    field = "model.max_input_chars_per_word"
+    length = _field(content, field)
+    is_length = type(length) is int and 1 <= length <= MAX_WORD_LENGTH
+    require(is_length, field, f"a number from 1 to {MAX_WORD_LENGTH}", length, path)
     ids = _field(content, "model.vocab")
     _check_ids(path, ids)
     vocab = [""] * (max(ids.values()) + 1)
     for token, index in ids.items():
         vocab[index] = token
-    _check_added_tokens(path, content.get("added_tokens") or [], ids)
+    for token in content.get("added_tokens") or []:
+        _check_added_token(path, token, ids)
     _check_post_processor(path, content.get("post_processor"), ids)
     return Description(vocab, lower, lower if strip is None else strip, length)
 
 
-def describe(ids: dict[str, int], description: Description) -> dict[str, Any]:
-    """Returns the content of a tokenizer.json, as transformers 5 would write it.
-
-    Args:
-        ids: of the tokens; where the vocabulary repeats one, its last.
-        description: the tokenizer.
-    """
+def describe(description: Description) -> dict[str, Any]:
+    """Returns the content of a tokenizer.json, as transformers 5 would write it."""
+    ids = {token: index for index, token in enumerate(description.vocab)}
     return {
         "version": "1.0",
         "truncation": None,
@@ -146,21 +144,15 @@ def _check_ids(path, ids):
         raise InputError(f"{path}: model.vocab has no {', '.join(missing)}")
 
 
-def _check_added_tokens(path, added, ids):
-    for token in added:
-        name, index = _field(token, "content"), _field(token, "id")
-        if name not in SPECIAL_TOKENS or ids[name] != index:
-            raise InputError(
-                f"{path}: added_tokens has {name!r} with id {index}; no tokens but "
-                f"{', '.join(SPECIAL_TOKENS)} can be added, with their ids in model.vocab"
-            )
-        for flag in ("single_word", "normalized"):
-            if token.get(flag):
-                raise _wrong(path, f"added_tokens: {flag} of {name}", True, "false")
+def _check_added_token(path, token, ids):
+    name, index = _field(token, "content"), _field(token, "id")
+    check_added_token(f"{path}: added_tokens", name, index, ids)
+    for flag in ("single_word", "normalized"):
+        require(not token.get(flag), f"added_tokens: {flag} of {name}", "false", True, path)
 
 
 def _check_post_processor(path, found, ids):
-    """The older of the two forms says the same with two pairs of token and id."""
+    # The older of the two forms has just the tokens and their ids.
     pairs = {name: [token, ids[token]] for name, token in (("sep", "[SEP]"), ("cls", "[CLS]"))}
     if found not in (_template(ids), {"type": "BertProcessing"} | pairs):
         raise InputError(
@@ -170,11 +162,7 @@ def _check_post_processor(path, found, ids):
 
 
 def _field(content, name):
-    """The field of nested objects that a dotted name means; None where there is none."""
+    """Looks up a dotted name in nested objects; None if it is missing."""
     for part in name.split("."):
         content = content.get(part) if isinstance(content, dict) else None
     return content
-
-
-def _wrong(path, field, value, expected):
-    return InputError(f"{path}: {field} must be {expected}, not {value!r}")

@@ -1,7 +1,7 @@
-"""Making a WordPiece vocabulary for a language that has none.
+"""Training a WordPiece vocabulary on a corpus.
 
-Words are counted as `ConvBertTokenizer` separates them; the merging is that of the `tokenizers`
-package. What comes out depends on the corpus and the options alone.
+Words are counted as `ConvBertTokenizer` separates them, and merged by the `tokenizers` package. The
+result depends only on the corpus and the options.
 """
 
 import itertools
@@ -16,15 +16,16 @@ from absl import logging
 
 from common.console import progress_bar
 from common.errors import InputError
+from common.fields import require
 from data.corpus.readers import read_lines
 from data.corpus.sources import Corpus
 from data.tokenizer.tokenizer import ConvBertTokenizer
 from data.tokenizer.vocab_file import MAX_TOKEN_BYTES, SPECIAL_TOKENS
 from data.tokenizer.wordpiece import possible_tokens, separate_words
 
-# Without a limit, the alphabet is the commonest characters that make up this share of the text.
+# Without a limit, the alphabet is the most common characters that make up this share of the text.
 ALPHABET_COVERAGE = 0.99999
-# In every alphabet: a text to be read later may have these, even if this one has not.
+# In every alphabet: texts read later may have these, even if the corpus does not.
 _ALWAYS = frozenset(string.digits + string.punctuation)
 _BATCH_BYTES = 1 << 19
 _BATCH_WORDS = 1 << 14
@@ -32,20 +33,20 @@ _BATCH_WORDS = 1 << 14
 
 @dataclass(frozen=True)
 class VocabularyOptions:
-    """All that decides, with the corpus, what the vocabulary holds."""
+    """The options of a vocabulary. With the corpus, they decide its tokens."""
 
     vocab_size: int = 30_522
     do_lower_case: bool = True
     strip_accents: bool = True
     num_unused: int = 0
-    """How many tokens [unused0], [unused1], … follow the special ones, for a user's own."""
+    """Number of tokens [unused0], [unused1], … after the special ones, for your own use."""
     min_frequency: int = 2
-    """How often a pair of pieces must occur to become one piece."""
+    """How often two parts must occur together to be merged."""
     limit_alphabet: int | None = None
-    """Most characters, ASCII's digits and symbols aside, which are always there; None is as many as
-    make up `ALPHABET_COVERAGE` of the text."""
+    """Most characters in addition to ASCII's digits and symbols; None is as many as make up
+    `ALPHABET_COVERAGE` of the text."""
     max_megabytes: int = 1000
-    """How much of a larger corpus is read."""
+    """Amount of text to read; a larger corpus is sampled."""
 
     def __post_init__(self):
         for name, least in (
@@ -56,8 +57,7 @@ class VocabularyOptions:
             ("max_megabytes", 1),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"`{name}` must be at least {least}. Received: {value}")
+            require(value is None or value >= least, name, f"at least {least}", value)
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class Fit:
     words: int
     tokens: int
     unknown_words: int
-    """How many of `words` are [UNK]; each is one of `tokens`."""
+    """Number of `words` that are [UNK]; each is one of `tokens`."""
 
 
 def count_words(corpus: Corpus, options: VocabularyOptions) -> Counter[str]:
     """Counts the words of a corpus, as the tokenizer will separate them.
 
-    Of a corpus larger than `max_megabytes`, sources are read in a shuffled order, the same each
-    time, up to that size; of a compressed tar, the first ones.
+    If the corpus is larger than `max_megabytes`, sources are read up to that size in a shuffled
+    order, the same each time; of a compressed tar, the first ones.
 
     Args:
         corpus: from `data.corpus.sources.find_corpus`.
@@ -91,7 +91,7 @@ def count_words(corpus: Corpus, options: VocabularyOptions) -> Counter[str]:
     counts = Counter()
     for text in _sample(corpus, options.max_megabytes * 1_000_000):
         counts.update(separate(text).numpy().split(b" "))
-    counts.pop(b"", None)  # what is between two spaces
+    counts.pop(b"", None)  # between two spaces
     if not counts:
         raise InputError(f"no text: the corpus {corpus.path} has no words.")
     return Counter({word.decode(): count for word, count in counts.items()})
@@ -127,21 +127,16 @@ def _sample(corpus: Corpus, max_bytes: int) -> Iterator[bytes]:
 
 
 def choose_alphabet(counts: Counter[str], limit: int | None = None) -> list[str]:
-    """Chooses the commonest characters of a text, and sorts them.
+    """Returns the most common characters of counted words, and ASCII's digits and symbols; sorted.
 
-    Args:
-        counts: of words.
-        limit: most characters; None is as many as make up `ALPHABET_COVERAGE` of the text.
-
-    Returns:
-        The characters, and ASCII's digits and symbols, in the order of their code points.
+    `limit` is the most characters that are chosen, as `VocabularyOptions.limit_alphabet`.
     """
     characters = Counter()
     for word, count in counts.items():
         for character in word:
             characters[character] += count
     possible = possible_tokens(list(characters))
-    characters = {c: n for (c, n), keep in zip(characters.items(), possible, strict=True) if keep}
+    characters = dict(itertools.compress(characters.items(), possible))
     by_frequency = sorted(characters, key=lambda character: (-characters[character], character))
     if limit is None:
         uncovered = sum(characters.values()) * (1 - ALPHABET_COVERAGE)
@@ -155,15 +150,15 @@ def choose_alphabet(counts: Counter[str], limit: int | None = None) -> list[str]
 def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[str]:
     """Makes a vocabulary out of counted words.
 
-    It begins with the special tokens, [PAD] first, and the unused ones; the alphabet follows, at
-    the beginning of a word and inside one ("##"); then what was merged, in the order of merging.
+    It starts with the special tokens, [PAD] first, and the unused ones. The alphabet follows, at
+    the beginning of a word and inside one ("##"), and then the merged tokens in order of merging.
 
     Args:
         counts: from `count_words`.
         options: all but `max_megabytes`.
 
     Returns:
-        At most `vocab_size` tokens; fewer where the text has no more pieces to merge.
+        At most `vocab_size` tokens; fewer where the text has nothing more to merge.
 
     Raises:
         InputError: `vocab_size` leaves no room for the alphabet.
@@ -172,7 +167,7 @@ def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[s
 
     alphabet = choose_alphabet(counts, options.limit_alphabet)
     inner = [f"##{character}" for character in alphabet]
-    inner = [token for token, keep in zip(inner, possible_tokens(inner), strict=True) if keep]
+    inner = list(itertools.compress(inner, possible_tokens(inner)))
     unused = [f"[unused{index}]" for index in range(options.num_unused)]
     fixed = [*SPECIAL_TOKENS, *unused, *alphabet, *inner]
     if options.vocab_size < len(fixed):
@@ -183,7 +178,7 @@ def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[s
             f"Received: {options.vocab_size:,}. `limit_alphabet` makes the alphabet smaller."
         )
     # The trainer numbers "##" characters in the order in which its threads meet them, and breaks
-    # ties by these numbers. As "special tokens" they have theirs before it starts.
+    # ties by these numbers. "Special tokens" are numbered before it starts.
     trainer = trainers.WordPieceTrainer(
         vocab_size=options.vocab_size,
         min_frequency=options.min_frequency,
@@ -193,34 +188,27 @@ def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[s
     )
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    learnable = _learnable(counts, set(alphabet))
-    words = progress_bar(
-        len(learnable), "merging", iterable=learnable, unit="words", unit_scale=True
+    known = set(alphabet)
+    learnable = sorted(  # words that are short enough to become one token
+        (word, count)
+        for word, count in counts.items()
+        if known.issuperset(word) and len(word.encode()) <= MAX_TOKEN_BYTES - len("##")
     )
-    tokenizer.train_from_iterator(_repeated(words), trainer)
+    bar = progress_bar(len(learnable), "merging", iterable=learnable, unit="words", unit_scale=True)
+    tokenizer.train_from_iterator(_repeated(bar), trainer)
     ids = tokenizer.get_vocab(with_added_tokens=False)
     return sorted(ids, key=ids.get)
 
 
-def _learnable(counts: Counter[str], alphabet: set[str]) -> list[tuple[str, int]]:
-    """The words that can have pieces, sorted: of known characters, and short enough to be one."""
-    most = MAX_TOKEN_BYTES - len("##")
-    return sorted(
-        (word, count)
-        for word, count in counts.items()
-        if alphabet.issuperset(word) and len(word.encode()) <= most
-    )
-
-
 def _repeated(counts: Iterable[tuple[str, int]]) -> Iterator[str]:
-    """Yields texts that have each word as often as it was counted; the trainer takes no counts."""
+    """Yields texts with each word as often as it was counted; the trainer takes no counts."""
     words = itertools.chain.from_iterable(itertools.repeat(*item) for item in counts)
     while batch := list(itertools.islice(words, _BATCH_WORDS)):
         yield " ".join(batch)
 
 
 def measure_fit(tokenizer: ConvBertTokenizer, counts: Counter[str]) -> Fit:
-    """Cuts counted words into tokens and says how many there are, and how many are [UNK]."""
+    """Tokenizes counted words, and counts the tokens and the words that are [UNK]."""
     tokens = unknown = 0
     items = iter(counts.items())
     while batch := list(itertools.islice(items, _BATCH_WORDS)):
@@ -228,7 +216,7 @@ def measure_fit(tokenizer: ConvBertTokenizer, counts: Counter[str]) -> Fit:
         lengths = ids.row_lengths().numpy().tolist()
         unknowns = tf.reduce_any(ids == tokenizer.unk_id, axis=1).numpy().tolist()
         for (_, count), length, is_unknown in zip(batch, lengths, unknowns, strict=True):
-            # A word over the limit is a control character here, and the tokenizer drops it.
+            # `counts` has a private-use character for words over the limit; the tokenizer drops it.
             tokens += count * max(length, 1)
             unknown += count * (is_unknown or not length)
     return Fit(words=sum(counts.values()), tokens=tokens, unknown_words=unknown)

@@ -1,48 +1,27 @@
-"""Which tokens a text or a pair keeps where it is too long."""
+"""How many tokens a text, or each text of a pair, keeps where they are too long."""
 
 from common.errors import InputError
 
 STRATEGIES = ("electra", "longest_first", "only_first", "only_second")
 
 
-def truncate_pair(first, second, max_tokens: int | None, strategy: str = "electra"):
-    """Cuts a pair at its ends; as the original does: the longer loses its last until both fit.
-
-    Args:
-        first: sequence of token ids.
-        second: another, or None.
-        max_tokens: the most tokens that both may have together; None leaves them alone.
-        strategy: see `kept_lengths`.
-
-    Returns:
-        (first, second)
-
-    Raises:
-        InputError: see `kept_lengths`.
-    """
-    if max_tokens is None:
-        return first, second
-    lengths = len(first), None if second is None else len(second)
-    kept_first, kept_second = kept_lengths(*lengths, max_tokens, strategy)
-    return first[:kept_first], None if second is None else second[:kept_second]
-
-
 def kept_lengths(
     first: int, second: int | None, max_tokens: int, strategy: str = "electra"
 ) -> tuple[int, int | None]:
-    """How many tokens each text keeps, of those that both may have together.
+    """Returns how many tokens each text keeps, so that both together fit.
 
     Args:
-        first: tokens of the first text.
-        second: tokens of the second, or None.
-        max_tokens: for both.
-        strategy: "electra": the longer loses its last until both fit, and of equal ones the
-            second. The others are transformers': "longest_first" does the same, but where both
-            are cut and the number is odd, the one that was longer keeps one more token (of equal
-            ones the second); "only_first" and "only_second" cut one alone, to one token at least.
+        first: number of tokens of the first text.
+        second: number of tokens of the second, or None.
+        max_tokens: the most tokens for both together.
+        strategy: "electra": the longer text loses its last token until both fit; of equally long
+            ones, the second does. The others are transformers': "longest_first" does the same, but
+            where both are cut and the number is odd, the one that was longer keeps one more token
+            (of equally long ones, the second); "only_first" and "only_second" cut one text alone,
+            to one token at least.
 
     Raises:
-        InputError: one text alone cannot lose enough.
+        InputError: the one text cannot be cut enough.
     """
     if first + (second or 0) <= max_tokens:
         return first, second

@@ -1,4 +1,4 @@
-"""The file of a vocabulary, and what every vocabulary must have."""
+"""Reading vocab.txt, and checking the tokens of a vocabulary."""
 
 import os
 from collections.abc import Sequence
@@ -14,20 +14,14 @@ MAX_TOKEN_BYTES = 256  # tensorflow-text's limit
 
 
 def load_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
-    """Reads a vocabulary: one token a line, its id the line's number from 0.
+    """Reads a vocabulary, a UTF-8 text file with one token a line; returns the tokens in id order.
 
-    Lines are stripped, as the original does; blank ones keep their number. Where a token is
-    repeated, the last line gives its id, and a warning says so.
-
-    Args:
-        vocab_file: path of a UTF-8 text file.
-
-    Returns:
-        list of the V tokens, in the order of their ids.
+    The id of a token is the number of its line, from 0. Lines are stripped, as in the original, and
+    blank ones count. The last line of a repeated token gives its id; a warning is logged.
 
     Raises:
-        InputError: there is no such file, it is not UTF-8 text with a token a line, or a special
-            token is missing.
+        InputError: the file cannot be read, is not UTF-8 text with one token a line, or lacks a
+            special token.
     """
     try:
         with open(vocab_file, "rb") as file:
@@ -68,7 +62,7 @@ def check_tokens(tokens: Sequence[str], source: str | os.PathLike) -> None:
     """Checks that a vocabulary has all special tokens, and no token that is too long.
 
     Raises:
-        InputError: it is not so; `source` says where the vocabulary is from.
+        InputError: a token is missing or too long; `source` says where the vocabulary is from.
     """
     for index, token in enumerate(tokens):
         is_line = isinstance(token, str) and "\n" not in token

@@ -1,12 +1,9 @@
-"""WordPiece as a TensorFlow graph: strings in, word pieces out.
+"""WordPiece as a TensorFlow graph: strings in, token ids and offsets out.
 
-It is made of a few string kernels over whole batches, so that it is fast and runs in an exported
-graph. `data.tokenizer.tokenizer` makes a tokenizer of it.
+It consists of a few string kernels over whole batches, so it is fast and runs in an exported graph.
 """
 
 import itertools
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -65,8 +62,8 @@ _LONG_WORD = "\ue000"
 _IMPOSSIBLE_TOKEN = "\ue001"
 
 
-class Pieces(NamedTuple):
-    """The word pieces of one text: int32 ids, and which characters of it `[start, end)` each is."""
+class Tokens(NamedTuple):
+    """The tokens of one text: int32 ids, and the characters `[start, end)` that each comes from."""
 
     ids: np.ndarray
     starts: np.ndarray
@@ -74,10 +71,10 @@ class Pieces(NamedTuple):
 
 
 class WordPiece:
-    """Cuts texts into the longest pieces that a vocabulary has.
+    """Cuts the words of texts into the longest tokens that a vocabulary has.
 
     Args:
-        vocab: V tokens, in the order of their ids; of a repeated one the last id counts.
+        vocab: V tokens, in the order of their ids; a repeated token has its last id.
         do_lower_case: lower-case the text.
         strip_accents: decompose the text and drop its accents.
         max_word_length: a word with more characters, once cleaned, is [UNK].
@@ -101,12 +98,15 @@ class WordPiece:
             token_out_type=tf.int32,
             support_detokenization=False,
         )
+        self._offsets_graph = tf.function(  # eager, its many small operations are slow
+            self.tokenize_with_ragged_offsets, [tf.TensorSpec([None], tf.string)], autograph=False
+        )
 
     def tokenize(self, texts) -> tf.RaggedTensor:
-        """Cuts texts into word pieces, without special tokens.
+        """Cuts texts into tokens, without special ones.
 
         TensorFlow operations only: it can be part of a `tf.function` or of a `tf.data` map. The
-        ids of a text depend on nothing but the text. Bytes that are not UTF-8 are dropped.
+        ids of a text depend only on the text. Bytes that are not UTF-8 are dropped.
 
         Args:
             texts: strings `[N]`: a string tensor, or a list of `str` or UTF-8 `bytes`.
@@ -122,66 +122,61 @@ class WordPiece:
         )
         return self._kernel.tokenize(texts)
 
-    def tokenize_with_offsets(self, texts: Sequence[str]) -> list[Pieces]:
-        """Cuts texts into the pieces of `tokenize`, and says where in the texts they come from.
-
-        An accent that is dropped belongs to the letter before it, other characters that are
-        dropped to no piece. Where the clean-up makes several characters of one, such as the letters
-        of a Hangul syllable, all of them have its place.
-
-        Args:
-            texts: N strings.
-
-        Returns:
-            N `Pieces`; places are indices of Python's characters.
+    def tokenize_with_offsets(self, texts: Sequence[str]) -> list[Tokens]:
+        """Cuts texts into the tokens of `tokenize`, with their positions in Python's strings.
 
         Raises:
-            InputError: `texts` is anything else.
+            InputError: `texts` is not a list of `str`.
         """
-        texts = check_strings(texts)
-        clean = _cover_long_words(
-            _clean(_as_string_tensor(texts), self.do_lower_case, self.strip_accents),
-            self.max_word_length,
-        )
-        ids, first_bytes, end_bytes = self._kernel.tokenize_with_offsets(clean)
-        starts_at, ends_at = self._source_places(texts)
-        clean = clean.numpy()
-        is_first_byte = (np.frombuffer(b"".join(clean), np.uint8) & 0xC0) != 0x80
-        char_of_byte = np.cumsum(is_first_byte) - 1
-        counts = ids.row_lengths().numpy()
-        text_bytes = np.repeat(np.cumsum([0, *map(len, clean)])[:-1], counts)
-        text_chars = np.repeat(np.cumsum([0, *map(len, texts)])[:-1], counts)
-        first = char_of_byte[first_bytes.values.numpy() + text_bytes]
-        last = char_of_byte[end_bytes.values.numpy() + text_bytes - 1]
-        starts = (starts_at[first] - text_chars).astype(np.int32)
-        ends = (ends_at[last] - text_chars).astype(np.int32)
-        splits = itertools.pairwise(ids.row_splits.numpy())
-        ids = ids.values.numpy()
-        return [Pieces(ids[a:b], starts[a:b], ends[a:b]) for a, b in splits]
+        return split_rows(*self._offsets_graph(_as_string_tensor(check_strings(texts))))
 
-    def _source_places(self, texts):
-        """For each character of the cleaned texts, one after the other: where in the joined texts
-        the one that it comes from begins, and where it ends."""
-        # How many characters come of one does not depend on its neighbors.
-        points = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32)
-        distinct, inverse = np.unique(points, return_inverse=True)
-        chars = [chr(point) for point in distinct]
-        clean = _clean(_as_string_tensor(chars), self.do_lower_case, self.strip_accents)
-        lengths = tf.strings.length(clean, unit="UTF8_CHAR").numpy()
-        is_accent = np.array([unicodedata.category(char) == "Mn" for char in chars], bool)
-        places = np.arange(len(points))
-        sources = np.repeat(places, lengths[inverse])
-        # A letter ends where the next character begins that is no accent of it.
-        is_dropped = (is_accent & (lengths == 0))[inverse]
-        next_letter = np.where(is_dropped, len(points), places)
-        next_letter = np.minimum.accumulate(np.append(next_letter, len(points))[::-1])[::-1]
-        text_lengths = np.array([len(text) for text in texts], np.int64)
-        text_ends = np.repeat(np.cumsum(text_lengths), text_lengths)
-        return sources, np.minimum(next_letter[1:], text_ends)[sources]
+    def tokenize_with_ragged_offsets(
+        self, texts: tf.Tensor
+    ) -> tuple[tf.RaggedTensor, tf.RaggedTensor, tf.RaggedTensor]:
+        """Cuts texts into the tokens of `tokenize`, and finds the characters that each comes from.
+
+        An accent that is dropped belongs to the letter before it. Other dropped characters belong
+        to no token. Where the clean-up makes several characters of one, such as the letters of a
+        Hangul syllable, all of them have its offsets. TensorFlow operations only.
+
+        Args:
+            texts: strings `[N]`, valid UTF-8.
+
+        Returns:
+            Ids int32, and the characters `[start, end)` of each token, int64; ragged
+            `[N, (tokens)]`.
+        """
+        options = self.do_lower_case, self.strip_accents
+        clean = _cover_long_words(_clean(texts, *options), self.max_word_length)
+        ids, first_bytes, end_bytes = self._kernel.tokenize_with_offsets(clean)
+        starts, ends, text_starts = _source_characters(texts, options)
+        # In bytes of the cleaned texts, one after the other.
+        char_starts = tf.strings.unicode_decode_with_offsets(clean, "UTF-8")[1]
+        text_bytes = tf.cast(tf.cumsum(tf.strings.length(clean), exclusive=True), tf.int64)
+        char_starts = char_starts.flat_values + tf.gather(text_bytes, char_starts.value_rowids())
+        rows = ids.value_rowids()
+
+        def char_of(offsets):
+            offsets = offsets.flat_values + tf.gather(text_bytes, rows)
+            return tf.searchsorted(char_starts, offsets, side="right") - 1
+
+        before = tf.gather(text_starts, rows)
+        starts = tf.gather(starts, char_of(first_bytes)) - before
+        ends = tf.gather(ends, char_of(end_bytes - 1)) - before
+        return ids, ids.with_flat_values(starts), ids.with_flat_values(ends)
+
+
+def split_rows(
+    ids: tf.RaggedTensor, starts: tf.RaggedTensor, ends: tf.RaggedTensor
+) -> list[Tokens]:
+    """Makes `Tokens` of each row of three ragged tensors of the same row lengths."""
+    columns = [ragged.values.numpy().astype(np.int32) for ragged in (ids, starts, ends)]
+    bounds = itertools.pairwise(ids.row_splits.numpy())
+    return [Tokens(*(column[a:b] for column in columns)) for a, b in bounds]
 
 
 def separate_words(texts, do_lower_case: bool = True, strip_accents: bool = True) -> tf.Tensor:
-    """Makes of texts the words that `ConvBertTokenizer` would cut into pieces.
+    """Separates the words that `ConvBertTokenizer` would cut into tokens.
 
     Args:
         texts: strings `[N]`, as `ConvBertTokenizer.tokenize` takes them.
@@ -189,8 +184,8 @@ def separate_words(texts, do_lower_case: bool = True, strip_accents: bool = True
         strip_accents: as in `ConvBertTokenizer`; ignored unless `do_lower_case`.
 
     Returns:
-        strings `[N]`: the words with one or more spaces between them. In place of a word over the
-        length limit stands a private-use character, which is in no vocabulary.
+        strings `[N]`: the words with one or more spaces between them. A private-use character,
+        which is in no vocabulary, replaces a word over the length limit.
     """
     options = do_lower_case, do_lower_case and strip_accents
     texts = _normalize(_as_string_tensor(texts), *options, MAX_WORD_LENGTH)
@@ -199,12 +194,12 @@ def separate_words(texts, do_lower_case: bool = True, strip_accents: bool = True
 
 
 def possible_tokens(tokens) -> np.ndarray:
-    """Says which tokens a text can match: bool `[N]`. "don't" is none: it is split before."""
+    """Says which tokens a text can match: bool `[N]`. "don't" cannot: it is split before."""
     return tf.strings.regex_full_match(tokens, _POSSIBLE_TOKEN).numpy()
 
 
 def _normalize(texts, do_lower_case, strip_accents, max_word_length):
-    """Cleans strings `[N]` so that splitting and looking up pieces is all that is left."""
+    """Cleans strings `[N]`, and replaces words over the limit."""
     texts = _clean(texts, do_lower_case, strip_accents)
     return tf.cond(
         tf.reduce_any(_may_have_long_words(texts, max_word_length)),
@@ -214,7 +209,7 @@ def _normalize(texts, do_lower_case, strip_accents, max_word_length):
 
 
 def _may_have_long_words(texts, max_word_length):
-    """Finds, of strings `[N]`, all that have a word over the limit, and few others: bool `[N]`."""
+    """Finds all of strings `[N]` that have a word over the limit, and few others: bool `[N]`."""
     pattern = rf"(?s).*{_SURELY_IN_A_WORD}{{{max_word_length + 1}}}.*"
     return tf.strings.regex_full_match(texts, pattern)
 
@@ -268,7 +263,7 @@ def _repair(texts, do_lower_case):
 
 
 def _replace_long_words(texts, max_word_length):
-    """Puts a word that no vocabulary has in place of each that is over the limit."""
+    """Replaces each word over the limit by a word that no vocabulary has."""
     words = tf.strings.split(tf.strings.regex_replace(texts, _WORD_BOUNDARY, r" \0 "))
     too_long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > max_word_length
     words = words.with_flat_values(tf.where(too_long, _LONG_WORD, words.flat_values))
@@ -276,34 +271,60 @@ def _replace_long_words(texts, max_word_length):
 
 
 def _cover_long_words(texts, max_word_length):
-    """Puts a word of the same length that no vocabulary has in place of each over the limit."""
-    is_suspect = _may_have_long_words(texts, max_word_length).numpy()
-    if not is_suspect.any():
-        return texts
-    too_long = re.compile(rf"[^ \t\n\r]{{{max_word_length + 1},}}")
-    covered = texts.numpy()
-    words = tf.strings.regex_replace(texts, _WORD_BOUNDARY, " ").numpy()
-    for index in np.flatnonzero(is_suspect):
-        text = covered[index].decode()
-        for word in too_long.finditer(words[index].decode()):
-            start, end = word.span()
-            text = text[:start] + _LONG_WORD * (end - start) + text[end:]
-        covered[index] = text.encode()
-    return tf.constant(covered, tf.string)
+    """Replaces each word over the limit by one of the same length that no vocabulary has."""
+
+    def cover():
+        chars = tf.strings.unicode_split(texts, "UTF-8")
+        is_boundary = tf.strings.regex_full_match(chars.flat_values, rf"[\t\n\r]|{_WORD_BOUNDARY}")
+        # Both terms grow along the texts, so their sum numbers the words.
+        word = tf.cumsum(tf.cast(is_boundary, tf.int64)) + chars.value_rowids()
+        lengths = tf.math.segment_sum(tf.cast(~is_boundary, tf.int64), word)
+        too_long = ~is_boundary & (tf.gather(lengths, word) > max_word_length)
+        covered = tf.where(too_long, _LONG_WORD, chars.flat_values)
+        return tf.strings.reduce_join(chars.with_flat_values(covered), axis=-1)
+
+    has_suspects = tf.reduce_any(_may_have_long_words(texts, max_word_length))
+    return tf.cond(has_suspects, cover, lambda: texts)
+
+
+def _source_characters(texts, options):
+    """Traces the characters of the cleaned texts back to the texts, one after the other.
+
+    Returns:
+        For each character of the cleaned texts, where the one that it comes from begins, and where
+        that ends, with the accents on it that are dropped; and where each text begins. All int64.
+    """
+    points = tf.strings.unicode_decode(texts, "UTF-8")
+    # How many characters come of one does not depend on its neighbors.
+    distinct, inverse = tf.unique(points.flat_values)
+    chars = tf.strings.unicode_encode(distinct[:, None], "UTF-8")
+    lengths = tf.strings.length(_clean(chars, *options), unit="UTF8_CHAR")
+    is_accent = tf.strings.regex_full_match(chars, r"\p{Mn}")
+    size = tf.size(inverse, tf.int64)
+    positions = tf.range(size)
+    sources = tf.repeat(positions, tf.gather(lengths, inverse))
+    # A letter ends at the next character, or at the end of its text. Its dropped accents are none.
+    is_dropped = tf.gather(is_accent & (lengths == 0), inverse)
+    letters = tf.boolean_mask(positions, ~is_dropped)
+    following = tf.searchsorted(letters, positions + 1)
+    ends = tf.gather(tf.concat([letters, [size]], axis=0), following)
+    ends = tf.minimum(ends, tf.gather(points.row_limits(), points.value_rowids()))
+    return sources, tf.gather(ends, sources), points.row_starts()
 
 
 def _usable_tokens(vocab, ids):
-    """Keeps each token that a text can match at its id, and puts fillers in place of the others.
+    """Replaces the tokens that no text can match at their id by fillers.
 
-    The others are repeated tokens but for their last line, and such as splitting would have cut
-    ("don't"). With them, tensorflow-text finds other pieces than the original, or refuses.
+    These are all but the last of repeated tokens, and tokens that splitting would have cut
+    ("don't"). With them, tensorflow-text finds other tokens than the original, or raises an error.
     """
     possible = possible_tokens(vocab)
-    usable = []
-    for index, token in enumerate(vocab):
-        keep = ids[token] == index and (possible[index] or token == "[UNK]")
-        usable.append(token if keep else f"{_IMPOSSIBLE_TOKEN}{index}")
-    return usable
+    return [
+        token
+        if ids[token] == index and (possible[index] or token == "[UNK]")
+        else f"{_IMPOSSIBLE_TOKEN}{index}"
+        for index, token in enumerate(vocab)
+    ]
 
 
 def _as_string_tensor(texts):
@@ -327,16 +348,12 @@ def _as_string_tensor(texts):
 
 
 def check_strings(texts: Sequence[str]) -> list[str]:
-    """Returns a list of the texts.
-
-    Raises:
-        InputError: they are not strings of Python's.
-    """
+    """Returns the texts as a list; raises an `InputError` if they are not a list of `str`."""
     if not isinstance(texts, str | bytes) and not tf.is_tensor(texts):
         texts = list(texts)
         if all(isinstance(text, str) for text in texts):
             return texts
     raise InputError(
-        "`texts` must be a list of `str` where special tokens in the text, or places, are asked "
-        f"for. Received: {texts!r:.80}"
+        "`texts` must be a list of `str` to parse special tokens or to return offsets. "
+        f"Received: {texts!r:.80}"
     )

@@ -44,7 +44,7 @@ def test_a_cased_vocabulary_from_text_to_records(data_dir, capsys):
     assert tokenizer.pad_id == 0
     assert not tokenizer.do_lower_case and not tokenizer.strip_accents
     sentence = "Blåbærgrøden på Ærø; Ålborg, Ægidius."
-    (ids,) = tokenizer(["Blåbærgrøden på Ærø; Ålborg, Ægidius."])["input_ids"]
+    (ids,) = tokenizer([sentence])["input_ids"]
     assert tokenizer.decode(ids) == sentence.replace(";", " ;")
 
     options = BuildOptions(str(path), 32, do_lower_case=False, strip_accents=False)
@@ -67,14 +67,10 @@ def test_what_is_written_says_how_to_use_it(data_dir, arguments, lower, strip, w
     output = data_dir / "vocabulary"
     output.mkdir()
     run(data_dir, "--vocab-size", "180", "--output", str(output), *arguments)
-    names = ["special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
-    assert sorted(path.name for path in output.iterdir()) == names
     config = json.loads((output / "tokenizer_config.json").read_text())
     assert (config["do_lower_case"], config["strip_accents"]) == (lower, strip)
-    assert tokenizer_options(output / "vocab.txt", False, True) == {
-        "do_lower_case": lower,
-        "strip_accents": strip,
-    }
+    options = tokenizer_options(output / "vocab.txt", False, True)
+    assert options == {"do_lower_case": lower, "strip_accents": strip}
     tokenizer = ConvBertTokenizer.from_pretrained(output)
     (ids,) = tokenizer.tokenize(["Ærø blå"]).to_list()
     assert tokenizer.decode(ids) == word

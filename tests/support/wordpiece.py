@@ -56,30 +56,26 @@ def reference_ids(text, vocab, lower=True, strip=True):
     return ids
 
 
-def reference_places(text, ids, tokens, lower, strip):
-    """Which characters `[start, end)` of a text each of its pieces is, found by walking along it.
+def reference_offsets(text, ids, tokens, lower, strip):
+    """Finds the characters `[start, end)` of a text that each of its correct `ids` comes from.
 
-    Args:
-        text: the text.
-        ids: its pieces, right as they are.
-        tokens: the vocabulary.
-        lower, strip: as in `reference_words`.
+    `tokens` is the vocabulary; `lower` and `strip` are as in `reference_words`.
     """
-    sources = []  # of each character that words consist of: where it comes from, and ends
+    sources = []  # for each character of the words: start and end of its source
     for start, char in enumerate(text):
         made = sum(len(word) for word in reference_words(char, lower, strip))
         if not made and lower and strip and unicodedata.category(char) == "Mn":
-            # Of the letter before it, if there is one.
+            # It belongs to the letter before it, if there is one.
             sources = [(a, start + 1 if b == start else b) for a, b in sources]
         sources += [(start, start + 1)] * made
     words = [len(word) for word in reference_words(text, lower, strip)]
     assert sum(words) == len(sources)
-    places, done, rest = [], 0, 0  # `rest`: characters of the current word that are not done
+    offsets, done, rest = [], 0, 0  # `rest`: characters of the current word that are not done
     for index in ids:
         if not rest:
             rest = words.pop(0)
         length = rest if tokens[index] == "[UNK]" else len(tokens[index].removeprefix("##"))
-        places.append((sources[done][0], sources[done + length - 1][1]))
+        offsets.append((sources[done][0], sources[done + length - 1][1]))
         done, rest = done + length, rest - length
     assert not words and not rest
-    return places
+    return offsets

@@ -14,7 +14,7 @@ from absl import logging
 from common.errors import InputError
 from data.tasks.batching import Features
 from data.tasks.question_answering.files import QuestionExamples
-from data.tokenizer.wordpiece import Pieces
+from data.tokenizer.wordpiece import Tokens
 
 _TOKENIZE_AT_ONCE = 1024  # texts; bounds the memory of tokenizing
 
@@ -33,7 +33,7 @@ class WindowFeatures(Features):
         na_threshold: a question with higher `Answer.null_odds` has no answer.
     """
 
-    contexts: list[Pieces]
+    contexts: list[Tokens]
     questions: np.ndarray
     firsts: np.ndarray
     offsets: np.ndarray

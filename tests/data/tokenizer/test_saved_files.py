@@ -1,13 +1,17 @@
+import functools
 import json
+import operator
+import re
 
 import pytest
 
 from common.errors import InputError
 from data import ConvBertTokenizer
 from data.tokenizer import saved_files
-from data.tokenizer.tokenizer import SPECIAL_TOKENS
+from data.tokenizer.vocab_file import SPECIAL_TOKENS
 
 VOCAB = [*SPECIAL_TOKENS, *"abcé", "##b", "##é"]
+IDS = {token: index for index, token in enumerate(VOCAB)}
 TEXTS = ["Ab É cab", "a" + "b" * 120, "[MASK] a"]
 
 
@@ -19,14 +23,11 @@ def saved(tmp_path):
 
 
 def edit(path, **fields):
-    """Sets fields of a JSON file, "a.b" inside the object "a"; None stays null."""
+    """Sets fields of a JSON file; "a.b" is field "b" of the object "a"."""
     content = json.loads(path.read_text()) if path.exists() else {}
     for name, value in fields.items():
-        part = content
-        *parents, last = name.split("__")
-        for parent in parents:
-            part = part[parent]
-        part[last] = value
+        *parents, last = name.split(".")
+        functools.reduce(operator.getitem, parents, content)[last] = value
     path.write_text(json.dumps(content))
 
 
@@ -37,6 +38,7 @@ def test_options_and_ids_come_back(tmp_path, lower, strip, keep):
     tokenizer = ConvBertTokenizer(VOCAB, lower, strip, 100, **options)
     paths = tokenizer.save_pretrained(tmp_path)
     assert sorted(paths) == sorted(map(str, tmp_path.iterdir()))
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for name in {"vocab.txt", "tokenizer.json"} - {keep}:
         if keep != "all":
             (tmp_path / name).unlink()
@@ -44,29 +46,42 @@ def test_options_and_ids_come_back(tmp_path, lower, strip, keep):
     assert loaded.vocab == VOCAB and loaded.vocab_sha256 == tokenizer.vocab_sha256
     assert (loaded.do_lower_case, loaded.strip_accents) == (lower, strip)
     assert loaded.clean_up_tokenization_spaces is True and loaded.model_max_length == 77
-    # vocab.txt alone cannot say it, and is read as the original does.
+    # vocab.txt alone does not record the limit, and is read as in the original.
     assert loaded.max_word_length == (200 if keep == "vocab.txt" else 100)
     if keep != "vocab.txt":
         assert loaded.tokenize(TEXTS).to_list() == tokenizer.tokenize(TEXTS).to_list()
-    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    loaded.save_pretrained(tmp_path / "again")
-    again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
-    if keep == "all":
-        assert again == written
+        loaded.save_pretrained(tmp_path)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
+
+
+def test_the_configuration(tmp_path):
+    ConvBertTokenizer(VOCAB, True, False).save_pretrained(tmp_path, model_max_length=128)
+    names = ["special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    special = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
+    assert json.loads((tmp_path / "special_tokens_map.json").read_text()) == special
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text()) == special | {
+        "tokenizer_class": "ConvBertTokenizer",
+        "do_lower_case": True,
+        "strip_accents": False,
+        "tokenize_chinese_chars": True,
+        "model_max_length": 128,
+        "clean_up_tokenization_spaces": False,
+    }
 
 
 def test_what_transformers_5_writes(saved):
     """tokenizer.json and tokenizer_config.json alone, with null where the case decides."""
     (saved / "vocab.txt").unlink()
     (saved / "special_tokens_map.json").unlink()
-    edit(saved / "tokenizer.json", normalizer__strip_accents=None)
-    edit(saved / "tokenizer.json", model__max_input_chars_per_word=100)
+    fields = {"normalizer.strip_accents": None, "model.max_input_chars_per_word": 100}
+    edit(saved / "tokenizer.json", **fields)
     edit(saved / "tokenizer_config.json", strip_accents=None, model_max_length=10**30)
     tokenizer = ConvBertTokenizer.from_pretrained(saved)
     assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (True, True)
     assert tokenizer.tokenize(TEXTS).to_list()[1] == [tokenizer.unk_id]
     assert tokenizer.model_max_length == 512
-    edit(saved / "tokenizer.json", normalizer__lowercase=False)
+    edit(saved / "tokenizer.json", **{"normalizer.lowercase": False})
     (saved / "tokenizer_config.json").unlink()
     assert not ConvBertTokenizer.from_pretrained(saved).strip_accents
     assert saved_files.vocabulary_file(saved) == saved / "tokenizer.json"
@@ -75,16 +90,31 @@ def test_what_transformers_5_writes(saved):
 def test_files_of_transformers_4(saved):
     (saved / "tokenizer.json").unlink()
     mask = {"content": "[MASK]", "lstrip": False, "__type": "AddedToken"}
-    added = {str(VOCAB.index(token)): {"content": token} for token in SPECIAL_TOKENS}
-    edit(
-        saved / "tokenizer_config.json", mask_token=mask, added_tokens_decoder=added,
-        tokenizer_class="ElectraTokenizerFast", never_split=None, do_basic_tokenize=True,
-        additional_special_tokens=[], name_or_path="x", padding_side="right", add_bos_token=False,
-    )  # fmt: skip
+    config = {
+        "mask_token": mask,
+        "added_tokens_decoder": {str(IDS[token]): {"content": token} for token in SPECIAL_TOKENS},
+        "tokenizer_class": "ElectraTokenizerFast",
+        "never_split": None,
+        "do_basic_tokenize": True,
+        "additional_special_tokens": [],
+        "name_or_path": "x",
+        "padding_side": "right",
+        "add_bos_token": False,
+    }
+    edit(saved / "tokenizer_config.json", **config)
     edit(saved / "special_tokens_map.json", mask_token=mask)
     edit(saved / "added_tokens.json", **{"[MASK]": 4})
     tokenizer = ConvBertTokenizer.from_pretrained(saved)
     assert tokenizer.vocab == VOCAB and tokenizer.max_word_length == 200
+
+
+def test_a_vocabulary_alone_is_bert_uncased(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB))
+    tokenizer = ConvBertTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (True, True)
+    edit(tmp_path / "tokenizer_config.json", do_lower_case=False, strip_accents=None)
+    tokenizer = ConvBertTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (False, False)
 
 
 def test_a_vocabulary_with_repeated_and_blank_lines(tmp_path):
@@ -98,38 +128,35 @@ def test_a_vocabulary_with_repeated_and_blank_lines(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("field", "value"),
     [
-        ({"model__type": "BPE"}, "model.type must be 'WordPiece' or None, not 'BPE'"),
-        ({"model__unk_token": "<unk>"}, "model.unk_token must be"),
-        ({"model__continuing_subword_prefix": "@@"}, "continuing_subword_prefix must be '##'"),
-        ({"model__max_input_chars_per_word": 201}, "must be a number from 1 to 200, not 201"),
-        ({"model__max_input_chars_per_word": None}, "max_input_chars_per_word must be"),
-        ({"model__vocab": ["a"]}, "model.vocab must give each token its id"),
-        ({"model__vocab": {"a": -1}}, "model.vocab must give each token its id"),
-        ({"model__vocab": {"a": 0}}, r"model.vocab has no \[PAD\], \[UNK\]"),
-        ({"normalizer": None}, "normalizer.type must be 'BertNormalizer', not None"),
-        ({"normalizer__clean_text": False}, "normalizer.clean_text must be True, not False"),
-        ({"normalizer__handle_chinese_chars": False}, "normalizer.handle_chinese_chars"),
-        ({"normalizer__lowercase": 1}, "normalizer.lowercase must be"),
-        ({"normalizer__lowercase": False}, "strip_accents must be false where lowercase is false"),
-        ({"pre_tokenizer__type": "Whitespace"}, "pre_tokenizer.type must be 'BertPreTokenizer'"),
-        ({"decoder__prefix": ""}, "decoder.prefix"),
-        ({"padding": {"direction": "Left"}}, "padding.direction must be 'Right'"),
-        ({"post_processor": None}, "post_processor must make"),
-        ({"post_processor__single": []}, "post_processor must make"),
-        ({"added_tokens": [{"id": 11, "content": "[NEW]"}]}, r"added_tokens has '\[NEW\]' with id"),
-        ({"added_tokens": [{"id": 1, "content": "[PAD]"}]}, r"has '\[PAD\]' with id 1"),
-        (
-            {"added_tokens": [{"id": 4, "content": "[MASK]", "single_word": True}]},
-            r"single_word of \[MASK\] must be false",
-        ),
+        ("model.type", "BPE"),
+        ("model.unk_token", "<unk>"),
+        ("model.continuing_subword_prefix", "@@"),
+        ("model.max_input_chars_per_word", 201),
+        ("model.max_input_chars_per_word", None),
+        ("model.vocab", ["a"]),
+        ("model.vocab", IDS | {"a": -1}),
+        ("model.vocab", {"a": 0}),
+        ("normalizer", None),
+        ("normalizer.clean_text", False),
+        ("normalizer.handle_chinese_chars", False),
+        ("normalizer.lowercase", 1),
+        ("normalizer.lowercase", False),  # while accents are stripped
+        ("pre_tokenizer.type", "Whitespace"),
+        ("decoder.prefix", ""),
+        ("padding", {"direction": "Left"}),
+        ("post_processor", None),
+        ("post_processor", {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 3]}),
+        ("added_tokens", [{"id": 11, "content": "[NEW]"}]),
+        ("added_tokens", [{"id": 1, "content": "[PAD]"}]),
+        ("added_tokens", [{"id": 4, "content": "[MASK]", "single_word": True}]),
     ],
 )
-def test_other_tokenizers_are_refused(saved, fields, message):
+def test_other_tokenizers_are_refused(saved, field, value):
     (saved / "vocab.txt").unlink()
-    edit(saved / "tokenizer.json", **fields)
-    with pytest.raises(InputError, match=rf"tokenizer\.json: .*{message}"):
+    edit(saved / "tokenizer.json", **{field: value})
+    with pytest.raises(InputError, match=rf"tokenizer\.json: .*{re.escape(field)}"):
         ConvBertTokenizer.from_pretrained(saved)
 
 
@@ -140,31 +167,28 @@ def test_an_older_post_processor(saved):
 
 
 @pytest.mark.parametrize(
-    ("name", "fields", "message"),
+    ("name", "field", "value"),
     [
-        ("tokenizer_config", {"do_basic_tokenize": False}, "do_basic_tokenize=false is not"),
-        ("tokenizer_config", {"tokenize_chinese_chars": False}, "tokenize_chinese_chars=false"),
-        ("tokenizer_config", {"never_split": ["ab"]}, r"never_split=\['ab'\] is not supported"),
-        ("tokenizer_config", {"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class is"),
-        ("tokenizer_config", {"padding_side": "left"}, 'padding_side must be "right"'),
-        ("tokenizer_config", {"cls_token": "<s>"}, "cls_token is '<s>'"),
-        ("tokenizer_config", {"cls_token": "[SEP]"}, r"cls_token is '\[SEP\]'"),
-        ("tokenizer_config", {"eos_token": "</s>"}, "eos_token is '</s>'"),
-        ("tokenizer_config", {"extra_special_tokens": ["<e>"]}, "extra_special_tokens is '<e>'"),
-        ("special_tokens_map", {"additional_special_tokens": ["<e>"]}, "special_tokens is '<e>'"),
-        ("special_tokens_map", {"mask_token": {"content": "<m>"}}, "mask_token is '<m>'"),
-        (
-            "tokenizer_config",
-            {"added_tokens_decoder": {"11": {"content": "<e>"}}},
-            "added_tokens_decoder has '<e>' with id 11",
-        ),
-        ("added_tokens", {"<e>": 11}, " has '<e>' with id 11"),
-        ("added_tokens", {"[PAD]": 11}, r" has '\[PAD\]' with id 11"),
+        ("tokenizer_config", "do_lower_case", "no"),
+        ("tokenizer_config", "do_basic_tokenize", False),
+        ("tokenizer_config", "tokenize_chinese_chars", False),
+        ("tokenizer_config", "never_split", ["ab"]),
+        ("tokenizer_config", "tokenizer_class", "BertJapaneseTokenizer"),
+        ("tokenizer_config", "padding_side", "left"),
+        ("tokenizer_config", "cls_token", "<s>"),
+        ("tokenizer_config", "cls_token", "[SEP]"),
+        ("tokenizer_config", "eos_token", "</s>"),
+        ("tokenizer_config", "extra_special_tokens", ["<e>"]),
+        ("special_tokens_map", "additional_special_tokens", ["<e>"]),
+        ("special_tokens_map", "mask_token", {"content": "<m>"}),
+        ("tokenizer_config", "added_tokens_decoder", {"11": {"content": "<e>"}}),
+        ("added_tokens", "<e>", 11),
+        ("added_tokens", "[PAD]", 11),
     ],
 )
-def test_options_that_cannot_be_are_named(saved, name, fields, message):
-    edit(saved / f"{name}.json", **fields)
-    with pytest.raises(InputError, match=rf"{name}\.json:?.*{message}"):
+def test_options_that_cannot_be_are_named(saved, name, field, value):
+    edit(saved / f"{name}.json", **{field: value})
+    with pytest.raises(InputError, match=rf"/{name}\.json.*{re.escape(field)}"):
         ConvBertTokenizer.from_pretrained(saved)
 
 
@@ -172,7 +196,10 @@ def test_files_that_contradict_each_other(saved):
     edit(saved / "tokenizer_config.json", strip_accents=False)
     with pytest.raises(InputError, match=r"strip_accents is false in tokenizer_config.*says true"):
         ConvBertTokenizer.from_pretrained(saved)
-    edit(saved / "tokenizer_config.json", strip_accents=True)
+    edit(saved / "tokenizer_config.json", do_lower_case=False, strip_accents=True)
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: strip_accents without"):
+        ConvBertTokenizer.from_pretrained(saved)
+    edit(saved / "tokenizer_config.json", do_lower_case=True)
     (saved / "vocab.txt").write_text("\n".join(VOCAB).replace("c\n", "d\n"))
     with pytest.raises(InputError, match=r"different vocabularies.* id of 'd': 7 and None"):
         ConvBertTokenizer.from_pretrained(saved)
@@ -186,3 +213,14 @@ def test_a_vocabulary_alone_is_written_by_name(tmp_path):
     assert ConvBertTokenizer(tmp_path / "vocab.txt").vocab == VOCAB
     with pytest.raises(InputError, match="nowhere is not a directory"):
         tokenizer.save_vocabulary(tmp_path / "nowhere")
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(InputError, match=r"no such directory: .*nowhere"):
+        ConvBertTokenizer.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"/vocab\.txt: No such file"):
+        ConvBertTokenizer.from_pretrained(tmp_path)
+    for text in ("{", "[1]"):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        with pytest.raises(InputError, match=r"/tokenizer_config\.json"):
+            ConvBertTokenizer.from_pretrained(tmp_path)

@@ -24,8 +24,8 @@ Crème fraîche og ΟΔΟΣ ὁδός; 東京 100 % (æbler, pærer & ærter).
 """
 
 
-def corpus_of(folder, text, name="text.txt"):
-    path = folder / name
+def corpus_of(folder, text):
+    path = folder / "text.txt"
     path.write_text(text, encoding="utf-8")
     return find_corpus(folder, path)
 
@@ -35,16 +35,10 @@ def options_of(case, **fields):
     return VocabularyOptions(do_lower_case=lower, strip_accents=strip, **fields)
 
 
-def load(folder, tokens, case):
-    path = folder / "vocab.txt"
-    path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
-    return ConvBertTokenizer(path, *CASES[case])
-
-
 @pytest.mark.parametrize(
     "case, words",
     [
-        ("stripped", ["æro", "'", "s", "bla", "東", "京", "οδοσ", "[", "mask", "]"]),
+        ("stripped", ["æro", "'", "s", "bla", "東", "京", "οδος", "[", "mask", "]"]),
         ("lowered", ["ærö", "'", "s", "blå", "東", "京", "οδος", "[", "mask", "]"]),
         ("cased", ["Ærö", "'", "s", "blå", "東", "京", "ΟΔΟΣ", "[", "MASK", "]"]),
     ],
@@ -52,9 +46,7 @@ def load(folder, tokens, case):
 def test_words_are_those_that_the_tokenizer_separates(tmp_path, case, words):
     corpus = corpus_of(tmp_path, "Ærö's\u00a0bl\u200bå 東京\n\n\nΟΔΟΣ\t[MASK]\nblå\n")
     counts = count_words(corpus, options_of(case))
-    if case == "stripped":  # the final sigma came from lower-casing, and stays
-        words[words.index("οδοσ")] = "οδος"
-    assert counts == Counter(words) + Counter([words[3]])
+    assert counts == Counter([*words, words[3]])
 
 
 def test_the_words_of_archives_are_counted(tmp_path):
@@ -121,7 +113,7 @@ def test_every_token_can_be_reached(tmp_path, case):
     counts = count_words(corpus_of(tmp_path, DANISH * 3), options)
     tokens = train_vocabulary(counts, options)
     assert len(tokens) == 200
-    tokenizer = load(tmp_path, tokens, case)
+    tokenizer = ConvBertTokenizer(tokens, *CASES[case])
     words = [token for token in tokens[5:] if not token.startswith("##")]
     assert tokenizer.tokenize(words).to_list() == [[tokens.index(word)] for word in words]
     pieces = {token for token in tokens if token.startswith("##")}
@@ -133,28 +125,11 @@ def test_every_token_can_be_reached(tmp_path, case):
     assert pieces == set()
 
 
-@pytest.mark.parametrize("case", ["lowered", "cased"])
-def test_danish_letters_stay_whole(tmp_path, case):
-    options = options_of(case, vocab_size=400)
-    counts = count_words(corpus_of(tmp_path, DANISH * 5), options)
-    tokenizer = load(tmp_path, train_vocabulary(counts, options), case)
-    words = ["blåbærgrøden", "ægidius", "ålborg", "ærø", "røgålebådsfører"]
-    if case == "cased":
-        words += ["Ægidius", "Ålborg", "Ærø", "SÅÆ"]
-    tokenizer.save_pretrained(tmp_path / "saved")
-    loaded = ConvBertTokenizer.from_pretrained(tmp_path / "saved")
-    for word in words:
-        (ids,) = loaded.tokenize([word]).to_list()
-        assert loaded.unk_id not in ids and loaded.decode(ids) == word
-    assert {"ægidius", "Ægidius"} & set(tokenizer.vocab)
-
-
 def test_how_a_vocabulary_fits(tmp_path):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hav", "##n"]
-    counts = count_words(
-        corpus_of(tmp_path, "hav havn havn øhav " + "x" * 201), options_of("cased")
-    )
-    fit = measure_fit(load(tmp_path, tokens, "cased"), counts)
+    corpus = corpus_of(tmp_path, "hav havn havn øhav " + "x" * 201)
+    tokenizer = ConvBertTokenizer(tokens, *CASES["cased"])
+    fit = measure_fit(tokenizer, count_words(corpus, options_of("cased")))
     assert (fit.words, fit.tokens, fit.unknown_words) == (5, 7, 2)
 
 
@@ -167,18 +142,18 @@ def test_words_that_can_have_no_pieces_are_not_learned_from():
 
 
 @pytest.mark.parametrize(
-    "fields, message",
+    "field, value",
     [
-        ({"vocab_size": 5}, "`vocab_size` must be at least 6. Received: 5"),
-        ({"num_unused": -1}, "`num_unused` must be at least 0. Received: -1"),
-        ({"min_frequency": 0}, "`min_frequency` must be at least 1. Received: 0"),
-        ({"limit_alphabet": 0}, "`limit_alphabet` must be at least 1. Received: 0"),
-        ({"max_megabytes": 0}, "`max_megabytes` must be at least 1. Received: 0"),
+        ("vocab_size", 5),
+        ("num_unused", -1),
+        ("min_frequency", 0),
+        ("limit_alphabet", 0),
+        ("max_megabytes", 0),
     ],
 )
-def test_impossible_options_are_refused(fields, message):
-    with pytest.raises(InputError, match=message):
-        VocabularyOptions(**fields)
+def test_impossible_options_are_refused(field, value):
+    with pytest.raises(InputError, match=f"`{field}` .*{value + 1}. Received: {value}"):
+        VocabularyOptions(**{field: value})
 
 
 def test_a_corpus_without_words_is_refused(tmp_path):

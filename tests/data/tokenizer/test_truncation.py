@@ -3,10 +3,10 @@ import itertools
 import pytest
 
 from common.errors import InputError
-from data.tokenizer.truncation import kept_lengths, truncate_pair
+from data.tokenizer.truncation import kept_lengths
 
 
-def one_by_one(first, second, room, tie_cuts_first):
+def cut_one_by_one(first, second, room, tie_cuts_first):
     while first + second > room:
         if first > second or (first == second and tie_cuts_first):
             first -= 1
@@ -17,13 +17,13 @@ def one_by_one(first, second, room, tie_cuts_first):
 
 def test_the_longer_loses_tokens_and_of_equal_ones_the_second():
     for first, second, room in itertools.product(range(8), range(8), range(16)):
-        assert kept_lengths(first, second, room) == one_by_one(first, second, room, False)
+        assert kept_lengths(first, second, room) == cut_one_by_one(first, second, room, False)
 
 
 def test_longest_first_keeps_an_odd_token_of_the_longer():
     for first, second, room in itertools.product(range(8), range(8), range(16)):
         # Where the first is longer, it should be so at the end; else the second.
-        expected = one_by_one(first, second, room, tie_cuts_first=first <= second)
+        expected = cut_one_by_one(first, second, room, tie_cuts_first=first <= second)
         assert kept_lengths(first, second, room, "longest_first") == expected
     assert kept_lengths(4, 4, 5, "longest_first") == (2, 3)
     assert kept_lengths(5, 4, 5, "longest_first") == kept_lengths(4, 4, 5) == (3, 2)
@@ -40,10 +40,3 @@ def test_one_of_two_alone_is_cut():
         kept_lengths(5, 3, 2, "only_first")
     with pytest.raises(InputError, match="needs second texts"):
         kept_lengths(5, None, 2, "only_second")
-
-
-def test_sequences_are_cut_at_their_ends():
-    assert truncate_pair("abcd", "xyz", 5) == ("abc", "xy")
-    assert truncate_pair("abcd", "xyz", 5, "only_second") == ("abcd", "x")
-    assert truncate_pair("abcd", None, 3) == ("abc", None)
-    assert truncate_pair("abcd", "xyz", None) == ("abcd", "xyz")

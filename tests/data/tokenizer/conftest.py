@@ -1,0 +1,31 @@
+import json
+import lzma
+import pathlib
+
+import pytest
+
+from data import ConvBertTokenizer
+
+ROOT = pathlib.Path(__file__).parents[3]
+BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
+
+
+@pytest.fixture(scope="package")
+def bert():
+    return ConvBertTokenizer(BERT_VOCAB)
+
+
+@pytest.fixture(scope="package")
+def original():
+    """What the original's tokenizer makes of many strings."""
+    path = ROOT / "tests/goldens/tokenizer/original.json.xz"
+    return json.loads(lzma.decompress(path.read_bytes()))
+
+
+@pytest.fixture(scope="package")
+def release_vocab(original):
+    """The tokens of the original's damaged vocabulary."""
+    tokens = BERT_VOCAB.read_text(encoding="utf-8").splitlines()
+    for index, token in original["release_vocab_changes"].items():
+        tokens[int(index)] = token
+    return tokens
