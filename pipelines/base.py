@@ -147,10 +147,8 @@ def compute_outputs(
 ) -> Arrays:
     """A compiled model's outputs for all examples, in order; see `gather_outputs`.
 
-    `token_outputs` are the names of outputs `[B, T, …]`; None is `model.token_outputs`.
-
-    Raises:
-        InputError: an output is not a finite number.
+    `token_outputs` are the names of outputs `[B, T, …]`; None is `model.token_outputs`. An output
+    that is not a finite number is an `InputError`.
     """
     outputs = gather_outputs(
         features,

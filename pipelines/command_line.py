@@ -1,7 +1,6 @@
 """What the scripts of pipelines share: options, loading a pipeline, and writing results."""
 
 import argparse
-import json
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -64,11 +63,7 @@ def find_model(args: argparse.Namespace) -> str:
 
 
 def check_output(path: str | None, ending: str) -> None:
-    """Checks the name of the file to write before the work starts.
-
-    Raises:
-        InputError: the name has another ending, or its directory does not exist.
-    """
+    """Checks the ending and the directory of the file to write, before the work starts."""
     if path and not path.endswith(ending):
         raise InputError(f"`--output` must end in {ending}. Received: {path}")
     if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
@@ -90,11 +85,6 @@ def load_pipeline(name: str, directory: str, **options: Any) -> Any:
 def progress_bar(total: int, unit: str = "text", many: int = MANY) -> tqdm:
     """A progress bar on stderr, shown if there are more than `many` rows."""
     return console.progress_bar(total, unit=unit, disable=total <= many)
-
-
-def as_json(fields: dict[str, Any]) -> str:
-    """A JSON line."""
-    return json.dumps(fields, ensure_ascii=False)
 
 
 def rounded(probabilities: Iterable[float]) -> list[float]:

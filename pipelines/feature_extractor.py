@@ -19,10 +19,7 @@ POOLINGS = ("mean", "cls")
 class PooledEncoder(keras.Model):
     """An encoder with one vector per text: the inputs of `ConvBertModel` → float32 [B, H].
 
-    Args:
-        encoder: a `ConvBertModel`.
-        pooling: one of `POOLINGS`; see `FeatureExtractor`.
-        layer: the layer to read, from 1; 0 reads the embeddings.
+    See `FeatureExtractor` for `pooling` and `layer`, which is not negative here.
     """
 
     token_outputs = ()

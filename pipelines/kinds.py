@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from common.errors import InputError
 from pipelines import text_files
-from pipelines.command_line import MANY, as_json, rounded
+from pipelines.command_line import MANY, rounded
 
 CONLL_ENDINGS = (".conll", ".conllu", ".tsv")
 
@@ -19,8 +19,7 @@ class Kind(NamedTuple):
     """How rows are read and predicted for one kind of model."""
 
     pipeline: str  # the class in `pipelines`
-    # From the script's arguments to rows.
-    read: Callable[[argparse.Namespace], list[Any]]
+    read: Callable[[argparse.Namespace], list[Any]]  # from the script's arguments to rows
     # From the pipeline, rows and batch size to an object per row, for JSON, and the number of texts
     # that have been cut.
     predict: Callable[[Any, list[Any], int], tuple[list[dict[str, Any]], int]]
@@ -44,7 +43,7 @@ def format_lines(output_format: str | None, objects: Iterable[dict[str, Any]]) -
             yield from map("\t".join, zip(fields["words"], fields["tags"], strict=True))
             yield ""
         else:
-            yield as_json(fields)
+            yield json.dumps(fields, ensure_ascii=False)
 
 
 def _read_texts(args):

@@ -35,12 +35,9 @@ class MultipleChoice(base.Pipeline):
     def predict(
         self, contexts: Sequence[str], choices: Sequence[Sequence[str]], batch_size: int = 32
     ) -> Predictions:
-        """Finds the best choice for each context.
+        """Finds the best choice for each of N contexts, all of which have equally many choices.
 
-        Args:
-            contexts: N texts.
-            choices: N lists of texts, all of the same length.
-            batch_size: contexts per batch, each with all its choices.
+        A batch has `batch_size` contexts, each with all its choices.
 
         Returns:
             The best choices' names, or their numbers from 0; probabilities `[N, choices]`; and

@@ -28,8 +28,7 @@ class WindowOptions:
 
     joint_prediction = False  # not a field: it matters only for targets in training
 
-    def __post_init__(self):
-        check_settings(self)
+    __post_init__ = check_settings
 
 
 @dataclasses.dataclass(frozen=True)

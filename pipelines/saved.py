@@ -9,10 +9,9 @@ from common.errors import InputError
 
 
 def find_architecture(directory: str, known: Collection[str], what: str) -> str:
-    """The class in `architectures` of a model's config.json, which must be one of `known`.
+    """The class in `architectures` of a model's config.json; an `InputError` if it is not `known`.
 
-    Raises:
-        InputError: it is not, or the file is missing or damaged; `what` names the model.
+    `what` is the expected model in words.
     """
     path = os.path.join(directory, "config.json")
     hint = "finetune.sh writes fine-tuned models to DATA_DIR/models/NAME/finetuning_models/"

@@ -41,9 +41,6 @@ def read_rows(
         least, most: how many texts a row may have.
         one_row: the arguments are the texts of one row; otherwise each is a row.
         required: a string that every text must contain.
-
-    Raises:
-        InputError: there are no texts, a text is empty, or a row has a wrong number of texts.
     """
     check_source(args)
     rows: list[list[str]] = []

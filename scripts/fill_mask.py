@@ -13,6 +13,7 @@ The output has one JSON object per text: its number from 0, and for each mask th
 first, with their probabilities and the filled text.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -49,7 +50,7 @@ def json_lines(filled: Iterable[list[Any]], bar: Any) -> Iterator[str]:
             ]
             for mask in masks
         ]
-        yield command_line.as_json({"index": index, "masks": fields})
+        yield json.dumps({"index": index, "masks": fields}, ensure_ascii=False)
         bar.update()
 
 

@@ -159,7 +159,6 @@ def best_texts(candidates, windows: Windows, characters, contexts, n_best_size: 
 
     Args:
         candidates: the first five results of `search_all`.
-        windows: all windows.
         characters: the first character, and the end, of each token of all contexts.
         contexts: strings [Q].
         n_best_size: how many different texts share the probability.

@@ -44,8 +44,7 @@ class Options:
 def find_pipeline(model_dir: str, options: Options) -> str:
     """The class in `pipelines` that loads a model; imports nothing heavy.
 
-    Raises:
-        InputError: there is none, an option does not suit the model, or a package is missing.
+    An option that does not suit the model and a package that is missing are `InputError`s.
     """
     pipeline = "FeatureExtractor"
     if not options.features:
@@ -85,11 +84,7 @@ def check_target(path: str, overwrite: bool) -> None:
 def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
     """Exports a saved model to the directory `path`, which is replaced; imports TensorFlow.
 
-    Returns:
-        The content of `export.json`.
-
-    Raises:
-        InputError: the model cannot be loaded, or not exported in this way.
+    Returns the content of `export.json`. See `find_pipeline` for the errors.
     """
     import pipelines
     from serving import formats

@@ -34,12 +34,7 @@ def cut_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, max_tokens: int):
 
 
 class Network:
-    """A network and the tokenizer that makes its rows.
-
-    Args:
-        pipeline: an object of a class in `pipelines`.
-        network: the network; None is the pipeline's model.
-    """
+    """A pipeline's network (None is its model), and the tokenizer that makes the rows."""
 
     def __init__(self, pipeline: Any, network: Any = None):
         self.network = network or pipeline.model

@@ -12,7 +12,7 @@ import json
 import lzma
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from common.fields import setting
@@ -98,10 +98,7 @@ def read_documents(
     A list holds a document, or about `MAX_PART_BYTES` of a longer one. Lines are stripped and never
     empty.
 
-    Args:
-        source: what to read.
-        content: its bytes, if they come from `Corpus.stream`.
-        skipped: counts what is skipped.
+    `content` is the source's, if it comes from `Corpus.stream`; `skipped` counts what is skipped.
 
     Raises:
         DamagedError: the file is damaged, and `ReadOptions.skip_damaged` is not set.
@@ -233,9 +230,7 @@ _READERS = {
 }
 
 
-def _document(
-    parts: Iterable[list[bytes]], source: TextSource, where: str, skipped: Skipped
-) -> Iterator[list[bytes | None]]:
+def _document(parts, source, where, skipped) -> Iterator[list[bytes | None]]:
     """Yields the parts of a document that are UTF-8, then None; counts the other parts."""
     is_used = is_counted = False
     for part in parts:

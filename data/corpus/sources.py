@@ -69,9 +69,7 @@ class Corpus:
     def stream(self) -> Iterator[bytes]:
         """Yields the content of each source of a compressed tar, in order.
 
-        Raises:
-            DamagedError: the tar is damaged. With `ReadOptions.skip_damaged`, the sources after
-                the damage are empty instead.
+        Damage is a `DamagedError`; with `ReadOptions.skip_damaged`, the sources after it are empty.
         """
         count = 0
         try:

@@ -101,9 +101,7 @@ def batch_sources(
     return {path: sorted(indices) for path, indices in sorted(sources.items())}
 
 
-def _blocks(
-    metadata: RecordsMetadata, seed: int, position: int
-) -> Iterator[tuple[list[str], np.ndarray]]:
+def _blocks(metadata, seed, position) -> Iterator[tuple[list[str], np.ndarray]]:
     """Yields the files of each block and the order of its examples, starting at an example."""
     epoch, skipped = divmod(position, metadata.num_examples)
     while True:
@@ -126,18 +124,14 @@ def _blocks(
         epoch += 1
 
 
-def _read_block(paths: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
+def _read_block(paths, order):
     """Returns the serialized records of whole files in the given order."""
     records = tf.data.TFRecordDataset(paths, buffer_size=1 << 20).batch(1 << 30)
     return tf.gather(records.get_single_element(), order)
 
 
 def check_length(metadata: RecordsMetadata, length: int) -> None:
-    """Checks that the examples of these records fit into rows of `length` tokens.
-
-    Raises:
-        InputError: they do not fit.
-    """
+    """Raises an `InputError` unless the examples of these records fit into rows of `length`."""
     if length < metadata.max_seq_length:
         raise InputError(
             f"`max_seq_length` is {length}, but the records in {metadata.records_dir} are up to "
@@ -146,13 +140,7 @@ def check_length(metadata: RecordsMetadata, length: int) -> None:
         )
 
 
-def _batch(
-    dataset: tf.data.Dataset,
-    metadata: RecordsMetadata,
-    batch_size: int,
-    max_seq_length: int | None,
-    rows: slice,
-) -> tf.data.Dataset:
+def _batch(dataset, metadata, batch_size, max_seq_length, rows):
     length = metadata.max_seq_length if max_seq_length is None else max_seq_length
     check_length(metadata, length)
     parse = _parse_compact if metadata.record_format == "compact" else _parse_original
@@ -165,9 +153,7 @@ def _batch(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _parse_compact(
-    records: tf.Tensor, metadata: RecordsMetadata, length: int
-) -> dict[str, tf.Tensor]:
+def _parse_compact(records, metadata, length):
     id_bytes = id_type(metadata.vocab_size).itemsize
     numbers = tf.io.decode_raw(
         records, tf.uint16 if id_bytes == 2 else tf.int32, fixed_length=(1 + length) * id_bytes
@@ -184,9 +170,7 @@ def _parse_compact(
     }
 
 
-def _parse_original(
-    records: tf.Tensor, metadata: RecordsMetadata, length: int
-) -> dict[str, tf.Tensor]:
+def _parse_original(records, metadata, length):
     feature = tf.io.FixedLenFeature([metadata.max_seq_length], tf.int64)
     features = tf.io.parse_example(records, dict.fromkeys(FEATURES, feature))
     padding = [[0, 0], [0, length - metadata.max_seq_length]]

@@ -59,8 +59,7 @@ def build_records(
     the same options resumes a stopped one. At the end, `metadata.json` replaces that file.
 
     Args:
-        corpus: what to read.
-        options: what to build.
+        corpus, options: what to build.
         records_dir: the directory; created if necessary.
         num_processes: with 1, this process builds.
         overwrite: replace records that were built with other options.
@@ -106,8 +105,7 @@ def build_records(
 def _finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | None:
     """Returns the shards that an earlier build finished, by name; None if it finished all.
 
-    Raises:
-        InputError: the directory holds records of other options, or damaged ones.
+    Records of other options, and damaged ones, are an `InputError`.
     """
     metadata_file, progress_file = records_dir / METADATA_FILE, records_dir / PROGRESS_FILE
     shards, options = None, {}
@@ -186,9 +184,7 @@ def _with_contents(tasks: list[ShardTask], corpus: Corpus) -> Iterator[ShardTask
         yield dataclasses.replace(task, contents=found)
 
 
-def _record_shards(
-    shards: Iterator[Shard], tasks: list[ShardTask], finished: dict[str, Shard], progress: Path
-) -> int:
+def _record_shards(shards, tasks, finished, progress) -> int:
     """Adds each shard to `finished`, the progress file and a progress bar; returns text bytes."""
     sizes = {task.name: sum(source.size for source in task.sources) for task in tasks}
     total, kept = sum(sizes.values()), sum(sizes[name] for name in finished)

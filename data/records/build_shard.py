@@ -91,10 +91,7 @@ class ShardTask:
 class LineTokenizer:
     """Tokenizes many lines in one call; made once per process.
 
-    Attributes:
-        vocabulary: the fields of `RecordsMetadata` about the vocabulary.
-        id_type: NumPy type of the ids.
-        cls_id, sep_id, unk_id: special tokens.
+    Its `vocabulary` is the fields of `RecordsMetadata` about the vocabulary.
     """
 
     def __init__(self, options: BuildOptions):
@@ -117,12 +114,7 @@ class LineTokenizer:
         self._tokenize = tokenize
 
     def __call__(self, lines: list[bytes]) -> tuple[np.ndarray, list[int]]:
-        """Tokenizes n lines without line ends, none of which is empty.
-
-        Returns:
-            The ids of all lines [tokens], and n + 1 row splits: where each line begins, and the
-            end.
-        """
+        """The ids [tokens] of n lines, none of which is empty, and n + 1 row splits."""
         if not lines:
             return np.empty(0, self.id_type), [0]
         ids, row_splits = self._tokenize(b"\n".join(lines))

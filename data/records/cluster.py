@@ -31,9 +31,7 @@ class BeamWorkers:
     def run(self, tasks: Iterator[ShardTask]) -> Iterator[Shard]:
         """Runs the pipeline, then yields the shards.
 
-        Raises:
-            InputError: a part of the corpus is damaged (after all other shards were yielded), the
-                shards are not visible from here, or the corpus is a compressed tar.
+        Damage to the corpus is an `InputError` after all other shards were yielded.
         """
         planned = []
         for task in tasks:

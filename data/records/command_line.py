@@ -119,8 +119,7 @@ def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -
 def tokenizer_options(vocab_file: Path, cased: bool, strip_accents: bool) -> dict[str, bool]:
     """Returns do_lower_case and strip_accents: as requested, else as tokenizer_config.json has it.
 
-    Raises:
-        InputError: the request contradicts tokenizer_config.json.
+    A request that contradicts tokenizer_config.json is an `InputError`.
     """
     config = vocab_file.with_name(CONFIG_FILE)
     options = stated_options(config) if vocab_file.name == "vocab.txt" else {}

@@ -180,10 +180,7 @@ def _scan_original(records_dir: Path) -> RecordsMetadata:
 def hold_out(metadata: RecordsMetadata, count: int) -> tuple[RecordsMetadata, RecordsMetadata]:
     """Splits records into those to train on and the last `count` shards, to evaluate on.
 
-    Empty shards are ignored.
-
-    Raises:
-        InputError: no shard would be left to train on.
+    Empty shards are ignored; at least one other must be left to train on.
     """
     shards = tuple(shard for shard in metadata.shards if shard.examples)
     if not 0 < count < len(shards):
@@ -197,12 +194,9 @@ def hold_out(metadata: RecordsMetadata, count: int) -> tuple[RecordsMetadata, Re
 
 
 def check_vocab(metadata: RecordsMetadata, tokenizer) -> None:
-    """Checks that records were built with this tokenizer (a `ConvBertTokenizer`).
+    """Raises an `InputError` unless records were built with this tokenizer or its like.
 
     The tokenizer of records that the original wrote is unknown; they pass.
-
-    Raises:
-        InputError: the vocabulary or the tokenizer's options differ.
     """
     for name in TOKENIZER_FIELDS:
         built, given = getattr(metadata, name), getattr(tokenizer, name)
@@ -215,11 +209,7 @@ def check_vocab(metadata: RecordsMetadata, tokenizer) -> None:
 
 
 def load_tokenizer(metadata: RecordsMetadata, vocab_file: str | os.PathLike):
-    """Loads the `ConvBertTokenizer` that records were built with.
-
-    Raises:
-        InputError: the vocabulary is missing, unusable, or not the one of the records.
-    """
+    """Loads the `ConvBertTokenizer` of records; the file must have their vocabulary."""
     from data.tokenizer.tokenizer import ConvBertTokenizer
 
     tokenizer = ConvBertTokenizer(

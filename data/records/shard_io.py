@@ -79,8 +79,7 @@ def open_shard(
 def record_offsets(path: str | os.PathLike) -> Iterator[int]:
     """Yields the byte at which each record of a shard begins. Does not check the content.
 
-    Raises:
-        InputError: the file ends inside a record; the offset of that record is still yielded.
+    If the file ends inside a record, an `InputError` follows that record's offset.
     """
     size = os.path.getsize(path)
     if not size:

@@ -53,9 +53,6 @@ class Task(abc.ABC):
         """Reads a split that must exist; `directory` is `$DATA_DIR/finetuning_data`.
 
         Splits are "train", "dev", and those of `more_dev_splits` and `test_splits`.
-
-        Raises:
-            InputError: the file is missing, or a line of it cannot be used.
         """
         return self.read(self.find_file(directory, split), split)
 
@@ -89,13 +86,9 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def make_features(self, tokenizer: Any, examples: Examples, options: Any, training: bool):
-        """Tokenizes examples into `data.tasks.batching.Features`.
+        """Tokenizes examples into `data.tasks.batching.Features`, for training or not.
 
-        Args:
-            tokenizer: a `ConvBertTokenizer`.
-            examples: from `load`.
-            options: has the hyper-parameters as attributes, such as `max_seq_length`.
-            training: whether the features are for training.
+        `options` has the hyper-parameters as attributes, such as `max_seq_length`.
         """
 
     def model_fields(self) -> dict[str, Any]:
@@ -112,12 +105,9 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def score(self, examples: Examples, features: Any, outputs: Any) -> dict[str, float]:
-        """Computes the metrics, in percent.
+        """Computes the metrics of a dev file's examples, in percent.
 
-        Args:
-            examples: of a dev file.
-            features: of the examples, from `make_features`.
-            outputs: of the model, from `data.tasks.batching.gather_outputs`.
+        `features` are those of the examples; the model's `outputs` are from `gather_outputs`.
         """
 
     @abc.abstractmethod

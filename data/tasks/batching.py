@@ -24,7 +24,6 @@ from data.tasks.examples import IGNORED, TextExamples
 LENGTH_MULTIPLE = 16
 # Training examples are sorted by length within pools of this many batches.
 POOL_BATCHES = 64
-_TOKEN_INPUTS = ("input_ids", "input_mask", "segment_ids")
 _TOKENIZE_AT_ONCE = 16384  # texts; bounds the memory of padded arrays
 
 Arrays = np.ndarray | dict[str, np.ndarray]
@@ -289,9 +288,7 @@ def join_features(features: dict[str, Features]) -> Features:
 
     Targets and weights are by output of the joint model: "task", or "task.output" for a task with
     several outputs. An example has weight 1 for its own task's outputs, and 0 for all others.
-
-    Raises:
-        InputError: a task has several rows per example, as multiple choice does.
+    A task with several rows per example, such as multiple choice, is an `InputError`.
     """
     for name, part in features.items():
         if part.rows_per_example > 1:
@@ -338,7 +335,7 @@ def _dataset(batches):
         return tf.TensorSpec([*shape, *array.shape[1:]], tf.as_dtype(array.dtype))
 
     tokens = tf.TensorSpec([None] * (3 if features.rows_per_example > 1 else 2), tf.int32)
-    inputs = dict.fromkeys(_TOKEN_INPUTS, tokens)
+    inputs = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), tokens)
     inputs |= {name: spec(array) for name, array in features.inputs.items()}
     signature = [inputs, tf.nest.map_structure(spec, features.targets)]
     if features.weights is not None:

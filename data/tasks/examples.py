@@ -18,9 +18,7 @@ IGNORED = -100
 class Examples(abc.ABC):
     """The examples of one file, in file order. Each kind of task adds its own fields.
 
-    Args:
-        path: the file.
-        sha256: hash of its bytes.
+    `sha256` is the hash of the file's bytes.
     """
 
     path: str
@@ -76,13 +74,9 @@ class TextExamples(Examples):
 
 
 def parse_text(value: Any, where: str) -> str:
-    """Checks that a value, which messages call `where`, is a text.
-
-    Raises:
-        InputError: it is not a string, blank, or not valid Unicode; without file and line.
-    """
+    """A value, checked to be text that is not blank. `where` names it in errors."""
     if not isinstance(value, str):
-        raise InputError(f"expected text in {where}, got {shown(value)}")
+        raise unexpected("text", where, value)
     if not value.strip():
         raise InputError(f"expected text in {where}, got none")
     try:
@@ -90,6 +84,11 @@ def parse_text(value: Any, where: str) -> str:
     except UnicodeEncodeError:  # a JSON escape can be half of a surrogate pair
         raise InputError(f"expected Unicode text in {where}, got a lone surrogate") from None
     return value
+
+
+def unexpected(expected: str, where: str, value: Any) -> InputError:
+    """The error for a value that is not what was expected; without file and line."""
+    return InputError(f"expected {expected} in {where}, got {shown(value)}")
 
 
 def shown(value: Any) -> str:

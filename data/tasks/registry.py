@@ -36,11 +36,7 @@ def get_task(name: str) -> Task:
 
 
 def read_task(path: str) -> Task:
-    """The task that the JSON file `path` describes.
-
-    Raises:
-        InputError: the file is not a JSON object; or a field is missing, unknown or impossible.
-    """
+    """The task that the JSON file `path` describes; an `InputError` names a wrong field."""
     fields = read_json_object(path)
     kind = fields.pop("kind", "classification")
     require_one_of("kind", kind, KINDS, path)

@@ -30,8 +30,7 @@ class Table:
     """A file's rows, and the positions of the chosen columns.
 
     Args:
-        path: the file.
-        sha256: hash of its bytes.
+        path, sha256: of the file.
         header: the cells of its header; None without one.
         rows: (line, cells) of each row. The cells of a JSON line are a dict.
         columns: numbers from 0 of the chosen columns, or names of the fields of JSON lines.
@@ -50,11 +49,7 @@ class Table:
     may_be_wider: bool = False
 
     def cells(self, row: list[str] | dict[str, Any]) -> list[Any]:
-        """The chosen cells of one of `rows`.
-
-        Raises:
-            InputError: a missing field, or a wrong number of cells; without file and line.
-        """
+        """The chosen cells of one of `rows`; errors are without file and line."""
         if isinstance(row, dict):
             missing = [name for name in self.columns if name not in row]
             if missing:
@@ -69,11 +64,8 @@ class Table:
     ) -> list[Any]:
         """Applies a function to the chosen cells of each row.
 
-        Up to the share `max_damaged_share` of the rows may be unusable, and is left out with a
-        warning. A row is unusable if `cells` or `parse_cells` raises an `InputError`.
-
-        Raises:
-            InputError: too many rows are unusable, or there are no rows.
+        A row is unusable if `cells` or `parse_cells` raises an `InputError`. Up to the share
+        `max_damaged_share` of the rows may be unusable, and is left out with a warning.
         """
         parsed, damaged = [], []
         for line, row in self.rows:

@@ -51,18 +51,18 @@ def test_wrong_texts(tmp_path, name):
     ("content", "message"),
     [
         (None, r"config\.json.*finetuning_models"),
-        ('{"architectures": ["ConvBertModel"]}', r'WHAT: .* \["ConvBertModel"\], not ARCHITECTURE'),
+        (
+            '{"architectures": ["ConvBertModel"]}',
+            r'{0.what}: .* \["ConvBertModel"\], not {0.model_class.architecture}',
+        ),
         ("[]", r"config\.json: expected a JSON object"),
     ],
 )
 def test_wrong_directory(tmp_path, name, content, message):
     cls = getattr(pipelines, name)
-    message = message.replace("WHAT", cls.what)
     if content:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(
-        InputError, match=message.replace("ARCHITECTURE", cls.model_class.architecture)
-    ):
+    with pytest.raises(InputError, match=message.format(cls)):
         cls.from_pretrained(tmp_path)
 
 

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -7,6 +5,7 @@ from common.errors import InputError
 from model import ConvBertForMultipleChoice
 from pipelines import MultipleChoice
 from scripts import predict
+from tests.support.files import as_lines
 from tests.support.random_models import (
     finetune_at_random,
     from_lines,
@@ -34,17 +33,14 @@ ROWS = [
 ]
 
 
-def as_lines(rows):
-    names = ("text", "stem", "one", "two", "three", "right")
-    return "\n".join(json.dumps(dict(zip(names, row, strict=False))) for row in rows)
-
-
-TEST = as_lines(ROWS)
+NAMES = ("text", "stem", "one", "two", "three", "right")
+TEST = as_lines(dict(zip(NAMES, row, strict=False)) for row in ROWS)
+TRAIN = as_lines(dict(zip(NAMES, [*row, "B"], strict=True)) for row in ROWS[:2])
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    files = {"train.jsonl": as_lines([*row, "B"] for row in ROWS[:2]), "test.jsonl": TEST}
+    files = {"train.jsonl": TRAIN, "test.jsonl": TEST}
     return finetune_at_random(tmp_path_factory.mktemp("choice"), FIELDS, files, max_seq_length=13)
 
 

@@ -3,6 +3,11 @@
 import json
 
 
+def as_lines(objects):
+    """Objects as JSON lines."""
+    return "".join(json.dumps(item) + "\n" for item in objects)
+
+
 def write(path, content):
     """Writes text, bytes, or an object as JSON, in a folder that may be new; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from data.tasks.classification.decoding import (
     answers,
     predictions,
 )
-from data.tasks.examples import TextExamples, parse_text, shown
+from data.tasks.examples import TextExamples, parse_text, unexpected
 from data.tasks.tables import ENDINGS, Column, Table, read_table, write_predictions
 
 # The names in `data.tasks.metrics.METRICS` that suit each kind of task.
@@ -185,17 +185,15 @@ class ClassificationTask(Task):
     def _check_header(self, table: Table, is_test):
         """Refuses a header that is a row of data: a file without one would lose an example."""
         cell = table.header[0] if is_test else table.cells(table.header)[-1]
-        if is_test:
-            is_data = cell.isdigit()
-        else:
+        if not is_test:
             try:
                 self._parse_label(cell, "")
-                is_data = True
             except InputError:
-                is_data = False
-        if is_data:
-            found = f'expected a header, got a row of data ("{cell}")'
-            raise InputError(f"{table.path}, line 1: {found}")
+                return  # not a label, so it is a column's name
+        elif not cell.isdigit():
+            return
+        found = f'expected a header, got a row of data ("{cell}")'
+        raise InputError(f"{table.path}, line 1: {found}")
 
     def _parse_label(self, cell, where):
         """The label's id, a list of ones and zeros, or the score."""
@@ -206,7 +204,7 @@ class ClassificationTask(Task):
         if not set(names) <= set(self.labels):
             kind = "labels among" if is_multi_label else "one of the labels"
             allowed = ", ".join([*self.labels[:_MAX_SHOWN], "…"][: len(self.labels)])
-            raise _unexpected(f"{kind} {allowed}", cell, where)
+            raise unexpected(f"{kind} {allowed}", where, cell)
         if is_multi_label:
             return [int(label in names) for label in self.labels]
         return self.labels.index(names[0])
@@ -219,10 +217,10 @@ class ClassificationTask(Task):
         if isinstance(cell, str):
             values = cell.split(self.label_delimiter) if cell.strip() else []
         if not isinstance(values, list):
-            raise _unexpected("a list of labels", cell, where)
+            raise unexpected("a list of labels", where, cell)
         names = [_parse_name(value, cell, where) for value in values]
         if len(set(names)) < len(names):
-            raise _unexpected("different labels", cell, where)
+            raise unexpected("different labels", where, cell)
         return names
 
     def _parse_score(self, cell, where):
@@ -235,7 +233,7 @@ class ClassificationTask(Task):
         except (ValueError, TypeError, OverflowError):
             score = math.nan
         if not math.isfinite(score) or not low <= score <= high:
-            raise _unexpected(allowed, cell, where)
+            raise unexpected(allowed, where, cell)
         return score
 
 
@@ -244,12 +242,8 @@ def _parse_name(value, cell, where):
     if isinstance(value, bool | int):
         value = json.dumps(value)
     if not isinstance(value, str) or not value.strip() or set(value.strip()) & set("\t\r\n"):
-        raise _unexpected("a label", cell, where)
+        raise unexpected("a label", where, cell)
     return value.strip()
-
-
-def _unexpected(expected, cell, where):
-    return InputError(f"expected {expected} in {where}, got {shown(cell)}")
 
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> ClassificationTask:

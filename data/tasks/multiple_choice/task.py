@@ -15,7 +15,7 @@ from common.errors import InputError
 from common.fields import require
 from data.tasks import task_fields
 from data.tasks.base import Task
-from data.tasks.examples import Examples, TextExamples, parse_text, shown
+from data.tasks.examples import Examples, TextExamples, parse_text, unexpected
 from data.tasks.tables import ENDINGS, Column, read_table, write_predictions
 
 KIND = "multiple_choice"
@@ -126,8 +126,7 @@ class MultipleChoiceTask(Task):
         if len(self.choice_columns) == 1:
             (choices,), (column,) = choices, places
             if not isinstance(choices, list) or len(choices) < 2:
-                expected = f"a list of two or more choices in {column}"
-                raise InputError(f"expected {expected}, got {shown(choices)}")
+                raise unexpected("a list of two or more choices", column, choices)
             places = [f"choice {number} of {column}" for number in range(len(choices))]
         choices = [stem + text for text in map(parse_text, choices, places)]
         if self.labels is not None and len(self.labels) != len(choices):
@@ -141,7 +140,7 @@ class MultipleChoiceTask(Task):
         is_number = isinstance(cell, int) and not isinstance(cell, bool)
         name = str(cell).strip() if is_number or isinstance(cell, str) else None
         if name not in names:
-            raise InputError(f"expected one of {', '.join(names)} in {where}, got {shown(cell)}")
+            raise unexpected(f"one of {', '.join(names)}", where, cell)
         return names.index(name)
 
 

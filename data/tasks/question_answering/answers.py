@@ -29,11 +29,9 @@ class Candidate(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was found for one question.
+    """What was found for one question: one or more different texts, the best first.
 
-    Args:
-        candidates: one or more different texts, the best first.
-        null_odds: the higher, the less likely the question has an answer.
+    The higher the `null_odds`, the less likely the question has an answer.
     """
 
     candidates: list[Candidate]

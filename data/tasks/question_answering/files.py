@@ -70,9 +70,6 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
         path: ends in one of `ENDINGS`.
         split: "train" needs the answers' offsets, "dev" the answers; other splits need neither.
         unanswerable: whether a question may have no answer.
-
-    Raises:
-        InputError: another format, or a damaged file.
     """
     if not path.endswith(ENDINGS):
         raise InputError(f"{path}: expected a file name ending in {', '.join(ENDINGS)}")

@@ -48,8 +48,7 @@ class QuestionAnsweringTask(Task):
     @override
     def saved_options(self, options: Any) -> dict[str, Any]:
         names = ("max_query_length", "doc_stride", "n_best_size", "max_answer_length")
-        names += ("qa_na_threshold",)
-        windows = {name: getattr(options, name) for name in names}
+        windows = {name: getattr(options, name) for name in (*names, "qa_na_threshold")}
         return {KIND: windows | {"unanswerable": self.unanswerable}}
 
     def is_answered(self, answer: Any, na_threshold: float) -> bool:

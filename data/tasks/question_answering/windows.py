@@ -53,10 +53,8 @@ def make_features(
     """Makes rows of at most `options.max_seq_length` tokens; see `Task.make_features`.
 
     For training, rows have targets and, for the joint head, the true starts as an input. The target
-    of a window without the whole answer is position 0, as for questions without an answer.
-
-    Raises:
-        InputError: a question leaves no room for its context.
+    of a window without the whole answer is position 0, as for questions without an answer. A
+    question that leaves no room for its context is an `InputError`.
     """
     contexts, queries = _tokenize(tokenizer, examples)
     num_cut = sum(len(query) > options.max_query_length for query in queries)

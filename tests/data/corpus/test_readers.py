@@ -58,13 +58,8 @@ def test_plain_text(tmp_path, compression):
     assert read(path)[0] == expected
     sources = find_corpus(tmp_path, path).sources
     assert list(itertools.chain(*map(read_lines, sources))) == expected
-    documents, _ = read(path, blanks_separate_docs=False)
-    assert [line for line in documents if line is None or line.isascii()] == [
-        b"a",
-        b"b",
-        b"d",
-        None,
-    ]
+    whole, _ = read(path, blanks_separate_docs=False)
+    assert whole == [b"a", b"b", "\u3000".encode(), "c æ".encode(), b"d", None]
 
 
 @pytest.mark.parametrize("compression", COMPRESSORS)

@@ -13,6 +13,7 @@ from data.corpus import sources
 from data.corpus.readers import ReadOptions, read_lines
 from data.corpus.sources import find_corpus
 from tests.support.corpora import archive_of, openwebtext_of, tar_of
+from tests.support.files import write
 
 ARCHIVES = [["One line.\n\n Two ", "Æ\r\nB"], ["", "three\nfour\n"], ["\u3000five"]]
 LINES = [
@@ -40,22 +41,18 @@ def test_openwebtext_as_tar_as_compressed_tar_and_as_folder(tmp_path):
     assert not found.is_stream and lines_of(found) == LINES
     assert found.size == sum(len(archive_of(texts)) for texts in ARCHIVES)
 
-    (tmp_path / "other" / "sub").mkdir(parents=True)
     for index, texts in enumerate(ARCHIVES):
-        (tmp_path / "other" / "sub" / f"{index}_data.xz").write_bytes(archive_of(texts))
+        write(tmp_path / "other" / "sub" / f"{index}_data.xz", archive_of(texts))
     assert lines_of(find_corpus(tmp_path, tmp_path / "other")) == LINES
 
 
 def test_in_plain_text_blank_lines_end_documents(tmp_path):
-    (tmp_path / "openwebtext").mkdir()
-    (tmp_path / "openwebtext" / "b.txt").write_text("\n\n a\nb\n \u3000\n\nc")
-    (tmp_path / "openwebtext" / "a.txt").write_text("x\r\n\r\n\r\ny\r\n")
-    (tmp_path / "openwebtext" / "empty.txt").write_text("")
+    write(tmp_path / "openwebtext/b.txt", "\n\n a\nb\n \u3000\n\nc")
+    write(tmp_path / "openwebtext/a.txt", "x\r\n\r\n\r\ny\r\n")
+    write(tmp_path / "openwebtext/empty.txt", "")
     found = find_corpus(tmp_path)
     assert [source.name for source in found.sources] == ["a.txt:0", "b.txt:0", "empty.txt"]
     assert lines_of(found) == [[b"x", None, b"y", None], [b"a", b"b", None, b"c", None], []]
-    one = find_corpus(tmp_path, tmp_path / "openwebtext" / "a.txt")
-    assert lines_of(one) == [[b"x", None, b"y", None]]
 
 
 TEXT = "".join("w" * (i % 9) + "\n" + "\n" * (i % 5 == 0) for i in range(1, 300))
@@ -86,10 +83,8 @@ def test_a_range_ends_after_a_very_long_line(tmp_path, monkeypatch):
 
 def test_subsets_of_the_public_copy(tmp_path):
     """Tars of archives in a folder, each read in place."""
-    (tmp_path / "subsets").mkdir()
     for index, archives in enumerate((ARCHIVES[:2], ARCHIVES[2:])):
-        path = tmp_path / "subsets" / f"urlsf_subset{index:02d}.tar"
-        path.write_bytes(openwebtext_of(archives))
+        write(tmp_path / f"subsets/urlsf_subset{index:02d}.tar", openwebtext_of(archives))
     found = find_corpus(tmp_path)
     assert not found.is_stream and lines_of(found) == LINES
     assert [source.name for source in found.sources] == [
@@ -108,8 +103,7 @@ def test_a_single_archive(tmp_path):
 
 
 def test_a_mixed_folder_and_patterns(tmp_path):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.txt.gz").write_bytes(gzip.compress(b"a\n\nb"))
+    write(tmp_path / "sub/a.txt.gz", gzip.compress(b"a\n\nb"))
     (tmp_path / "b.jsonl").write_text('{"text": "c"}\n')
     (tmp_path / "c.xz").write_bytes(archive_of(["d"]))
     (tmp_path / "readme.md").write_text("no text of the corpus")

@@ -14,6 +14,7 @@ from data.records.build import build_records
 from data.records.cluster import BeamWorkers, build_with_note, collect_notes
 from data.records.metadata import PROGRESS_FILE
 from tests.support.corpora import archive_of, contents, tar_of
+from tests.support.files import write
 
 
 @pytest.fixture
@@ -83,9 +84,8 @@ def test_damage_is_named_and_the_other_shards_are_kept(tmp_path, options, pipeli
     damaged = bytearray(archive_of(["ba da " * 50] * 4))
     damaged[60] ^= 0xFF
     good = archive_of(["ba da"])
-    (tmp_path / "archives").mkdir()
     for name, content in (("a", good), ("b", bytes(damaged)), ("c", good)):
-        (tmp_path / "archives" / f"{name}.xz").write_bytes(content)
+        write(tmp_path / "archives" / f"{name}.xz", content)
     corpus = find_corpus(tmp_path, tmp_path / "archives")
     with pytest.raises(InputError, match=r"b\.xz: damaged"):
         build(corpus, options, tmp_path / "r")

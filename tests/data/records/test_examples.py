@@ -1,6 +1,7 @@
 """The example builder, compared with the original's examples; and the promises of carry-over."""
 
 import gzip
+import itertools
 import json
 import pathlib
 import random
@@ -21,8 +22,8 @@ class FixedRandom:
         return 0.5
 
 
-def build(documents, max_length, rng, **options):
-    builder = ExampleBuilder(max_length, CLS, SEP, rng, **options)
+def build(documents, max_length, rng, cls_id=CLS, sep_id=SEP, **options):
+    builder = ExampleBuilder(max_length, cls_id, sep_id, rng, **options)
     examples = []
     for lines in documents:
         for line in lines:
@@ -48,16 +49,11 @@ def test_original_examples():
     cases = json.loads(gzip.decompress((GOLDENS / "seeded_examples.json.gz").read_bytes()))
     assert len(cases) == 8
     for case in cases:
-        builder = ExampleBuilder(
-            case["max_length"], 101, 102, random.Random(case["seed"]), "convbert", carry_over=False
-        )
-        examples = []
-        for line in case["lines"]:
-            if line:
-                examples += builder.add_line(np.array(line.split(), np.int32))
-            else:
-                examples += builder.end_document()
-        examples += builder.end_document()
+        groups = itertools.groupby(case["lines"], key=bool)  # blank lines end documents
+        documents = [[line.split() for line in lines] for is_text, lines in groups if is_text]
+        options = {"segment_rule": "convbert", "carry_over": False}
+        rng = random.Random(case["seed"])
+        examples = build(documents, case["max_length"], rng, 101, 102, **options)
         found = [(example.ids.tolist(), example.first_length) for example in examples]
         assert found == [
             (example["ids"], example["n"] - example["n_segment1"]) for example in case["examples"]

@@ -81,20 +81,13 @@ def test_pairs_are_doubled_only_on_request(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("sts", STS + "\tscore\n0\tA\tB\t3.8\n", "line 2: expected 10 columns .* got 4"),
         ("cola", "a\t2\t\tyes\n", 'line 1: .* labels 0, 1 in column 2, got "2"'),
-        (
-            "rte",
-            ENTAILMENT + "\tlabel\n0\tA\tB\tneutral\n",
-            'line 2: .* labels entailment, not_entailment in column 4, got "neutral"',
-        ),
         ("sts", STS_ROW.replace("3.800", "5.1"), 'line 2: .* 0 to 5 in column 10, got "5.1"'),
         ("sts", STS_ROW.replace("3.800", "nan"), 'a score .* "nan"'),
         ("cola", "a\t1\t\tyes\n\na\t1\t\tno\n", "line 2: expected 4 columns .* got 1"),
         ("sst", "a fine film\t1\n", 'line 1: expected a header.*"1"'),
         ("qqp", "sentence\tlabel\nfine\t1\n", "line 1: .* got 2 columns"),
         ("cola", "a\tlabel\tb\tc\n", 'line 1: .*"label"'),
-        ("rte", "", "no examples"),
     ],
 )
 def test_unusable_training_file(tmp_path, name, content, message):
@@ -103,30 +96,20 @@ def test_unusable_training_file(tmp_path, name, content, message):
         load(name, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("index\tsentence\n0\tfine\n1\n", "line 3: expected 2 columns .* got 1"),
-        ("index\tsentence\n0\t\n", "line 2: expected text in column 2"),
-        ("0\tfine\n", r'line 1: expected a header.*\("0"\)'),
-    ],
-)
-def test_unusable_test_file(tmp_path, content, message):
-    write(tmp_path / "sst/test.tsv", content)
-    with pytest.raises(InputError, match=rf"test\.tsv, {message}"):
+def test_a_test_file_needs_its_header(tmp_path):
+    write(tmp_path / "sst/test.tsv", "0\tfine\n")
+    with pytest.raises(InputError, match=r'test\.tsv, line 1: expected a header.*\("0"\)'):
         load_tests("sst", tmp_path)
 
 
-@pytest.mark.parametrize("split", ["train", "dev"])
-def test_missing_file_names_both_folders(tmp_path, split):
-    with pytest.raises(InputError, match=rf"{tmp_path}/sst/{split}\.tsv or .*SST-2/{split}\.tsv"):
-        load("sst", tmp_path, split)
+def test_missing_file_names_both_folders(tmp_path):
+    with pytest.raises(InputError, match=rf"{tmp_path}/sst/dev\.tsv or .*SST-2/dev\.tsv"):
+        load("sst", tmp_path, "dev")
 
 
-@pytest.mark.parametrize("name", ["squadv1", "chunk", "SST-2"])
-def test_unknown_task_lists_the_tasks(name):
+def test_other_tasks_than_glues_are_unknown():
     with pytest.raises(InputError, match="cola, sst, mrpc, sts, qqp, mnli, qnli, rte, wnli"):
-        glue.get_task(name)
+        glue.get_task("squadv1")
 
 
 def test_damaged_rows_of_qqp_are_left_out_with_a_warning(tmp_path, caplog):

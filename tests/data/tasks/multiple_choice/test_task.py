@@ -1,5 +1,4 @@
 import csv
-import json
 import types
 
 import numpy as np
@@ -9,7 +8,7 @@ from common.errors import InputError
 from data.tasks.batching import evaluation_batches
 from data.tasks.multiple_choice.task import MultipleChoiceTask, task_from_fields
 from data.tokenizer.tokenizer import ConvBertTokenizer
-from tests.support.files import write
+from tests.support.files import as_lines, write
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
 CLS, SEP, A, B, C, D, E, F = 2, 3, 5, 6, 7, 8, 9, 10
@@ -35,7 +34,7 @@ def load_swag(rows, folder, split="dev"):
 
 def load_quiz(records, folder, **fields):
     """The task, and its dev examples from a file of JSON lines."""
-    write(folder / "quiz" / "dev.jsonl", "".join(json.dumps(row) + "\n" for row in records))
+    write(folder / "quiz" / "dev.jsonl", as_lines(records))
     task = task_from_fields("quiz.json", LISTS | fields)
     return task, task.load(str(folder), "dev")
 
@@ -109,10 +108,7 @@ def test_score_and_predictions(tmp_path):
         "index\tprediction\tlogits\n"
         "0\ty\t1.000000 0.500000\n1\ty\t2.000000 -1.000000\n2\ty\t0.000000 -0.250000\n"
     )
-
-
-def test_choices_are_numbered_from_0(tmp_path):
-    path = tmp_path / "out.tsv"
+    # Choices without names are numbered from 0.
     logits = np.eye(4, dtype=np.float32)[[3]]
     task_from_fields("swag.json", SWAG).write_predictions(None, None, logits, str(path))
     assert path.read_text().splitlines()[1].startswith("0\t3\t")

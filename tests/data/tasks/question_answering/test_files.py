@@ -1,12 +1,11 @@
 import gzip
 import hashlib
-import json
 
 import pytest
 
 from common.errors import InputError
 from data.tasks.question_answering.files import Question, find_answer, read_questions
-from tests.support.files import write
+from tests.support.files import as_lines, write
 
 CONTEXT = "The Broncos won. Denver  Broncos beat Carolina, 24–10."
 
@@ -29,10 +28,6 @@ def mrqa_lines():
         "detected_answers": [{"text": "Carolina", "char_spans": [[38, 45]]}],
     }
     return [{"header": {"dataset": "X"}}, {"context": CONTEXT, "qas": [asked]}]
-
-
-def as_lines(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def test_squad_training_and_dev_files(tmp_path):

@@ -51,7 +51,7 @@ def logits_of(task, features, tags):
     return outputs
 
 
-def test_labels_of_entities(tmp_path):
+def test_labels_of_the_training_file(tmp_path):
     task = completed(tmp_path, ENTITIES, train=TRAIN)
     assert task.labels == ("O", *(f"{p}-{t}" for t in "LP" for p in "BIES"))
     assert (task.file_scheme, task.num_columns) == ("BIO", 2)
@@ -59,9 +59,6 @@ def test_labels_of_entities(tmp_path):
     assert task.architecture == "ConvBertForTokenClassification"
     task = completed(tmp_path, dataclasses.replace(ENTITIES, scheme="BIO"), train=TRAIN)
     assert task.labels == ("O", "B-L", "I-L", "B-P", "I-P")
-
-
-def test_labels_of_words(tmp_path):
     task = completed(tmp_path, LABELS, train="b VERB\na ADJ\n\nc VERB\n")
     assert (task.labels, task.file_scheme) == (("ADJ", "VERB"), None)
 
