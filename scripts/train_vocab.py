@@ -1,4 +1,4 @@
-"""Makes a WordPiece vocabulary from a corpus, for a language or a field that does not have one.
+"""Trains a WordPiece vocabulary on a corpus, for a language or a field that does not have one.
 
     python3 scripts/train_vocab.py --data-dir DATA_DIR --corpus my_texts/ --cased
 
@@ -16,7 +16,7 @@ from common import errors
 from common.errors import InputError
 from data.records.command_line import add_accents_argument, add_corpus_arguments, read_options
 
-# With a larger share of [UNK] among the words, the alphabet is too small for the text.
+# If a larger share of the words is [UNK], the alphabet is too small for the text.
 MAX_UNKNOWN_RATE = 0.005
 # Field of `VocabularyOptions` → its default and meaning.
 NUMBERS = {
@@ -95,7 +95,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--limit-alphabet",
         type=int,
-        help="most characters in addition to ASCII's digits and symbols (default: the commonest "
+        help="most characters in addition to ASCII's digits and symbols (default: the most common "
         "ones that make up 99.999%% of the text)",
     )
     add("--overwrite", action="store_true", help="replace an existing vocabulary")

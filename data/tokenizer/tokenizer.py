@@ -93,7 +93,7 @@ class ConvBertTokenizer(WordPiece):
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = self.all_special_ids
         self.pad_token_id, self.unk_token_id, self.cls_token_id, *_ = self.all_special_ids
         self.sep_token_id, self.mask_token_id = self.sep_id, self.mask_id
-        self._cls, self._sep = _one(self.cls_id), _one(self.sep_id)
+        self._cls, self._sep = _one_token(self.cls_id), _one_token(self.sep_id)
 
     def __len__(self):
         return self.vocab_size
@@ -371,7 +371,7 @@ class ConvBertTokenizer(WordPiece):
         """Joins the tokens of the parts of one text; `between` yields those of ordinary text."""
         tokens, start = [], 0
         for number, part in enumerate(parts):
-            found = _one(self._ids[part], len(part)) if number % 2 else next(between)
+            found = _one_token(self._ids[part], len(part)) if number % 2 else next(between)
             tokens.append(Tokens(found.ids, found.starts + start, found.ends + start))
             start += len(part)
         return Tokens(*map(np.concatenate, zip(*tokens, strict=True)))
@@ -395,7 +395,7 @@ class ConvBertTokenizer(WordPiece):
         return row
 
 
-def _one(index, length=0):
+def _one_token(index, length=0):
     """One token that comes from the first `length` characters of a text."""
     return Tokens(*(np.array([value], np.int32) for value in (index, 0, length)))
 

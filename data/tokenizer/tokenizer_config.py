@@ -83,12 +83,12 @@ def check_special_tokens(path: Path) -> None:
     """
     for field, value in read_json(path).items():
         if field.endswith("_special_tokens") and isinstance(value, list | dict):
-            further = value.values() if isinstance(value, dict) else value
+            tokens = value.values() if isinstance(value, dict) else value
         elif field.endswith("_token") and isinstance(value, str | dict):
-            further = [value]
+            tokens = [value]
         else:
             continue
-        for token in map(_content, further):
+        for token in map(_content, tokens):
             if token != SPECIAL_TOKEN_FIELDS.get(field, token) or token not in SPECIAL_TOKENS:
                 raise InputError(
                     f"{path}: {field} is {token!r}; this tokenizer's special tokens are "
@@ -112,29 +112,29 @@ def check_added_tokens(directory: Path, vocab: list[str]) -> None:
 
 
 def check_added_token(
-    place: str | Path, token: Any, index: int | str, ids: Mapping[str, int | str]
+    source: str | Path, token: Any, index: int | str, ids: Mapping[str, int | str]
 ) -> None:
-    """Checks that `token` is a special token with its id in the vocabulary; `place` has it.
+    """Checks that `token` is a special token with its id in the vocabulary.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not; `source` is the file, or the file and field, that has it.
     """
     if token not in SPECIAL_TOKENS or ids[token] != index:
         raise InputError(
-            f"{place} has {token!r} with id {index}; only {', '.join(SPECIAL_TOKENS)} can be "
+            f"{source} has {token!r} with id {index}; only {', '.join(SPECIAL_TOKENS)} can be "
             "added, with their ids in the vocabulary"
         )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file; an empty one without a file.
+    """Returns the object in a JSON file; an empty one if the file does not exist.
 
     Raises:
-        InputError: the file holds anything else.
+        InputError: the file contains anything else.
     """
     return read_json_object(path, max_bytes=256 << 20) if path.exists() else {}
 
 
 def _content(token):
-    """The token itself, which may be written as an object with further properties."""
+    """The text of a token, which may be an object with further properties."""
     return token.get("content") if isinstance(token, dict) else token

@@ -14,8 +14,8 @@ import tensorflow_text as tf_text
 from common.errors import InputError
 from data.tokenizer.vocab_file import MAX_WORD_LENGTH
 
-# Patterns are RE2's. All of category C, unassigned included (RE2's own \p{C} leaves those out),
-# but for the three control characters that count as spaces; and U+FFFD.
+# Patterns are RE2's. All of category C with unassigned code points, which RE2's own \p{C} lacks,
+# except three control characters that count as spaces; and U+FFFD.
 _CONTROLS = r"[^\p{L}\p{M}\p{N}\p{P}\p{S}\p{Z}\t\n\r]|\x{FFFD}"
 _ACCENTS = r"\p{Mn}+"
 _ASCII_SYMBOLS = r"!-/:-@\[-`{-~"
@@ -51,8 +51,8 @@ _CLASS_OF_NEW_CAPITALS = "".join(
     rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last, _ in _NEW_CAPITALS
 )
 _ORDINARY = rf"[^{_CLASS_OF_NEW_CAPITALS}]*"  # it matches valid UTF-8 only
-# Not all that separates words, but the commonest: with a complete class, 201 copies outgrow RE2's
-# automaton, and then it is a thousand times slower.
+# It leaves out only the most common separators of words: 201 copies of the complete class outgrow
+# RE2's automaton, and matching becomes a thousand times slower.
 _SURELY_IN_A_WORD = (
     rf"[^ \t\n\r{_ASCII_SYMBOLS}\x{{3000}}-\x{{3002}}\x{{4E00}}-\x{{9FFF}}\x{{FF0C}}]"
 )

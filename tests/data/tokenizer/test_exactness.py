@@ -21,34 +21,29 @@ ROOT = pathlib.Path(__file__).parents[3]
 BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
 
 
-def slow_tokenizer(options):
-    """Returns a function from a line to its ids, which remembers words."""
-    vocab = {token: index for index, token in enumerate(load_vocabulary(options.vocab_file))}
-
-    @functools.cache
-    def ids_of(word):  # at spaces, any text can be cut
-        return reference_ids(word, vocab, options.do_lower_case, options.strip_accents)
-
-    def tokenize(line):
-        words = re.split("[ \t]+", line.decode("utf-8", "ignore"))
-        return np.array(list(itertools.chain.from_iterable(map(ids_of, words))), np.int32)
-
-    return tokenize
-
-
-def slow_examples(source, index, options, tokenize):
+def slow_examples(source, index, options):
     """Yields the examples of a source as (ids, first_length)."""
-    vocab = load_vocabulary(options.vocab_file)
+    vocab = {token: index for index, token in enumerate(load_vocabulary(options.vocab_file))}
     builder = ExampleBuilder(
         options.max_seq_length,
-        vocab.index("[CLS]"),
-        vocab.index("[SEP]"),
+        vocab["[CLS]"],
+        vocab["[SEP]"],
         random.Random(f"{options.seed} {index}"),
         options.segment_rule,
         options.carry_over,
     )
+
+    @functools.cache
+    def ids_of(word):
+        return reference_ids(word, vocab, options.do_lower_case, options.strip_accents)
+
     for line in read_lines(source):
-        finished = builder.end_document() if line is None else builder.add_line(tokenize(line))
+        if line is None:
+            finished = builder.end_document()
+        else:  # at spaces, any text can be cut
+            words = re.split("[ \t]+", line.decode("utf-8", "ignore"))
+            ids = itertools.chain.from_iterable(map(ids_of, words))
+            finished = builder.add_line(np.fromiter(ids, np.int32))
         for example in finished:
             yield example.ids.tolist(), example.first_length
 
@@ -71,11 +66,11 @@ def written_examples(path):
 def test_shards_equal_the_slow_path(tmp_path, changes):
     corpus = find_corpus(ROOT, ROOT / "data/sample/openwebtext")
     options = BuildOptions(str(BERT_VOCAB), **changes)
-    tokenize, tokenizer = slow_tokenizer(options), LineTokenizer(options)
+    tokenizer = LineTokenizer(options)
     for index in (0, 3):
         task = ShardTask(index, str(tmp_path / f"shard{index}"), [corpus.sources[index]])
         shard = build_shard(task, options, tokenizer)
         assert shard.examples > 0 and shard.text_bytes > 500_000
-        expected = slow_examples(corpus.sources[index], index, options, tokenize)
+        expected = slow_examples(corpus.sources[index], index, options)
         for wanted, got in itertools.zip_longest(expected, written_examples(task.path)):
             assert got == wanted

@@ -31,24 +31,23 @@ def edit(path, **fields):
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("keep", ("all", "vocab.txt", "tokenizer.json"))
+@pytest.mark.parametrize("missing", (None, "vocab.txt", "tokenizer.json"))
 @pytest.mark.parametrize(("lower", "strip"), [(True, True), (True, False), (False, False)])
-def test_options_and_ids_come_back(tmp_path, lower, strip, keep):
+def test_options_and_ids_come_back(tmp_path, lower, strip, missing):
     options = {"clean_up_tokenization_spaces": True, "model_max_length": 77}
     tokenizer = ConvBertTokenizer(VOCAB, lower, strip, 100, **options)
     paths = tokenizer.save_pretrained(tmp_path)
     assert sorted(paths) == sorted(map(str, tmp_path.iterdir()))
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for name in {"vocab.txt", "tokenizer.json"} - {keep}:
-        if keep != "all":
-            (tmp_path / name).unlink()
+    if missing:
+        (tmp_path / missing).unlink()
     loaded = ConvBertTokenizer.from_pretrained(tmp_path)
     assert loaded.vocab == VOCAB and loaded.vocab_sha256 == tokenizer.vocab_sha256
     assert (loaded.do_lower_case, loaded.strip_accents) == (lower, strip)
     assert loaded.clean_up_tokenization_spaces is True and loaded.model_max_length == 77
     # vocab.txt alone does not record the limit, and is read as in the original.
-    assert loaded.max_word_length == (200 if keep == "vocab.txt" else 100)
-    if keep != "vocab.txt":
+    assert loaded.max_word_length == (200 if missing == "tokenizer.json" else 100)
+    if missing != "tokenizer.json":
         assert loaded.tokenize(TEXTS).to_list() == tokenizer.tokenize(TEXTS).to_list()
         loaded.save_pretrained(tmp_path)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written

@@ -18,8 +18,6 @@ def test_batches_are_padded(bert):
     assert longer["segment_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 0, 0]]
     assert longer["input_mask"].tolist() == [[1, 1, 1, 1, 1, 1, 0, 0]]
     assert bert(["the dog sat"], max_length=4)["input_ids"].tolist() == [[cls, the, dog, sep]]
-    tied = bert(["a dog the"], ["dog the sat"], max_length=8)
-    assert tied["input_ids"].tolist() == [[cls, a, dog, the, sep, dog, the, sep]]
     assert bert([])["input_ids"].shape == (0, 0)
 
 
@@ -91,10 +89,8 @@ def test_ids_and_tokens_one_or_many(bert):
     ids = [getattr(bert, f"{name}_token_id") for name in names]
     assert ids == [getattr(bert, f"{name}_id") for name in names] == bert.all_special_ids
     assert tuple(getattr(bert, f"{name}_token") for name in names) == bert.all_special_tokens
-    assert bert.batch_decode([[101, 1996], [102]], skip_special_tokens=False) == [
-        "[CLS] the",
-        "[SEP]",
-    ]
+    decoded = bert.batch_decode([[101, 1996], [102]], skip_special_tokens=False)
+    assert decoded == ["[CLS] the", "[SEP]"]
 
 
 def test_special_tokens_around_ids(bert):
@@ -150,10 +146,8 @@ def test_offsets_and_added_tokens_in_a_batch(bert):
         [none, none, (0, 1), *[none] * 6],
     ]
     assert [[tuple(pair) for pair in row] for row in batch["offset_mapping"]] == offsets
-    assert batch["special_tokens_mask"].tolist() == [
-        [1, 0, 0, 0, 1, 0, 0, 0, 1],
-        [1, 1, 0, 1, 1, 1, 1, 1, 1],
-    ]
+    mask = [[1, 0, 0, 0, 1, 0, 0, 0, 1], [1, 1, 0, 1, 1, 1, 1, 1, 1]]
+    assert batch["special_tokens_mask"].tolist() == mask
     assert {array.dtype for array in batch.values()} == {np.dtype("int32")}
     plain = bert(texts, pairs, **parsed)
     assert list(plain) == ["input_ids", "input_mask", "segment_ids"]

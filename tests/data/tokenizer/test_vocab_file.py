@@ -10,20 +10,13 @@ from data.tokenizer.vocab_file import SPECIAL_TOKENS, load_vocabulary
 RELEASE_SHA256 = "ce0ab0a373c6ce1fe777eea87d927294379f2ce187e240f0a9e24d4e9ac22fa0"
 
 
-@pytest.fixture
-def write(tmp_path):
-    """A function that writes a vocabulary; returns its path."""
-
-    def write(tokens, end="\n"):
-        path = tmp_path / "vocabulary.txt"
-        path.write_bytes("".join(token + end for token in tokens).encode())
-        return path
-
-    return write
+def write(path, tokens, end="\n"):
+    path.write_bytes("".join(token + end for token in tokens).encode())
+    return path
 
 
-def test_the_releases_vocabulary_loads_with_a_warning(release_vocab, write, caplog):
-    path = write(release_vocab, "\r\n")
+def test_the_releases_vocabulary_loads_with_a_warning(release_vocab, tmp_path, caplog):
+    path = write(tmp_path / "v.txt", release_vocab, "\r\n")
     assert hashlib.sha256(path.read_bytes()).hexdigest() == RELEASE_SHA256
     with caplog.at_level(logging.WARNING, logger="absl"):
         assert load_vocabulary(path) == release_vocab
@@ -31,31 +24,34 @@ def test_the_releases_vocabulary_loads_with_a_warning(release_vocab, write, capl
     assert str(path) in message and "30522 of 30522" in message and "1008" in message
 
 
-def test_a_repeated_token_has_its_last_id(write):
-    path = write(["dog", *SPECIAL_TOKENS, "dog", "", "##s", "cat ", "##s"])
+def test_a_repeated_token_has_its_last_id(tmp_path):
+    path = write(tmp_path / "v.txt", ["dog", *SPECIAL_TOKENS, "dog", "", "##s", "cat ", "##s"])
     tokenizer = ConvBertTokenizer(path)
     assert tokenizer.tokenize(["dogs cat"]).to_list() == [[6, 10, 9]]
     assert tokenizer.convert_tokens_to_ids(["dog", "##s", "bird"]) == [6, 10, tokenizer.unk_id]
     assert tokenizer.convert_ids_to_tokens([0, 6, 7]) == ["dog", "dog", ""]
 
 
-def test_line_ends_change_no_hash_and_a_clean_file_gives_no_warning(bert, write, caplog):
-    assert ConvBertTokenizer(write(bert.vocab, "\r\n")).vocab_sha256 == bert.vocab_sha256
+def test_line_ends_change_no_hash_and_a_clean_file_gives_no_warning(bert, tmp_path, caplog):
+    crlf = write(tmp_path / "v.txt", bert.vocab, "\r\n")
+    assert ConvBertTokenizer(crlf).vocab_sha256 == bert.vocab_sha256
+    clean = write(tmp_path / "v.txt", [*bert.vocab[:-1], "[new]"])
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="absl"):
-        other = ConvBertTokenizer(write([*bert.vocab[:-1], "[new]"]))
+        other = ConvBertTokenizer(clean)
     assert other.vocab_sha256 != bert.vocab_sha256 and caplog.messages == []
 
 
 @pytest.mark.parametrize("missing", [["[PAD]"], ["[UNK]"], ["[CLS]", "[SEP]", "[MASK]"]])
-def test_missing_special_tokens_are_named(write, missing):
-    path = write([*(token for token in SPECIAL_TOKENS if token not in missing), "a"])
+def test_missing_special_tokens_are_named(tmp_path, missing):
+    tokens = [token for token in SPECIAL_TOKENS if token not in missing]
+    path = write(tmp_path / "v.txt", [*tokens, "a"])
     with pytest.raises(InputError) as caught:
         load_vocabulary(path)
     assert str(path) in str(caught.value) and f"no {', '.join(missing)} among" in str(caught.value)
 
 
-def test_unusable_files(write, tmp_path):
+def test_unusable_files(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*none\.txt: No such file"):
         load_vocabulary(tmp_path / "none.txt")
     with pytest.raises(InputError, match="Is a directory"):
@@ -63,8 +59,8 @@ def test_unusable_files(write, tmp_path):
     (tmp_path / "binary").write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(InputError, match="binary, line 2: not UTF-8"):
         load_vocabulary(tmp_path / "binary")
-    with pytest.raises(InputError, match=r"vocabulary\.txt, line 6: .* over 256 bytes"):
-        load_vocabulary(write([*SPECIAL_TOKENS, "x" * 257]))
+    with pytest.raises(InputError, match=r"v\.txt, line 6: .* over 256 bytes"):
+        load_vocabulary(write(tmp_path / "v.txt", [*SPECIAL_TOKENS, "x" * 257]))
 
 
 def test_a_list_of_tokens_is_a_vocabulary(bert):

@@ -109,11 +109,10 @@ def test_words_over_200_characters_are_unknown(every_character, char):
 def test_a_lower_limit_of_word_length(bert):
     tokenizer = ConvBertTokenizer(bert.vocab, max_word_length=3)
     texts = ["cat cats c.a.t", "日本語日本語 cat", "Ünd", "한국"]
-    unknown = tokenizer.unk_id
     ids = tokenizer.tokenize(texts).to_list()
-    assert ids[0] == [4937, unknown, *bert.tokenize(["c.a.t"]).to_list()[0]]
+    assert ids[0] == [4937, bert.unk_id, *bert.tokenize(["c.a.t"]).to_list()[0]]
     assert ids[1:3] == bert.tokenize(texts[1:3]).to_list()
-    assert ids[3] == [unknown]  # six letters, once decomposed
+    assert ids[3] == [bert.unk_id]  # six letters, once decomposed
     for length in (0, 201):
         with pytest.raises(InputError, match=f"`max_word_length` .*Received: {length}"):
             ConvBertTokenizer(bert.vocab, max_word_length=length)
