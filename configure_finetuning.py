@@ -72,12 +72,7 @@ class FinetuningConfig:
 
     @classmethod
     def for_tasks(cls, tasks: tuple[str, ...], hparams: dict[str, Any]) -> "FinetuningConfig":
-        """The configuration of a task trained alone, or of several jointly.
-
-        Args:
-            tasks: their names.
-            hparams: `--hparams` as read.
-        """
+        """The configuration of a task trained alone, or of several jointly."""
         config, path = cls(), os.path.join(TASK_HPARAMS, f"{tasks[0]}.json")
         if len(tasks) == 1 and os.path.isfile(path):
             values = read_json_object(path)

@@ -18,6 +18,7 @@ all results is printed and written to results/summary.md, .json and .png.
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -92,7 +93,7 @@ def job_configs(args: argparse.Namespace) -> list[FinetuningConfig]:
     words = [name for word in args.tasks for name in (glue.TASKS if word == "all" else [word])]
     groups = [(word,) for word in dict.fromkeys(words)] or [joint]
     words_by_name: dict[str, str] = {}
-    for word in (word for group in groups for word in group):
+    for word in itertools.chain(*groups):
         name = get_task(word).name
         if name in words_by_name:
             raise InputError(f"duplicate task name: {name} ({words_by_name[name]}, {word})")
@@ -186,12 +187,7 @@ def make_features(job: Job, part: TaskData) -> dict[str, Any]:
 
 
 def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict[str, TrialResult]:
-    """Runs one trial and writes its models and predictions.
-
-    Args:
-        job: the job.
-        features: by task and split; see `make_features`.
-        trial: its number, from 1.
+    """Runs a trial (they count from 1) and writes its models and predictions.
 
     Returns:
         Each task's result.
@@ -312,14 +308,8 @@ def load_trained(model_class, directory: str, task, fields: dict[str, Any]):
 def train(models, features, config: FinetuningConfig, seed: int, title: str) -> None:
     """Fits the models. As in the original, losses are summed over the batch and clipped to norm 1.
 
+    Models and features are by task; several models share an encoder and are trained jointly.
     Source: run_finetuning.py and model/optimization.py of the release.
-
-    Args:
-        models: by task; several share an encoder and are trained jointly.
-        features: the training sets, by task.
-        config: the hyper-parameters.
-        seed: seed of the order of the data.
-        title: title of the progress bar.
     """
     import keras
 

@@ -46,14 +46,7 @@ COLUMNS = (  # field, title, divisor, format
 class Worker:
     """A process that builds a model and then works on request; see `benchmarks.session`.
 
-    Args:
-        job: what to build.
-        stack: the process ends with it.
-        environment: variables to set.
-        peer_python: the interpreter, for a worker in PyTorch.
-
-    Raises:
-        InputError: the process ended; with the end of what it printed. `ask` raises it, too.
+    The process ends with `stack`. `peer_python` is the interpreter for a worker in PyTorch.
     """
 
     def __init__(self, job: dict, stack: contextlib.ExitStack, environment: dict, peer_python=None):

@@ -16,11 +16,7 @@ from collections.abc import Callable
 
 
 class Session:
-    """The conversation with the parent.
-
-    Attributes:
-        job: what to build.
-        facts: fields of every reply, such as the number of parameters.
+    """The conversation with the parent: `job` is what to build, `facts` are in every reply.
 
     Args:
         report: returns versions, the device's name and its peak memory.

@@ -120,13 +120,7 @@ class _Lines:
 
 
 def progress_bar(total: int | None = None, desc: str = "", **options: Any) -> tqdm:
-    """A bar on a terminal; elsewhere a line every 30 seconds, and one at the end.
-
-    Args:
-        total: what it counts to.
-        desc: what it counts.
-        options: further ones of `tqdm`.
-    """
+    """A bar of tqdm's on a terminal; elsewhere a line every 30 seconds, and one at the end."""
     if sys.stderr.isatty():
         return tqdm(total=total, desc=desc, mininterval=0.5, dynamic_ncols=True, **options)
     count = "{n_fmt}" if total is None else "{n_fmt} of {total_fmt}"

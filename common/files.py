@@ -63,12 +63,9 @@ class WriteError(InputError):
 def write_errors_named(
     path: str | os.PathLike, *others: type[Exception], advice: str = ""
 ) -> Iterator[None]:
-    """Turns the error of a write to `path`, or below it, into a `WriteError`.
+    """Turns an OSError, or one of `others`, of a write to or below `path` into a `WriteError`.
 
-    Args:
-        path: what is written.
-        others: exceptions besides OSError that mean that a write failed.
-        advice: what to do about it, appended to the message.
+    The message ends with `advice`: what to do about it.
     """
     try:
         yield
@@ -182,11 +179,7 @@ def read_json_object(path: str | os.PathLike, max_bytes: int = 4 << 20) -> dict[
 
 
 def parse_json_object(text: str, source: str) -> dict[str, Any]:
-    """Parses a JSON object.
-
-    Args:
-        text: the object.
-        source: where it comes from, for messages.
+    """Parses a JSON object; `source` is where it comes from, for messages.
 
     Raises:
         InputError: not JSON (with line and column), or JSON of another type.

@@ -33,6 +33,8 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     Raises:
         InputError: no encoder was found, or it does not fit.
     """
+    from data import ConvBertTokenizer
+    from data.tokenizer.saved_files import vocabulary_file
     from model.weights import pretrained
 
     directories = [os.path.normpath(os.path.join(model_dir, d)) for d in ENCODER_DIRECTORIES]
@@ -45,43 +47,35 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     saved = pretrained.read(found[0])
     _check_size(config.model_size, saved.config, found[0])
     network = override(saved.config, config.model_hparam_overrides)
-    identity = hashlib.sha256()
-    for path in (os.path.join(found[0], "config.json"), *saved.paths):
-        identity.update(bytes.fromhex(files.sha256_of(path)))
-    tokenizer = _load_tokenizer(found[0], network, config, identity)
-    return Encoder(found[0], network, tokenizer, identity.hexdigest())
+    tokenizer = ConvBertTokenizer.from_pretrained(found[0])
+    if tokenizer.vocab_size != network.vocab_size:
+        raise InputError(
+            f"{vocabulary_file(found[0])} has {tokenizer.vocab_size} tokens, but the model's "
+            f"`vocab_size` is {network.vocab_size}: it is not this model's vocabulary"
+        )
+    paths = (os.path.join(found[0], "config.json"), *saved.paths)
+    weights = b"".join(bytes.fromhex(files.sha256_of(path)) for path in paths)
+    return _make_encoder(found[0], network, tokenizer, weights, config)
 
 
 def random_encoder(config: FinetuningConfig, data_dir: str) -> Encoder:
     """Random weights of `model_size`, with the vocabulary `data_dir`/vocab.txt."""
     from data import ConvBertTokenizer
 
-    directory = Path(data_dir)  # a Path is never a Hub name
-    vocab_size = ConvBertTokenizer.from_pretrained(directory).vocab_size
-    overrides = {"vocab_size": vocab_size} | config.model_hparam_overrides
+    tokenizer = ConvBertTokenizer.from_pretrained(Path(data_dir))  # a Path is never a Hub name
+    overrides = {"vocab_size": tokenizer.vocab_size} | config.model_hparam_overrides
     network = ConvBertConfig.from_size(config.model_size or "medium-small", **overrides)
-    identity = hashlib.sha256(repr(network).encode())
-    tokenizer = _load_tokenizer(directory, network, config, identity)
-    return Encoder(None, network, tokenizer, identity.hexdigest())
+    return _make_encoder(None, network, tokenizer, repr(network).encode(), config)
 
 
-def _load_tokenizer(directory, network, config, identity):
-    """The tokenizer in a directory, checked against the network and added to a hash."""
-    from data import ConvBertTokenizer
-    from data.tokenizer.saved_files import vocabulary_file
-
-    tokenizer = ConvBertTokenizer.from_pretrained(directory)
-    if tokenizer.vocab_size != network.vocab_size:
-        raise InputError(
-            f"{vocabulary_file(directory)} has {tokenizer.vocab_size} tokens, but the model's "
-            f"`vocab_size` is {network.vocab_size}: it is not this model's vocabulary"
-        )
+def _make_encoder(directory, network, tokenizer, weights, config):
+    """An encoder for texts of `max_seq_length` tokens; the bytes `weights` identify its weights."""
     longest = network.max_position_embeddings
     expected = f"at most {longest}, the model's `max_position_embeddings`"
     require(config.max_seq_length <= longest, "max_seq_length", expected, config.max_seq_length)
-    identity.update(tokenizer.vocab_sha256.encode())
-    identity.update(bytes([tokenizer.do_lower_case, tokenizer.strip_accents]))
-    return tokenizer
+    identity = weights + tokenizer.vocab_sha256.encode()
+    identity += bytes([tokenizer.do_lower_case, tokenizer.strip_accents])
+    return Encoder(directory, network, tokenizer, hashlib.sha256(identity).hexdigest())
 
 
 def _check_size(size, network, directory):

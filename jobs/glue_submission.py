@@ -63,13 +63,8 @@ def choose_trial(model_dir: str, task_name: str, requested: int | None = None) -
     """The requested trial, or the median one by the dev score of the task's main metric.
 
     If the number of trials is even, it is the better one of the worse half. Trials without
-    predictions do not count, nor do those whose predictions an earlier run, with other settings,
-    has left.
-
-    Args:
-        model_dir: the model's directory, `DATA_DIR/models/MODEL_NAME`.
-        task_name: a key of `glue.TASKS`.
-        requested: a trial's number; its predictions need not exist.
+    predictions do not count (a requested one may lack them), nor do those whose predictions an
+    earlier run, with other settings, has left.
 
     Raises:
         InputError: there are predictions, but no dev scores to choose by.
@@ -164,12 +159,7 @@ def constant_predictions(file: SubmissionFile) -> list[str]:
 def write_zip(path: str, predictions: Mapping[str, list[str]]) -> None:
     """Writes the zip, whole or not at all; the same predictions always give the same bytes.
 
-    Args:
-        path: the file to write.
-        predictions: by file name without `.tsv`, one for each row.
-
-    Raises:
-        InputError: its directory does not exist.
+    `predictions` has a list for each `SubmissionFile.name`.
     """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):

@@ -212,10 +212,6 @@ def describe_progress(jobs: list[Job], finished: dict[str, Trials]) -> str:
 
     A trial is estimated to take as long as the job's finished ones. For a job without any, the time
     per character of the other jobs is used.
-
-    Args:
-        jobs: all jobs.
-        finished: by job, the trials that are finished.
     """
     num_finished = sum(map(len, finished.values()))
     text = f"trial {num_finished + 1} of {sum(job.config.num_trials for job in jobs)}"

@@ -40,16 +40,12 @@ CLASSES = {
 
 
 class Differences(NamedTuple):
-    """The largest differences for one class, and the largest absolute value of the outputs.
-
-    Args:
-        pipeline: None without a pipeline; infinite if it returns other labels or tokens.
-    """
+    """The largest differences for one class, and the largest absolute value of the outputs."""
 
     name: str
     unpadded: float
     padded: float
-    pipeline: float | None
+    pipeline: float | None  # None without a pipeline; infinite for other labels or tokens
     largest_value: float
 
 

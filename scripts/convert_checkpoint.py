@@ -38,7 +38,6 @@ from model.weights import tf1
 INPUTS = {"input_ids": "input_ids", "attention_mask": "input_mask", "token_type_ids": "segment_ids"}
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json")  # either holds a vocabulary
 RESERVED_NAMES = ("discriminator", "generator", "encoder")
-DEFAULT_TOLERANCE = 1e-4
 # Options for one kind of source.
 TRANSFORMERS_OPTIONS = ("revision", "architecture", "expected")
 TF1_OPTIONS = ("tagging",)
@@ -93,7 +92,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     theirs.add_argument(
         "--tolerance",
         type=float,
-        default=DEFAULT_TOLERANCE,
+        default=1e-4,
         help="largest allowed difference from --expected (default: %(default)s)",
     )
     original = parser.add_argument_group("TF 1 checkpoints")
@@ -184,11 +183,7 @@ def convert_transformers(args: argparse.Namespace, hparams: dict, directory: str
 
 
 def find_class(source: str, name: str | None) -> type:
-    """The class of `model` that --architecture or config.json names, with or without "TF".
-
-    Raises:
-        InputError: no name, or a class that this project does not have.
-    """
+    """The class of `model` that --architecture or config.json names, with or without "TF"."""
     import model as library
 
     origin = "--architecture"
@@ -198,12 +193,11 @@ def find_class(source: str, name: str | None) -> type:
         if not architectures:
             raise InputError(f"{origin}: `architectures` is missing; pass --architecture")
         name = str(architectures[0])
-    known = [
-        public for public in library.__all__ if hasattr(getattr(library, public), "from_pretrained")
-    ]
-    if name.removeprefix("TF") not in known:
-        raise unknown("class", name, known, origin)
-    return getattr(library, name.removeprefix("TF"))
+    public = {known: getattr(library, known) for known in library.__all__}
+    classes = {known: each for known, each in public.items() if hasattr(each, "from_pretrained")}
+    if name.removeprefix("TF") not in classes:
+        raise unknown("class", name, classes, origin)
+    return classes[name.removeprefix("TF")]
 
 
 def verify_tensors(source: str, directory: str, model_class: type) -> list[str]:
@@ -211,9 +205,6 @@ def verify_tensors(source: str, directory: str, model_class: type) -> list[str]:
 
     Returns:
         The names of the source's tensors that the class does not use.
-
-    Raises:
-        InputError: tensors are missing in the source, or differ; all are listed.
     """
     import numpy as np
 
@@ -237,9 +228,6 @@ def verify_outputs(directory: str, model_class: type, path: str, tolerance: floa
     """Compares the saved model's outputs with those in a file, and prints the differences.
 
     The model does not mask padding here, like transformers.
-
-    Raises:
-        InputError: nothing to compare, another shape, or a difference above `tolerance`.
     """
     import numpy as np
 
@@ -314,14 +302,7 @@ def convert_tf1(args: argparse.Namespace, hparams: dict, directory: str) -> list
 
 
 def read_tf1(prefix: str) -> tuple[dict[str, Any], int]:
-    """Reads a checkpoint's weights.
-
-    Returns:
-        The weights as float32, by variable; and the number of tensors that are not weights.
-
-    Raises:
-        InputError: a file is missing or damaged, or a variable does not hold floats.
-    """
+    """A checkpoint's weights as float32, by variable; and the number of its other tensors."""
     import tensorflow as tf
 
     try:
@@ -345,9 +326,6 @@ def build_networks(
     Returns:
         Directory name → (configuration, tensors, architecture); and the Keras variables with
         their names in the checkpoint.
-
-    Raises:
-        InputError: the variables are not those of the original's networks.
     """
     from model import ConvBertForPreTraining, ConvBertModel
 
@@ -403,11 +381,7 @@ def task_model(task: str, encoder, shapes: dict, is_tagging: bool, hparams: dict
 
 
 def assign(variables: Iterable[tuple[str, Any]], arrays: dict, source: str) -> None:
-    """Sets all variables, or none.
-
-    Raises:
-        InputError: variables are missing, left over, or of another shape; all are listed.
-    """
+    """Sets all variables, or none if some are missing, left over, or of another shape."""
     problems, left_over = [], dict(arrays)
     for name, variable in variables:
         array, expected = left_over.pop(name, arrays.get(name)), tuple(variable.shape)

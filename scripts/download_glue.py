@@ -120,15 +120,7 @@ def missing_splits(download: Download, directory: str) -> list[str]:
 
 
 def fetch(remote_file: RemoteFile, base_url: str, directory: str) -> str:
-    """Downloads a file into `directory` and verifies it.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        InputError: the server cannot be reached, or has no such file, or every attempt failed; or
-            it is not the expected file.
-    """
+    """Downloads a file into `directory` and verifies it; returns its path."""
     url = f"{base_url.rstrip('/')}/{remote_file.path}"
     path = os.path.join(directory, os.path.basename(remote_file.path))
     for attempt in range(ATTEMPTS):

@@ -49,11 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read_log(run_dir: str | os.PathLike) -> list[dict]:
-    """The lines of a run's log.
-
-    Raises:
-        InputError: there is no log, or it has no training steps, or a line is damaged.
-    """
+    """The lines of a run's log, which must have training steps."""
     path = Path(run_dir, LOG_FILE)
     if not path.is_file():
         raise InputError(f"no such file: {path}. Give a pre-training run, DATA_DIR/models/NAME")

@@ -3,7 +3,6 @@ import hashlib
 import http.server
 import io
 import socket
-import threading
 import zipfile
 
 import pytest
@@ -12,6 +11,7 @@ from common.errors import InputError
 from data.tasks import glue
 from scripts import download_glue
 from scripts.download_glue import Download, RemoteFile
+from tests.support import hub_server
 
 COLA = {
     "CoLA/train.tsv": "gj04\t1\t\tA sentence .\ngj04\t0\t*\tSentence a .\n" + "x" * 300_000,
@@ -30,13 +30,17 @@ MRPC = {
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the server's `contents`; closes the connection halfway through the first `cuts`."""
+    """Serves the server's `contents`; closes the connection halfway through the first `cuts`.
+
+    With another `status` than 200, that is the answer.
+    """
 
     def do_GET(self):
         server = self.server
         server.requests.append(self.path)
-        if self.path not in server.contents:
-            self.send_error(server.status)
+        status = server.status if self.path in server.contents else 404
+        if status != 200:
+            self.send_error(status)
             return
         content = server.contents[self.path]
         self.send_response(200)
@@ -55,13 +59,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(download_glue, "SECONDS_BETWEEN_ATTEMPTS", 0)
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.contents, server.requests, server.cuts, server.status = {}, [], 0, 404
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with hub_server.serve(http.server.HTTPServer(("127.0.0.1", 0), Handler)) as server:
+        server.contents, server.requests, server.cuts, server.status = {}, [], 0, 200
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def zipped(contents):
@@ -183,16 +183,19 @@ def test_a_cut_transfer_is_repeated(server, serve, folder):
     assert (folder / "CoLA" / "train.tsv").read_text() == COLA["CoLA/train.tsv"]
 
 
-def test_attempts_end(server, serve, folder):
-    run = serve("cola", "CoLA", {"CoLA.zip": zipped(COLA)})
-    server.cuts = download_glue.ATTEMPTS
-    with pytest.raises(InputError, match=r"/CoLA\.zip: 5 attempts failed.*closed after \d+,\d+ "):
-        run()
-    server.contents.clear()
-    server.status = 503
-    with pytest.raises(InputError, match=r"/CoLA\.zip: 5 attempts failed.*HTTP 503"):
-        run()
-    assert len(server.requests) == 2 * download_glue.ATTEMPTS
+@pytest.mark.parametrize(
+    ("cuts", "status", "num_requests", "message"),
+    [
+        (5, 200, 5, r"5 attempts failed.*closed after \d+,\d+ "),
+        (0, 503, 5, "5 attempts failed.*HTTP 503"),
+        (0, 404, 1, "HTTP 404 .*finetuning_data/CoLA"),
+    ],
+)
+def test_a_server_that_fails(server, serve, folder, cuts, status, num_requests, message):
+    server.cuts, server.status = cuts, status
+    with pytest.raises(InputError, match=rf"/CoLA\.zip: {message}"):
+        serve("cola", "CoLA", {"CoLA.zip": zipped(COLA)})()
+    assert len(server.requests) == num_requests
     assert names_in(folder) == []
 
 
@@ -233,30 +236,31 @@ def test_mnli_needs_its_mismatched_files(folder):
     assert missing(diagnostic, str(folder)) == ["diagnostic"]
 
 
-def test_a_missing_file_and_a_missing_server(server, serve, folder):
+def test_a_missing_server(serve, folder):
     run = serve("cola", "CoLA", {"CoLA.zip": zipped(COLA)})
-    server.contents.clear()
-    with pytest.raises(InputError, match=rf"/CoLA\.zip: HTTP 404 .*{folder / 'CoLA'}"):
-        run()
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(InputError, match=rf"/CoLA\.zip: .*refused.*{folder / 'CoLA'}"):
         run(port)
 
 
-@pytest.mark.parametrize("name", ["../outside.tsv", "CoLA/../../outside.tsv", "/outside.tsv"])
-def test_an_archive_that_would_leave_its_folder(serve, folder, tmp_path, name):
-    run = serve("cola", "CoLA", {"CoLA.zip": zipped(COLA | {name: "x"})})
-    with pytest.raises(InputError, match=r"CoLA\.zip: .*outside\.tsv"):
-        run()
-    assert names_in(folder) == []
+OUTSIDE = ("../outside.tsv", "CoLA/../../outside.tsv", "/outside.tsv")
+
+
+@pytest.mark.parametrize(
+    ("contents", "message", "names"),
+    [
+        ({"CoLA/train.tsv": "x"}, "CoLA: .* dev, test", ["CoLA"]),
+        *((COLA | {name: "x"}, r"CoLA\.zip: .*outside\.tsv", []) for name in OUTSIDE),
+    ],
+)
+def test_an_archive_that_lacks_a_file_or_would_leave_its_folder(
+    serve, folder, tmp_path, contents, message, names
+):
+    with pytest.raises(InputError, match=message):
+        serve("cola", "CoLA", {"CoLA.zip": zipped(contents)})()
+    assert names_in(folder) == names
     assert not list(tmp_path.rglob("outside.tsv"))
-
-
-def test_an_archive_that_lacks_a_file(serve, folder):
-    run = serve("cola", "CoLA", {"CoLA.zip": zipped({"CoLA/train.tsv": "x"})})
-    with pytest.raises(InputError, match=r"CoLA: .* dev, test"):
-        run()
 
 
 def test_every_task_has_known_files():

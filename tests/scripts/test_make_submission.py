@@ -6,31 +6,32 @@ import pytest
 from common.errors import InputError
 from data.tasks import glue
 from jobs import glue_submission
+from jobs.glue_submission import Choice
 from scripts import make_submission
 
 ENTAILMENT = ("entailment", "not_entailment")
 INFERENCE = ("contradiction", "entailment", "neutral")
-# What gluebenchmark.com accepts: file, rows, and labels (none: a score); and our predictions.
+# What gluebenchmark.com accepts: file, rows, and labels (none: a score). Our predictions, and what
+# stands for missing ones.
 OFFICIAL = {
-    "CoLA.tsv": (1063, ("0", "1"), "cola_test"),
-    "SST-2.tsv": (1821, ("0", "1"), "sst_test"),
-    "MRPC.tsv": (1725, ("0", "1"), "mrpc_test"),
-    "STS-B.tsv": (1379, (), "sts_test"),
-    "QQP.tsv": (390_965, ("0", "1"), "qqp_test"),
-    "MNLI-m.tsv": (9796, INFERENCE, "mnli_test_matched"),
-    "MNLI-mm.tsv": (9847, INFERENCE, "mnli_test_mismatched"),
-    "QNLI.tsv": (5463, ENTAILMENT, "qnli_test"),
-    "RTE.tsv": (3000, ENTAILMENT, "rte_test"),
-    "WNLI.tsv": (146, ("0", "1"), "wnli_test"),
-    "AX.tsv": (1104, INFERENCE, "mnli_diagnostic"),
+    "CoLA.tsv": (1063, ("0", "1"), "cola_test", {"1"}),
+    "SST-2.tsv": (1821, ("0", "1"), "sst_test", {"1"}),
+    "MRPC.tsv": (1725, ("0", "1"), "mrpc_test", {"1"}),
+    "STS-B.tsv": (1379, (), "sts_test", {"0.000", "2.500"}),
+    "QQP.tsv": (390_965, ("0", "1"), "qqp_test", {"0"}),
+    "MNLI-m.tsv": (9796, INFERENCE, "mnli_test_matched", set(INFERENCE)),  # is not missing
+    "MNLI-mm.tsv": (9847, INFERENCE, "mnli_test_mismatched", {"entailment"}),
+    "QNLI.tsv": (5463, ENTAILMENT, "qnli_test", {"not_entailment"}),
+    "RTE.tsv": (3000, ENTAILMENT, "rte_test", {"entailment"}),
+    "WNLI.tsv": (146, ("0", "1"), "wnli_test", {"0"}),
+    "AX.tsv": (1104, INFERENCE, "mnli_diagnostic", {"entailment"}),
 }
-WNLI = next(file for file in glue_submission.FILES if file.name == "WNLI")
-STSB = next(file for file in glue_submission.FILES if file.name == "STS-B")
+FILES = {file.name: file for file in glue_submission.FILES}
 
 
 def expected_rows(name, trial):
     """Predictions that depend on the row and the trial."""
-    rows, labels, _ = OFFICIAL[name]
+    rows, labels, *_ = OFFICIAL[name]
     if not labels:
         return [f"{(index + trial) % 50 / 10:.4f}" for index in range(rows)]
     return [labels[(index // 3 + trial) % len(labels)] for index in range(rows)]
@@ -61,6 +62,10 @@ def write_results(model_dir, task, metric, scores, tests=("test",)):
 
 def run(data_dir, *arguments):
     make_submission.main(["--data-dir", str(data_dir), "--model-name", "m", *arguments])
+
+
+def choose(model_dir, requested=None):
+    return glue_submission.choose_trial(str(model_dir), "wnli", requested)
 
 
 def read_zip(path):
@@ -120,47 +125,27 @@ def test_missing_predictions_are_listed_or_filled_in(tmp_path, model_dir, capsys
     output = tmp_path / "filled.zip"
     run(tmp_path, "--allow-missing", "--output", str(output))
     contents = {name: text.splitlines()[1:] for name, text in read_zip(output).items()}
-    assert {name: len(rows) for name, rows in contents.items()} == {
-        name: rows for name, (rows, *_) in OFFICIAL.items()
-    }
-    answers = {
-        name: {row.split("\t")[1] for row in rows}
-        for name, rows in contents.items()
-        if name != "MNLI-m.tsv"
-    }
-    constants = {
-        "CoLA": "1",
-        "SST-2": "1",
-        "MRPC": "1",
-        "QQP": "0",
-        "WNLI": "0",
-        "AX": "entailment",
-    }
-    constants |= {"MNLI-mm": "entailment", "QNLI": "not_entailment", "RTE": "entailment"}
-    assert answers == {f"{name}.tsv": {label} for name, label in constants.items()} | {
-        "STS-B.tsv": {"0.000", "2.500"}
-    }
+    for name, (num_rows, _, _, answers) in OFFICIAL.items():
+        assert len(contents[name]) == num_rows
+        assert {row.split("\t")[1] for row in contents[name]} == answers
     assert contents["STS-B.tsv"].count("0\t0.000") == 1
     assert contents["MNLI-m.tsv"][4] == "4\tneutral"
-    captured = capsys.readouterr()
-    assert "CoLA.tsv       1063      -                   no predictions: 1\n" in captured.out
+    printed = capsys.readouterr().out
+    assert "CoLA.tsv       1063      -                   no predictions: 1\n" in printed
 
 
 def test_the_median_trial_among_those_with_predictions(model_dir):
-    def choose(wanted=None):
-        return glue_submission.choose_trial(str(model_dir), "wnli", wanted)
-
-    assert choose() == glue_submission.Choice(None, "no predictions")
+    assert choose(model_dir) == Choice(None, "no predictions")
     write_results(model_dir, "wnli", "accuracy", [50.0, 90.0, 60.0, 70.0, 80.0])
-    assert choose() == glue_submission.Choice(None, "no predictions")
+    assert choose(model_dir) == Choice(None, "no predictions")
     for trial in (1, 2, 4, 5):
         write_predictions(model_dir, "WNLI.tsv", trial)
     write_predictions(model_dir, "WNLI.tsv", 7)  # of a trial that the results do not know
-    assert choose() == glue_submission.Choice(4, "median of 4", 70.0)
+    assert choose(model_dir) == Choice(4, "median of 4", 70.0)
     (model_dir / "test_predictions" / "wnli_test_1.tsv").unlink()
-    assert choose() == glue_submission.Choice(5, "median of 3", 80.0)
-    assert choose(3) == glue_submission.Choice(3, "as requested", 60.0)
-    assert choose(7) == glue_submission.Choice(7, "as requested", None)
+    assert choose(model_dir) == Choice(5, "median of 3", 80.0)
+    assert choose(model_dir, 3) == Choice(3, "as requested", 60.0)
+    assert choose(model_dir, 7) == Choice(7, "as requested", None)
 
 
 def test_no_scores_to_choose_by(model_dir):
@@ -168,19 +153,17 @@ def test_no_scores_to_choose_by(model_dir):
     write_predictions(model_dir, "WNLI.tsv", 3)
     message = r"wnli: .*wnli_results\.json .*\(accuracy\).*\(2, 3\).*--trial wnli=2"
     with pytest.raises(InputError, match=message):
-        glue_submission.choose_trial(str(model_dir), "wnli")
-    write_results(model_dir, "wnli", "f1", [50.0, 60.0, 70.0])  # not the main metric
-    with pytest.raises(InputError, match=message):
-        glue_submission.choose_trial(str(model_dir), "wnli")
-    # A later run with other settings wrote no predictions: the existing ones are not its own.
-    write_results(model_dir, "wnli", "accuracy", [50.0, 60.0, 70.0], tests=())
-    with pytest.raises(InputError, match=message):
-        glue_submission.choose_trial(str(model_dir), "wnli")
-    requested = glue_submission.Choice(2, "as requested", None)
-    assert glue_submission.choose_trial(str(model_dir), "wnli", 2) == requested
+        choose(model_dir)
+    # Not the main metric; then a later run with other settings, which wrote no predictions: the
+    # existing ones are not its own.
+    for metric, tests in (("f1", ("test",)), ("accuracy", ())):
+        write_results(model_dir, "wnli", metric, [50.0, 60.0, 70.0], tests)
+        with pytest.raises(InputError, match=message):
+            choose(model_dir)
+    assert choose(model_dir, 2) == Choice(2, "as requested", None)
     (model_dir / "results" / "wnli_results.json").write_text('{"wnli": [{"trial": 2}]}')
     with pytest.raises(InputError, match=r"wnli_results\.json.*wnli"):
-        glue_submission.choose_trial(str(model_dir), "wnli")
+        choose(model_dir)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +182,7 @@ def test_errors_in_predictions(model_dir, line, text, message):
     lines[line : line + 1] = [] if text is None else [text]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=f"wnli_test_1.tsv{message}"):
-        glue_submission.read_predictions(str(path), WNLI)
+        glue_submission.read_predictions(str(path), FILES["WNLI"])
 
 
 @pytest.mark.parametrize("value", ["high", "nan", "inf"])
@@ -207,7 +190,7 @@ def test_a_score_is_a_finite_number(model_dir, value):
     values = ["1.5"] * 1378 + [value]
     path = write_predictions(model_dir, "STS-B.tsv", 1, values)
     with pytest.raises(InputError, match=f'line 1380: .*"{value}"'):
-        glue_submission.read_predictions(str(path), STSB)
+        glue_submission.read_predictions(str(path), FILES["STS-B"])
 
 
 def test_the_same_predictions_give_the_same_bytes(tmp_path):

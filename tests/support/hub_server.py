@@ -98,13 +98,13 @@ def etag(content):
 
 
 @contextlib.contextmanager
-def serve():
-    """Runs a `Hub` without repositories."""
-    with Hub() as hub:
-        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
+def serve(server=None):
+    """Runs a server in a thread; the default is a `Hub` without repositories."""
+    with server or Hub() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield hub
+            yield running
         finally:
-            hub.shutdown()
+            running.shutdown()
             thread.join()
