@@ -50,41 +50,31 @@ def test_tasks_trained_jointly_ignore_the_files():
     assert (config.task_names, config.num_train_epochs) == (("rte", "sts"), 3.0)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("num_trials", 0),
-        ("num_trials", 1.5),
-        ("num_trials", True),
-        ("train_batch_size", 0),
-        ("eval_batch_size", -1),
-        ("predict_batch_size", "32"),
-        ("max_seq_length", 4),
-        ("seed", -1),
-        ("n_writes_test", -1),
-        ("do_train", 1),
-        ("do_eval", "yes"),
-        ("learning_rate", 0),
-        ("learning_rate", "3e-4"),
-        ("learning_rate", float("nan")),
-        ("learning_rate", float("inf")),
-        ("num_train_epochs", -3),
-        ("weight_decay_rate", -0.01),
-        ("layerwise_lr_decay", 0),
-        ("layerwise_lr_decay", 1.1),
-        ("warmup_proportion", 1),
-        ("warmup_proportion", -0.1),
-        ("model_size", "large"),
-        ("model_size", 3),
-        ("classifier_head", "deep"),
-        ("doc_stride", 0),
-        ("answerable_weight", -1.0),
-        ("qa_na_threshold", float("inf")),
-        ("model_hparam_overrides", [1]),
-        ("model_hparam_overrides", {"num_labels": 3}),
-        ("model_hparam_overrides", {"beam_size": 3}),
-    ],
-)
+IMPOSSIBLE = {
+    "num_trials": [0, 1.5, True],
+    "train_batch_size": [0],
+    "eval_batch_size": [-1],
+    "predict_batch_size": ["32"],
+    "max_seq_length": [4],
+    "seed": [-1],
+    "n_writes_test": [-1],
+    "do_train": [1],
+    "do_eval": ["yes"],
+    "learning_rate": [0, "3e-4", float("nan"), float("inf")],
+    "num_train_epochs": [-3],
+    "weight_decay_rate": [-0.01],
+    "layerwise_lr_decay": [0, 1.1],
+    "warmup_proportion": [1, -0.1],
+    "model_size": ["large", 3],
+    "classifier_head": ["deep"],
+    "doc_stride": [0],
+    "answerable_weight": [-1.0],
+    "qa_na_threshold": [float("inf")],
+    "model_hparam_overrides": [[1], {"num_labels": 3}, {"beam_size": 3}],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n in IMPOSSIBLE for v in IMPOSSIBLE[n]])
 def test_impossible_value_names_the_field_and_the_value(name, value):
     with pytest.raises(InputError, match=f"`{name}` must be") as error:
         FinetuningConfig.for_tasks(("cola",), {name: value})

@@ -20,6 +20,7 @@ from pipelines import TextClassifier
 from tests.support import finetuning
 from tests.support.finetuning import NETWORK, VOCAB, read_predictions, read_results, sentence
 from tests.support.pretraining import tree
+from tests.support.random_models import softmax
 
 ROOT = pathlib.Path(__file__).parents[1]
 HPARAMS = {
@@ -61,11 +62,11 @@ def test_trains_scores_and_predicts_once(data_dir, model_dir, monkeypatch):
     rows = read_predictions(model_dir, "cola_test_2")
     assert [int(index) for index, _, _ in rows] == list(range(7))
     assert [label for _, label, _ in rows] == list("0101010")
-    logits = np.array([[float(x) for x in numbers.split()] for _, _, numbers in rows])
+    logits = np.array([numbers.split() for _, _, numbers in rows], float)
     assert logits.argmax(1).tolist() == [0, 1, 0, 1, 0, 1, 0]
 
-    assert [path.name for path in (model_dir / "finetuning_models").iterdir()] == ["cola_2"]
-    saved = model_dir / "finetuning_models" / "cola_2"
+    (saved,) = (model_dir / "finetuning_models").glob("cola_*")
+    assert saved.name == "cola_2"
     assert json.loads((saved / "config.json").read_text())["id2label"] == {"0": "0", "1": "1"}
     model = ConvBertForSequenceClassification.from_pretrained(saved)
     batch = ConvBertTokenizer.from_pretrained(saved)([sentence(i) for i in range(7)])
@@ -191,29 +192,25 @@ def test_loss_is_summed_over_the_batch(data_dir):
     several = classification.ClassificationTask(
         "several", (), ("text",), "label", tuple("abc"), classification.MULTI_LABEL
     )
+    config = finetune.FinetuningConfig(learning_rate=1e-9, num_train_epochs=1.0, train_batch_size=6)
     for task, labels in (
         (glue.TASKS["cola"], np.array([0, 1, 1, 0, 1, 1], np.int32)),
         (glue.TASKS["sts"], rng.uniform(0, 5, 6).astype(np.float32)),
         (several, rng.integers(0, 2, (6, 3), np.int32)),
     ):
-        config = finetune.FinetuningConfig(
-            learning_rate=1e-9, num_train_epochs=1.0, train_batch_size=6
-        )
         network = ConvBertConfig(**NETWORK, **task.model_fields())
         model = ConvBertForSequenceClassification(network)
         examples = TextExamples("", "", texts, None, labels, task.score_range)
         features = make_features(tokenizer, examples, 16)
         finetune.train({"task": model}, {"task": features}, config, seed=0, title="test")
         inputs = tokenizer(texts)
-        logits = model.predict(inputs, verbose=0)
+        logits = np.asarray(model(inputs))
         if task.is_regression:
             expected = ((logits[:, 0] - labels / 5) ** 2).sum()
         elif task is several:
             expected = np.log1p(np.exp(np.where(labels, -logits, logits))).mean(1).sum()
         else:
-            exponentials = np.exp(logits)
-            shares = exponentials / exponentials.sum(1, keepdims=True)
-            expected = -np.log(shares[np.arange(6), labels]).sum()
+            expected = -np.log(softmax(logits)[np.arange(6), labels]).sum()
         loss = model.evaluate(inputs, features.targets, batch_size=6, verbose=0)
         assert loss == pytest.approx(expected, rel=1e-5)
 
@@ -236,13 +233,6 @@ def test_from_scratch_needs_no_model(data_dir):
     assert config["mask_padding"] is False
 
 
-def test_diverged_training_is_an_error(data_dir):
-    before = tree(data_dir)
-    with pytest.raises(InputError, match=r"no longer finite.*`learning_rate`"):
-        finetune.main(arguments(data_dir, "cola", learning_rate=1e30, warmup_proportion=0, seed=3))
-    assert tree(data_dir) == before
-
-
 @pytest.mark.parametrize(
     ("tasks", "hparams", "message"),
     [
@@ -257,6 +247,7 @@ def test_diverged_training_is_an_error(data_dir):
         (["cola"], {"model_size": "small"}, '`model_size` "small"'),
         (["cola"], {"model_hparam_overrides": {"x": 1}}, "hyper-parameter `x`"),
         (["mrpc"], {"do_train": False, "num_trials": 9}, "mrpc_.* is missing"),
+        (["cola"], {"learning_rate": 1e30, "warmup_proportion": 0}, "finite.*`learning_rate`"),
     ],
 )
 def test_wrong_input_changes_nothing(data_dir, tasks, hparams, message):
@@ -294,21 +285,20 @@ def test_all_means_the_nine_tasks():
     assert [configs[name].num_train_epochs for name in ("mnli", "rte", "sts")] == [3.0, 10.0, 10.0]
 
 
+def shell_error(root, folder_of_python, **variables):
+    """The error of `finetune.sh qnli`."""
+    variables["PATH"] = f"{folder_of_python}:{os.environ['PATH']}"
+    command = ["bash", str(root / "finetune.sh"), "qnli"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
 def test_finetune_sh_passes_on_the_environment_and_its_arguments(tmp_path):
-    result = subprocess.run(
-        ["bash", str(ROOT / "finetune.sh"), "qnli"],
-        env={
-            "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
-            "DATA_DIR": str(tmp_path),
-            "MODEL_NAME": "mine",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: ")
-    assert str(tmp_path / "finetuning_data") in result.stderr
+    variables = {"DATA_DIR": str(tmp_path), "MODEL_NAME": "mine"}
+    error = shell_error(ROOT, pathlib.Path(sys.executable).parent, **variables)
+    assert str(tmp_path / "finetuning_data") in error
 
 
 def test_finetune_sh_without_the_packages(tmp_path):
@@ -318,12 +308,4 @@ def test_finetune_sh_without_the_packages(tmp_path):
     python.parent.mkdir()
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
-    result = subprocess.run(
-        ["bash", str(tmp_path / "finetune.sh"), "qnli"],
-        env={"PATH": f"{python.parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ") and "requirements.txt" in result.stderr
+    assert "requirements.txt" in shell_error(tmp_path, python.parent)

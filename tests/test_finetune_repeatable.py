@@ -66,7 +66,7 @@ def fine_tune(data_dir, monkeypatch):
 
 def logits(model_dir, trial):
     rows = read_predictions(model_dir, f"cola_test_{trial}")
-    found = np.array([[float(x) for x in numbers.split()] for _, _, numbers in rows])
+    found = np.array([numbers.split() for _, _, numbers in rows], float)
     assert found.shape == (TEST, 2)
     return found
 

@@ -10,23 +10,14 @@ from jobs import results_table
 
 def results(name, scores, num_trials=None, **counts):
     """A task's results; a task's further metrics are each ten points above the one before."""
-    trials = [
-        {
-            "metrics": {m: value + 10 * i for i, m in enumerate(results_table.GLUE_METRICS[name])},
-            "seed": seed,
-        }
-        for seed, value in enumerate(scores)
-    ]
+    names, trials = results_table.GLUE_METRICS[name], []
+    for seed, value in enumerate(scores):
+        metrics = {metric: value + 10 * i for i, metric in enumerate(names)}
+        trials.append({"metrics": metrics, "seed": seed})
     train, dev = results_table.GLUE_EXAMPLES[name]
-    counts = {"train_examples": train, "dev_examples": dev} | counts
-    return results_table.TaskResults(
-        name,
-        glue.TASKS[name].metrics,
-        trials,
-        num_trials or len(scores),
-        **counts,
-        hparams={"num_train_epochs": 3.0},
-    )
+    counts = {"train_examples": train, "dev_examples": dev, "hparams": {}} | counts
+    main_metrics, num_trials = glue.TASKS[name].metrics, num_trials or len(scores)
+    return results_table.TaskResults(name, main_metrics, trials, num_trials, **counts)
 
 
 def whole_suite():
@@ -34,13 +25,16 @@ def whole_suite():
     return [results(name, [50 + i, 49 + i, 54 + i]) for i, name in enumerate(glue.TASKS)]
 
 
+def summarize(tasks):
+    return results_table.summarize("m", tasks)
+
+
 def averages_of(tasks):
-    return {each["name"]: each for each in results_table.summarize("m", tasks)["averages"]}
+    return {each["name"]: each for each in summarize(tasks)["averages"]}
 
 
 def test_a_tasks_trials():
-    table = results_table.summarize("m", [results("cola", [1.0, 5.0, 2.0, 4.0])])
-    row = table["tasks"]["cola"]
+    row = summarize([results("cola", [1.0, 5.0, 2.0, 4.0])])["tasks"]["cola"]
     assert row["metrics"]["mcc"] == {
         "median": 3.0,
         "mean": 3.0,
@@ -76,11 +70,10 @@ def test_the_papers_average_equals_their_tables():
         ((82.1, 88.7, 88.4, 65.3, 89.2, 84.6, 56.4, 82.9), 79.7),
         ((78.9, 87.9, 88.3, 68.5, 88.3, 87.4, 56.8, 86.8), 80.4),
     ):
-        tasks = [
-            results(name, [score - 10 * (name == "sts")])
-            for name, score in zip(names, scores, strict=True)
-        ]
-        found = averages_of(tasks)
+        pairs = zip(names, scores, strict=True)
+        found = averages_of(
+            [results(name, [score - 10 * (name == "sts")]) for name, score in pairs]
+        )
         assert round(found["papers' average"]["of_medians"], 1) == average
         assert found["average of 8 tasks, all metrics"]["missing"] == {"wnli": "not run"}
 
@@ -91,10 +84,7 @@ def test_the_papers_average_equals_their_tables():
         (None, "not run"),
         (results("rte", [60.0], num_trials=3), "1 of 3 trials"),
         (results("rte", [], num_trials=1), "0 of 1 trials"),
-        (
-            results("rte", [60.0], train_examples=500),
-            "500 training examples instead of GLUE's 2,490",
-        ),
+        (results("rte", [60.0], train_examples=5), "5 training examples instead of GLUE's 2,490"),
         (results("rte", [60.0], dev_examples=276), "276 dev examples instead of GLUE's 277"),
     ],
 )
@@ -112,7 +102,7 @@ def test_an_incomplete_average_has_another_name(change, reason):
     scores = [50 + i + 5 * (i in (2, 3, 4, 5)) for i in range(9) if i != 7]
     scores += [60] if has_scores else []
     assert found[first]["of_medians"] == pytest.approx(sum(scores) / len(scores))
-    text = results_table.to_markdown(results_table.summarize("m", tasks))
+    text = results_table.to_markdown(summarize(tasks))
     assert f"Not the GLUE average; incomplete: rte ({reason})." in text
     assert not re.search(r"^\| (GLUE|papers') average", text, re.MULTILINE)
 
@@ -121,9 +111,8 @@ def test_the_glue_average_needs_mnlis_mismatched_dev_set():
     tasks = whole_suite()
     for trial in tasks[5].trials:
         del trial["metrics"]["accuracy_mismatched"]
-    found = averages_of(tasks)
-    assert list(found) == ["average of 9 tasks, all metrics", "papers' average"]
-    first = found["average of 9 tasks, all metrics"]
+    first, second = summarize(tasks)["averages"]
+    assert (first["name"], second["name"]) == ("average of 9 tasks, all metrics", "papers' average")
     assert first["missing"] == {"mnli": "no accuracy_mismatched"}
     assert first["metrics"]["mnli"] == ["accuracy"]
 
@@ -135,23 +124,19 @@ def test_a_few_damaged_rows_do_not_matter():
 
 
 def test_other_tasks_are_in_the_table_but_in_no_average():
-    metrics = {"accuracy": 1.0, "best_threshold": 0.5}
-    trials = [{"metrics": metrics, "seed": 0}]
+    trials = [{"metrics": {"accuracy": 1.0, "best_threshold": 0.5}, "seed": 0}]
     own = results_table.TaskResults("mine", ("accuracy",), trials, 1, 9, 9, {})
-    table = results_table.summarize("m", [own])
+    table = summarize([own])
     assert (table["averages"], table["tasks"]["mine"]["remarks"]) == ([], [])
     assert averages_of([own, *whole_suite()]) == averages_of(whole_suite())
     assert list(table["tasks"]["mine"]["metrics"]) == ["accuracy"]
-    assert "| mine | accuracy |   1.00 | 1.00 |         – | 1.00 |" in results_table.to_markdown(
-        table
-    )
+    text = results_table.to_markdown(table)
+    assert "| mine | accuracy |   1.00 | 1.00 |         – | 1.00 |" in text
 
 
 def test_table_as_text():
-    lines = results_table.to_markdown(
-        results_table.summarize("my_model", whole_suite())
-    ).splitlines()
-    assert lines[0] == "# my_model: scores on dev sets, in percent"
+    lines = results_table.to_markdown(summarize(whole_suite())).splitlines()
+    assert lines[0] == "# m: scores on dev sets, in percent"
     assert lines[2].split("|")[1].strip() == "task"
     assert len({len(line) for line in lines[2:17]}) == 1  # columns as in a table
     cells = [cell.strip() for cell in lines[7].strip("|").split("|")]
@@ -165,20 +150,24 @@ def test_table_as_text():
 
 def test_files(tmp_path):
     tasks = [*whole_suite()[:3], results("rte", [60.0], num_trials=2)]
-    table = results_table.summarize("m", tasks)
-    results_table.write(table, tmp_path / "results")
-    assert json.loads((tmp_path / "results" / "summary.json").read_text()) == table
-    text = (tmp_path / "results" / "summary.md").read_text(encoding="utf-8")
+    table, folder = summarize(tasks), tmp_path / "results"
+    results_table.write(table, folder)
+    assert json.loads((folder / "summary.json").read_text()) == table
+    text = (folder / "summary.md").read_text(encoding="utf-8")
     assert text == results_table.to_markdown(table)
-    content = (tmp_path / "results" / "summary.png").read_bytes()
+    content = (folder / "summary.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", content[16:24])
     assert 1000 < width < 1500 and 300 < height < 600  # four panels in a row
-    assert len(list((tmp_path / "results").iterdir())) == 3
+    assert len(list(folder.iterdir())) == 3
+
+    folder = tmp_path / "without_scores"
+    results_table.write(summarize([results("rte", [], num_trials=1)]), folder)
+    assert {path.name for path in folder.iterdir()} == {"summary.json", "summary.md"}
 
 
 def test_the_picture_shows_trials_and_their_median():
-    figure = results_table.draw(results_table.summarize("m", whole_suite()))
+    figure = results_table.draw(summarize(whole_suite()))
     panels = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in panels] == list(glue.TASKS)
     mrpc = panels[2]
@@ -187,8 +176,3 @@ def test_the_picture_shows_trials_and_their_median():
     assert list(dots.get_ydata()) == [52, 51, 56] and len(set(dots.get_xdata())) == 3
     assert list(median.get_ydata()) == [52, 52]
     assert [text.get_text() for text in mrpc.texts] == ["52.00", "62.00"]
-
-
-def test_without_scores_there_is_no_picture(tmp_path):
-    results_table.write(results_table.summarize("m", [results("rte", [], num_trials=1)]), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.json", "summary.md"]

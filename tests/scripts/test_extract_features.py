@@ -32,12 +32,11 @@ def test_an_array(directory, tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(np.load(path), extractor.encode(["aé"], ["b"]), atol=1e-5)
 
 
-def test_a_failure_leaves_no_file(directory, tmp_path):
-    with pytest.raises(InputError, match="`batch_size`"):
-        run(directory, "a", "--batch-size", "0", "--output", tmp_path / "v.npy")
+@pytest.mark.parametrize(
+    ("name", "batch_size", "message"),
+    [("v.npy", 0, "`batch_size`"), ("v.parquet", 1, r"`--output` .*\.npy")],
+)
+def test_a_failure_leaves_no_file(directory, tmp_path, name, batch_size, message):
+    with pytest.raises(InputError, match=message):
+        run(directory, "a", "--batch-size", batch_size, "--output", tmp_path / name)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_wrong_output(directory, tmp_path):
-    with pytest.raises(InputError, match=r"`--output` .*\.npy"):
-        run(directory, "a", "--output", tmp_path / "v.parquet")
