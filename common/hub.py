@@ -69,14 +69,13 @@ def resolve(
     options = {"cache_dir": cache_dir, "local_files_only": local_files_only}
     if not weights:
         return _download(name, revision, SMALL_FILES, **options)
-    directory = _download(name, revision, SMALL_FILES + WEIGHT_FORMATS[0], **options)
-    commit = os.path.basename(directory)  # keeps all files of one commit
-    for patterns in WEIGHT_FORMATS[1:]:
-        if set(WEIGHT_FILES).isdisjoint(os.listdir(directory)):
-            _download(name, commit, patterns, **options)
-    if set(WEIGHT_FILES).isdisjoint(os.listdir(directory)):
-        raise InputError(f"{name} on the hub has none of {', '.join(WEIGHT_FILES)}")
-    return directory
+    patterns = SMALL_FILES
+    for weight_format in WEIGHT_FORMATS:
+        directory = _download(name, revision, patterns + weight_format, **options)
+        if not set(WEIGHT_FILES).isdisjoint(os.listdir(directory)):
+            return directory
+        patterns, revision = (), os.path.basename(directory)  # all files are of one commit
+    raise InputError(f"{name} on the hub has none of {', '.join(WEIGHT_FILES)}")
 
 
 def looks_like_path(text: str) -> bool:

@@ -127,11 +127,10 @@ def _average(name, kind, metrics, rows):
             missing[task] = "; ".join(reasons)
 
     def mean_of(number):
-        scores = [
+        return statistics.fmean(
             statistics.fmean(rows[task]["metrics"][metric][number] for metric in names)
             for task, names in present.items()
-        ]
-        return statistics.fmean(scores)
+        )
 
     return {
         "name": f"average of {len(present)} tasks, {kind}" if missing else name,

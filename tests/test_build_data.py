@@ -1,6 +1,5 @@
 """build_data.sh and build_data.py, run as a user does."""
 
-import json
 import os
 import pathlib
 import re
@@ -19,8 +18,10 @@ from data.records.build import build_records
 from data.records.build_shard import BuildOptions
 from data.records.metadata import load_metadata
 from tests.support.corpora import contents, openwebtext_of, random_archives, write_vocab
+from tests.support.files import write
 
 ROOT = pathlib.Path(build_data.__file__).parent
+NUM_SHARDS = 32
 
 
 def start(data_dir, *arguments):
@@ -60,7 +61,7 @@ def corpus(tmp_path):
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path, build, caplog, capsys):
     """Kills all processes, then one of two; the bytes are those of an uninterrupted build."""
     write_vocab(tmp_path / "vocab.txt")
-    archives = random_archives(60, 50, lines_each=40)
+    archives = random_archives(NUM_SHARDS, 50, lines_each=40)
     (tmp_path / "openwebtext.tar").write_bytes(openwebtext_of(archives))
     records = tmp_path / "pretrain_tfrecords"
     run_and_kill(tmp_path, "all", 3)
@@ -68,15 +69,15 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, build, caplog, caps
     printed = run_and_kill(tmp_path, "a worker", len(first) + 5)
     kept = finished_shards(records)
     assert len(first) > 0 and first.items() <= kept.items()
-    assert f"{60 - len(first)} of 60 shards to build" in printed
-    message = r"error: a process was killed .* being built: (pretrain_data.*-of-00060)\. "
+    assert f"{NUM_SHARDS - len(first)} of {NUM_SHARDS} shards to build" in printed
+    message = r"error: a process was killed .* being built: (pretrain_data\S+(, pretrain\S+)*)\. "
     assert not set(re.search(message, printed)[1].split(", ")) & {path.name for path in first}
     assert not (records / "metadata.json").exists()
 
     build(tmp_path, "--max-seq-length", "64")  # one process, and this one
     printed = capsys.readouterr()
-    assert f"{60 - len(kept)} of 60 shards to build" in caplog.text
-    assert "3,000 documents" in printed.out and "0.0% were dropped" in printed.out
+    assert f"{NUM_SHARDS - len(kept)} of {NUM_SHARDS} shards to build" in caplog.text
+    assert f"{50 * NUM_SHARDS:,} documents" in printed.out and "0.0% were dropped" in printed.out
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
     same = BuildOptions(str(tmp_path / "vocab.txt"), max_seq_length=64)
@@ -183,12 +184,10 @@ def test_the_vocabulary_is_copied_once(tmp_path, build, corpus, caplog):
 def test_the_tokenizer_config_beside_a_vocabulary_is_used(
     tmp_path, build, corpus, config, options, lower, strip
 ):
-    folder, data_dir = tmp_path / "vocabulary", tmp_path / "data"
-    folder.mkdir()
+    data_dir, vocab = tmp_path / "data", write_vocab(tmp_path / "vocab.txt")
     data_dir.mkdir()
-    vocab = write_vocab(folder / "vocab.txt")
     if config is not None:
-        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        write(tmp_path / "tokenizer_config.json", config)
     build(data_dir, *corpus, "--vocab-file", vocab, *options)
     records_dir = data_dir / "pretrain_tfrecords"
     metadata = load_metadata(records_dir)
@@ -211,7 +210,7 @@ def test_an_option_against_the_tokenizer_config_is_an_error(
     tmp_path, build, corpus, config, option, message
 ):
     write_vocab(tmp_path / "vocab.txt")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    write(tmp_path / "tokenizer_config.json", config)
     with pytest.raises(InputError, match=message):
         build(tmp_path, *corpus, option)
     assert not (tmp_path / "pretrain_tfrecords").exists()
@@ -239,10 +238,9 @@ def test_the_summary_counts_what_was_skipped_and_warns_of_unknown_words(
 
 def test_options_on_reading_reach_the_build(tmp_path, build, capsys):
     folder = tmp_path / "texts"
-    folder.mkdir()
-    (folder / "a.jsonl").write_text('{"body": "ba\\n\\nda"}\n{"text": "fa"}\n')
-    (folder / "b.txt").write_text("ba\n\nda")
-    (folder / "c.xz").write_bytes(b"damaged")
+    write(folder / "a.jsonl", '{"body": "ba\\n\\nda"}\n{"text": "fa"}\n')
+    write(folder / "b.txt", "ba\n\nda")
+    write(folder / "c.xz", b"damaged")
     vocab = write_vocab(tmp_path / "words.txt")
     options = ("--corpus", folder, "--vocab-file", vocab, "--text-field", "body")
     with pytest.raises(InputError, match=r"c\.xz .*: damaged.*--skip-damaged"):

@@ -11,7 +11,6 @@ import time
 import numpy as np
 import pytest
 
-import pretrain
 from common.errors import InputError
 from tests.support import pretraining
 from tests.support.pretraining import log_lines
@@ -39,10 +38,6 @@ def records(tmp_path_factory):
     return pretraining.build_data_dir(tmp_path_factory.mktemp("records"))
 
 
-def arguments(data_dir, name, hparams):
-    return pretraining.arguments(data_dir, name, **(HPARAMS | hparams))
-
-
 def start_two(data_dir, name, **hparams):
     """The two processes of a run on JAX."""
     with socket.socket() as free:
@@ -61,8 +56,9 @@ def start_two(data_dir, name, **hparams):
 
 def start(data_dir, name, environment=None, **hparams):
     """A process of a run."""
+    arguments = pretraining.arguments(data_dir, name, **(HPARAMS | hparams))
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "pretrain.py"), *arguments(data_dir, name, hparams)],
+        [sys.executable, str(ROOT / "pretrain.py"), *arguments],
         env=os.environ | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -83,11 +79,10 @@ def finish(*processes):
 @pytest.fixture(scope="module")
 def whole(records):
     """A run on one device, in this process."""
-    pretrain.main(arguments(records, "whole", {}))
-    return records / "models" / "whole"
+    return pretraining.run(records, "whole", **HPARAMS)
 
 
-def assert_same_training(run_dir, expected_dir, tolerance=1e-5):
+def assert_same_training(run_dir, expected_dir):
     """The same log, but for speed and memory, and the same weights."""
     lines, expected = log_lines(run_dir), log_lines(expected_dir)
     for steps in (lines, expected):  # with evaluations at 4 and 6, and the one at the end
@@ -96,11 +91,11 @@ def assert_same_training(run_dir, expected_dir, tolerance=1e-5):
     for line, other in zip(lines, expected, strict=True):
         assert line.keys() == other.keys()
         for key in line.keys() - measured:
-            assert line[key] == pytest.approx(other[key], rel=tolerance, abs=2e-6), key
+            assert line[key] == pytest.approx(other[key], rel=1e-5, abs=2e-6), key
     weights, others = pretraining.weights(run_dir), pretraining.weights(expected_dir)
     assert weights.keys() == others.keys()
     for name, value in weights.items():
-        np.testing.assert_allclose(value, others[name], atol=tolerance, err_msg=str(name))
+        np.testing.assert_allclose(value, others[name], atol=1e-5, err_msg=str(name))
 
 
 def test_two_devices_equal_one(records, whole):
@@ -150,11 +145,11 @@ def test_a_signal_to_one_process_stops_both(records):
 )
 def test_batches_that_cannot_be_divided(records, hparams, message):
     with pytest.raises(InputError, match=message):
-        pretrain.main(arguments(records, "none", hparams))
+        pretraining.run(records, "none", **(HPARAMS | hparams))
     assert not (records / "models" / "none").exists()
 
 
 def test_several_processes_need_jax(records, monkeypatch):
     monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
     with pytest.raises(InputError, match="KERAS_BACKEND=jax"):
-        pretrain.main(arguments(records, "none", {}))
+        pretraining.run(records, "none", **HPARAMS)

@@ -35,10 +35,6 @@ def data_dir(tmp_path_factory):
     return directory
 
 
-def arguments(data_dir, name, **hparams):
-    return finetuning.arguments(data_dir, name, HPARAMS | hparams, "cola")
-
-
 @pytest.fixture
 def fine_tune(data_dir, monkeypatch):
     """A function that runs trials, and returns each one's batches, dev scores and test logits."""
@@ -54,7 +50,7 @@ def fine_tune(data_dir, monkeypatch):
 
     def run(name, **hparams):
         trials.clear()
-        finetune.main(arguments(data_dir, name, **hparams))
+        finetune.main(finetuning.arguments(data_dir, name, HPARAMS | hparams, "cola"))
         model_dir = data_dir / "models" / name
         return [
             (batches, result["metrics"], logits(model_dir, result["trial"]))
@@ -86,10 +82,11 @@ def test_a_trial_depends_only_on_its_seed(fine_tune):
 
 def test_deterministic_trials_repeat_bit_for_bit(data_dir):
     """In two new processes: only those can still be limited to one thread."""
-    running = []
+    running, environment = [], os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    hparams = HPARAMS | {"deterministic": True}
     for name in ("one", "two"):
-        command = [sys.executable, "finetune.py", *arguments(data_dir, name, deterministic=True)]
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        arguments = finetuning.arguments(data_dir, name, hparams, "cola")
+        command = [sys.executable, "finetune.py", *arguments]
         running.append(subprocess.Popen(command, cwd=ROOT, env=environment))
     for process in running:
         assert process.wait(timeout=180) == 0

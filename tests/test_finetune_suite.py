@@ -15,6 +15,7 @@ import finetune
 from common import files
 from common.errors import InputError
 from tests.support import finetuning
+from tests.support.files import write
 from tests.support.finetuning import read_results
 
 
@@ -160,8 +161,7 @@ def test_trials_that_were_not_scored_are_not_finished(suite, tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"rte": []}', '{"cola": [{"trial": 1}]}'])
 def test_a_damaged_results_file_is_named(suite, tmp_path, text):
     path = tmp_path / "results" / "cola_results.json"
-    path.parent.mkdir()
-    path.write_text(text)
+    write(path, text)
     with pytest.raises(InputError, match=str(path)):
         suite(tmp_path)
     assert path.read_text() == text

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 import pretrain
 from common.errors import InputError
 from tests.support import pretraining
+from tests.support.huggingface import edit_config
 from tests.support.pretraining import build_data_dir, log_lines, weights
 
 HPARAMS = {
@@ -18,14 +18,8 @@ HPARAMS = {
 }
 
 
-def arguments(data_dir, name, steps, **hparams):
-    hparams = HPARAMS | {"num_train_steps": steps} | hparams
-    return pretraining.arguments(data_dir, name, **hparams)
-
-
 def run(data_dir, name, steps, **hparams):
-    pretrain.main(arguments(data_dir, name, steps, **hparams))
-    return data_dir / "models" / name
+    return pretraining.run(data_dir, name, **(HPARAMS | {"num_train_steps": steps} | hparams))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +58,7 @@ def test_a_new_run_starts_from_another_ones_weights(folders, first, tmp_path):
 
 def start(data_dir, **hparams):
     """The initial model of a run, and its step."""
-    command = arguments(data_dir, "new", 5, seed=7, **hparams)
+    command = pretraining.arguments(data_dir, "new", seed=7, **(HPARAMS | hparams))
     return pretrain.start_model(pretrain.open_run(*pretrain.parse_arguments(command)))
 
 
@@ -108,6 +102,5 @@ def test_impossible_init_checkpoints(folders, first, tmp_path):
     (other / "vocab.txt").write_text(tokens + "surplus\n")
     assert_fails(folders, "(65 tokens, SHA-256 ", init_checkpoint=str(other))
     (other / "vocab.txt").unlink()
-    content = json.loads((other / "config.json").read_text()) | {"vocab_size": 99}
-    (other / "config.json").write_text(json.dumps(content))
+    edit_config(other, vocab_size=99)
     assert_fails(folders, str(other), "99", "64", init_checkpoint=str(other))

@@ -75,9 +75,13 @@ def last_step(run_dir):
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def finish(process):
+def finish(process, status=0):
     process.join(timeout=120)
-    assert process.exitcode == 0
+    assert process.exitcode == status
+
+
+def stderr_of(data_dir, name):
+    return (data_dir / f"{name}.txt").read_text()
 
 
 def test_a_run_killed_five_times_equals_one_that_was_not(data_dir, start):
@@ -106,16 +110,11 @@ def test_a_run_killed_five_times_equals_one_that_was_not(data_dir, start):
         assert ours.read_bytes() == theirs.read_bytes(), (name, kills, starts)
 
 
-def stderr_of(data_dir, name):
-    return (data_dir / f"{name}.txt").read_text()
-
-
 def test_a_signal_saves_the_current_step(data_dir, start):
     process, run_dir = start("stopped", save_checkpoints_steps=1000), data_dir / "models/stopped"
     wait_until(process, lambda: last_step(run_dir) >= 5)
-    os.kill(process.pid, signal.SIGTERM)
-    process.join(timeout=60)
-    assert process.exitcode == 143
+    process.terminate()
+    finish(process, 143)
     (checkpoint,) = (run_dir / "checkpoints").iterdir()
     assert checkpoint.name == f"step_{last_step(run_dir)}"
     assert f"stopped by SIGTERM: saved {checkpoint}" in stderr_of(data_dir, "stopped")
@@ -125,15 +124,13 @@ def test_a_signal_while_the_step_is_traced(data_dir, start):
     process, run_dir = start("early", save_checkpoints_steps=1000), data_dir / "models/early"
     wait_until(process, (run_dir / "run.json").exists)
     os.kill(process.pid, signal.SIGINT)
-    process.join(timeout=60)
-    assert process.exitcode == 130
+    finish(process, 130)
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step_1"]
     assert "SIGINT: finishing and saving the current step" in stderr_of(data_dir, "early")
 
     # An evaluation that takes long.
     process = start("early", do_train=False, do_eval=True, num_eval_steps=1_000_000)
     wait_until(process, lambda: "resuming at step 1 " in stderr_of(data_dir, "early"))
-    os.kill(process.pid, signal.SIGTERM)
-    process.join(timeout=60)
-    assert process.exitcode == 143
+    process.terminate()
+    finish(process, 143)
     assert "stopped by SIGTERM: nothing needed saving" in stderr_of(data_dir, "early")

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import __main__, models, worker_keras
 from tests.support.corpora import write_records
+from tests.support.files import write
 
 
 def parse(monkeypatch, *arguments):
@@ -32,15 +33,14 @@ def write_task(folder, name):
     answer = [{"text": "dog", "answer_start": 2}]
     questions = [{"id": str(i), "question": "who?", "answers": answer} for i in range(80)]
     paragraphs = [{"context": t, "qas": [q]} for t, q in zip(texts, questions, strict=True)]
-    contents = {
-        "sst.tsv": "sentence\tlabel\n" + "".join(f"{text}\t{len(text) % 2}\n" for text in texts),
-        "chunk.txt": "\n".join(text.replace(" ", " O\n") + " B-NP\n" for text in texts),
-        "squadv1.json": json.dumps({"data": [{"paragraphs": paragraphs}]}),
-    }
-    (folder / name).mkdir()
+    labels = "".join(f"{text}\t{len(text) % 2}\n" for text in texts)
+    ending, content = {
+        "sst": ("tsv", f"sentence\tlabel\n{labels}"),
+        "chunk": ("txt", "\n".join(text.replace(" ", " O\n") + " B-NP\n" for text in texts)),
+        "squadv1": ("json", {"data": [{"paragraphs": paragraphs}]}),
+    }[name]
     for split in ("train", "dev"):
-        file = next(file for file in contents if file.startswith(name))
-        (folder / name / file.replace(name, split)).write_text(contents[file])
+        write(folder / name / f"{split}.{ending}", content)
 
 
 class Parent:
@@ -90,13 +90,9 @@ def test_tasks(benchmark, task, monkeypatch, tmp_path):
     ]
     assert found == rows if benchmark == "predict" else sorted(found) == sorted(rows)
     assert all(batch["input_mask"].sum(1).max() == batch["input_ids"].shape[1] for batch in batches)
-    names = {
-        "sst": {"labels"},
-        "chunk": {"labels"},
-        "squadv1": {"start_positions", "end_positions"},
-    }
+    names = {"start_positions", "end_positions"} if task == "squadv1" else {"labels"}
     targets = batches[0].keys() - {"input_ids", "input_mask", "segment_ids"}
-    assert targets == (names[task] if benchmark == "finetune" else set())
+    assert targets == (names if benchmark == "finetune" else set())
     if benchmark == "finetune" and task == "chunk":
         assert ((batches[0]["labels"] == -100) >= (batches[0]["input_mask"] == 0)).all()
 

@@ -7,18 +7,15 @@ import subprocess
 import pytest
 
 from common import files
+from tests.support.files import write
 
 
 def test_a_directory_takes_its_name(tmp_path):
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "a").write_text("1")
-    files.replace_directory(tmp_path / "new", tmp_path / "name")
-    assert [path.name for path in tmp_path.iterdir()] == ["name"]
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "b").write_text("2")
-    files.replace_directory(tmp_path / "new", tmp_path / "name")
-    assert [path.name for path in tmp_path.iterdir()] == ["name"]
-    assert [path.name for path in (tmp_path / "name").iterdir()] == ["b"]
+    for name in ("a", "b"):
+        write(tmp_path / "new" / name, "")
+        files.replace_directory(tmp_path / "new", tmp_path / "name")
+        assert [path.name for path in tmp_path.iterdir()] == ["name"]
+        assert [path.name for path in (tmp_path / "name").iterdir()] == [name]
 
 
 def test_a_directory_is_made_whole_or_not_at_all(tmp_path):
@@ -37,21 +34,25 @@ def write_directory(path):
         pathlib.Path(temporary, "new").touch()
 
 
-@pytest.mark.parametrize("write", [write_directory, lambda path: files.write_text(path, "new")])
-def test_names_of_the_users_own_stay(tmp_path, write):
+WAYS = pytest.mark.parametrize(
+    "write_new", [write_directory, lambda path: files.write_text(path, "new")]
+)
+
+
+@WAYS
+def test_names_of_the_users_own_stay(tmp_path, write_new):
     path = tmp_path / "name"
     own = [f"name{end}" for end in (".tmp", ".old", ".bak", ".part", "~", ".1")]
     for name in own:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "precious").touch()
-    write(path)
-    write(path)
+        write(tmp_path / name / "precious", "")
+    write_new(path)
+    write_new(path)
     assert sorted(found.name for found in tmp_path.iterdir()) == sorted([*own, "name"])
     assert all((tmp_path / name / "precious").exists() for name in own)
 
 
-@pytest.mark.parametrize("write", [write_directory, lambda path: files.write_text(path, "new")])
-def test_only_leftovers_of_dead_processes_of_this_host_go(tmp_path, write):
+@WAYS
+def test_only_leftovers_of_dead_processes_of_this_host_go(tmp_path, write_new):
     dead = subprocess.Popen(["true"])
     dead.wait()
     host, end = os.uname().nodename, files.TEMPORARY_SUFFIX
@@ -62,16 +63,14 @@ def test_only_leftovers_of_dead_processes_of_this_host_go(tmp_path, write):
         f".other.{host}-{dead.pid}-0{end}",  # on its way to another name
     ]
     for path in (leftover, *(tmp_path / name for name in others)):
-        path.mkdir()
-        (path / "content").touch()
-    write(tmp_path / "name")
+        write(path / "content", "")
+    write_new(tmp_path / "name")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "name"])
 
 
 def test_an_error_before_the_renaming_leaves_the_old_one(tmp_path, monkeypatch):
     for name in ("new", "name"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).write_text("1")
+        write(tmp_path / name / name, "")
 
     def full(path):
         raise OSError(28, "No space left on device")

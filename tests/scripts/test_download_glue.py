@@ -12,6 +12,7 @@ from data.tasks import glue
 from scripts import download_glue
 from scripts.download_glue import Download, RemoteFile
 from tests.support import hub_server
+from tests.support.files import write
 
 COLA = {
     "CoLA/train.tsv": "gj04\t1\t\tA sentence .\ngj04\t0\t*\tSentence a .\n" + "x" * 300_000,
@@ -142,15 +143,13 @@ def test_a_full_disk_leaves_nothing_partial(serve, folder, monkeypatch):
 
 
 def test_existing_files_are_kept(server, serve, folder):
-    (folder / "cola").mkdir(parents=True)  # the original's name of the folder
     for split in ("train", "dev", "test"):
-        (folder / "cola" / f"{split}.tsv").write_text("mine")
+        write(folder / "cola" / f"{split}.tsv", "mine")  # the original's name of the folder
     run = serve("cola", "CoLA", {"CoLA.zip": zipped(COLA)})
     run()
     assert server.requests == []
     (folder / "cola" / "dev.tsv").unlink()
-    (folder / "CoLA").mkdir()
-    (folder / "CoLA" / "test.tsv").write_text("mine, too")
+    write(folder / "CoLA" / "test.tsv", "mine, too")
     run()
     assert (folder / "CoLA" / "test.tsv").read_text() == "mine, too"
     assert (folder / "CoLA" / "dev.tsv").read_text() == COLA["CoLA/dev.tsv"]
@@ -226,9 +225,8 @@ def test_a_failing_task_does_not_stop_the_others(server, serve, folder):
 
 
 def test_mnli_needs_its_mismatched_files(folder):
-    (folder / "MNLI").mkdir(parents=True)
     for name in ("train", "dev_matched", "test_matched"):
-        (folder / "MNLI" / f"{name}.tsv").write_text("")
+        write(folder / "MNLI" / f"{name}.tsv", "")
     downloads = download_glue.read_downloads(download_glue.FILES)
     mnli, diagnostic = (each for each in downloads if each.task == "mnli")
     missing = download_glue.missing_splits

@@ -27,6 +27,7 @@ from serving.answers import answer_graph
 from serving.directory import Options
 from serving.rows import ROWS_AT_ONCE, Network, cut_pair
 from serving.texts import classifier_graph
+from tests.support.files import write
 from tests.support.random_models import NETWORK, assert_close, save
 
 OPTIONS = Options("savedmodel")
@@ -140,9 +141,8 @@ def exported(tmp_path_factory):
         source = folder / f"{name}_model"
         save(source, getattr(pipelines, pipeline).model_class, num_hidden_layers=1, **fields)
         export.main([str(source), str(folder / name), "--format", "savedmodel", *options])
-    (folder / "bert_model").mkdir()
-    (folder / "bert_model" / "config.json").write_text('{"architectures": ["BertModel"]}')
-    (folder / "feeds.json").write_text(json.dumps({n: feed for n, (*_, feed, _) in KINDS.items()}))
+    write(folder / "bert_model" / "config.json", {"architectures": ["BertModel"]})
+    write(folder / "feeds.json", {name: feed for name, (*_, feed, _) in KINDS.items()})
     command = [sys.executable, "-c", READER, "feeds.json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -49,14 +49,10 @@ def test_examples_with_segments_and_masks(run, data_dir):
     assert len(blocks) == 6 and ESCAPE not in output
     for number, block in enumerate(blocks[:5], start=1):
         header, *lines = block.splitlines()
-        length, second, predicted = map(
-            int,
-            re.fullmatch(
-                rf"--- pretrain_data\.tfrecord-00001-of-00004, example {number} of 5: (\d+) tokens,"
-                r" (\d+) of them in the second segment, (\d+) to predict",
-                header,
-            ).groups(),
-        )
+        begin = f"--- pretrain_data.tfrecord-00001-of-00004, example {number} of 5: "
+        counts = r"(\d+) tokens, (\d+) of them in the second segment, (\d+) to predict"
+        matched = re.fullmatch(re.escape(begin) + counts, header)
+        length, second, predicted = map(int, matched.groups())
         assert 5 <= length <= 40 and predicted == max(1, round(0.15 * length))
         assert len(re.findall(r"\{=?(?:\w+|\.|\[UNK\])\}", block)) == predicted
         assert lines[0].startswith("[CLS] ") and all(line.endswith(" [SEP]") for line in lines)
@@ -124,12 +120,11 @@ def test_kinds_and_text_of_one_example(data_dir):
     }
     kinds = inspect_data.token_kinds(row, tokenizer)
     assert kinds == ["special", "first", "hidden", "special", "second", "kept", "special"]
-    assert inspect_data.as_text(tokens, kinds, colored=False) == (
-        "[CLS] ba {da} [SEP]\nfo {=gun} [SEP]"
-    )
-    assert inspect_data.as_text(
-        ["blå", "##bær", ".", "##ø"], ["first", "hidden", "kept", "second"], True
-    ) == ("blå\033[1;97;41mbær\033[0m\033[1;30;43m.\033[0m\033[34mø\033[0m")
+    text = inspect_data.as_text(tokens, kinds, colored=False)
+    assert text == "[CLS] ba {da} [SEP]\nfo {=gun} [SEP]"
+    tokens, kinds = ["blå", "##bær", ".", "##ø"], ["first", "hidden", "kept", "second"]
+    text = inspect_data.as_text(tokens, kinds, colored=True)
+    assert text == "blå\033[1;97;41mbær\033[0m\033[1;30;43m.\033[0m\033[34mø\033[0m"
 
 
 def test_the_table_of_lengths():

@@ -1,4 +1,3 @@
-import json
 import zipfile
 
 import pytest
@@ -8,6 +7,7 @@ from data.tasks import glue
 from jobs import glue_submission
 from jobs.glue_submission import Choice
 from scripts import make_submission
+from tests.support.files import write
 
 ENTAILMENT = ("entailment", "not_entailment")
 INFERENCE = ("contradiction", "entailment", "neutral")
@@ -40,24 +40,19 @@ def expected_rows(name, trial):
 def write_predictions(model_dir, name, trial, values=None):
     values = expected_rows(name, trial) if values is None else values
     rows = (f"{index}\t{value}\t0.123456 -0.5\n" for index, value in enumerate(values))
-    folder = model_dir / "test_predictions"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{OFFICIAL[name][2]}_{trial}.tsv"
-    path.write_text("index\tprediction\tlogits\n" + "".join(rows), encoding="utf-8")
+    path = model_dir / "test_predictions" / f"{OFFICIAL[name][2]}_{trial}.tsv"
+    write(path, "index\tprediction\tlogits\n" + "".join(rows))
     return path
 
 
 def write_results(model_dir, task, metric, scores, tests=("test",)):
-    other_keys = {"seed": 0, "seconds": 1.0, "fingerprint": "", "num_examples": 9}
+    others = {"seed": 0, "seconds": 1.0, "fingerprint": "", "num_examples": 9}
+    others["tests"] = dict.fromkeys(tests, "a hash")
     results = [
-        {"trial": trial, "metrics": {metric: score, "other": -score}} | other_keys
+        {"trial": trial, "metrics": {metric: score, "other": -score}} | others
         for trial, score in enumerate(scores, start=1)
     ]
-    for result in results:
-        result["tests"] = dict.fromkeys(tests, "a hash")
-    folder = model_dir / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{task}_results.json").write_text(json.dumps({task: results}), encoding="utf-8")
+    write(model_dir / "results" / f"{task}_results.json", {task: results})
 
 
 def run(data_dir, *arguments):

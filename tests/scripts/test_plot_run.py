@@ -6,12 +6,12 @@ import pytest
 from common.errors import InputError
 from jobs import figures
 from scripts import plot_run
+from tests.support.files import write
 
 
 def write_log(directory, lines, end=""):
-    directory.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (directory / "train_log.jsonl").write_text(text + end)
+    write(directory / "train_log.jsonl", text + end)
     return str(directory)
 
 

@@ -6,6 +6,7 @@ import keras
 
 from data import ConvBertTokenizer
 from model import ConvBertConfig, ConvBertModel
+from tests.support.files import write
 
 WORDS = ["good", "bad", "the", "dog", "cat", "ran", "sat", "on", "a", "mat"]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
@@ -33,9 +34,8 @@ def save_encoder(data_dir, *model_names):
 
 def write_tsv(folder, split, rows, header=None):
     """Writes a split's file."""
-    folder.mkdir(parents=True, exist_ok=True)
     lines = ([header] if header else []) + list(rows)
-    (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    write(folder / f"{split}.tsv", "\n".join(lines) + "\n")
 
 
 def sentence(i):
