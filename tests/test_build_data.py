@@ -203,7 +203,7 @@ def test_the_tokenizer_config_beside_a_vocabulary_is_used(
     [
         ({"do_lower_case": True}, "--cased", "--cased does not fit .* `do_lower_case` is true"),
         ({"strip_accents": True}, "--no-strip-accents", "`strip_accents` is true in"),
-        ({"do_lower_case": 1}, "--cased", "config.json: do_lower_case must be true or false"),
+        ({"do_lower_case": 1}, "--cased", "config.json: `do_lower_case` must be true or false"),
     ],
 )
 def test_an_option_against_the_tokenizer_config_is_an_error(
