@@ -1,8 +1,5 @@
-import dataclasses
-import json
 import math
 import shutil
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,57 +8,24 @@ import pytest
 import model as models
 from common.errors import InputError
 from model import (
-    ConvBertConfig,
-    ConvBertForMaskedLM,
     ConvBertForMultipleChoice,
     ConvBertForQuestionAnswering,
-    ConvBertForSequenceClassification,
-    ConvBertForTokenClassification,
-    ConvBertModel,
 )
 from model.backends import backend
 from model.layers.base import MASK_BIAS
-
-HUGGINGFACE = Path(__file__).parent.parent / "goldens" / "huggingface"
-GOLDENS = {
-    "mlm": ConvBertForMaskedLM,
-    "seqcls": ConvBertForSequenceClassification,
-    "regression": ConvBertForSequenceClassification,
-    "tokcls": ConvBertForTokenClassification,
-    "qa": ConvBertForQuestionAnswering,
-    "multichoice": ConvBertForMultipleChoice,
-}
-CONFIG = ConvBertConfig(
-    vocab_size=60,
-    embedding_size=16,
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=32,
-    initializer_range=0.3,
-    hidden_dropout_prob=0.01,
+from tests.support import huggingface
+from tests.support.small_models import (
+    KINDS,
+    LENGTHS,
+    batch,
+    inputs_of,
+    make,
+    network,
+    training_batch,
 )
-LENGTHS = np.array([12, 7, 9, 4])
 
-
-def tiny(**overrides):
-    return dataclasses.replace(CONFIG, **overrides)
-
-
-def batch(lengths=LENGTHS, width=None, seed=0):
-    """Random rows [CLS] a … b … of the given lengths, padded to `width`."""
-    random = np.random.default_rng(seed)
-    width = width or max(lengths)
-    ids = random.integers(5, 60, (len(lengths), 40))[:, :width]
-    mask = (np.arange(width) < np.array(lengths)[:, None]).astype("int32")
-    segments = (np.arange(width) >= 3).astype("int32") * mask
-    return {"input_ids": ids * mask, "input_mask": mask, "segment_ids": segments}
-
-
-def choices(inputs):
-    """Four rows as two examples of two choices each."""
-    return {name: array.reshape(2, 2, -1) for name, array in inputs.items()}
+GOLDENS = ("mlm", "seqcls", "regression", "tokcls", "qa", "multichoice")
+HEADS = [kind for kind in KINDS if kind != "encoder"]
 
 
 def as_dict(outputs):
@@ -82,16 +46,10 @@ def loss_of(model, outputs, targets, reduction):
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_outputs_and_loss_are_transformers(name):
-    with np.load(HUGGINGFACE / f"tiny_{name}.npz") as file:
-        golden = dict(file)
-    model = GOLDENS[name].from_pretrained(HUGGINGFACE / f"tiny_{name}", mask_padding=False)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    inputs = dict(
-        zip(("input_ids", "input_mask", "segment_ids"), map(golden.get, names), strict=True)
+    outputs, golden, model = huggingface.check_outputs(
+        huggingface.HUGGINGFACE / f"tiny_{name}", f"tiny_{name}"
     )
-    outputs = model(inputs)
-    for key, array in as_dict(outputs).items():
-        np.testing.assert_allclose(array, golden[key], atol=5e-5)
+    assert getattr(models, model.architecture) is type(model)
     targets = golden.get("labels")
     if targets is None:
         targets = {f"{end}_logits": golden[f"{end}_positions"] for end in ("start", "end")}
@@ -99,76 +57,28 @@ def test_outputs_and_loss_are_transformers(name):
     assert loss == pytest.approx(float(golden["loss"]), abs=5e-5)
 
 
-def answers():
-    """Targets of question answering, with and without the joint head's."""
-    simple = {"start_logits": np.array([4, 3, 0, 3]), "end_logits": np.array([7, 3, 0, 3])}
-    return simple, simple | {"answerable_logits": np.array([0.0, 0.0, 1.0, 0.0], "float32")}
-
-
-def cases():
-    """For every kind of head: the model, and a batch to train it on."""
-    random = np.random.default_rng(1)
-    inputs = batch()
-    labels = random.integers(0, 5, inputs["input_ids"].shape)
-    labels[(inputs["input_mask"] == 0) | (random.random(labels.shape) < 0.3)] = -100
-    simple, joint = answers()
-    classifier = ConvBertForSequenceClassification
-    several = {"num_labels": 3, "problem_type": "multi_label_classification"}
-    answered = inputs | {"start_positions": joint["start_logits"]}
-    return {
-        "masked tokens": (lambda: ConvBertForMaskedLM(tiny()), inputs, labels),
-        "one label": (lambda: classifier(tiny(num_labels=3)), inputs, np.array([2, 0, 1, 1])),
-        "mlp": (lambda: classifier(tiny(), classifier_head="mlp"), inputs, np.array([1, 0, 1, 1])),
-        "several labels": (lambda: classifier(tiny(**several)), inputs, np.eye(4, 3, k=1)),
-        "regression": (lambda: classifier(tiny(num_labels=1)), inputs, np.array([0.1, 1, 0, 0.5])),
-        "tokens": (lambda: ConvBertForTokenClassification(tiny(num_labels=5)), inputs, labels),
-        "question": (lambda: ConvBertForQuestionAnswering(tiny()), inputs, simple),
-        "joint question": (
-            lambda: ConvBertForQuestionAnswering(tiny(), joint_prediction=True, beam_size=3),
-            answered,
-            joint,
-        ),
-        "choice": (
-            lambda: ConvBertForMultipleChoice(tiny(summary_type="last")),
-            choices(inputs),
-            np.array([1, 0]),
-        ),
-    }
-
-
-@pytest.mark.parametrize("kind", cases())
+@pytest.mark.parametrize("kind", HEADS)
 def test_fit_lowers_the_loss_and_what_was_learned_is_saved(kind, tmp_path):
-    keras.utils.set_random_seed(0)
-    make, inputs, targets = cases()[kind]
-    model = make()
+    model, (inputs, targets) = make(kind), training_batch(kind)
     before = loss_of(model, model(inputs), targets, "sum")
     jit_compile = backend.default_jit_compile()
     model.compile(keras.optimizers.Adam(0.01), **model.objective(), jit_compile=jit_compile)
     model.fit(inputs, targets, batch_size=4, epochs=10, verbose=0)
     after = loss_of(model, model(inputs), targets, "sum")
     assert after < 0.8 * before
-    model.save_pretrained(tmp_path / "saved")
-    model.save(tmp_path / "model.keras")
-    del inputs["input_mask"]  # both forms know how to predict anything
-    for again in (
-        type(model).from_pretrained(tmp_path / "saved"),
-        keras.models.load_model(tmp_path / "model.keras"),
-    ):
-        assert again.config == model.config
-        assert loss_of(again, again(inputs), targets, "sum") == loss_of(
-            model, model(inputs), targets, "sum"
-        )
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert loss_of(again, again(inputs), targets, "sum") == after
 
 
-@pytest.mark.parametrize("kind", cases())
+@pytest.mark.parametrize("kind", HEADS)
 def test_padding_and_batch_change_nothing(kind):
-    keras.utils.set_random_seed(2)
-    model = cases()[kind][0]()
-    together = as_dict(model(choices(batch()) if kind == "choice" else batch()))
-    inputs = batch(width=19)
+    model = make(kind)
+    together = as_dict(model(inputs_of(kind)))
+    inputs = inputs_of(kind, width=19)
     if kind == "choice":
-        outputs = as_dict(model(choices(inputs)))
-        np.testing.assert_allclose(outputs["logits"], together["logits"], atol=1e-5)
+        np.testing.assert_allclose(as_dict(model(inputs))["logits"], together["logits"], atol=1e-5)
         return
     for row, length in enumerate(LENGTHS):
         for width in (length, 19):
@@ -181,22 +91,19 @@ def test_padding_and_batch_change_nothing(kind):
 
 
 def test_padding_has_no_probability():
-    model = ConvBertForQuestionAnswering(tiny())
-    logits = as_dict(model(batch()))
-    for array in logits.values():
+    for array in as_dict(make("question")(batch())).values():
         assert array[batch()["input_mask"] == 0].max() < MASK_BIAS / 2
 
 
 def test_objectives_sum_over_the_batch_or_take_its_mean():
-    model = ConvBertForSequenceClassification(tiny(num_labels=3))
-    logits, targets = model(batch()), np.array([2, 0, 1, 1])
+    model, (inputs, targets) = make("one label"), training_batch("one label")
+    logits = model(inputs)
     total = loss_of(model, logits, targets, "sum")
     mean = loss_of(model, logits, targets, "sum_over_batch_size")
     assert total == pytest.approx(4 * mean)
-    sums = [
-        loss_of(model, logits[i : i + 1], targets[i : i + 1], "sum") for i in range(len(targets))
-    ]
-    assert total == pytest.approx(sum(sums))
+    assert total == pytest.approx(
+        sum(loss_of(model, logits[i : i + 1], targets[i : i + 1], "sum") for i in range(4))
+    )
 
 
 def expected_joint(model, hidden, allowed):
@@ -206,8 +113,9 @@ def expected_joint(model, hidden, allowed):
         Start logits [B, T], end logits [B, T (start), T], answerable logits [B].
     """
 
+    rows = {row.tf1_name: row.variable for row in model.tensors()}
+
     def dense(vectors, name):
-        rows = {row.tf1_name: row.variable for row in model.tensors()}
         scope = f"task_specific/{{task}}/{name}"
         values = [np.array(rows[f"{scope}/{kind}"], "float64") for kind in ("kernel", "bias")]
         return vectors @ values[0] + values[1]
@@ -238,8 +146,8 @@ def log_softmax(logits):
 @pytest.fixture(scope="module")
 def joint():
     """A joint head whose beam is wider than its rows; its batch, and what it should compute."""
-    keras.utils.set_random_seed(3)
-    model = ConvBertForQuestionAnswering(tiny(), joint_prediction=True, beam_size=14)
+    model = make("joint question", beam_size=14)
+    assert model.head.end_hidden.units == model.head.answerable_hidden.units == 512
     for row in model.tensors():
         if "qa_joint" in row.hf_name:  # biases too, and clear preferences
             row.variable.assign(keras.random.normal(row.variable.shape, stddev=0.3))
@@ -259,7 +167,7 @@ def test_the_joint_head_is_the_originals_in_training(joint):
         outputs["end_logits"], end_logits[np.arange(4), starts], rtol=1e-5, atol=1e-4
     )
     np.testing.assert_allclose(outputs["answerable_logits"], answerable, atol=1e-4)
-    targets = answers()[1]
+    targets = training_batch("joint question")[1]
     ends, none = targets["end_logits"], targets["answerable_logits"]
     expected = -0.5 * log_softmax(start_logits)[np.arange(4), starts].sum()
     expected -= 0.5 * log_softmax(end_logits)[np.arange(4), starts, ends].sum()
@@ -304,21 +212,8 @@ def test_a_narrow_beam_has_the_likeliest(joint):
     assert outputs["end_log_probs"].shape == (4, 2, 2)
 
 
-def test_the_joint_head_has_the_originals_variables():
-    model = ConvBertForQuestionAnswering(tiny(), joint_prediction=True)
-    shapes = {row.tf1_name: tuple(row.variable.shape) for row in model.tensors() if row.head}
-    scope = "task_specific/{task}/"
-    assert {name: shape for name, shape in shapes.items() if name.endswith("kernel")} == {
-        f"{scope}dense/kernel": (32, 1),
-        f"{scope}qa_hidden/kernel": (64, 512),
-        f"{scope}dense_1/kernel": (512, 1),
-        f"{scope}dense_2/kernel": (64, 512),
-        f"{scope}dense_3/kernel": (512, 1),
-    }
-
-
 def test_from_pretrained_knows_the_kind_of_question_answering(tmp_path):
-    config = tiny(num_labels=3, id2label=("a", "b", "c"))
+    config = network(num_labels=3, id2label=("a", "b", "c"))
     for joint in (False, True):
         path = tmp_path / str(joint)
         ConvBertForQuestionAnswering(config, joint, beam_size=7).save_pretrained(path)
@@ -327,7 +222,7 @@ def test_from_pretrained_knows_the_kind_of_question_answering(tmp_path):
         assert (again.config.num_labels, again.config.id2label) == (2, None)
         with pytest.raises(InputError, match=f"`joint_prediction` .* is {str(joint).lower()}"):
             ConvBertForQuestionAnswering.from_pretrained(path, joint_prediction=not joint)
-    ConvBertModel(tiny()).save_pretrained(tmp_path / "encoder")
+    make("encoder").save_pretrained(tmp_path / "encoder")
     for joint in (False, True):
         model = ConvBertForQuestionAnswering.from_pretrained(
             tmp_path / "encoder", joint_prediction=joint, beam_size=4
@@ -336,16 +231,14 @@ def test_from_pretrained_knows_the_kind_of_question_answering(tmp_path):
 
 
 def test_the_joint_head_needs_to_know_what_is_text():
-    model = ConvBertForQuestionAnswering(tiny(), joint_prediction=True)
     with pytest.raises(ValueError, match="needs `segment_ids`"):
-        model({"input_ids": np.ones((1, 4), "int32")})
+        make("joint question")({"input_ids": np.ones((1, 4), "int32")})
 
 
 def test_multiple_choice_reads_the_first_or_the_last_token():
-    keras.utils.set_random_seed(4)
-    inputs = choices(batch())
-    first = ConvBertForMultipleChoice(tiny())
-    last = ConvBertForMultipleChoice(tiny(summary_type="last"), convbert=first.convbert)
+    inputs = inputs_of("choice")
+    first = make("choice", summary_type="first")
+    last = make("choice", convbert=first.convbert)
     hidden = np.array(first.convbert(batch())).reshape(2, 2, 12, 32)
     ends = LENGTHS.reshape(2, 2, 1, 1) - 1
     for model, vectors in (
@@ -360,32 +253,25 @@ def test_multiple_choice_reads_the_first_or_the_last_token():
 
 
 def test_the_summary_type_is_kept(tmp_path):
-    ConvBertForMultipleChoice(tiny()).save_pretrained(tmp_path)
+    make("choice", summary_type="first").save_pretrained(tmp_path)
     assert ConvBertForMultipleChoice.from_pretrained(tmp_path).config.summary_type == "first"
-    shutil.copytree(HUGGINGFACE / "tiny_multichoice", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(huggingface.HUGGINGFACE / "tiny_multichoice", tmp_path, dirs_exist_ok=True)
     model = ConvBertForMultipleChoice.from_pretrained(tmp_path)
     assert model.config.summary_type == "last"  # as where transformers wrote nothing of it
     model.save_pretrained(tmp_path)
     assert ConvBertForMultipleChoice.from_pretrained(tmp_path).config.summary_type == "last"
-    fields = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(fields | {"summary_activation": "tanh"}))
+    huggingface.edit_config(tmp_path, summary_activation="tanh")
     with pytest.raises(InputError, match=r'config\.json: `summary_activation` is "tanh"'):
         ConvBertForMultipleChoice.from_pretrained(tmp_path)
 
 
 def test_heads_can_share_an_encoder():
-    first = ConvBertForTokenClassification(tiny(num_labels=5))
-    second = ConvBertForSequenceClassification(tiny(num_labels=3), convbert=first.convbert)
+    first = make("tokens")
+    second = make("one label", convbert=first.convbert)
     assert second.convbert is first.convbert
-    shared = {id(variable) for variable in first.variables} & {
-        id(variable) for variable in second.variables
-    }
-    assert shared == {id(variable) for variable in first.convbert.variables}
+    own, others, shared = (
+        {id(variable) for variable in each.variables} for each in (first, second, first.convbert)
+    )
+    assert own & others == shared
     with pytest.raises(InputError, match=r"`convbert` .*: hidden_act"):
-        ConvBertForSequenceClassification(tiny(hidden_act="relu"), convbert=first.convbert)
-
-
-def test_all_heads_are_public():
-    for architecture in GOLDENS.values():
-        assert getattr(models, architecture.architecture) is architecture
-    assert "JointModel" in models.__all__
+        make("one label", hidden_act="relu", convbert=first.convbert)

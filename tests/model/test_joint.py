@@ -3,47 +3,24 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from model import (
-    ConvBertConfig,
-    ConvBertForMultipleChoice,
-    ConvBertForQuestionAnswering,
-    ConvBertForSequenceClassification,
-    ConvBertForTokenClassification,
-    ConvBertModel,
-    JointModel,
-)
+from model import JointModel
 from model.backends import backend
 from model.training.optimizer import create_optimizer
+from tests.support.small_models import batch, make
 
 NUM_LAYERS = 2
 TASK_OF_ROW = ["cola", "squad", "chunk", "sts", "chunk", "squad", "cola", "sts"]
 
 
-def config(**overrides):
-    return ConvBertConfig(
-        vocab_size=60,
-        embedding_size=16,
-        hidden_size=32,
-        num_hidden_layers=NUM_LAYERS,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=16,
-        initializer_range=0.3,
-        **overrides,
-    )
-
-
 def make_model():
-    keras.utils.set_random_seed(0)
-    encoder = ConvBertModel(config(), name="convbert")
+    options = {"num_hidden_layers": NUM_LAYERS}
+    options["convbert"] = make("encoder", **options)
     return JointModel(
         {
-            "cola": ConvBertForSequenceClassification(config(), convbert=encoder),
-            "sts": ConvBertForSequenceClassification(config(num_labels=1), convbert=encoder),
-            "chunk": ConvBertForTokenClassification(config(num_labels=5), convbert=encoder),
-            "squad": ConvBertForQuestionAnswering(
-                config(), joint_prediction=True, answerable_weight=0.7, convbert=encoder
-            ),
+            "cola": make("one label", **options),
+            "sts": make("regression", **options),
+            "chunk": make("tokens", **options),
+            "squad": make("joint question", answerable_weight=0.7, **options),
         }
     )
 
@@ -58,14 +35,10 @@ def make_batch():
     Rows have targets of other tasks too, which must not count.
     """
     random = np.random.default_rng(0)
-    num_rows, length = len(TASK_OF_ROW), 12
-    mask = (np.arange(length) < random.integers(6, 13, (num_rows, 1))).astype("int32")
-    inputs = {
-        "input_ids": random.integers(5, 60, mask.shape) * mask,
-        "input_mask": mask,
-        "segment_ids": (np.arange(length) >= 3).astype("int32") * mask,
-        "start_positions": random.integers(3, 6, num_rows),
-    }
+    num_rows = len(TASK_OF_ROW)
+    inputs = batch(random.integers(6, 13, num_rows), width=12)
+    inputs["start_positions"] = random.integers(3, 6, num_rows)
+    mask = inputs["input_mask"]
     targets = {
         "cola": random.integers(0, 2, num_rows),
         "sts": random.random(num_rows).astype("float32"),
@@ -157,8 +130,8 @@ def test_layers_and_heads_have_their_own_learning_rates():
 
 
 def test_heads_that_cannot_be_joined_are_named():
-    first = ConvBertForSequenceClassification(config())
+    first = make("one label")
     with pytest.raises(InputError, match=r"rte: .*`convbert`"):
-        JointModel({"cola": first, "rte": ConvBertForSequenceClassification(config())})
+        JointModel({"cola": first, "rte": make("one label")})
     with pytest.raises(InputError, match="swag: multiple choice"):
-        JointModel({"swag": ConvBertForMultipleChoice(config(), convbert=first.convbert)})
+        JointModel({"swag": make("choice", convbert=first.convbert)})

@@ -3,50 +3,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import ConvBertConfig, ConvBertForPreTraining
-from model.config import Objective, max_predictions_per_seq
-from model.masking import (
-    SpecialTokens,
-    mask_tokens,
-    replace_positions,
-    sample_tokens,
-)
+from model.config import max_predictions_per_seq
+from model.masking import mask_tokens, replace_positions, sample_tokens
 from model.training.optimizer import create_optimizer
-
-SPECIAL = SpecialTokens(cls_id=2, sep_id=3, mask_id=4)
-VOCAB = 60
-
-
-def batch(rows=4, length=32, lengths=None, seed=0):
-    """[CLS] tokens [SEP] tokens [SEP], padded."""
-    random = np.random.default_rng(seed)
-    lengths = np.full(rows, length) if lengths is None else np.asarray(lengths)
-    ids = random.integers(5, VOCAB, (rows, length))
-    mask = (np.arange(length) < lengths[:, None]).astype("int32")
-    ids[:, 0] = SPECIAL.cls_id
-    ids[:, 2] = SPECIAL.sep_id
-    ids[np.arange(rows), lengths - 1] = SPECIAL.sep_id
-    return {
-        "input_ids": (ids * mask).astype("int32"),
-        "input_mask": mask,
-        "segment_ids": ((np.arange(length) > 2) * mask).astype("int32"),
-    }
-
-
-def model_for(layers=1, dropout=0.1, options=None, **objective):
-    config = ConvBertConfig.from_size(
-        "tiny",
-        vocab_size=VOCAB,
-        max_position_embeddings=64,
-        num_hidden_layers=layers,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
-    keras.utils.set_random_seed(3)
-    objective = {"generator_hidden_size": 0.5} | objective
-    return ConvBertForPreTraining(
-        config, Objective(**objective), SPECIAL, seed=5, **(options or {})
-    )
+from tests.support.small_models import (
+    NO_DROPOUT,
+    SPECIAL,
+    VOCAB_SIZE,
+    batch,
+    fit_pretraining,
+    pretraining_model,
+)
 
 
 def as_numpy(outputs):
@@ -64,7 +31,7 @@ def test_max_predictions(length, expected):
 
 def test_masking_rates_over_100_000_tokens():
     rows = 800  # of 128 tokens
-    inputs = batch(rows, 128)
+    inputs = batch([128] * rows)
     out = masked(inputs)
     chosen = out["masked_lm_weights"].sum()
     assert chosen == 19 * rows  # 19 of 128, every time
@@ -75,7 +42,7 @@ def test_masking_rates_over_100_000_tokens():
 
 def test_masked_positions_are_distinct_and_never_special_or_padding():
     lengths = np.random.default_rng(1).integers(4, 65, 300)
-    inputs = batch(300, 64, lengths)
+    inputs = batch(lengths, 64)
     out = masked(inputs)
     for row in range(300):
         count = int(out["masked_lm_weights"][row].sum())
@@ -93,7 +60,7 @@ def test_masked_positions_are_distinct_and_never_special_or_padding():
 
 
 def test_every_candidate_is_drawn_equally_often():
-    inputs = {name: np.repeat(value, 2000, axis=0) for name, value in batch(1, 23).items()}
+    inputs = {name: np.repeat(value, 2000, axis=0) for name, value in batch([23]).items()}
     out = masked(inputs)  # 3 of the 20 candidates each time
     drawn = out["masked_lm_positions"][out["masked_lm_weights"] > 0]
     counts = np.bincount(drawn, minlength=23)
@@ -112,7 +79,7 @@ def test_a_row_without_candidates_masks_nothing():
 
 
 def test_the_same_seed_gives_the_same_batch():
-    inputs = batch(8, 64)
+    inputs = batch([64] * 8)
     first, second, other = masked(inputs, 7), masked(inputs, 7), masked(inputs, 8)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
@@ -169,8 +136,8 @@ def test_no_uniform_draws_a_token_of_probability_zero():
 
 
 def test_generator_learns_nothing_from_the_discriminator_but_through_the_embeddings():
-    model = model_for()
-    inputs = {name: tf.constant(value) for name, value in batch().items()}
+    model = pretraining_model()
+    inputs = {name: tf.constant(value) for name, value in batch([32] * 4).items()}
     with tf.GradientTape() as tape:
         loss = model(inputs, training=True)["rtd_loss"]
     shared = {id(v) for v in model.discriminator.embeddings.trainable_variables}
@@ -181,8 +148,8 @@ def test_generator_learns_nothing_from_the_discriminator_but_through_the_embeddi
 
 
 def test_sampled_tokens_reach_the_discriminator():
-    model = model_for()
-    out = as_numpy(model({k: tf.constant(v) for k, v in batch(8).items()}))
+    model = pretraining_model()
+    out = as_numpy(model({k: tf.constant(v) for k, v in batch([32] * 8).items()}))
     chosen = out["masked_lm_weights"] > 0
     replaced = (out["sampled_ids"] != out["masked_lm_ids"]) & chosen
     assert out["is_replaced"].sum() == replaced.sum() > 0
@@ -194,18 +161,19 @@ OBJECTIVES = {
     "uniform": {"uniform_generator": True},
     "tied": {"untied_generator": False},
     "own_embeddings": {"untied_generator_embeddings": True},
-    "half_layers": {"generator_layers": 0.5, "layers": 2},
+    "half_layers": {"generator_layers": 0.5},
     "disallow_correct": {"disallow_correct": True, "temperature": 2.0},
 }
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_trains_with_fit(name):
-    model = model_for(**OBJECTIVES[name])
+    # Of two layers, half can be the generator's.
+    layers = 2 if name == "half_layers" else 1
+    model = pretraining_model(objective=OBJECTIVES[name], num_hidden_layers=layers)
     model.compile(optimizer=create_optimizer(5e-3, 40), jit_compile=False)
     before = [np.asarray(v) for v in model.trainable_variables]
-    dataset = tf.data.Dataset.from_tensors(batch(8)).repeat()
-    history = model.fit(dataset, epochs=2, steps_per_epoch=8, shuffle=False, verbose=0).history
+    history = fit_pretraining(model, batch([32] * 8), steps=8, epochs=2)
     assert history["loss"][1] < history["loss"][0]
     after = [np.asarray(v) for v in model.trainable_variables]
     unchanged = [
@@ -215,8 +183,10 @@ def test_every_objective_trains_with_fit(name):
     ]
     assert unchanged == []
     if name == "uniform":
-        assert history["mlm_loss"][1] == pytest.approx(np.log(VOCAB), abs=1e-4)
-    scores = [model.evaluate(dataset.take(2), verbose=0, return_dict=True) for _ in range(2)]
+        assert history["mlm_loss"][1] == pytest.approx(np.log(VOCAB_SIZE), abs=1e-4)
+    scores = [
+        model.evaluate(batch([32] * 8), batch_size=4, verbose=0, return_dict=True) for _ in range(2)
+    ]
     assert scores[0] == scores[1]  # the same masks and samples every time
     assert 0 <= scores[0]["mlm_accuracy"] <= 1
     assert ("rtd_auc" in scores[0]) == (name != "mlm")
@@ -227,13 +197,15 @@ def test_every_objective_trains_with_fit(name):
     [("electra", 2), ("mlm", 1), ("uniform", 1), ("tied", 1), ("own_embeddings", 2)],
 )
 def test_variables_of_every_objective(name, networks):
-    model = model_for(**OBJECTIVES[name])
+    model = pretraining_model(objective=OBJECTIVES[name])
     names = [row.tf1_name for row in model.tensors()]
     assert len(names) == len(set(names)) == len(model.trainable_variables)
     assert {id(row.variable) for row in model.tensors()} == {
         id(v) for v in model.trainable_variables
     }
     assert len(model.saved_models()) == networks
+    for _, rows, _ in model.saved_models().values():
+        assert len({row.hf_name for row in rows}) == len({id(row.variable) for row in rows})
     own = "generator/embeddings/word_embeddings" in names
     assert own == (name == "own_embeddings")
     assert any(n.startswith("discriminator_predictions/") for n in names) == (name != "mlm")
@@ -242,16 +214,14 @@ def test_variables_of_every_objective(name, networks):
 
 def trained(**options):
     """The losses of eight steps without dropout on padded rows, and the model after them."""
-    model = model_for(dropout=0.0, options=options)
+    model = pretraining_model(options=options, **NO_DROPOUT)
     scaled = options.get("dtype") == "mixed_float16"
     optimizer = create_optimizer(1e-3, 40, dynamic_loss_scale=scaled)
     model.compile(optimizer=optimizer, jit_compile=False)
     if scaled:
         optimizer.loss_scale.assign(64.0)  # from the usual one, the first steps would overflow
     lengths = [9, 12, 30, 32, 16, 10, 20, 31]
-    dataset = tf.data.Dataset.from_tensors(batch(8, lengths=lengths)).repeat()
-    history = model.fit(dataset, epochs=8, steps_per_epoch=1, shuffle=False, verbose=0).history
-    return history, model
+    return fit_pretraining(model, batch(lengths, 32), steps=1, epochs=8), model
 
 
 @pytest.fixture(scope="module")
@@ -280,35 +250,3 @@ def test_half_the_precision_trains_alike(usual, dtype):
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
     assert model.discriminator.encoder_layers[0].compute_dtype == dtype.removeprefix("mixed_")
     assert int(model.optimizer.iterations) == 8
-
-
-def test_auc_ignores_padding():
-    model = model_for()
-    model.compile(optimizer=create_optimizer(1e-3, 10), jit_compile=False)
-    long = batch(8, 32, lengths=[20] * 8)
-    short = {name: value[:, :20] for name, value in long.items()}
-    model.train_random = model.eval_random  # one stream for both
-    out = model({k: tf.constant(v) for k, v in long.items()})
-    assert float(np.sum(out["rtd_weights"])) == 160
-    padded = {k: v for k, v in out.items() if k != "loss"}
-    model.compute_metrics(None, None, padded)
-    with_padding = model.get_metrics_result()["rtd_auc"]
-    model.reset_metrics()
-    cut = {
-        k: v[:, :20] if k in ("rtd_logits", "is_replaced", "rtd_weights") else v
-        for k, v in padded.items()
-    }
-    model.compute_metrics(None, None, cut)
-    assert float(with_padding) == pytest.approx(float(model.get_metrics_result()["rtd_auc"]))
-    assert short["input_ids"].shape == (8, 20)
-
-
-def test_config_round_trip():
-    model = model_for(temperature=2.0)
-    again = ConvBertForPreTraining.from_config(model.get_config())
-    assert (again.config, again.objective, again.special, again.seed) == (
-        model.config,
-        model.objective,
-        SPECIAL,
-        5,
-    )

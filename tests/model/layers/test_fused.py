@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model import ConvBertConfig, ConvBertForPreTraining
 from model.layers import fused
-from model.masking import SpecialTokens
+from tests.support.small_models import NO_DROPOUT, batch, pretraining_model
 
 B, T, C = 3, 5, 8
 
@@ -125,24 +124,9 @@ def test_where_it_applies():
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_a_step_in_a_graph_is_the_step_in_eager_mode(groups):
-    config = ConvBertConfig(
-        vocab_size=40,
-        hidden_size=16,
-        embedding_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=32,
-        max_position_embeddings=16,
-        linear_groups=groups,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    inputs = {"input_ids": np.random.RandomState(0).randint(5, 40, (4, 16)).astype("int32")}
-    inputs["input_mask"] = (np.arange(16) < np.array([[16], [9], [12], [16]])).astype("int32")
     found = []
     for run_eagerly in (True, False):
-        keras.utils.set_random_seed(0)
-        model = ConvBertForPreTraining(config, special=SpecialTokens(1, 2, 3), seed=3)
+        model = pretraining_model(num_hidden_layers=2, linear_groups=groups, **NO_DROPOUT)
 
         def step(inputs, model=model):
             with tf.GradientTape() as tape:
@@ -150,7 +134,7 @@ def test_a_step_in_a_graph_is_the_step_in_eager_mode(groups):
             return loss, tape.gradient(loss, [v.value for v in model.trainable_variables])
 
         run = step if run_eagerly else tf.function(step)
-        loss, gradients = run({name: tf.constant(array) for name, array in inputs.items()})
+        loss, gradients = run({name: tf.constant(array) for name, array in batch().items()})
         gradients = [tf.convert_to_tensor(gradient).numpy() for gradient in gradients]
         found.append((float(loss), gradients))
     (eager, eager_gradients), (graph, graph_gradients) = found

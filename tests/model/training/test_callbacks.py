@@ -1,63 +1,32 @@
 import json
 import math
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from common.errors import InputError
-from model import ConvBertConfig, ConvBertForPreTraining
-from model.config import Objective
-from model.masking import SpecialTokens
 from model.training.callbacks import CheckFinite, SaveCheckpoints, TrainingLog, drop_lines_after
 from model.training.checkpoints import TrainingCheckpoints
-from model.training.optimizer import create_optimizer
-
-BATCH = {
-    "input_ids": np.random.default_rng(0).integers(5, 60, (4, 16)).astype("int32"),
-    "input_mask": np.ones((4, 16), "int32"),
-    "segment_ids": np.zeros((4, 16), "int32"),
-}
-
-
-def compiled(seed=1, steps_per_execution=1, **overrides):
-    config = ConvBertConfig.from_size(
-        "tiny", vocab_size=60, max_position_embeddings=16, num_hidden_layers=1, **overrides
-    )
-    keras.utils.set_random_seed(seed)
-    objective, special = Objective(generator_hidden_size=0.5), SpecialTokens(2, 3, 4)
-    model = ConvBertForPreTraining(config, objective, special, seed=seed)
-    model.compile(
-        optimizer=create_optimizer(1e-3, 20, 4),
-        jit_compile=False,
-        steps_per_execution=steps_per_execution,
-    )
-    return model
-
-
-def fit(model, steps, callbacks=()):
-    dataset = tf.data.Dataset.from_tensors(BATCH).repeat(steps)
-    model.fit(dataset, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=list(callbacks))
+from tests.support.small_models import batch, compiled_pretraining_model, fit_pretraining
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Seven steps with a log every 3 and a checkpoint every 2, of which 3 are kept."""
     directory = tmp_path_factory.mktemp("run")
-    model = compiled()
+    model = compiled_pretraining_model()
     checkpoints = TrainingCheckpoints(str(directory / "checkpoints"), keep=3)
     scalars = {}
     interval = {"first_step": 0, "last_step": 7}
     log = TrainingLog(
         str(directory / "train_log.jsonl"),
         lambda step, values: scalars.update({step: values}),
-        tokens_per_step=64,
+        tokens_per_step=48,
         every=3,
         **interval,
     )
     save = SaveCheckpoints(lambda: checkpoints.save(model, {"seed": 1}), every=2, **interval)
-    fit(model, 7, [log, save])
+    fit_pretraining(model, batch(), 7, [log, save])
     return directory, model, checkpoints, scalars
 
 
@@ -84,10 +53,10 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(run, tmp_path):
     early = TrainingCheckpoints(str(tmp_path / "checkpoints"))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step_4").symlink_to(checkpoints.path(4))
-    resumed = compiled(seed=99)  # everything comes from the checkpoint
+    resumed = compiled_pretraining_model(seed=99)  # everything comes from the checkpoint
     early.newest().restore(resumed)
     assert int(resumed.optimizer.iterations) == 4
-    fit(resumed, 3)
+    fit_pretraining(resumed, batch(), 3)
     for ours, theirs in zip(resumed.variables, model.variables, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=ours.path)
 
@@ -95,16 +64,16 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(run, tmp_path):
 def test_several_steps_an_execution(run, tmp_path):
     """Three at a time: what is due in one is done at its end, and no step is too many."""
     saved, scalars, interval = [], {}, {"first_step": 10, "last_step": 17}
-    model = compiled(steps_per_execution=3)
+    model = compiled_pretraining_model(steps_per_execution=3)
     log = TrainingLog(
         str(tmp_path / "log.jsonl"),
         lambda step, values: scalars.update({step: values}),
-        tokens_per_step=64,
+        tokens_per_step=48,
         every=5,
         **interval,
     )
     save = SaveCheckpoints(lambda: saved.append(int(model.optimizer.iterations)), 2, **interval)
-    fit(model, 7, [log, save])
+    fit_pretraining(model, batch(), 7, [log, save])
     assert list(scalars) == [13, 16, 17]
     assert saved == [3, 6, 7]
     for ours, theirs in zip(model.variables, run[1].variables, strict=True):
@@ -112,7 +81,7 @@ def test_several_steps_an_execution(run, tmp_path):
 
 
 def test_a_stop_saves_and_ends(tmp_path):
-    saved, model = [], compiled()
+    saved, model = [], compiled_pretraining_model()
     save = SaveCheckpoints(
         lambda: saved.append(int(model.optimizer.iterations)),
         every=100,
@@ -120,7 +89,7 @@ def test_a_stop_saves_and_ends(tmp_path):
         last_step=7,
         stop_requested=lambda: int(model.optimizer.iterations) == 2,
     )
-    fit(model, 7, [save])
+    fit_pretraining(model, batch(), 7, [save])
     assert saved == [2] and int(model.optimizer.iterations) == 2
 
 
@@ -135,7 +104,7 @@ def test_a_loss_that_is_not_finite_is_noticed():
 
 def test_another_model_is_refused(run):
     with pytest.raises(InputError, match=r"belongs to another model: .*`model/.* differences\)"):
-        run[2].newest().restore(compiled(linear_groups=1))
+        run[2].newest().restore(compiled_pretraining_model(linear_groups=1))
 
 
 def test_lines_of_steps_that_come_again_are_dropped(tmp_path):

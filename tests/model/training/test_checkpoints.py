@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,14 +14,15 @@ from common.errors import InputError
 from common.files import WriteError
 from model.training import checkpoints as training_state
 from model.training.checkpoints import TrainingCheckpoints, not_finite, state_variables
-from tests.model.training.test_callbacks import compiled
+from tests.support.pretraining import tree
+from tests.support.small_models import compiled_pretraining_model
 
 HPARAMS = {"seed": 1}
 
 
 @pytest.fixture(scope="module")
 def model():
-    return compiled()
+    return compiled_pretraining_model()
 
 
 @pytest.fixture
@@ -37,19 +39,12 @@ def save(checkpoints, model, step):
     return checkpoints.save(model, HPARAMS)
 
 
-def tree(checkpoints):
-    directory = os.path.dirname(checkpoints.directory)
-    return {
-        os.path.join(folder, name): os.stat(os.path.join(folder, name)).st_mtime_ns
-        for folder, _, names in os.walk(directory)
-        for name in names
-    }
-
-
 def test_the_newest_is_read(checkpoints):
     state = checkpoints.newest()
     assert (state.step, state.hparams) == (6, HPARAMS)
     assert state.path == checkpoints.path(6) == checkpoints.last_good
+    with open(os.path.join(state.path, "state.json"), encoding="utf-8") as file:
+        assert len(json.load(file)["sha256"]) == 64
 
 
 def test_without_a_checkpoint(tmp_path):
@@ -121,11 +116,11 @@ def test_a_full_disk_changes_nothing(checkpoints, model, monkeypatch, kind):
             raise OSError(errno.ENOSPC, "No space left on device")
         raise training_state.safetensors.SafetensorError("No space left on device (os error 28)")
 
-    before = tree(checkpoints)
+    before = tree(Path(checkpoints.directory))
     monkeypatch.setattr(training_state.safetensors.numpy, "save_file", full)
     with pytest.raises(WriteError, match=r"cannot write .*step_8: No space left on device"):
         save(checkpoints, model, 8)
-    assert tree(checkpoints) == before
+    assert tree(Path(checkpoints.directory)) == before
     assert checkpoints.last_good == checkpoints.path(6)
 
 
@@ -142,11 +137,6 @@ def test_every_random_state_is_part_of_it(model, checkpoints):
     arrays = safetensors.numpy.load_file(os.path.join(checkpoints.path(6), "state.safetensors"))
     for generator in generators.values():
         np.testing.assert_array_equal(arrays[saved[id(generator.state)]], generator.state)
-
-
-def test_a_hash_is_kept(checkpoints):
-    with open(os.path.join(checkpoints.path(6), "state.json"), encoding="utf-8") as file:
-        assert len(json.load(file)["sha256"]) == 64
 
 
 def test_a_weight_that_is_not_finite_is_named(model):

@@ -4,36 +4,23 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from model import ConvBertConfig, ConvBertForPreTraining
-from model.config import Objective
-from model.masking import SpecialTokens
 from model.training.evaluation import PeriodicEvaluation, StopEvaluation
-from model.training.optimizer import create_optimizer
 from tests.support.pretraining import SCORES
-
-
-def batch(rows, seed, length=32, real=12):
-    """Rows of which most is padding."""
-    ids = np.random.default_rng(seed).integers(5, 60, (rows, length)).astype("int32")
-    mask = np.zeros((rows, length), "int32")
-    mask[:, :real] = 1
-    return {"input_ids": ids * mask, "input_mask": mask, "segment_ids": np.zeros_like(mask)}
+from tests.support.small_models import batch, compiled_pretraining_model, fit_pretraining
 
 
 @pytest.fixture(scope="module")
 def model():
-    config = ConvBertConfig.from_size(
-        "tiny", vocab_size=60, max_position_embeddings=32, num_hidden_layers=1
-    )
-    keras.utils.set_random_seed(1)
-    objective = Objective(generator_hidden_size=0.5)
-    model = ConvBertForPreTraining(config, objective, SpecialTokens(2, 3, 4), seed=1)
-    model.compile(optimizer=create_optimizer(1e-3, 20, 4), jit_compile=False)
-    return model
+    return compiled_pretraining_model()
+
+
+def rows_of(count, seed):
+    """Rows of which most is padding."""
+    return batch([12] * count, width=32, seed=seed)
 
 
 def evaluation_data(batches=2):
-    return tf.data.Dataset.from_tensor_slices(batch(batches * 64, seed=5)).batch(64)
+    return tf.data.Dataset.from_tensor_slices(rows_of(batches * 64, seed=5)).batch(64)
 
 
 def test_scores_are_the_same_every_time_and_of_real_tokens(model):
@@ -43,7 +30,7 @@ def test_scores_are_the_same_every_time_and_of_real_tokens(model):
     assert scores.keys() == SCORES
     assert model.evaluate(evaluation_data(1), verbose=0, return_dict=True) == scores
     model.eval_random.state.assign(keras.random.SeedGenerator(model.seed + 1).state)
-    outputs = model(batch(64, seed=5), training=False)
+    outputs = model(rows_of(64, seed=5), training=False)
     labels, logits, weights = (
         np.array(outputs[name]).ravel() for name in ("is_replaced", "rtd_logits", "rtd_weights")
     )
@@ -55,7 +42,7 @@ def test_scores_are_the_same_every_time_and_of_real_tokens(model):
 
 
 def test_padding_is_not_scored(model):
-    padded, noisy = batch(64, seed=5), batch(64, seed=5)
+    padded, noisy = rows_of(64, seed=5), rows_of(64, seed=5)
     noise = np.random.default_rng(7).integers(5, 60, noisy["input_ids"].shape)
     noisy["input_ids"] = np.where(noisy["input_mask"], noisy["input_ids"], noise).astype("int32")
     scores, others = (
@@ -81,9 +68,7 @@ def test_the_logs_means_are_put_back(model):
         written.append((evaluation.step, scores.keys(), seconds > 0))
 
     evaluation = PeriodicEvaluation(evaluate, write, every=2, first_step=5, last_step=10)
-    data = tf.data.Dataset.from_tensors(batch(4, seed=6)).repeat()
-    callbacks = [Means(), evaluation, Means()]
-    model.fit(data, steps_per_epoch=5, verbose=0, shuffle=False, callbacks=callbacks)
+    fit_pretraining(model, rows_of(4, seed=6), 5, callbacks=[Means(), evaluation, Means()])
     assert written == [(step, SCORES, True) for step in (6, 8, 10)]
     assert len(seen) == 10 and seen[0::2] == seen[1::2]
     assert len({means[0] for means in seen}) == 5

@@ -1,27 +1,12 @@
-import dataclasses
 import shutil
 
-import keras
 import numpy as np
 import pytest
 
 from common.errors import InputError
-from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel
-from model.config import Objective
-from model.masking import SpecialTokens
 from model.weights import warm_start
 from model.weights.warm_start import find_models
-
-CONFIG = ConvBertConfig.from_size(
-    "tiny", vocab_size=60, max_position_embeddings=16, num_hidden_layers=1
-)
-OBJECTIVE = Objective(generator_hidden_size=0.5)
-
-
-def drawn(seed, config=CONFIG, **objective):
-    keras.utils.set_random_seed(seed)
-    objective = dataclasses.replace(OBJECTIVE, **objective)
-    return ConvBertForPreTraining(config, objective, SpecialTokens(2, 3, 4), seed=seed)
+from tests.support.small_models import pretraining_model
 
 
 def values(model):
@@ -32,7 +17,7 @@ def values(model):
 def saved(tmp_path_factory):
     """A model, and the directory of the run that left it."""
     directory = tmp_path_factory.mktemp("saved")
-    model = drawn(1)
+    model = pretraining_model(1)
     model.save_pretrained(directory)
     return directory, values(model)
 
@@ -42,9 +27,9 @@ def same(ours, theirs, names):
     return {name for name in names if np.array_equal(ours[name], theirs[name])}
 
 
-def start(directory, config=CONFIG, **objective):
+def start(directory, objective=None, **fields):
     """A new model that starts from a directory; its weights before and after that."""
-    model = drawn(2, config, **objective)
+    model = pretraining_model(2, objective, **fields)
     before = values(model)
     warm_start.initialize(model.saved_models(), find_models(directory))
     return model, before, values(model)
@@ -75,8 +60,7 @@ def test_the_discriminator_alone(saved, warnings):
 
 
 def test_an_encoder_without_heads(tmp_path, warnings):
-    keras.utils.set_random_seed(3)
-    encoder = ConvBertModel(CONFIG)
+    encoder = pretraining_model(3).discriminator
     encoder.save_pretrained(tmp_path)
     _, before, after = start(tmp_path)
     theirs, heads = values(encoder), named(after, "predictions")
@@ -88,21 +72,21 @@ def test_an_encoder_without_heads(tmp_path, warnings):
 
 def test_between_objectives(saved, tmp_path, warnings):
     directory, theirs = saved
-    masked, _, after = start(directory, electra_objective=False)
+    masked, _, after = start(directory, {"electra_objective": False})
     encoder = named(theirs, "electra/")
     assert same(after, theirs, encoder) == encoder
     assert len(warnings) == 1 and "missing: generator_predictions" in warnings[0]
     masked.save_pretrained(tmp_path)
     _, _, after = start(tmp_path)
     assert same(after, theirs, encoder) == encoder
-    _, _, after = start(directory, uniform_generator=True)
+    _, _, after = start(directory, {"uniform_generator": True})
     assert same(after, theirs, after) == set(after)
 
 
 def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
     directory, theirs = saved
     shutil.copytree(directory / "discriminator", tmp_path / "discriminator")
-    other = drawn(7)
+    other = pretraining_model(7)
     other.generator.save_pretrained(tmp_path / "generator")
     _, _, after = start(tmp_path)
     shared, generator = named(theirs, "electra/embeddings/"), named(theirs, "generator/")
@@ -113,22 +97,16 @@ def test_shared_embeddings_are_the_discriminators(saved, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (
-            {"intermediate_size": 256},
-            r"\.intermediate\.dense\.weight: \(2, 64, 256\) .* 128\)",
-        ),
+        ({"intermediate_size": 256}, r"intermediate\.dense\.weight: \(2, 64, 256\) .* 128\)"),
         ({"num_hidden_layers": 2}, r"missing: encoder\.layer\.1\.attention\.self\.query\.weight"),
-        (
-            {"max_position_embeddings": 32},
-            r"position_embeddings\.weight: \(16, 128\) .* \(32, ",
-        ),
+        ({"max_position_embeddings": 16}, r"position_embeddings\.weight: \(32, 128\) .* \(16, "),
         ({"vocab_size": 61}, r"a vocabulary of 60 tokens, .* 61"),
         ({"hidden_act": "relu"}, r"`hidden_act` is 'gelu' in .*, but 'relu'"),
     ],
 )
 def test_another_network(saved, fields, message):
     with pytest.raises(InputError, match=message):
-        start(saved[0], dataclasses.replace(CONFIG, **fields))
+        start(saved[0], **fields)
 
 
 def test_nothing_to_start_from(saved, tmp_path):
