@@ -144,9 +144,7 @@ class PretrainedModel(TrainableModel):
         Outputs do not change before training. Saved kernels include the updates, so a loaded model
         has none.
 
-        Args:
-            rank: of the updates; of each group's update where layers have groups.
-            alpha: scales the updates; None means `rank`.
+        Where layers have groups, each group's update has this `rank`. `alpha` defaults to `rank`.
 
         Raises:
             InputError: the model is compiled, quantized, or already has updates.
@@ -286,7 +284,7 @@ class ConvBertModel(PretrainedModel):
 
     @override
     def call(self, inputs, training=False):
-        return self._encode(inputs, training)["layers"][-1]
+        return self._encode(inputs, training)[0]
 
     def activations(self, inputs: dict) -> dict:
         """Returns the activations of a forward pass without dropout.
@@ -296,10 +294,10 @@ class ConvBertModel(PretrainedModel):
             "attention": [[B, N, T, T], …], "conv_kernel": [[B, T, N, K], …],
             "context": [[B, T, 2 N·D], …]}; lists have one array per layer.
         """
-        return self._encode(inputs, training=False, internals=True)
+        return self._encode(inputs, training=False, keep=True)[1]
 
-    def _encode(self, inputs, training, internals=False):
-        """Runs the forward pass; without `internals`, keeps only the last layer's output."""
+    def _encode(self, inputs, training, keep=False):
+        """Returns the last layer's output, and with `keep` the activations of all layers."""
         input_ids, input_mask, segment_ids = read_inputs(inputs)
         embedded = self.embeddings(input_ids, segment_ids, training=training)
         hidden = embedded
@@ -311,17 +309,13 @@ class ConvBertModel(PretrainedModel):
             masks["scores_mask"] = (1 - ops.expand_dims(mask, (1, 2))) * MASK_BIAS
             if self.config.mask_padding:
                 masks["conv_mask"] = ops.expand_dims(mask, -1)
-        seen = {"embeddings": embedded, "projected": hidden, "layers": []}
+        seen = {"embeddings": embedded, "projected": hidden}
         for layer in self.encoder_layers:
-            if internals:
-                hidden, inside = layer(hidden, **masks, training=training, internals=True)
-                for name, value in inside.items():
+            hidden, inside = layer(hidden, **masks, training=training)
+            if keep:
+                for name, value in (inside | {"layers": hidden}).items():
                     seen.setdefault(name, []).append(value)
-                seen["layers"].append(hidden)
-            else:
-                hidden = layer(hidden, **masks, training=training)
-                seen["layers"] = [hidden]
-        return seen
+        return hidden, seen
 
     @override
     def tensors(self):

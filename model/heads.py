@@ -88,10 +88,9 @@ class HeadModel(PretrainedModel):
     def objective(self, reduction: str = "sum") -> dict[str, Any]:
         """Returns the arguments `loss` and `loss_weights` of `compile` that train the head.
 
-        Args:
-            reduction: "sum" adds the examples' losses, as the original does in fine-tuning;
-                "sum_over_batch_size" is their mean (over tokens, if tokens have targets), as in
-                Hugging Face's models.
+        The reduction "sum" adds the examples' losses, as the original does in fine-tuning.
+        "sum_over_batch_size" is their mean (over tokens, if tokens have targets), as in Hugging
+        Face's models.
         """
         return {"loss": self.head_loss(reduction), "loss_weights": None}
 

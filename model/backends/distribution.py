@@ -16,9 +16,7 @@ from model.backends import backend
 def uniform_rows(shape: tuple, seed):
     """Draws float32 numbers in [0, 1) for the whole batch; returns the calling replica's rows.
 
-    Args:
-        shape: (rows, width) of the replica's part.
-        seed: a `keras.random.SeedGenerator`, in the same state on every replica.
+    `shape` is that of the replica's part; `seed`, a `SeedGenerator`, has the same state on all.
     """
     index, count = backend.replica()
     rows, width = shape

@@ -42,11 +42,10 @@ class EncoderLayer(ConfiguredLayer):
         names = ("attention_output", "intermediate", "output_dense")
         return attention | {name: getattr(self, name) for name in names}
 
-    def call(self, hidden, scores_mask=None, conv_mask=None, training=False, internals=False):
-        """[B, T, H] → [B, T, H].
+    def call(self, hidden, scores_mask=None, conv_mask=None, training=False):
+        """[B, T, H] → [B, T, H], and what `MixedAttention` returns, its first result as "context".
 
-        The masks are those of `MixedAttention`. With `internals`, also returns its second result
-        with "context", its first, added.
+        The masks are those of `MixedAttention`.
         """
         context, seen = self.attention(
             hidden, scores_mask=scores_mask, conv_mask=conv_mask, training=training
@@ -56,7 +55,7 @@ class EncoderLayer(ConfiguredLayer):
         hidden = self.attention_norm(mixed)
         outputs, bias = self._feed_forward(hidden)
         hidden = self.output_norm(self.dropouts[1].add(hidden, outputs, bias, training))
-        return (hidden, seen | {"context": context}) if internals else hidden
+        return hidden, seen | {"context": context}
 
     def _feed_forward(self, hidden):
         """[B, T, H] → [B, T, H], and the bias [H] that is still to be added.

@@ -62,14 +62,9 @@ class CheckFinite(StepsCallback):
 
 
 class SaveCheckpoints(StepsCallback):
-    """Calls `save()` every `every` steps, at the last step, and when the run is asked to stop.
+    """Calls `save`, which returns a path, every `every` steps and at the last step.
 
-    Args:
-        save: writes a checkpoint and returns its path.
-        every: steps between two calls.
-        stop_requested: once it returns true, the state is saved and `fit` ends.
-        ask_every: steps between two calls of `stop_requested`.
-        **interval: see `StepsCallback`.
+    Once `stop_requested`, called every `ask_every` steps, returns true, saves and ends `fit`.
     """
 
     def __init__(

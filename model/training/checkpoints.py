@@ -22,13 +22,9 @@ class DamagedStateError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """A training state read from disk.
+    """A training state read from the directory `path`, after `step` updates.
 
-    Args:
-        path: its directory.
-        step: updates done.
-        hparams: the hyper-parameters of the run that saved it.
-        arrays: all variables' values, by the names of `state_variables`.
+    `hparams` are those of the run that saved it. `arrays` are the values of `state_variables`.
     """
 
     path: str

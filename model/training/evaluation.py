@@ -15,11 +15,8 @@ class PeriodicEvaluation(StepsCallback):
     Evaluation has its own random state for masks and samples, and the means that the training log
     is collecting are restored afterwards.
 
-    Args:
-        evaluate: scores the model: {name: value}, or None if it was stopped (`StopEvaluation`).
-        write: called with (scores, seconds).
-        every: steps between two evaluations.
-        **interval: see `StepsCallback`.
+    `evaluate` returns the scores by name, or None if it was stopped (`StopEvaluation`); `write` is
+    called with the scores and the seconds that they took.
     """
 
     def __init__(

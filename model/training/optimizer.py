@@ -29,11 +29,7 @@ GROWTH_STEPS = 2000
 class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     """`rate · (1 − step / steps)^power · min(1, step / warm-up)`: the factors apply together.
 
-    Args:
-        learning_rate: the rate that both factors scale.
-        num_train_steps: the rate is 0 from this step on.
-        num_warmup_steps: 0 means no warm-up: the first step has the full rate.
-        power: the exponent of the decay.
+    Without warm-up steps, the first step has the full rate.
     """
 
     def __init__(
