@@ -12,3 +12,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # A shell that is set up for a backend that is not installed here must not fail the suite.
 if not importlib.util.find_spec(os.environ.get("KERAS_BACKEND", "tensorflow")):
     os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+def pytest_collection_modifyitems(items):
+    # The tests of whole jobs take longest. They come first, so that at the end of a run with two
+    # processes neither waits for the other.
+    items.sort(key=lambda item: item.path.parent.name != "tests")
