@@ -6,7 +6,6 @@ strings; scores are between 0 and 5.
 """
 
 import dataclasses
-import math
 import os
 import re
 import zipfile
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from common import files
 from common.errors import InputError
 from data.tasks import glue
+from data.tasks.examples import parse_number
 from jobs.trials import read_results_file
 
 
@@ -138,11 +138,8 @@ def _format(task, text):
     """A label as it is, or a score in GLUE's range with three decimals; None if it is neither."""
     if not task.is_regression:
         return text if text in task.labels else None
-    try:
-        score = float(text)
-    except ValueError:
-        return None
-    return f"{min(max(score, 0.0), glue.MAX_SCORE):.3f}" if math.isfinite(score) else None
+    score = parse_number(text)
+    return None if score is None else f"{min(max(score, 0.0), glue.MAX_SCORE):.3f}"
 
 
 def constant_predictions(file: SubmissionFile) -> list[str]:

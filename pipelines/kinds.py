@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from common.errors import InputError
+from data.tasks.files import JSON_ENDINGS, file_ending
 from pipelines import text_files
 from pipelines.command_line import MANY, rounded
 
@@ -67,22 +68,24 @@ def _classify(classifier, rows, batch_size):
 
 def _read_sentences(args):
     """The words of each sentence."""
-    from data.tasks.tagging.conll import read_conll
+    from data.tasks.tagging.sentences import read_sentences
 
     text_files.check_source(args)
-    if not (args.input and args.input.lower().endswith(CONLL_ENDINGS)):
+    ending = file_ending(args.input or "")
+    is_json = ending in JSON_ENDINGS and len(args.columns or ()) < 2
+    if not is_json and ending not in CONLL_ENDINGS:
         try:
             return [text.split() for (text,) in text_files.read_rows(args, "a sentence")]
         except InputError as error:
             endings = ", ".join(CONLL_ENDINGS)
             raise InputError(f"{error}. (Files with a word per line end in {endings})") from None
     columns = text_files.column_numbers(args.input, args.columns or [])
-    if len(columns) > 1 or not all(isinstance(column, int) for column in columns):
+    if len(columns) > 1 or not all(isinstance(column, str) == is_json for column in columns):
         raise InputError(
             f"`--columns` of {args.input} must be the number, from 1, of the column with the "
             f"words. Received: {' '.join(args.columns)}"
         )
-    file = read_conll(args.input, *columns, words_only=True)
+    file = read_sentences(args.input, *columns, words_only=True)
     return [file.words[begin:end] for begin, end in pairwise(file.row_splits)]
 
 
@@ -101,7 +104,7 @@ def _read_questions(args):
     from data.tasks.question_answering import files
 
     text_files.check_source(args)
-    if args.columns or not (args.input and args.input.endswith(files.ENDINGS)):
+    if args.columns or not (args.input and file_ending(args.input) in JSON_ENDINGS):
         rows = text_files.read_rows(args, "a question and its context", 2, 2, one_row=True)
         return [(str(number), *row) for number, row in enumerate(rows)]
     examples = files.read_questions(args.input, "test", unanswerable=True)

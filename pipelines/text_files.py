@@ -1,4 +1,4 @@
-"""Rows of texts from a command's arguments, standard input, and TXT, TSV, CSV and JSON-lines files.
+"""Rows of texts from a command's arguments, standard input, and TXT, TSV, CSV and JSON files.
 
 Without --columns, a line is a row, with tabs between its texts. With --columns, the texts are cells
 of a table, or fields of JSON lines; a field may hold a list of texts.
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from common.errors import InputError
 from data.tasks.examples import parse_text
-from data.tasks.tables import decode, read_table, read_text
+from data.tasks.files import JSON_ENDINGS, decode, file_ending, lines_of, read_text
+from data.tasks.tables import read_table
 
 
 def check_source(args: argparse.Namespace) -> None:
@@ -62,7 +63,7 @@ def read_rows(
 def column_numbers(path: str, columns: list[str]) -> list[int | str]:
     """--columns as `read_table` takes them: numbers from 0, or names."""
     are_numbers = all(column.isdecimal() and int(column) for column in columns)
-    if are_numbers and not path.endswith(".jsonl"):
+    if are_numbers and file_ending(path) not in JSON_ENDINGS:
         return [int(column) - 1 for column in columns]
     return list(columns)
 
@@ -80,8 +81,8 @@ def _table_rows(args) -> Iterator[tuple[str, list]]:
     """The place of each row, and (text, label) of each of its texts."""
     columns = column_numbers(args.input, args.columns)
     table = read_table(args.input, columns, has_header=isinstance(columns[0], str))
-    for line, row in table.rows:
-        place = f"{args.input}, line {line}"
+    for where, row in table.rows:
+        place = f"{args.input}, {where}"
         with _located(place):
             cells = zip(table.cells(row), table.labels, strict=True)
         lists = ((cell if isinstance(cell, list) else [cell], label) for cell, label in cells)
@@ -92,14 +93,14 @@ def _line_rows(args, one_row) -> Iterator[tuple[str, list]]:
     """See `_table_rows`."""
     if args.texts:
         lines, place = ["\t".join(args.texts)] if one_row else args.texts, "argument"
-    elif args.input and args.input.endswith((".csv", ".jsonl")):
+    elif args.input and file_ending(args.input) in (".csv", *JSON_ENDINGS):
         raise InputError(f"{args.input}: name the columns of its texts with --columns")
     else:
         source = args.input or "standard input"
         text = read_text(args.input)[0] if args.input else decode(sys.stdin.buffer.read(), source)
-        # Only "\n" ends a line: str.splitlines would also split at characters inside a text.
-        lines, place = text.rstrip("\r\n").split("\n"), f"{source}, line"
-        lines = [line.removesuffix("\r") for line in lines] if lines != [""] else []
+        lines, place = [line for _, line in lines_of(text)], f"{source}, line"
+        while lines and not lines[-1]:
+            lines.pop()
     for number, line in enumerate(lines, start=1):
         texts = enumerate(line.split("\t"), start=1)
         yield f"{place} {number}", [(text, f"column {column}") for column, text in texts]

@@ -32,11 +32,12 @@ class Task(abc.ABC):
 
     architecture: ClassVar[str]  # the model's class in `model`
     endings: ClassVar[tuple[str, ...]]  # of the names of its files
+    other_endings: ClassVar[tuple[str, ...]] = ()  # where no file has one of `endings`
     predicts_dev: ClassVar[bool] = False  # whether to write predictions for dev splits, too
     file_hint: ClassVar[str] = ""  # ends the message about a missing file
 
     def paths(self, directory: str, split: str) -> list[str]:
-        """The paths where a split's file may be; `directory` holds the tasks' folders."""
+        """The paths where a split's file should be; `directory` holds the tasks' folders."""
         if split in self.files:
             return [self.files[split]]
         return [os.path.join(directory, self.name, split + ending) for ending in self.endings]
@@ -60,25 +61,45 @@ class Task(abc.ABC):
         """Reads those of the splits that have a file, and warns about the others."""
         found = {}
         for split in splits:
-            paths = self.paths(directory, split)
-            if split in self.files or any(map(os.path.isfile, paths)):
+            if split in self.files or self._files(directory, split):
                 found[split] = self.load(directory, split)
             else:
                 what = "test predictions" if split in self.test_splits else f"scores on {split}"
-                logging.warning("%s: no %s: %s not found", self.name, what, paths[0])
+                places = self._places(directory, split)
+                logging.warning("%s: no %s: %s not found", self.name, what, places)
         return found
 
     def find_file(self, directory: str, split: str) -> str:
-        """The path of a split's file; an `InputError` if there is no file, or more than one."""
-        paths = self.paths(directory, split)
-        found = [path for path in paths if os.path.isfile(path)]
+        """The path of a split's file; an `InputError` if there is no file, or more than one.
+
+        A name may also have capital letters, one of `other_endings`, or `.gz` at its end.
+        """
+        found = self._files(directory, split)
         if not found:
-            raise InputError(
-                f"task {self.name}: no {split} file. Put it at {' or '.join(paths)}{self.file_hint}"
-            )
+            places, hint = self._places(directory, split), self.file_hint
+            if split == "dev":
+                hint += '. Without one, set "do_eval": false in --hparams'
+            raise InputError(f"task {self.name}: no {split} file. Put it at {places}{hint}")
         if len(found) > 1 and os.path.dirname(found[0]) == os.path.dirname(found[1]):
             raise InputError(f"task {self.name}: found {' and '.join(found)}. Keep only one")
         return found[0]
+
+    def _files(self, directory, split):
+        """The files that a split may be read from."""
+        paths = self.paths(directory, split)
+        found = [path for path in paths if os.path.isfile(path)]
+        if found or split in self.files:
+            return found
+        names = {os.path.basename(path).lower() for path in paths}
+        names |= {os.path.splitext(name)[0] + end for name in names for end in self.other_endings}
+        return [path for path, name in _entries(paths) if name.lower().removesuffix(".gz") in names]
+
+    def _places(self, directory, split):
+        """Where a split's file should be, and a file that may be it under another name."""
+        paths = self.paths(directory, split)
+        other = [path for path, name in _entries(paths) if name.lower().startswith(f"{split}.")]
+        found = f" ({other[0]} has another name)" if other and split not in self.files else ""
+        return " or ".join(paths) + found
 
     def training_examples(self, examples: Examples, options: Any) -> Examples:
         """The examples to train on, given those of the training file."""
@@ -118,3 +139,11 @@ class Task(abc.ABC):
         """The fields that decide what the task is; not its name, nor where its files are."""
         fields = dataclasses.asdict(self)
         return [fields[name] for name in sorted(fields) if name not in ("files", "name")]
+
+
+def _entries(paths):
+    """(path, name) of the files in the folders of paths, folder by folder."""
+    for folder in dict.fromkeys(map(os.path.dirname, paths)):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+            if os.path.isfile(path := os.path.join(folder, name)):
+                yield path, name

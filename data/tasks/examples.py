@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -73,17 +74,30 @@ class TextExamples(Examples):
         return self.labels.astype(np.float32) if self.labels.ndim == 2 else self.labels
 
 
-def parse_text(value: Any, where: str) -> str:
-    """A value, checked to be text that is not blank. `where` names it in errors."""
+def parse_text(value: Any, where: str, spaces: str | None = None) -> str:
+    """A value, checked to be text that is not blank. `where` names it in errors.
+
+    `spaces` are the characters that make a blank; None is all of Unicode's.
+    """
     if not isinstance(value, str):
         raise unexpected("text", where, value)
-    if not value.strip():
+    if not value.strip(spaces):
         raise InputError(f"expected text in {where}, got none")
     try:
         value.encode()
     except UnicodeEncodeError:  # a JSON escape can be half of a surrogate pair
         raise InputError(f"expected Unicode text in {where}, got a lone surrogate") from None
     return value
+
+
+def parse_number(value: Any) -> float | None:
+    """A finite number, or one that is written in text; None for anything else."""
+    try:
+        # Python takes 1_0 for 10, and True for 1.
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def unexpected(expected: str, where: str, value: Any) -> InputError:

@@ -1,18 +1,22 @@
 """The nine GLUE tasks as rows of one table.
 
 Columns, label orders and headers are those of GLUE's own files, as in the original's
-finetune/classification/classification_tasks.py. MRPC's test file has quotes doubled as in CSV; they
+finetune/classification/classification_tasks.py. Columns are read by number, and must have GLUE's
+names in the header. MRPC's test file has quotes doubled as in CSV; they
 are kept, since no field is quoted.
 """
 
 import dataclasses
 import os
+from typing import ClassVar
 
 from typing_extensions import override
 
+from common.errors import InputError
 from common.fields import unknown
 from data.tasks.classification.task import REGRESSION, ClassificationTask
-from data.tasks.tables import Column
+from data.tasks.examples import unexpected
+from data.tasks.tables import Column, Table
 
 MAX_SCORE = 5.0  # STS-B scores run from 0 to 5
 # GLUE's own files have a few damaged rows; a larger share of a file means that the file is broken.
@@ -36,6 +40,7 @@ class GlueTask(ClassificationTask):
     may_be_wider: bool = True  # a few rows have an extra tab
 
     file_hint = ". GLUE's files are at gluebenchmark.com"
+    other_endings: ClassVar[tuple[str, ...]] = ()
 
     @override
     def paths(self, directory: str, split: str) -> list[str]:
@@ -56,7 +61,37 @@ class GlueTask(ClassificationTask):
         is_test = split in self.test_splits
         return self.test_columns if is_test and self.test_columns else self.text_columns
 
+    @override
+    def check_table(self, table: Table, is_test: bool) -> None:
+        *texts, label = _HEADERS[self.name]
+        if not table.header and table.rows and label in (first := table.rows[0][1]):
+            error = unexpected("no header, as in GLUE's file", "line 1", "\t".join(first))
+            raise InputError(f"{table.path}: {error}")
+        for name, number in zip(texts if is_test else (*texts, label), table.columns, strict=True):
+            found = table.header[number] if table.header else name
+            if found.lower() != name.lower():
+                error = unexpected(f'a header with "{name}"', f"column {number + 1}", found)
+                raise InputError(f"{table.path}, line 1: {error}")
+        label_at = table.columns[-1]
+        rows = () if is_test else table.rows
+        undecided = [place for place, row in rows if row[label_at : label_at + 1] == ["-"]]
+        if undecided:
+            problem = f'{len(undecided)} rows have the label "-": their annotators did not agree'
+            raise InputError(f"{table.path}, {undecided[0]}: {problem}. Remove these rows")
 
+
+# The names in the headers: of the texts, and of the label.
+_HEADERS = {
+    "cola": ("sentence", "label"),
+    "sst": ("sentence", "label"),
+    "mrpc": ("#1 String", "#2 String", "Quality"),
+    "sts": ("sentence1", "sentence2", "score"),
+    "qqp": ("question1", "question2", "is_duplicate"),
+    "mnli": ("sentence1", "sentence2", "gold_label"),
+    "qnli": ("question", "sentence", "label"),
+    "rte": ("sentence1", "sentence2", "label"),
+    "wnli": ("sentence1", "sentence2", "label"),
+}
 _ENTAILMENT = ("entailment", "not_entailment")
 _SCORES = {"labels": (), "problem_type": REGRESSION, "score_range": (0.0, MAX_SCORE)}
 _STS = _SCORES | {"glue_name": "STS-B", "test_columns": (-2, -1), "unordered": True}

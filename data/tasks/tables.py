@@ -1,15 +1,13 @@
-"""Chosen columns of TSV, CSV and JSON-lines files, with the number of each row's first line.
+"""Chosen columns of TSV, CSV and JSON files, with the place of each row.
 
 TSV files have no quoting, as GLUE's: a quote is a character of the text. CSV files are read by
-Python's csv module: a quoted field may hold commas, line breaks and doubled quotes.
+Python's csv module: a quoted field may hold commas, line breaks and doubled quotes. JSON files hold
+one object per line, or a list of objects. Blank lines are passed over.
 """
 
 import csv
 import dataclasses
-import hashlib
 import io
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,10 +16,20 @@ from absl import logging
 
 from common.errors import InputError
 from common.files import write_text
-from data.tasks.examples import shown
+from data.tasks.files import (
+    JSON_ENDINGS,
+    file_ending,
+    is_blank,
+    json_records,
+    lines_of,
+    read_text,
+)
 
 SEPARATORS = {".tsv": "tabs", ".csv": "commas"}
 ENDINGS = (*SEPARATORS, ".jsonl")
+OTHER_ENDINGS = (".json",)  # names that are read where there is no other file
+_SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
+LATE_QUOTE_HINT = "A quote that opens a cell must follow the comma at once"
 Column = int | str  # a number from 0, or negative from the end of the header; or a name
 
 
@@ -32,8 +40,9 @@ class Table:
     Args:
         path, sha256: of the file.
         header: the cells of its header; None without one.
-        rows: (line, cells) of each row. The cells of a JSON line are a dict.
-        columns: numbers from 0 of the chosen columns, or names of the fields of JSON lines.
+        rows: (place, cells) of each row: such as "line 3", its first line. The cells of a JSON
+            object are a dict.
+        columns: numbers from 0 of the chosen columns, or names of the fields of JSON objects.
         labels: the chosen columns' names for messages.
         width: how many cells a row should have.
         may_be_wider: whether a row may have more cells than `width`.
@@ -42,7 +51,7 @@ class Table:
     path: str
     sha256: str
     header: list[str] | None
-    rows: list[tuple[int, Any]]
+    rows: list[tuple[str, Any]]
     columns: list[Column]
     labels: list[str]
     width: int = 0
@@ -55,8 +64,11 @@ class Table:
             if missing:
                 raise InputError(f'expected a field "{missing[0]}", got {", ".join(row) or "none"}')
         elif len(row) < self.width or (len(row) > self.width and not self.may_be_wider):
-            expected = f"{self.width} columns separated by {SEPARATORS[_ending(self.path)]}"
-            raise InputError(f"expected {expected}, got {len(row)}")
+            separators = SEPARATORS[file_ending(self.path)]
+            is_late = separators == "commas" and any(map(has_late_quote, row))
+            hint = f". {LATE_QUOTE_HINT}" if is_late else ""
+            expected = f"{self.width} columns separated by {separators}"
+            raise InputError(f"expected {expected}, got {len(row)}{hint}")
         return [row[column] for column in self.columns]
 
     def parse(
@@ -68,11 +80,11 @@ class Table:
         `max_damaged_share` of the rows may be unusable, and is left out with a warning.
         """
         parsed, damaged = [], []
-        for line, row in self.rows:
+        for place, row in self.rows:
             try:
                 parsed.append(parse_cells(self.cells(row)))
             except InputError as error:
-                damaged.append(f"{self.path}, line {line}: {error}")
+                damaged.append(f"{self.path}, {place}: {error}")
                 if len(damaged) > max_damaged_share * len(self.rows):
                     raise InputError(damaged[0]) from None
         if damaged:
@@ -89,7 +101,7 @@ def read_table(
     """Reads a file and finds columns in it.
 
     Args:
-        path: its ending, one of `ENDINGS`, decides the format.
+        path: its ending, one of `ENDINGS` or `OTHER_ENDINGS`, decides the format.
         columns: names in the header, or of fields; or numbers.
         has_header: whether the first row of a TSV or CSV file holds the columns' names.
         may_be_wider: whether rows may have more cells than the header, or the first row.
@@ -97,21 +109,22 @@ def read_table(
     Raises:
         InputError: another ending, bytes that are not UTF-8, a broken row, or a missing column.
     """
-    ending = _ending(path)
-    if ending not in ENDINGS:
-        raise InputError(f"{path}: expected a file name ending in {', '.join(ENDINGS)}")
+    ending = file_ending(path)
+    if ending not in (*SEPARATORS, *JSON_ENDINGS):
+        endings = ", ".join((*SEPARATORS, *JSON_ENDINGS))
+        raise InputError(f"{path}: expected a file name ending in {endings}")
     text, sha256 = read_text(path)
-    readers = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _json_rows}
-    rows = list(readers[ending](path, text.rstrip("\r\n"))) if text.strip("\r\n") else []
-    if ending == ".jsonl":
+    if ending in JSON_ENDINGS:
         if any(isinstance(column, int) for column in columns):
             raise InputError(f"{path}: expected names of fields as columns, got numbers")
         labels = [f'field "{name}"' for name in columns]
-        return Table(path, sha256, None, rows, list(columns), labels)
+        return Table(path, sha256, None, list(json_records(path, text)), list(columns), labels)
+    rows = list(_csv_rows(path, text) if ending == ".csv" else _tsv_rows(text))
     header, width, numbers = None, 0, list(columns)
     if has_header and rows:
-        header = [cell.strip() for cell in rows.pop(0)[1]]
-        numbers = [_find(path, header, column) for column in columns]
+        place, cells = rows.pop(0)
+        header = [cell.strip() for cell in cells]
+        numbers = [_find(f"{path}, {place}", header, column) for column in columns]
         width = len(header)
     elif rows:
         width = max(max(numbers) + 1, 0 if may_be_wider else len(rows[0][1]))
@@ -122,20 +135,9 @@ def read_table(
     return Table(path, sha256, header, rows, numbers, labels, width, may_be_wider)
 
 
-def read_text(path: str) -> tuple[str, str]:
-    """A file's text and the SHA-256 of its bytes; an `InputError` if it is not UTF-8."""
-    with open(path, "rb") as file:
-        content = file.read()
-    return decode(content, path), hashlib.sha256(content).hexdigest()
-
-
-def decode(content: bytes, source: str) -> str:
-    """UTF-8 text without a byte-order mark; an `InputError` names the source and the line."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{source}, line {line}: expected UTF-8 text, got other bytes") from None
+def has_late_quote(cell: str) -> bool:
+    """Whether a cell begins with spaces and a quote, which is then a character of the text."""
+    return cell.startswith(" ") and cell.lstrip(" ").startswith('"')
 
 
 def write_predictions(path: str, answers: Iterable[str], logits: np.ndarray) -> None:
@@ -146,48 +148,44 @@ def write_predictions(path: str, answers: Iterable[str], logits: np.ndarray) -> 
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _ending(path):
-    return os.path.splitext(path)[1].lower()
-
-
-def _find(path, header, column):
+def _find(where, header, column):
     """A column's number from 0."""
     if isinstance(column, str):
         if header.count(column) != 1:
             found = f'with one column "{column}", got {", ".join(header)}'
-            raise InputError(f"{path}, line 1: expected a header {found}")
+            raise InputError(f"{where}: expected a header {found}{_separator_hint(header)}")
         return header.index(column)
     needed = column + 1 if column >= 0 else -column
     if needed > len(header):
         found = f"of at least {needed} columns, got {len(header)} columns"
-        raise InputError(f"{path}, line 1: expected a header {found}")
+        raise InputError(f"{where}: expected a header {found}")
     return column % len(header)  # negative numbers count from the end of the header
 
 
-def _tsv_rows(_, text) -> Iterator[tuple[int, list[str]]]:
-    # Only "\n" ends a row: str.splitlines would also split at characters inside a text.
-    for line, row in enumerate(text.split("\n"), start=1):
-        yield line, row.removesuffix("\r").split("\t")
+def _separator_hint(header):
+    found = [name for separator, name in _SEPARATOR_NAMES.items() if separator in header[0]]
+    if len(header) > 1 or not found:
+        return ""
+    return f". Its cells seem to be separated by {found[0]}: .csv needs commas, .tsv tabs"
 
 
-def _csv_rows(path, text) -> Iterator[tuple[int, list[str]]]:
+def _tsv_rows(text) -> Iterator[tuple[str, list[str]]]:
+    for number, line in lines_of(text):
+        if not is_blank(line):
+            yield f"line {number}", line.split("\t")
+
+
+def _csv_rows(path, text) -> Iterator[tuple[str, list[str]]]:
     csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
+    line, width = 1, 0
     try:
         for row in reader:
-            yield line, row
+            # In a file of one column, a cell of spaces may have been quoted.
+            if row and (len(row) > 1 or width == 1 or not is_blank(row[0])):
+                width = width or len(row)
+                yield f"line {line}", row
             line = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path}, line {line}: not CSV: {error}") from None
-
-
-def _json_rows(path, text) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, row in enumerate(text.split("\n"), start=1):
-        try:
-            fields = json.loads(row)
-        except ValueError as error:
-            raise InputError(f"{path}, line {line}: not JSON: {error}") from None
-        if not isinstance(fields, dict):
-            raise InputError(f"{path}, line {line}: expected a JSON object, got {shown(fields)}")
-        yield line, fields
+        hint = 'Quotes inside a quoted cell must be doubled: ""'
+        raise InputError(f"{path}, line {line}: not CSV: {error}. {hint}") from None

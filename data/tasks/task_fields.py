@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.fields import FieldTable, check_fields, require
+from data.tasks.labels import label_name
 from data.tasks.tables import Column
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -27,10 +28,9 @@ def is_list(value: Any, is_item: Callable[[Any], bool], least: int, most: int = 
 
 
 def is_label(value: Any) -> bool:
-    """Whether a value can be a label: a string that fits into a cell of a TSV file."""
-    return (
-        isinstance(value, str) and value == value.strip() != "" and not set(value) & set("\t\r\n")
-    )
+    """Whether a value can be a label, as text that fits into a cell of a TSV file."""
+    name = label_name(value)
+    return name is not None and name == name.strip() != "" and not set(name) & set("\t\r\n")
 
 
 def _is_name(value):
@@ -44,16 +44,19 @@ def _is_files(value):
 
 
 _COMMON = {
-    "name": (_is_name, "letters, digits, dots, - and _"),
+    "name": (
+        _is_name,
+        "letters from a to z, digits, dots, - and _; without this field, it is the file's name",
+    ),
     "files": (_is_files, "an object of file names by split"),
 }
 # Rows of the tables of fields.
 COLUMN = (is_column, "a column's name or number (from 1)")
 LABELS = (
-    lambda value: is_list(value, is_label, 2),
-    "a list of two or more different strings, without spaces around them",
+    lambda value: is_list(value, is_label, 2) and len(set(map(label_name, value))) == len(value),
+    "a list of two or more different strings, without spaces around them, or whole numbers",
 )
-METRIC_NAMES = (lambda value: is_list(value, is_label, 1), "a list of names")
+METRIC_NAMES = (lambda value: is_list(value, lambda v: isinstance(v, str), 1), "a list of names")
 TRUE_OR_FALSE = (lambda value: isinstance(value, bool), "true or false")
 
 

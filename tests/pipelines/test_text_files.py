@@ -6,12 +6,16 @@ import pytest
 
 from common.errors import InputError
 from pipelines.command_line import make_parser
+from pipelines.kinds import KINDS
 from pipelines.text_files import read_rows
 
 FILES = {
     "a.csv": 'id,text,other\n1,"a, ""b""\nc",x\n2,d,y\n',
     "empty.csv": 't\nx\n" "\n',
     "a.tsv": "1\ta\n2\tb\n",
+    "a.json": '[{"t": "a"},\n{"t": "b"}]',
+    "cr.txt": "a\rb\r",
+    "one.txt": "a\rb\n\n",
     "a.jsonl": '{"1": "a", "2": ["b", "c"]}\n',
     "a.txt": "\ufeffone\u2028\r\ntwo\n\n",
     "pairs.txt": "a\tb\nc\td\n",
@@ -43,6 +47,9 @@ def read(tmp_path, monkeypatch):
         (["a\tb"], PAIRS, [["a", "b"]]),
         (["a", "b", "c"], CHOICES, [["a", "b", "c"]]),
         (["--input", "a.txt"], {}, [["one\u2028"], ["two"]]),
+        (["--input", "cr.txt"], {}, [["a"], ["b"]]),
+        (["--input", "one.txt"], {}, [["a\rb"]]),
+        (["--input", "a.json", "--columns", "t"], {}, [["a"], ["b"]]),
         (["--input", "pairs.txt"], PAIRS, [["a", "b"], ["c", "d"]]),
         (["--input", "a.csv", "--columns", "text"], {}, [['a, "b"\nc'], ["d"]]),
         (["--columns", "other", "id", "--input", "a.csv"], PAIRS, [["x", "1"], ["y", "2"]]),
@@ -53,6 +60,24 @@ def read(tmp_path, monkeypatch):
 )
 def test_rows(read, arguments, options, rows):
     assert read(arguments, **options) == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content"),
+    [
+        (["a b", "c"], ""),
+        (["--input", "x.txt"], "a b\nc\n"),
+        (["--input", "x.CONLL"], "a X\nb Z\n\nc Y\n"),
+        (["--input", "x.jsonl"], '{"tokens": ["a", "b"]}\n\n{"tokens": ["c"]}\n'),
+        (["--input", "x.json", "--columns", "w"], '[{"w": ["a", "b"]}, {"w": "c"}]'),
+    ],
+)
+def test_words_to_tag(tmp_path, monkeypatch, arguments, content):
+    monkeypatch.chdir(tmp_path)
+    if content:
+        (tmp_path / arguments[1]).write_text(content, encoding="utf-8")
+    args = make_parser("", "a model", "columns").parse_intermixed_args(["m", *arguments])
+    assert KINDS["ConvBertForTokenClassification"].read(args) == [["a", "b"], ["c"]]
 
 
 def test_rows_of_standard_input(read):
@@ -73,6 +98,7 @@ def test_rows_of_standard_input(read):
         (["--input", "a.csv", "--columns", "x"], {}, r'a\.csv, line 1: .* column "x"'),
         (["--input", "a.csv", "--columns", "id", "text"], {}, "line 2: expected WHAT; got 2"),
         (["--input", "a.csv"], {}, r"a\.csv: .* --columns"),
+        (["--input", "a.json"], {}, r"a\.json: .* --columns"),
         (["--input", "no.csv"], {}, r"--input: .* no\.csv"),
         (["a", "--input", "a.txt"], {}, "--input"),
         (["a", "--columns", "x"], {}, "--columns"),

@@ -3,11 +3,12 @@
 docs/finetuning.md explains the JSON fields of a user's own task; `data.tasks.glue` has GLUE's.
 """
 
+import ast
 import dataclasses
 import functools
 import itertools
-import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -28,8 +29,18 @@ from data.tasks.classification.decoding import (
     answers,
     predictions,
 )
-from data.tasks.examples import TextExamples, parse_text, unexpected
-from data.tasks.tables import ENDINGS, Column, Table, read_table, write_predictions
+from data.tasks.examples import TextExamples, parse_number, parse_text, unexpected
+from data.tasks.labels import count_labels, label_ids, label_name
+from data.tasks.tables import (
+    ENDINGS,
+    LATE_QUOTE_HINT,
+    OTHER_ENDINGS,
+    Column,
+    Table,
+    has_late_quote,
+    read_table,
+    write_predictions,
+)
 
 # The names in `data.tasks.metrics.METRICS` that suit each kind of task.
 METRICS = {
@@ -77,6 +88,11 @@ class ClassificationTask(Task):
 
     architecture: ClassVar[str] = "ConvBertForSequenceClassification"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
+    other_endings: ClassVar[tuple[str, ...]] = OTHER_ENDINGS
+
+    @functools.cached_property
+    def _ids(self):
+        return label_ids(self.labels)
 
     @property
     def is_regression(self) -> bool:
@@ -107,8 +123,7 @@ class ClassificationTask(Task):
         columns = self.columns(split)
         chosen = columns if is_test else (*columns, self.label_column)
         table = read_table(path, chosen, self.has_header(split), self.may_be_wider)
-        if table.header and isinstance(self.label_column, int):
-            self._check_header(table, is_test)
+        self.check_table(table, is_test)
 
         def parse_cells(cells):
             texts = map(parse_text, cells[: len(columns)], table.labels)
@@ -120,6 +135,12 @@ class ClassificationTask(Task):
         labels = None if is_test else np.array(labels, dtype)
         pairs = texts[1] if len(columns) == 2 else None
         return TextExamples(path, table.sha256, texts[0], pairs, labels, self.score_range)
+
+    def check_table(self, table: Table, is_test: bool) -> None:
+        """Checks what a file's table must have besides its columns; an `InputError` if it lacks it.
+
+        The columns are those of the texts and, unless `is_test`, of the label.
+        """
 
     @override
     def training_examples(self, examples: TextExamples, options: Any) -> TextExamples:
@@ -169,10 +190,17 @@ class ClassificationTask(Task):
         table = read_table(path, [self.label_column], self.has_header("train"), self.may_be_wider)
         parse = self._parse_score if self.is_regression else self._parse_names
         found = table.parse(lambda cells: parse(cells[0], table.labels[0]))
-        counts = Counter(found if self.is_regression else itertools.chain.from_iterable(found))
+        names = found if self.is_regression else itertools.chain.from_iterable(found)
+        counts = Counter(names) if self.is_regression else count_labels(names)
         if len(counts) < 2:
             expected = f"two or more different labels or scores in {table.labels[0]}"
             raise InputError(f"{path}: expected {expected}, got {', '.join(map(str, counts))}")
+        once = [name for name, count in counts.items() if count == 1]
+        if isinstance(self.label_column, int) and found[0] == once and len(counts) > 2:
+            message = (
+                '%s, line 1: only this row has the label "%s". If it is a header, name columns'
+            )
+            logging.warning(message, path, once[0])
         if self.is_regression:
             score_range = min(counts), max(counts)
             logging.info("%s: scores from %g to %g", self.name, *score_range)
@@ -182,40 +210,25 @@ class ClassificationTask(Task):
         logging.info("%s: %d labels: %s", self.name, len(labels), listed)
         return dataclasses.replace(self, labels=labels)
 
-    def _check_header(self, table: Table, is_test):
-        """Refuses a header that is a row of data: a file without one would lose an example."""
-        cell = table.header[0] if is_test else table.cells(table.header)[-1]
-        if not is_test:
-            try:
-                self._parse_label(cell, "")
-            except InputError:
-                return  # not a label, so it is a column's name
-        elif not cell.isdigit():
-            return
-        found = f'expected a header, got a row of data ("{cell}")'
-        raise InputError(f"{table.path}, line 1: {found}")
-
     def _parse_label(self, cell, where):
         """The label's id, a list of ones and zeros, or the score."""
         if self.is_regression:
             return self._parse_score(cell, where)
-        names = self._parse_names(cell, where)
         is_multi_label = self.problem_type == MULTI_LABEL
-        if not set(names) <= set(self.labels):
+        ids = [self._ids.get(name) for name in self._parse_names(cell, where)]
+        if None in ids:
             kind = "labels among" if is_multi_label else "one of the labels"
             allowed = ", ".join([*self.labels[:_MAX_SHOWN], "…"][: len(self.labels)])
             raise unexpected(f"{kind} {allowed}", where, cell)
         if is_multi_label:
-            return [int(label in names) for label in self.labels]
-        return self.labels.index(names[0])
+            return [int(number in ids) for number in range(len(self.labels))]
+        return ids[0]
 
     def _parse_names(self, cell, where):
         """The labels in a cell, whether the task has them or not."""
         if self.problem_type != MULTI_LABEL:
             return [_parse_name(cell, cell, where)]
-        values = cell
-        if isinstance(cell, str):
-            values = cell.split(self.label_delimiter) if cell.strip() else []
+        values = _split(cell, self.label_delimiter, where) if isinstance(cell, str) else cell
         if not isinstance(values, list):
             raise unexpected("a list of labels", where, cell)
         names = [_parse_name(value, cell, where) for value in values]
@@ -228,22 +241,37 @@ class ClassificationTask(Task):
         if self.score_range is not None and not self.range_is_open:
             low, high = self.score_range
             allowed += f" from {low:g} to {high:g}"
-        try:
-            score = math.nan if isinstance(cell, bool) else float(cell)
-        except (ValueError, TypeError, OverflowError):
-            score = math.nan
-        if not math.isfinite(score) or not low <= score <= high:
+        score = parse_number(cell)
+        if score is None or not low <= score <= high:
             raise unexpected(allowed, where, cell)
         return score
 
 
+def _split(cell, delimiter, where):
+    """The labels in a cell: names between delimiters, or a list as Python and pandas write it."""
+    text = cell.strip()
+    if text[:1] + text[-1:] == "[]":
+        try:
+            values = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            values = None
+        # Python joins strings without a comma between them, as in a list that NumPy writes.
+        if isinstance(values, list) and not re.search(r"""['"]\s*['"]""", text):
+            return values
+        ends = [part.strip()[:1] + part.strip()[-1:] for part in text.split(delimiter)]
+        if text[1:].lstrip()[:1] in ("'", '"') or any(("[" in end) != ("]" in end) for end in ends):
+            raise unexpected("a list such as ['x', 'y'], or labels without [ and ]", where, cell)
+    return text.split(delimiter) if text else []
+
+
 def _parse_name(value, cell, where):
-    """A label as text: 1 and true of a JSON file become "1" and "true"."""
-    if isinstance(value, bool | int):
-        value = json.dumps(value)
-    if not isinstance(value, str) or not value.strip() or set(value.strip()) & set("\t\r\n"):
+    """A label's name."""
+    name = label_name(value)
+    if not name or not name.strip() or set(name.strip()) & set("\t\r\n"):
         raise unexpected("a label", where, cell)
-    return value.strip()
+    if has_late_quote(name):
+        raise InputError(f"{unexpected('a label', where, cell)}. {LATE_QUOTE_HINT}")
+    return name.strip()
 
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> ClassificationTask:
@@ -261,7 +289,7 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> ClassificationTask
         metrics=task_fields.check_metrics(path, metrics, METRICS[kind], kind),
         text_columns=tuple(columns),
         label_column=label_column,
-        labels=None if labels is None else tuple(labels),
+        labels=None if labels is None else tuple(map(label_name, labels)),
         problem_type=kind,
         score_range=score_range and tuple(map(float, score_range)),
         label_delimiter=values.get("label_delimiter", ","),
@@ -278,7 +306,10 @@ def _check_together(path, values, num_texts):
         check(name not in values, name, f"absent for {kind}", values.get(name))
     unordered = values.get("unordered")
     check(num_texts == 2 or not unordered, "unordered", "absent if there is one text", unordered)
-    delimiter, labels = values.get("label_delimiter", ","), values.get("labels", [])
+    delimiter, labels = (
+        values.get("label_delimiter", ","),
+        map(label_name, values.get("labels", [])),
+    )
     unsafe = [label for label in labels if kind == MULTI_LABEL and delimiter in label]
     check(not unsafe, "labels", f'without the delimiter "{delimiter}"', unsafe)
 

@@ -16,7 +16,8 @@ from common.fields import require
 from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.examples import Examples, TextExamples, parse_text, unexpected
-from data.tasks.tables import ENDINGS, Column, read_table, write_predictions
+from data.tasks.labels import label_ids, label_name
+from data.tasks.tables import ENDINGS, OTHER_ENDINGS, Column, read_table, write_predictions
 
 KIND = "multiple_choice"
 
@@ -75,6 +76,7 @@ class MultipleChoiceTask(Task):
 
     architecture: ClassVar[str] = "ConvBertForMultipleChoice"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
+    other_endings: ClassVar[tuple[str, ...]] = OTHER_ENDINGS
 
     @override
     def read(self, path: str, split: str) -> ChoiceExamples:
@@ -85,10 +87,10 @@ class MultipleChoiceTask(Task):
         table = read_table(path, columns, has_header=isinstance(self.context_column, str))
         records = table.parse(lambda cells: self._parse_row(cells, table.labels, has_label))
         contexts, choices, labels = map(list, zip(*records, strict=True))
-        for (line, _), row in zip(table.rows, choices, strict=True):
+        for (place, _), row in zip(table.rows, choices, strict=True):
             if len(row) != len(choices[0]):
                 found = f"expected {len(choices[0])} choices as in the first row, got {len(row)}"
-                raise InputError(f"{path}, line {line}: {found}")
+                raise InputError(f"{path}, {place}: {found}")
         labels = np.array(labels, np.int32) if has_label else None
         return ChoiceExamples(path, table.sha256, contexts, choices, labels)
 
@@ -137,11 +139,10 @@ class MultipleChoiceTask(Task):
 
     def _parse_label(self, cell, num_choices, where):
         names = self.labels or tuple(map(str, range(num_choices)))
-        is_number = isinstance(cell, int) and not isinstance(cell, bool)
-        name = str(cell).strip() if is_number or isinstance(cell, str) else None
-        if name not in names:
+        number = label_ids(names).get((label_name(cell) or "").strip())
+        if number is None:
             raise unexpected(f"one of {', '.join(names)}", where, cell)
-        return names.index(name)
+        return number
 
 
 def task_from_fields(path: str, fields: Mapping[str, Any]) -> MultipleChoiceTask:
@@ -161,7 +162,7 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> MultipleChoiceTask
         choice_columns=tuple(columns[2 + len(stem) :]),
         label_column=columns[1],
         stem_column=columns[2] if stem else None,
-        labels=labels and tuple(labels),
+        labels=labels and tuple(map(label_name, labels)),
         **common,
     )
 

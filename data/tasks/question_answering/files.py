@@ -1,14 +1,14 @@
-"""Question answering's files: SQuAD's JSON and MRQA's JSON lines.
+"""Question answering's files: SQuAD's JSON, MRQA's JSON lines, and a JSON object per question.
 
-A `.json` file is in the format of SQuAD 1.1 or 2.0: articles of paragraphs, each with a context and
-questions. A `.jsonl` or `.jsonl.gz` file is in the format of the MRQA 2019 shared task: a header,
-then one context per line.
+SQuAD 1.1 and 2.0 have articles of paragraphs, each with a context and questions. The MRQA 2019
+shared task has a header, then one context with its questions per line. Hugging Face's `datasets`
+writes an object for each question, per line or in a list. The content decides, not the ending.
 """
 
 import dataclasses
 import gzip
-import json
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +19,15 @@ from typing_extensions import override
 from common.errors import InputError
 from common.files import sha256_of
 from data.tasks.examples import Examples, parse_text, shown
+from data.tasks.files import (
+    JSON_ENDINGS,
+    as_object,
+    decode,
+    file_ending,
+    json_records,
+    parse_json,
+    read_text,
+)
 
 ENDINGS = (".json", ".jsonl", ".jsonl.gz")
 
@@ -71,17 +80,18 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
         split: "train" needs the answers' offsets, "dev" the answers; other splits need neither.
         unanswerable: whether a question may have no answer.
     """
-    if not path.endswith(ENDINGS):
+    if file_ending(path) not in JSON_ENDINGS:
         raise InputError(f"{path}: expected a file name ending in {', '.join(ENDINGS)}")
-    is_squad = path.endswith(".json")
-    id_field = "id" if is_squad else "qid"
     contexts, questions, ids, lost, moved = [], [], set(), [], []
     try:
         sha256 = sha256_of(path)
-        for paragraph, where in _paragraphs(path) if is_squad else _lines(path):
-            contexts.append(_get_text(paragraph, "context", where))
-            for number, fields in enumerate(_get(paragraph, "qas", list, where), start=1):
-                name = _get_text(fields, id_field, f"{where}, question {number}")
+        for paragraph, where in _paragraphs(path):
+            asked = _get(paragraph, "qas", list, where)
+            context = _get_text(paragraph, "context", where) if asked else None
+            if asked and contexts[-1:] != [context]:
+                contexts.append(context)
+            for number, fields in enumerate(asked, start=1):
+                name = _get_id(fields, f"{where}, question {number}")
                 place = f'{where}, question "{name}"'
                 if name in ids:
                     raise InputError(f"{place}: another question of the file has the same id")
@@ -89,7 +99,7 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
                 text = _get_text(fields, "question", place)
                 question = Question(name, text, len(contexts) - 1)
                 question, problem = _with_answers(
-                    question, fields, contexts[-1], split, unanswerable, place
+                    question, fields, context, split, unanswerable, place
                 )
                 if question:
                     questions.append(question)
@@ -112,66 +122,134 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
 def find_answer(context: str, answer: str, start: int, end: int) -> tuple[int, int] | None:
     """The characters `[start, end)` of an answer in its context, or None.
 
-    Those that the file names are tried first, then the nearest ones. Case and the kind of spaces
-    may differ.
+    Those that the file names are tried first, then the nearest ones. Case, the kind of spaces, and
+    whether accents are characters of their own may differ.
     """
     words = answer.split()
     if not words:
         return None
     if start >= 0 and context.startswith(answer, start):
         return start, start + len(answer)
-    pattern = re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE)
+    pattern = _pattern(words)
     if 0 <= start < end and pattern.fullmatch(context, start, end):
         return start, end
     spans = [match.span() for match in pattern.finditer(context)]
-    return min(spans, key=lambda span: abs(span[0] - start), default=None)
+    return min(
+        spans or _find_decomposed(context, words),
+        key=lambda span: abs(span[0] - start),
+        default=None,
+    )
 
 
-def _paragraphs(path) -> Iterator[tuple[Any, str]]:
-    """The paragraphs of a SQuAD file, each with its location for messages."""
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}") from None
-    for number, article in enumerate(_get(content, "data", list, path), start=1):
-        where = f"{path}, article {number}"
-        for index, paragraph in enumerate(_get(article, "paragraphs", list, where), start=1):
-            yield paragraph, f"{where}, paragraph {index}"
+def _pattern(words):
+    return re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE)
 
 
-def _lines(path) -> Iterator[tuple[Any, str]]:
-    """The contexts of an MRQA file, each with its location for messages."""
-    opened = gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")  # noqa: SIM115
-    with opened as file:
+def _find_decomposed(context, words) -> list[tuple[int, int]]:
+    """The spans of words where both they and the context are in Unicode's form NFD."""
+    pieces, begin, length = [], 0, 0
+    positions = {}  # in the decomposed context → in the context
+    for end in range(1, len(context) + 1):
+        if end == len(context) or not unicodedata.combining(context[end]):
+            positions[length] = begin
+            pieces.append(unicodedata.normalize("NFD", context[begin:end]))
+            begin, length = end, length + len(pieces[-1])
+    positions[length] = begin
+    pattern = _pattern([unicodedata.normalize("NFD", word) for word in words])
+    spans = [match.span() for match in pattern.finditer("".join(pieces))]
+    return [
+        (positions[first], positions[last])
+        for first, last in spans
+        if first in positions and last in positions
+    ]
+
+
+def _paragraphs(path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each context with its list `qas` of questions, and its place for messages."""
+    for place, record in _records(path):
+        where = f"{path}, {place}"
+        if "header" in record:  # MRQA's first line
+            continue
+        if "qas" in record or "context" in record:
+            is_question = "qas" not in record and "question" in record
+            yield (record | {"qas": [record]} if is_question else record), where
+            continue
+        for number, article in enumerate(_get(record, "data", list, where), start=1):
+            where = f"{path}, article {number}"
+            for index, paragraph in enumerate(_get(article, "paragraphs", list, where), start=1):
+                yield paragraph, f"{where}, paragraph {index}"
+
+
+def _records(path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """See `json_records`. JSON lines are read one at a time, since MRQA's files are large."""
+    if file_ending(path) != ".jsonl":
+        yield from json_records(path, read_text(path)[0])
+        return
+    with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
-            try:
-                fields = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:
-                raise InputError(f"{where}: not JSON: {error}") from None
-            if not (isinstance(fields, dict) and "header" in fields):
-                yield fields, where
+            if line.strip():
+                value = parse_json(decode(line, where), where)
+                yield f"line {number}", as_object(value, where)
+
+
+def _get_id(fields, where):
+    """A question's name: an integer in some files; `qid` in MRQA's."""
+    name = "qid" if "qid" in as_object(fields, where) else "id"
+    value = fields.get(name)
+    return str(value) if type(value) is int else _get_text(fields, name, where)
+
+
+def _get_answers(fields, split, where):
+    """The answers for a split, without those of blank text: such a text stands for no answer."""
+    # In MRQA's files, `answers` are for scoring and `detected_answers` are for training.
+    is_detected = split == "train" and "detected_answers" in fields
+    name = "detected_answers" if is_detected else "answers"
+    if name in fields and fields[name] is None:
+        return []
+    if isinstance(fields.get(name), dict):  # of lists, as Hugging Face's `datasets` has it
+        columns = fields[name]
+        texts, starts = (_get(columns, key, list, where) for key in ("text", "answer_start"))
+        if len(texts) != len(starts):
+            found = f"got {len(texts)} texts and {len(starts)} starts"
+            raise InputError(f"{where}: expected a start for each text in `{name}`, {found}")
+        answers = [
+            {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
+        ]
+    else:
+        answers = _get(fields, name, list, where)
+    texts = [answer.get("text") if isinstance(answer, dict) else answer for answer in answers]
+    is_blank = [isinstance(text, str) and not text.strip() for text in texts]
+    return [answer for answer, blank in zip(answers, is_blank, strict=True) if not blank]
+
+
+def _is_impossible(fields, where):
+    """The field `is_impossible`; None without it."""
+    value = fields.get("is_impossible")
+    flags = {"true": True, "1": True, "false": False, "0": False, "none": None}
+    if str(value).lower() not in flags:
+        expected = "true or false in `is_impossible`"
+        raise InputError(f"{where}: expected {expected}, got {shown(value)}")
+    return flags[str(value).lower()]
 
 
 def _with_answers(question, fields, context, split, unanswerable, where):
     """The question with what its split needs, or None if it cannot be used; and any problem."""
     if split not in ("train", "dev"):
         return question, None
-    # In MRQA's files, `answers` are for scoring and `detected_answers` are for training.
-    is_detected = split == "train" and "detected_answers" in fields
-    answers = _get(fields, "detected_answers" if is_detected else "answers", list, where)
-    is_impossible = unanswerable and not answers
-    if unanswerable and split == "train" and "is_impossible" in fields:
-        is_impossible = _get(fields, "is_impossible", bool, where)
-    if not answers and not is_impossible:
-        raise InputError(
-            f"{where}: no answer. If questions may have no answer, set the task's `unanswerable`"
-        )
+    answers = _get_answers(fields, split, where)
+    has_none = unanswerable and not answers
+    if unanswerable and split == "train" and (flag := _is_impossible(fields, where)) is not None:
+        has_none = flag
+    if not answers and not has_none:
+        rule = "If questions may have no answer, set the task's `unanswerable`"
+        if unanswerable:
+            rule = "If the question has none, `is_impossible` must be true"
+        raise InputError(f"{where}: no answer. {rule}")
     if split == "dev":
         texts = (a if isinstance(a, str) else _get_text(a, "text", where) for a in answers)
         return dataclasses.replace(question, answers=tuple(texts)), None
-    if is_impossible:
+    if has_none:
         return question, None
     spans = [span for answer in answers for span in _spans(answer, where)]
     for text, start, end in spans:
@@ -199,15 +277,17 @@ def _spans(answer, where):
 
 def _get(fields, name, kind, where):
     """A required field, of the type `kind`."""
-    if not isinstance(fields, dict):
-        raise InputError(f"{where}: expected a JSON object, got {shown(fields)}")
+    as_object(fields, where)
     if name not in fields:
         known = ", ".join(fields)[:100] or "none"
         raise InputError(f"{where}: expected a field `{name}`, got {known}")
-    if type(fields[name]) is not kind:
+    value = fields[name]
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not kind:
         expected = f"{_TYPE_NAMES[kind]} in `{name}`"
-        raise InputError(f"{where}: expected {expected}, got {shown(fields[name])}")
-    return fields[name]
+        raise InputError(f"{where}: expected {expected}, got {shown(value)}")
+    return value
 
 
 def _get_text(fields, name, where):

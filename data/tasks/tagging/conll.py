@@ -2,14 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from absl import logging
 from typing_extensions import override
 
 from common.errors import InputError
 from data.tasks.examples import Examples
-from data.tasks.tables import read_text
+from data.tasks.files import file_ending, lines_of, read_text
+from data.tasks.tagging.entities import is_entity_tag
 
 _CONLLU_ENDING = ".conllu"
 _CONLLU_WIDTH, _FORM, _UPOS = 10, 1, 3
@@ -28,14 +30,14 @@ class SentenceExamples(Examples):
         words: of all sentences, as they are in the file.
         tags: one per word; None if the file has none.
         row_splits: int64 `[sentences + 1]`; sentence i is `words[row_splits[i]:row_splits[i + 1]]`.
-        lines: the line of each word, from 1.
+        places: of each word in the file, such as "line 3".
         num_columns: columns of a line.
     """
 
     words: list[str]
     tags: list[str] | None
     row_splits: np.ndarray
-    lines: list[int] | None = None
+    places: list[str] | None = None
     num_columns: int | None = None
 
     def __len__(self) -> int:
@@ -59,8 +61,9 @@ def read_conll(
 
     Columns are separated by tabs if the line of the first word has one, otherwise by spaces. A file
     whose name ends in `.conllu` is CoNLL-U. Skipped lines are `-DOCSTART-` lines; multiword tokens
-    and empty nodes of CoNLL-U; and comments: lines before a sentence that begin with "#" and do not
-    have the columns of a word (in CoNLL-U, all that begin with "#").
+    and empty nodes of CoNLL-U; and comments: lines before a sentence that begin with "#", unless
+    they have the columns of a word and a tag that marks an entity or is the tag of other words (in
+    CoNLL-U, all that begin with "#").
 
     Args:
         path: the file.
@@ -75,7 +78,7 @@ def read_conll(
         InputError: not UTF-8, no words, or a line that does not have the columns.
     """
     text, sha256 = read_text(path)
-    is_conllu = path.lower().endswith(_CONLLU_ENDING)
+    is_conllu = file_ending(path) == _CONLLU_ENDING
     separator, width, line = _layout(path, text)
     expected = _CONLLU_WIDTH if is_conllu else num_columns
     has_tags = not may_lack_tags or num_columns is None or width >= num_columns
@@ -91,21 +94,24 @@ def read_conll(
         columns = f"{width} column{'s' * (width != 1)}"
         words = f"words in column {word_at + 1}"
         raise InputError(f"{path}, line {line}: expected {words}{tags}; got {columns}")
-    words, tags, lines, row_splits = [], [], [], [0]
-    for line, cells in _word_lines(path, text, separator, width, is_conllu):
+    words, tags, places, row_splits = [], [], [], [0]
+    last_or_tag = tag_at if has_tags else -1
+    rows = _word_lines(path, text, separator, width, is_conllu, last_or_tag)
+    for line, cells in rows:
         if cells is None:
             if len(words) > row_splits[-1]:
                 row_splits.append(len(words))
             continue
         words.append(_cell(path, line, cells, word_at, "a word"))
-        lines.append(line)
+        places.append(f"line {line}")
         if has_tags:
             tags.append(_cell(path, line, cells, tag_at, "a tag"))
     if not words:
         raise InputError(f"{path}: no words in the file")
     if not has_tags or (is_conllu and may_lack_tags and set(tags) == {_UNSPECIFIED}):
         tags = None
-    return SentenceExamples(path, sha256, words, tags, np.array(row_splits, np.int64), lines, width)
+    row_splits = np.array(row_splits, np.int64)
+    return SentenceExamples(path, sha256, words, tags, row_splits, places, width)
 
 
 def _layout(path, text):
@@ -121,22 +127,29 @@ def _layout(path, text):
 
 def _lines(text) -> Iterator[tuple[int, str]]:
     """(number, line) of each line; "" for blank lines and the starts of documents."""
-    # Only "\n" ends a line: str.splitlines would also split at characters inside a word.
-    for number, line in enumerate(text.split("\n"), start=1):
-        yield number, "" if line.startswith("-DOCSTART-") else line.rstrip(" \t\r")
+    for number, line in lines_of(text):
+        yield number, "" if line.startswith("-DOCSTART-") else line.rstrip(" \t")
 
 
-def _word_lines(path, text, separator, width, is_conllu) -> Iterator[tuple[int, list | None]]:
+def _word_lines(
+    path, text, separator, width, is_conllu, tag_at
+) -> Iterator[tuple[int, list | None]]:
     """(number, cells) of each word's line, and (number, None) where a sentence ends."""
-    is_first = True
+    is_first, comments = True, []
+    is_tag = _tag_test(text, separator, width, tag_at)
     for number, line in _lines(text):
         cells = _cells(line, separator)
+        has_width = len(cells) == width
         if not line:
             is_first = True
             yield number, None
-        elif is_first and line.startswith("#") and (is_conllu or len(cells) != width):
-            continue
-        elif len(cells) != width:
+        elif (
+            is_first
+            and line.startswith("#")
+            and (is_conllu or not has_width or not is_tag(cells[tag_at]))
+        ):
+            comments += [number] * (has_width and not is_conllu)
+        elif not has_width:
             expected = f"{width} columns separated by {_SEPARATOR_NAMES[separator]}"
             raise InputError(f"{path}, line {number}: expected {expected}, got {len(cells)}")
         else:
@@ -144,6 +157,20 @@ def _word_lines(path, text, separator, width, is_conllu) -> Iterator[tuple[int, 
             if not (is_conllu and _NOT_A_WORD.fullmatch(cells[0])):
                 yield number, cells
     yield number, None
+    if comments:
+        message = "%s: %d lines with # are read as comments, since no word has their tags: line %d"
+        logging.warning(message, path, len(comments), comments[0])
+
+
+def _tag_test(text, separator, width, tag_at) -> Callable[[str], bool]:
+    """Tells whether a cell is a tag: of an entity, or one that a line has which is no comment."""
+    lines = [line for _, line in _lines(text) if line]
+    sure = [line for line in lines if not line.startswith("#")]
+    if width == 1 or len(sure) == len(lines):
+        return lambda cell: True
+    rows = (_cells(line, separator) for line in sure or lines)
+    tags = {"#"} | {cells[tag_at] for cells in rows if len(cells) == width}
+    return lambda cell: cell in tags or is_entity_tag(cell)
 
 
 def _cells(line, separator):

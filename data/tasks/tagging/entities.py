@@ -7,6 +7,7 @@ the entity's type, such as `B-PER`. Words outside of entities have the tag `O`. 
     BIO     (IOB2) B- for the first word, I- for the others
     BIOES   B- first, I- inside, E- last, S- for an entity of a single word
 
+Files may also have BIOES with other letters, which `as_bioes` replaces: BILOU, BMES and BMEWO.
 Sentence i of many has the tags `tags[row_splits[i]:row_splits[i + 1]]`.
 """
 
@@ -22,11 +23,23 @@ SCHEMES = ("BIOES", "BIO", "IOB1")
 Entity = tuple[int, int, str]  # its first word, the word after its last, its type
 
 _ENTITY_TAG = re.compile(r"O|[BIES]-\S+")
+# The prefixes of a scheme → BIOES's letters for those that BIOES lacks.
+_LIKE_BIOES = {"BILU": {"L": "E", "U": "S"}, "BMES": {"M": "I"}, "BMEW": {"M": "I", "W": "S"}}
 
 
 def is_entity_tag(tag: str) -> bool:
     """Whether a tag is `O`, or a type with the prefix B, I, E or S."""
     return _ENTITY_TAG.fullmatch(tag) is not None
+
+
+def as_bioes(tags: Sequence[str]) -> list[str]:
+    """The tags of a file; in BIOES if as a whole they are BILOU, BMES or BMEWO."""
+    prefixes = {tag[0] for tag in set(tags) if tag[1:2] == "-"}
+    for scheme, letters in _LIKE_BIOES.items():
+        if prefixes <= {*scheme} and prefixes & {*letters}:
+            renamed = {tag: letters.get(tag[0], tag[0]) + tag[1:] for tag in set(tags)}
+            return [renamed[tag] if tag[1:2] == "-" else tag for tag in tags]
+    return list(tags)
 
 
 def entities_of(tags: Sequence[str]) -> list[Entity]:

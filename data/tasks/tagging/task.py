@@ -22,8 +22,11 @@ from common.files import write_text
 from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.examples import IGNORED
+from data.tasks.files import JSON_ENDINGS
+from data.tasks.tables import Column
 from data.tasks.tagging import entities
-from data.tasks.tagging.conll import SentenceExamples, read_conll
+from data.tasks.tagging.conll import SentenceExamples
+from data.tasks.tagging.sentences import read_sentences
 
 KIND = "tagging"
 ENTITIES = "entities"
@@ -41,32 +44,33 @@ class TaggingTask(Task):
         metrics: among `METRICS[tags]`.
         tags: "entities" or "labels".
         scheme: one of `entities.SCHEMES`, in which entities are learned.
-        word_column, tag_column: numbers from 0; None as in `read_conll`.
+        word_column, tag_column: numbers from 0, or names of JSON fields; see `read_sentences`.
         labels: the tags that the model knows, in order of their ids.
         file_scheme, num_columns: of the training file. `complete` sets these and `labels`.
     """
 
     tags: str = ENTITIES
     scheme: str = "BIOES"
-    word_column: int | None = None
-    tag_column: int | None = None
+    word_column: Column | None = None
+    tag_column: Column | None = None
     labels: tuple[str, ...] | None = None
     file_scheme: str | None = None
     num_columns: int | None = None
 
     architecture: ClassVar[str] = "ConvBertForTokenClassification"
     endings: ClassVar[tuple[str, ...]] = (".txt", ".conll", ".conllu", ".tsv")
+    other_endings: ClassVar[tuple[str, ...]] = JSON_ENDINGS
 
     @override
     def complete(self, directory: str) -> "TaggingTask":
         path = self.find_file(directory, "train")
-        file = self._read_conll(path, may_lack_tags=False)
+        file = self._read(path, may_lack_tags=False)
         tags, scheme, expected = Counter(file.tags), None, "two or more different tags"
         kind = f"{len(tags)} tags"
         if self.tags == ENTITIES:
             scheme, misfits = entities.find_scheme(file.tags, file.row_splits)
             if misfits:
-                first = f"{file.tags[misfits[0]]} in line {file.lines[misfits[0]]}"
+                first = f"{file.tags[misfits[0]]} in {file.places[misfits[0]]}"
                 message = "%s: %d tags do not fit the scheme %s. The first: %s"
                 logging.warning(message, path, len(misfits), scheme, first)
             tags = Counter(tag[2:] for tag in file.tags if tag != entities.OUTSIDE)
@@ -84,7 +88,7 @@ class TaggingTask(Task):
 
     @override
     def read(self, path: str, split: str) -> SentenceExamples:
-        examples = self._read_conll(path, may_lack_tags=split in self.test_splits)
+        examples = self._read(path, may_lack_tags=split in self.test_splits)
         if examples.tags is not None and split != "train":
             self._warn_of_unknown_tags(examples)
         return examples
@@ -149,15 +153,20 @@ class TaggingTask(Task):
             lines.append("")
         write_text(path, "\n".join(lines) + "\n")
 
-    def _read_conll(self, path, may_lack_tags):
+    def _read(self, path, may_lack_tags):
         columns = (self.word_column, self.tag_column, self.num_columns)
-        file = read_conll(path, *columns, may_lack_tags)
-        if self.tags == ENTITIES and file.tags is not None:
-            for line, tag in zip(file.lines, file.tags, strict=True):
-                if not entities.is_entity_tag(tag):
-                    found = f'expected O, or B-, I-, E- or S- and a type, got "{tag}"'
-                    hint = f'For tags that do not mark entities, set `tags` to "{LABELS}"'
-                    raise InputError(f"{path}, line {line}: {found}. {hint}")
+        file = read_sentences(path, *columns, may_lack_tags)
+        if self.tags == LABELS or file.tags is None:
+            return file
+        file = dataclasses.replace(file, tags=entities.as_bioes(file.tags))
+        for place, tag in zip(file.places, file.tags, strict=True):
+            if not entities.is_entity_tag(tag):
+                schemes = "BIO, IOB1, BIOES, BILOU or BMES"
+                found = f'expected O, or a tag such as B-PER, of {schemes}, got "{tag}"'
+                hint = f'For tags that do not mark entities, set `tags` to "{LABELS}"'
+                if tag.isdecimal():
+                    hint = "Write the names of the tags, not their numbers"
+                raise InputError(f"{path}, {place}: {found}. {hint}")
         return file
 
     def _warn_of_unknown_tags(self, file):
@@ -197,17 +206,16 @@ def task_from_fields(path: str, fields: Mapping[str, Any]) -> TaggingTask:
         metrics=task_fields.check_metrics(path, metrics, METRICS[tags], tags),
         tags=tags,
         scheme=scheme or "BIOES",
-        word_column=word and word - 1,
-        tag_column=tag and tag - 1,
+        word_column=word - 1 if isinstance(word, int) else word,
+        tag_column=tag - 1 if isinstance(tag, int) else tag,
         **common,
     )
 
 
-_COLUMN = (lambda v: type(v) is int and v >= 1, "a column's number, from 1")
 _FIELDS = {
     "tags": (lambda v: v in list(METRICS), f'"{ENTITIES}" or "{LABELS}"'),
     "scheme": (lambda v: v in entities.SCHEMES, "one of " + ", ".join(entities.SCHEMES)),
-    "word_column": _COLUMN,
-    "tag_column": _COLUMN,
+    "word_column": task_fields.COLUMN,
+    "tag_column": task_fields.COLUMN,
     "metrics": task_fields.METRIC_NAMES,
 }

@@ -12,7 +12,16 @@ ENTAILMENT = "index\tsentence1\tsentence2"
 STS = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2"
 QQP = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
 MRPC = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n"
+SNLI = (
+    "index\tcaptionID\tpairID\tsentence1_binary_parse\tsentence2_binary_parse\tsentence1_parse\t"
+    "sentence2_parse\tsentence1\tsentence2\tlabel1\tgold_label"
+)
+MNLI = SNLI.replace("captionID", "promptID").replace("pairID", "pairID\tgenre")
 STS_ROW = STS + "\tscore\n0\tmain\tvid\t2012\t1\tnone\tnone\tA man sings.\tA man eats.\t3.800\n"
+
+
+def mnli(*labels):
+    return "".join(f"{line}\n" for line in [MNLI, *("0" + "\tn/a" * 10 + f"\t{x}" for x in labels)])
 
 
 def load(name, directory, split="train"):
@@ -84,10 +93,13 @@ def test_pairs_are_doubled_only_on_request(tmp_path):
         ("cola", "a\t2\t\tyes\n", 'line 1: .* labels 0, 1 in column 2, got "2"'),
         ("sts", STS_ROW.replace("3.800", "5.1"), 'line 2: .* 0 to 5 in column 10, got "5.1"'),
         ("sts", STS_ROW.replace("3.800", "nan"), 'a score .* "nan"'),
-        ("cola", "a\t1\t\tyes\n\na\t1\t\tno\n", "line 2: expected 4 columns .* got 1"),
-        ("sst", "a fine film\t1\n", 'line 1: expected a header.*"1"'),
+        ("cola", "a\t1\t\tyes\na\na\t1\t\tno\n", "line 2: expected 4 columns .* got 1"),
+        ("sst", "a fine film\t1\n", 'line 1: expected a header with "sentence" .* column 1'),
+        ("sts", STS_ROW.replace("3.800", "1_0"), 'a score .* "1_0"'),
+        ("mnli", mnli("neutral", "-", "-"), 'line 3: 2 rows .* "-"'),
+        ("mnli", mnli("contradictory"), "labels contradiction, entailment, neutral .* column 12"),
         ("qqp", "sentence\tlabel\nfine\t1\n", "line 1: .* got 2 columns"),
-        ("cola", "a\tlabel\tb\tc\n", 'line 1: .*"label"'),
+        ("cola", "sentence\tlabel\tidx\n", "expected no header, .* line 1, got .*label"),
     ],
 )
 def test_unusable_training_file(tmp_path, name, content, message):
@@ -96,10 +108,31 @@ def test_unusable_training_file(tmp_path, name, content, message):
         load(name, tmp_path)
 
 
-def test_a_test_file_needs_its_header(tmp_path):
-    write(tmp_path / "sst/test.tsv", "0\tfine\n")
-    with pytest.raises(InputError, match=r'test\.tsv, line 1: expected a header.*\("0"\)'):
-        load_tests("sst", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "split", "header", "found"),
+    [
+        ("sst", "test", "0\tfine", '"sentence" in column 2, got "fine"'),
+        ("rte", "test", "index\tsentence2\tsentence1", '"sentence1" in column 2, got "sentence2"'),
+        ("rte", "train", "sentence1\tsentence2\tlabel\tidx", "column 2"),  # Hugging Face's
+        ("qnli", "dev", "index\tsentence\tquestion\tlabel", '"question" in column 2'),
+        ("mrpc", "train", "Quality\t#1 ID\t#2 ID\t#2 String\t#1 String", "column 4"),
+        ("sts", "test", STS.replace("sentence1\tsentence2", "sentence2\tsentence1"), "column 8"),
+        ("qqp", "dev", QQP.replace("is_duplicate", "id2"), '"is_duplicate" in column 6, got "id2"'),
+        ("qqp", "test", "id\tquestion2\tquestion1", "column 2"),
+        ("mnli", "train", SNLI, '"sentence1" in column 9, got "sentence2"'),
+        ("mnli", "diagnostic", "index\tpremise\thypothesis", 'column 2, got "premise"'),
+    ],
+)
+def test_columns_must_have_glues_names(tmp_path, name, split, header, found):
+    cells = "\t".join("0" * len(header.split("\t")))
+    path = write(tmp_path / "x.tsv", f"{header}\n{cells}\n")
+    with pytest.raises(InputError, match=rf"{path}, line 1: expected a header with .*{found}"):
+        glue.TASKS[name].read(path, split)
+
+
+def test_case_of_headers_and_labels_that_pandas_wrote(tmp_path):
+    path = write(tmp_path / "x.tsv", "Sentence\tLabel\nfine\t1.0\n\nbad\t0.0\n")
+    assert glue.TASKS["sst"].read(path, "train").labels.tolist() == [1, 0]
 
 
 def test_missing_file_names_both_folders(tmp_path):

@@ -46,6 +46,20 @@ def test_multi_label_fields(tmp_path):
     assert task.metrics == ("micro_f1", "macro_f1", "exact_match")
 
 
+def test_labels_may_be_whole_numbers(tmp_path):
+    path = write(tmp_path / "topics.json", MINIMAL | {"labels": [1, 0.0, "x"]})
+    assert read_task(path).labels == ("1", "0", "x")
+
+
+@pytest.mark.parametrize("name", ["my task", "tâche"])
+def test_a_file_name_that_cannot_be_a_tasks_name(tmp_path, name):
+    path = write(tmp_path / f"{name}.json", MINIMAL)
+    with pytest.raises(InputError, match=rf"{path}: `name` must be .* the file's name.*{name}"):
+        read_task(path)
+    path = write(tmp_path / f"{name}.json", MINIMAL | {"name": "x"})
+    assert read_task(path).name == "x"
+
+
 def test_identity_excludes_name_and_locations(tmp_path):
     task = read_task(write(tmp_path / "topics.json", MINIMAL))
     moved = read_task(write(tmp_path / "other.json", MINIMAL | {"files": {"train": "x.csv"}}))
@@ -97,6 +111,7 @@ def test_other_kinds(tmp_path):
         ({"name": "cola"}, '`name` must be different .* "cola"'),
         ({"kind": "parsing"}, "`kind` must be one of"),
         ({"name": "../x"}, "`name` must be letters"),
+        ({"labels": [1, "1"]}, "`labels` .* different"),
         ({"unordered": True}, "`unordered` must be absent"),
         ({"files": ["train.tsv"]}, "`files` must be an object"),
     ],

@@ -1,3 +1,6 @@
+import gzip
+import json
+
 import pytest
 
 from common.errors import InputError
@@ -7,7 +10,7 @@ from tests.support.files import write
 
 def read(path, *columns, has_header=True, **options):
     table = read_table(path, columns, has_header, **options)
-    return [(line, table.cells(row)) for line, row in table.rows]
+    return [(int(place.split()[-1]), table.cells(row)) for place, row in table.rows]
 
 
 def test_tsv_has_no_quotes(tmp_path):
@@ -44,9 +47,47 @@ def test_rows_wider_than_the_header(tmp_path):
     assert read(path, -1, may_be_wider=True) == [(2, ["2"])]  # from the header's end
 
 
-@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl", "a.json"])
 def test_empty_file_has_no_rows(tmp_path, name):
     assert read(write(tmp_path / name, "\n"), "text") == []
+
+
+CONTENTS = {
+    ".tsv": "a\tb\n1\tx\n2\ty\n",
+    ".csv": "a,b\n1,x\n2,y\n",
+    ".jsonl": '{"a": "1", "b": "x"}\n{"a": "2", "b": "y"}\n',
+    ".json": '[{"a": "1", "b": "x"},\n{"a": "2", "b": "y"}]\n',
+}
+
+
+@pytest.mark.parametrize("ending", CONTENTS)
+def test_files_of_other_programs(tmp_path, ending):
+    """Blank lines, line ends, a byte-order mark, compression and capital letters change nothing."""
+    text = CONTENTS[ending]
+    is_list = ending == ".json"
+    cells = [["x", "1"], ["y", "2"]]
+    for name, content in {
+        f"a{ending}": text,
+        f"b{ending}": "\n \n" + text.replace("\n", "\n\n  \n") + " \n",
+        f"c{ending}": text.replace("\n", "\r\n"),
+        f"d{ending}": text.replace("\n", "\r"),
+        f"e{ending}": b"\xef\xbb\xbf" + text.encode(),
+        f"F{ending.upper()}": text,
+        f"g{ending}.gz": gzip.compress(text.encode()),
+        f"h{ending}.GZ": text,
+    }.items():
+        assert [row for _, row in read(write(tmp_path / name, content), "b", "a")] == cells, name
+    lines = [line for line, _ in read(str(tmp_path / f"b{ending}"), "a")]
+    assert lines == ([1, 2] if is_list else [3, 6] if ending == ".jsonl" else [6, 9])
+
+
+def test_json_is_read_by_its_content(tmp_path):
+    pretty = json.dumps([{"t": "a"}, {"t": "b"}], indent=2)
+    rows = [(1, ["a"]), (2, ["b"])]
+    assert read(write(tmp_path / "a.json", pretty), "t") == rows
+    assert read(write(tmp_path / "a.jsonl", pretty), "t") == rows
+    assert read(write(tmp_path / "b.json", '{"t": "a"}\n{"t": "b"}'), "t") == rows
+    assert read(write(tmp_path / "c.json", {"t": "a"}), "t") == rows[:1]
 
 
 @pytest.mark.parametrize(
@@ -55,12 +96,21 @@ def test_empty_file_has_no_rows(tmp_path, name):
         ("a.txt", "x\n", "x", r": .* ending in \.tsv"),
         ("a.tsv", "a\tb\n", "c", 'line 1: .* one column "c", got a, b'),
         ("a.csv", "a,a\n", "a", 'line 1: .* one column "a", got a, a'),
-        ("a.csv", "a,b\n1,2\n\n3,4\n", "a", "expected 2 columns .* commas, got 0"),
+        ("a.csv", "a,b\n1,2\n\n3\n", "a", "expected 2 columns .* commas, got 1"),
+        ("a.csv", 'a,b\nx, "1, 2"\n', "a", "got 3. A quote .* must follow the comma"),
+        ("a.csv", "a;b\n1;2\n", "a", "got a;b. .* separated by semicolons"),
+        ("a.tsv", "a,b\n1,2\n", "a", "got a,b. .* separated by commas"),
+        ("a.csv", 'a,b\n"x \\"y\\"",1\n', "a", "line 2: not CSV: .* doubled"),
         ("a.csv", 'a\nx\n"y\nz\n', "a", "line 3: not CSV"),
-        ("a.csv", b"a\nx\n\xff\n", "a", "line 3: expected UTF-8"),
+        ("a.csv", b"a\nx\n\xff\n", "a", "line 3: expected UTF-8 .* Windows-1252"),
+        ("a.tsv", "a\tb\n".encode("utf-16"), "a", "expected UTF-8 .* is UTF-16"),
+        ("a.csv", gzip.compress(b"a\nx\n")[:-9], "a", "cannot read it"),
         ("a.jsonl", '{"a": 1}\n{a: 1}\n', "a", "line 2: not JSON"),
-        ("a.jsonl", '["a"]\n', "a", r'line 1: expected a JSON object, got \["a"\]'),
-        ("a.jsonl", '{"a": 1}\n\n{"a": 1}\n', "a", "line 2: not JSON"),
+        ("a.jsonl", '["a"]\n["b"]\n', "a", r'line 1: expected a JSON object, got \["a"\]'),
+        ("a.json", '["a"]\n', "a", 'record 1: expected a JSON object, got "a"'),
+        ("a.json", '[{"a": 1},\n{"a" 1}]\n', "a", "not JSON: .* line 2"),
+        ("a.jsonl", '{"b": 1}\n' + "[" * 99_999, "a", "line 2: not JSON"),
+        ("a.json", "[" * 99_999, "a", "a.json: not JSON"),
         ("a.jsonl", '{"b": 1, "c": 2}\n', "a", 'expected a field "a", got b, c'),
         ("a.jsonl", '{"a": 1}\n', 0, ": expected names of fields"),
     ],

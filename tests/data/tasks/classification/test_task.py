@@ -54,6 +54,7 @@ def test_pairs_without_a_header(tmp_path):
     ("name", "content"),
     [
         ("train.csv", HEAD + 'a,"z, x"\nb,\nc,y\n'),
+        ("train.csv", HEAD + """a,"['z', 'x']"\nb,[]\nc,"[""y""]"\n"""),
         ("train.jsonl", record(["z", "x"]) + record([], "b") + record("y", "c")),
     ],
 )
@@ -82,6 +83,16 @@ def test_test_files_need_no_labels(tmp_path, caplog):
         named.load_if_there(str(tmp_path), named.test_splits)
 
 
+@pytest.mark.parametrize("name", ["dev.CSV", "Dev.csv", "dev.csv.gz", "dev.json", "dev.JSON.GZ"])
+def test_names_of_files(tmp_path, name):
+    """Files that are read where none has the exact name."""
+    content = record("good") if "json" in name.lower() else HEAD + "a,good\n"
+    write(tmp_path / "own" / name, content)
+    assert TASK.load_if_there(str(tmp_path), ("dev",))["dev"].labels.tolist() == [1]
+    write(tmp_path / "own" / "dev.csv", HEAD + "a,bad\n")
+    assert TASK.load(str(tmp_path), "dev").labels.tolist() == [0]
+
+
 def test_labels_of_the_training_file(tmp_path, caplog):
     write(tmp_path / "own" / "train.jsonl", "".join(map(record, ("b", 2, True, "b"))))
     with caplog.at_level(logging.INFO, logger="absl"):
@@ -93,6 +104,26 @@ def test_labels_of_the_training_file(tmp_path, caplog):
     task = dataclasses.replace(SEVERAL, labels=None).complete(str(tmp_path))
     assert task.labels == ("p", "q")
     assert TASK.complete("nowhere") is TASK
+
+
+@pytest.mark.parametrize(
+    ("train", "labels", "dev", "ids"),
+    [
+        (["1.0", "0.0"], ("0.0", "1.0"), ["1", "0"], [1, 0]),
+        (["1", "0"], ("0", "1"), ["1.0", "0"], [1, 0]),
+        (["1.0", "1", "2"], ("1", "2"), ["2.0", "1"], [1, 0]),
+        ([1.0, 0.0], ("0", "1"), [1, 0.0], [1, 0]),
+        (["1.0", "1", "1.5"], ("1", "1.0", "1.5"), ["1.0", "1"], [1, 0]),
+        (["1.0", "1", "b"], ("1", "1.0", "b"), ["1.0", "1"], [1, 0]),
+        (["[b]", "['a']"], ("['a']", "[b]"), ["[b]"], [1]),
+    ],
+)
+def test_whole_numbers_as_labels(tmp_path, train, labels, dev, ids):
+    write(tmp_path / "own" / "train.jsonl", "".join(map(record, train)))
+    write(tmp_path / "own" / "dev.jsonl", "".join(map(record, dev)))
+    task = dataclasses.replace(TASK, labels=None).complete(str(tmp_path))
+    assert task.labels == labels
+    assert task.load(str(tmp_path), "dev").labels.tolist() == ids
 
 
 def test_range_of_the_training_scores_does_not_bound_other_files(tmp_path):
@@ -114,6 +145,13 @@ def test_range_of_the_training_scores_does_not_bound_other_files(tmp_path):
         (SEVERAL, "csv", 'a,"x,w"\n', 'among x, y, z in column "label", got "x,w"'),
         (SEVERAL, "csv", 'a,"x,x"\n', 'different labels in column "label", got "x,x"'),
         (SEVERAL, "jsonl", record(1), "a list of labels in .*, got 1"),
+        (SEVERAL, "csv", 'a,"[x, y]"\n', r'list such as .* in column "label", got "\[x, y\]"'),
+        (SEVERAL, "csv", "a,['x' 'y']\n", "list such as .*, got"),  # NumPy's
+        (TASK, "csv", 'a, "good"\n', r'line 2: .* "label", got " \\"good\\"". A quote'),
+        (TASK, "jsonl", record(1.5), 'a label in field "label", got 1.5'),
+        (SCORES, "csv", "a,1_0\n", 'a score .* "1_0"'),
+        (SCORES, "csv", "a,nan\n", 'a score .* "nan"'),
+        (SCORES, "csv", "a,-inf\n", 'a score .* "-inf"'),
         (SCORES, "csv", "a,3.1\n", 'a score from -1 to 3 in column "label", got "3.1"'),
         (SCORES, "jsonl", record(True), "score .*, got true"),
         (TASK, "csv", " ,good\n", 'expected text in column "text", got none'),
@@ -131,12 +169,22 @@ def test_unusable_file(tmp_path, task, ending, content, message):
 def test_unusable_folder(tmp_path):
     with pytest.raises(InputError, match=r"own: no dev file.*own/dev\.tsv or .*csv or"):
         TASK.load(str(tmp_path), "dev")
+    other = write(tmp_path / "own" / "dev.txt", "")
+    with pytest.raises(InputError, match=rf'{other} has another name.*"do_eval": false'):
+        TASK.load(str(tmp_path), "dev")
     write(tmp_path / "own" / "dev.csv", "body,label\na,good\n")
     with pytest.raises(InputError, match=r'dev\.csv, line 1: .* column "text", got body'):
         TASK.load(str(tmp_path), "dev")
     write(tmp_path / "own" / "dev.tsv", HEAD)
     with pytest.raises(InputError, match=r"found .*dev\.tsv and .*dev\.csv"):
         TASK.load(str(tmp_path), "dev")
+
+
+def test_a_header_in_a_file_of_numbered_columns_is_suspected(tmp_path, caplog):
+    task = dataclasses.replace(TASK, text_columns=(0,), label_column=1, header=False, labels=None)
+    path = write(tmp_path / "own" / "train.csv", HEAD + "a,good\nb,bad\nc,good\nd,bad\n")
+    task.complete(str(tmp_path))
+    assert f'{path}, line 1: only this row has the label "label"' in caplog.text
 
 
 def test_unusable_labels_of_a_training_file(tmp_path):

@@ -1,5 +1,8 @@
 import gzip
 import hashlib
+import json
+import re
+import unicodedata
 
 import pytest
 
@@ -58,15 +61,55 @@ def test_questions_without_an_answer(tmp_path):
     for split in ("train", "dev"):
         with pytest.raises(InputError, match=r'paragraph 1, question "q2": no answer. If'):
             read_questions(path, split, False)
-    for value, message in ((False, "no answer"), ("no", "true or false in `is_impossible`")):
+    for value, message in ((False, "must be true"), ("no", "true or false in `is_impossible`")):
         path = write(tmp_path / "train.json", squad(none | {"is_impossible": value}))
         with pytest.raises(InputError, match=f'question "q2": .*{message}'):
             read_questions(path, "train", True)
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+BLANK = [{"text": " ", "answer_start": -1}]
+
+
+@pytest.mark.parametrize("more", [{}, *({"is_impossible": v} for v in (True, 1, "true", None))])
+@pytest.mark.parametrize("answers", [[], BLANK, None, {"text": [], "answer_start": []}])
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_ways_to_say_that_there_is_no_answer(tmp_path, split, answers, more):
+    none = question("q2", **more) | {"answers": answers}
+    path = write(tmp_path / "x.json", squad(question(is_impossible=0), none))
+    _, found = read_questions(path, split, True).questions
+    assert found == Question("q2", "Who won?", 0)
+    with pytest.raises(InputError, match=r'question "q2": no answer\. If'):
+        read_questions(path, split, False)
+    both = question() | {"answers": BLANK + question()["answers"]}
+    (found,) = read_questions(write(tmp_path / "y.json", squad(both)), split, False).questions
+    assert (found.answers, found.span) in ((("Denver",), None), ((), (17, 23)))
+
+
+def test_integers_and_empty_paragraphs(tmp_path):
+    content = squad(question(51870, 17.0))
+    content["data"][0]["paragraphs"] += [{"context": " ", "qas": []}, {"qas": []}]
+    content["data"].append({"paragraphs": []})
+    for split in ("train", "dev", "test"):
+        examples = read_questions(write(tmp_path / "a.json", content), split, False)
+        assert ([q.id for q in examples.questions], examples.contexts) == (["51870"], [CONTEXT])
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "list.json", "a.json.gz"])
+def test_an_object_for_each_question(tmp_path, name):
+    """As Hugging Face's datasets are written by their `to_json`."""
+    answers = {"text": ["Denver"], "answer_start": [17]}
+    records = [question(name) | {"context": CONTEXT, "answers": answers} for name in ("a", "b")]
+    text = json.dumps(records) if name == "list.json" else as_lines(records)
+    path = write(tmp_path / name, gzip.compress(text.encode()) if name.endswith("gz") else text)
+    examples = read_questions(path, "train", False)
+    assert examples.contexts == [CONTEXT]
+    assert examples.questions == [Question(n, "Who won?", 0, (), (17, 23)) for n in ("a", "b")]
+    assert read_questions(path, "dev", False).questions[1].answers == ("Denver",)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".JSONL", ".json"])
 def test_mrqa_lines(tmp_path, ending):
-    text = as_lines(mrqa_lines()).encode()
+    text = "\n \n".join(as_lines([row]) for row in mrqa_lines()).encode() + b"\r\n"
     path = write(tmp_path / f"train{ending}", gzip.compress(text) if "gz" in ending else text)
     (trained,) = read_questions(path, "train", False).questions
     assert trained == Question("m1", "Who?", 0, (), (38, 46))
@@ -92,6 +135,21 @@ def test_answers_are_found_where_they_are(answer, start, found):
     assert CONTEXT[slice(*span)] == found
     near = CONTEXT.find("Broncos", 10)
     assert find_answer(CONTEXT, "Broncos", 20, 27) == (near, near + 7)
+
+
+COMPOSED = ["café", "한국어", "nǚ", "ḍ̇x", "قَدْ"]
+
+
+@pytest.mark.parametrize("answer", COMPOSED)
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_answer_in_another_unicode_form(answer, forms):
+    answer, context = map(unicodedata.normalize, forms, (answer, f"é {answer}, é {answer} é"))
+    expected = unicodedata.normalize(forms[1], answer)
+    first, second = (match.start() for match in re.finditer(expected, context))
+    end = len(expected)
+    assert find_answer(context, answer, 0, len(answer)) == (first, first + end)
+    assert find_answer(context, answer, second, second + len(answer)) == (second, second + end)
+    assert find_answer(context, "e, ", 0, 3) is None  # a letter without its accent
 
 
 def test_an_answer_that_is_not_there():
@@ -136,9 +194,12 @@ def test_other_endings_are_refused(tmp_path):
     ("content", "message"),
     [
         ("{", "train.json: not JSON: "),
-        ([], r"train.json: expected a JSON object, got \[\]"),
-        ({"version": "2"}, "train.json: expected a field `data`, got version"),
-        ({"data": {}}, r"train.json: expected a list in `data`, got \{\}"),
+        ('{"data": [\n' + "[" * 99_999, "train.json: not JSON: "),
+        ("[" * 99_999, "train.json: not JSON: "),
+        ([], "train.json: no questions in the file"),
+        ([[]], r"train.json, record 1: expected a JSON object, got \[\]"),
+        ({"version": "2"}, "train.json, .*: expected a field `data`, got version"),
+        ({"data": {}}, r"train.json, .*: expected a list in `data`, got \{\}"),
         ({"data": []}, "train.json: no questions in the file"),
         ({"data": [{"title": 1}]}, "article 1: expected a field `paragraphs`, got title"),
         (squad(question(), context=" "), "paragraph 1: expected text in `context`, got none"),
@@ -146,13 +207,17 @@ def test_other_endings_are_refused(tmp_path):
         (squad(question(), context=7), "expected text in `context`, got 7"),
         (squad("x"), 'paragraph 1, question 1: expected a JSON object, got "x"'),
         (squad({"question": "?"}), "question 1: expected a field `id`, got question"),
-        (squad(question(), question(5)), "question 2: expected text in `id`, got 5"),
+        (squad(question(), question(5.5)), "question 2: expected text in `id`, got 5.5"),
+        (squad(question(), question(True)), "question 2: expected text in `id`, got true"),
+        (squad(question(5), question("5")), 'question "5": another question .* same id'),
         (squad(question(), question()), 'question "q1": another question .* has the same id'),
         (squad({"id": "a", "question": None}), 'question "a": .* in `question`, got null'),
         (squad({"id": "a", "question": "?"}), 'question "a": expected a field `answers`'),
         (squad(question(start="17")), 'question "q1": expected an integer in `answer_start`'),
         (squad(question(start=True)), "expected an integer in `answer_start`, got true"),
-        (squad(question(text=" ")), "expected text in `text`, got none"),
+        (squad(question(text=" ")), "no answer. If questions may have"),
+        (squad(question(text=None)), "expected text in `text`, got null"),
+        (squad(question() | {"question": " "}), 'question "q1": expected text in `question`'),
         (squad(question() | {"answers": ["x"]}), 'expected a JSON object, got "x"'),
     ],
 )
@@ -163,6 +228,9 @@ def test_damaged_squad_files(tmp_path, content, message):
 
 def test_damaged_mrqa_files(tmp_path):
     rows = mrqa_lines()
+    path = write(tmp_path / "train.jsonl", as_lines(rows) + "[" * 99_999 + "\n")
+    with pytest.raises(InputError, match=r"train\.jsonl, line 3: not JSON: "):
+        read_questions(path, "train", False)
     path = write(tmp_path / "train.jsonl", as_lines(rows) + "{\n")
     with pytest.raises(InputError, match=r"train\.jsonl, line 3: not JSON: "):
         read_questions(path, "train", False)
@@ -172,7 +240,7 @@ def test_damaged_mrqa_files(tmp_path):
         read_questions(path, "train", False)
     del rows[1]["qas"][0]["qid"]
     path = write(tmp_path / "train.jsonl", as_lines(rows))
-    with pytest.raises(InputError, match="line 2, question 1: expected a field `qid`, got id"):
+    with pytest.raises(InputError, match="line 2, question 1: expected text in `id`, got none"):
         read_questions(path, "train", False)
     path = write(tmp_path / "dev.jsonl.gz", gzip.compress(as_lines(rows).encode())[:-20])
     with pytest.raises(InputError, match=r"dev.jsonl.gz: cannot read it: "):

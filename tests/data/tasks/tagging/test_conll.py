@@ -1,3 +1,4 @@
+import gzip
 import json
 import pathlib
 import random
@@ -10,6 +11,7 @@ from data.tasks.tagging.conll import read_conll
 from data.tasks.tagging.entities import (
     SCHEMES,
     all_tags,
+    as_bioes,
     convert_tags,
     entities_of,
     find_scheme,
@@ -30,7 +32,7 @@ def sentences(file):
 def test_columns_between_spaces(tmp_path):
     file = read_conll(write(tmp_path / "train.txt", "He PRP B-NP\nsat VBD B-VP\n\n. . O\n"))
     assert sentences(file) == [[("He", "B-NP"), ("sat", "B-VP")], [(".", "O")]]
-    assert (file.lines, file.num_columns) == ([1, 2, 4], 3)
+    assert (file.places, file.num_columns) == (["line 1", "line 2", "line 4"], 3)
     assert file.row_splits.tolist() == [0, 2, 3]
 
 
@@ -61,6 +63,44 @@ def test_document_starts_and_comments(tmp_path):
     )
     file = read_conll(write(tmp_path / "train.txt", text))
     assert sentences(file) == [[("EU", "B-ORG"), ("#", "I-ORG")], [("#", "O")], [("b", "O")]]
+
+
+@pytest.mark.parametrize(
+    ("words", "comments"),
+    [
+        (["doris _ _ B-PER", "day _ _ I-PER"], ["# id f5\tdomain=en"]),
+        (["doris\tB-PER", "day\tI-PER"], ["#\tid", "#id\t5"]),
+        (["a\tDET", "dog\tNOUN"], ["#\tid", "# source\tby hand"]),
+    ],
+)
+def test_comments_with_as_many_cells_as_words(tmp_path, caplog, words, comments):
+    """A line with "#" before a sentence is a comment, unless its tag is one of the words'."""
+    tag = words[0].split()[-1]
+    real = words[0].replace(words[0].split()[0], "#")
+    lines = [*comments, *words, "", *comments, real, real, "", real]
+    path = write(tmp_path / "train.txt", "\n".join(lines))
+    file = read_conll(path)
+    assert file.words == [*(word.split()[0] for word in words), "#", "#", "#"]
+    assert file.tags == [*(word.split()[-1] for word in words), tag, tag, tag]
+    assert f"{2 * len(comments)} lines with # are read as comments" in caplog.text
+    assert read_conll(path, words_only=True).words == file.words
+
+
+def test_words_with_a_number_sign_are_kept(tmp_path, caplog):
+    tags = read_conll(write(tmp_path / "a.txt", "#\t#\na\tDT\n\n#1\tDT\n\n#b\tB-X\n")).tags
+    assert tags == ["#", "DT", "DT", "B-X"]
+    assert read_conll(write(tmp_path / "b.txt", "#a X\n\n#b Y\n")).words == ["#a", "#b"]
+    assert read_conll(write(tmp_path / "c.txt", "#\n\n#b\nc\n"), words_only=True).words == [
+        *("#", "#b", "c")
+    ]
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["a.conll.gz", "a.CONLL", "a.conll"])
+def test_compressed_files_and_other_line_ends(tmp_path, name):
+    text = "\ufeffa X\r\rb Y\r".encode()
+    path = write(tmp_path / name, gzip.compress(text) if name.endswith("gz") else text)
+    assert sentences(read_conll(path)) == [[("a", "X")], [("b", "Y")]]
 
 
 CONLLU = """\
@@ -145,6 +185,23 @@ def test_schemes(scheme):
     assert tags_of(ENTITIES, 8, scheme) == tags
     assert find_scheme(tags, np.array([0, 8])) == (scheme, [])
     assert set(tags) <= set(all_tags("AB", scheme))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "U-A B-A L-A B-B I-B L-B O U-B",
+        "S-A B-A E-A B-B M-B E-B O S-B",
+        "W-A B-A E-A B-B M-B E-B O W-B",
+    ],
+)
+def test_schemes_like_bioes(tags):
+    assert as_bioes(tags.split()) == TAGS["BIOES"].split()
+
+
+@pytest.mark.parametrize("tags", [*TAGS.values(), "L-A S-A", "M-A I-A", "U O"])
+def test_other_tags_stay(tags):
+    assert as_bioes([*tags.split(), "Lx"]) == [*tags.split(), "Lx"]
 
 
 def test_a_sentence_ends_an_entity():

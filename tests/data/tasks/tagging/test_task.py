@@ -241,6 +241,16 @@ def test_unusable_training_file(text, message, tmp_path):
         completed(tmp_path, ENTITIES, train=text)
 
 
+def test_json_files_and_numbers_of_tags(tmp_path):
+    write(tmp_path / "ner" / "train.jsonl", {"tokens": ["a", "b"], "ner_tags": ["U-P", "O"]})
+    task = ENTITIES.complete(str(tmp_path))
+    assert (task.labels[1:], task.file_scheme) == (("B-P", "I-P", "E-P", "S-P"), "BIOES")
+    assert task.load(str(tmp_path), "train").tags == ["S-P", "O"]
+    write(tmp_path / "ner" / "dev.json", [{"tokens": ["a"], "ner_tags": [3]}])
+    with pytest.raises(InputError, match=r'dev\.json, record 1: .* got "3"\. .*names'):
+        task.load(str(tmp_path), "dev")
+
+
 def test_a_dev_file_must_have_tags(tmp_path):
     task = completed(tmp_path, LABELS, train="a NN X\nb NN Y\n", dev="a NN\n")
     with pytest.raises(InputError, match=r"dev\.txt, line 1: expected 3 columns"):

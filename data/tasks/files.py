@@ -1,0 +1,108 @@
+"""The files of tasks as text, lines and JSON records, whatever program wrote them.
+
+Files are UTF-8, with or without a byte-order mark, and may be gzipped. Lines end in LF or CRLF, or
+in CR where there is no LF. A line of spaces is blank, and holds nothing.
+"""
+
+import codecs
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from common.errors import InputError
+from data.tasks.examples import shown
+
+JSON_ENDINGS = (".jsonl", ".json")
+_GZIP_START = b"\x1f\x8b"  # never the start of UTF-8
+
+
+def file_ending(path: str) -> str:
+    """The ending of a file's name in lower case, without `.gz`."""
+    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
+
+
+def read_text(path: str) -> tuple[str, str]:
+    """A file's text, and the SHA-256 of its bytes as they are on the disk.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        text = gzip.decompress(content) if content.startswith(_GZIP_START) else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot read it: {error}") from None
+    return decode(text, path), hashlib.sha256(content).hexdigest()
+
+
+def decode(content: bytes, source: str) -> str:
+    """UTF-8 text without a byte-order mark; an `InputError` names the source and the line."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        likely = "It is UTF-16" if is_utf16 else "It may be Windows-1252 or Latin-1"
+        problem = f"expected UTF-8 text, got other bytes. {likely}: save it as UTF-8"
+        raise InputError(f"{source}, line {line}: {problem}") from None
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without its end) of each line."""
+    # Not str.splitlines, which would also split at characters inside a text.
+    end = "\n" if "\n" in text else "\r"
+    for number, line in enumerate(text.split(end), start=1):
+        yield number, line.removesuffix("\r")
+
+
+def is_blank(line: str) -> bool:
+    """Whether a line holds nothing. One with tabs holds empty cells."""
+    return not line.strip(" ")
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parses JSON; an `InputError` begins with `where`."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
+        raise InputError(f"{where}: not JSON: {error}") from None
+
+
+def json_records(path: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, object) of each object of a file: one per line, or all in one list, or only one.
+
+    A place is such as "line 3", or "record 3" of a list.
+    """
+    lines = [(f"line {number}", line) for number, line in lines_of(text) if not is_blank(line)]
+    if not lines:
+        return
+    if len(lines) == 1 or not _is_json(lines[0][1]):
+        value = parse_json(text, path)
+        if isinstance(value, list):
+            records = ((f"record {number}", item) for number, item in enumerate(value, start=1))
+        else:
+            records = [(lines[0][0], value)]
+    else:
+        records = ((place, parse_json(line, f"{path}, {place}")) for place, line in lines)
+    for place, value in records:
+        yield place, as_object(value, f"{path}, {place}")
+
+
+def as_object(value: Any, where: str) -> dict[str, Any]:
+    """A value of JSON that must be an object; an `InputError` begins with `where`."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a JSON object, got {shown(value)}")
+    return value
+
+
+def _is_json(line):
+    try:
+        parse_json(line, "")
+    except InputError:
+        return False
+    return True
