@@ -1,5 +1,6 @@
 """Files and directories that appear whole or not at all, and small files read with care."""
 
+import codecs
 import contextlib
 import hashlib
 import itertools
@@ -155,27 +156,46 @@ def sha256_of(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
+    """Reads a text file; see `decode_text`.
+
+    Raises:
+        InputError: no such file, larger than `max_bytes`, cannot be read, or other bytes than text.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read() if size <= max_bytes else b""
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if size > max_bytes:
+        raise InputError(f"{path}: larger than {max_bytes >> 20} MB; not plausible for this file")
+    return decode_text(content, path)
+
+
+def decode_text(content: bytes, source: str | os.PathLike) -> str:
+    """Decodes UTF-8, or UTF-16 after a byte-order mark; the mark of either is left out.
+
+    Raises:
+        InputError: other bytes; the message names `source` and the line.
+    """
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{source}, line {line}: expected UTF-8 text, got other bytes") from None
+
+
 def read_json_object(path: str | os.PathLike, max_bytes: int = 4 << 20) -> dict[str, Any]:
     """Reads a small file that holds one JSON object.
 
     Raises:
-        InputError: no such file, larger than `max_bytes`, not JSON (with line and column), or JSON
-            of another type.
+        InputError: as `read_small_text`, not JSON (with line and column), or JSON of another type.
     """
-    try:
-        with open(path, "rb") as file:
-            content = file.read(max_bytes + 1)
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"no such file: {os.fspath(path)}") from None
-    if len(content) > max_bytes:
-        raise InputError(
-            f"{path}: larger than {max_bytes >> 20} MB; not a plausible configuration file"
-        )
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not JSON: not UTF-8 at byte {error.start}") from None
-    return parse_json_object(text, os.fspath(path))
+    return parse_json_object(read_small_text(path, max_bytes), os.fspath(path))
 
 
 def parse_json_object(text: str, source: str) -> dict[str, Any]:

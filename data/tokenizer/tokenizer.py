@@ -24,6 +24,7 @@ from data.tokenizer.vocab_file import (
     VOCAB_FILE,
     check_tokens,
     load_vocabulary,
+    warn_of_capitals,
 )
 from data.tokenizer.wordpiece import Tokens, WordPiece, check_strings, split_rows
 
@@ -82,6 +83,8 @@ class ConvBertTokenizer(WordPiece):
         else:
             vocab = list(vocab_file)
             check_tokens(vocab, "the list of tokens")
+        if do_lower_case:
+            warn_of_capitals(vocab)
         is_length = 1 <= max_word_length <= MAX_WORD_LENGTH
         require(is_length, "max_word_length", f"from 1 to {MAX_WORD_LENGTH}", max_word_length)
         super().__init__(vocab, do_lower_case, do_lower_case and strip_accents, max_word_length)

@@ -16,6 +16,7 @@ from data.tokenizer.vocab_file import SPECIAL_TOKENS
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 ADDED_TOKENS_FILE = "added_tokens.json"
+MAX_JSON_BYTES = 256 << 20
 # The names of the special tokens in these files: "cls_token" and so on.
 SPECIAL_TOKEN_FIELDS = {f"{token[1:-1].lower()}_token": token for token in SPECIAL_TOKENS}
 
@@ -91,8 +92,9 @@ def check_special_tokens(path: Path) -> None:
         for token in map(_content, tokens):
             if token != SPECIAL_TOKEN_FIELDS.get(field, token) or token not in SPECIAL_TOKENS:
                 raise InputError(
-                    f"{path}: {field} is {token!r}; this tokenizer's special tokens are "
-                    f"{', '.join(SPECIAL_TOKENS)}, and no others"
+                    f"{path}: {field} has {token!r}; this tokenizer's special tokens are "
+                    f"{', '.join(SPECIAL_TOKENS)}. Others would be ordinary text here: if your "
+                    "texts have none of them, remove them from the file"
                 )
 
 
@@ -104,7 +106,9 @@ def check_added_tokens(directory: Path, vocab: list[str]) -> None:
     """
     ids = {token: str(index) for index, token in enumerate(vocab)}
     path = directory / CONFIG_FILE
-    for index, token in (read_json(path).get("added_tokens_decoder") or {}).items():
+    added = read_json(path).get("added_tokens_decoder") or {}
+    require(isinstance(added, dict), "added_tokens_decoder", "an object", added, path)
+    for index, token in added.items():
         check_added_token(f"{path}: added_tokens_decoder", _content(token), index, ids)
     path = directory / ADDED_TOKENS_FILE
     for token, index in read_json(path).items():
@@ -122,7 +126,8 @@ def check_added_token(
     if token not in SPECIAL_TOKENS or ids[token] != index:
         raise InputError(
             f"{source} has {token!r} with id {index}; only {', '.join(SPECIAL_TOKENS)} can be "
-            "added, with their ids in the vocabulary"
+            "added, with their ids in the vocabulary. Others would be ordinary text here: if your "
+            "texts have none of them, remove them from the file"
         )
 
 
@@ -132,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file contains anything else.
     """
-    return read_json_object(path, max_bytes=256 << 20) if path.exists() else {}
+    return read_json_object(path, max_bytes=MAX_JSON_BYTES) if path.exists() else {}
 
 
 def _content(token):

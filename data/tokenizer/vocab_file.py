@@ -6,70 +6,65 @@ from collections.abc import Sequence
 from absl import logging
 
 from common.errors import InputError
+from common.files import read_small_text
 
 VOCAB_FILE = "vocab.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_WORD_LENGTH = 200  # characters; a longer word is [UNK]
 MAX_TOKEN_BYTES = 256  # tensorflow-text's limit
+MAX_FILE_BYTES = 64 << 20
 
 
 def load_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
     """Reads a vocabulary, a UTF-8 text file with one token a line; returns the tokens in id order.
 
     The id of a token is the number of its line, from 0. Lines are stripped, as in the original, and
-    blank ones count. The last line of a repeated token gives its id; a warning is logged.
+    blank ones count, except at the end of the file. The last line of a repeated token gives its id.
+    A warning is logged about what is unusual.
 
     Raises:
         InputError: the file cannot be read, is not UTF-8 text with one token a line, or lacks a
             special token.
     """
-    try:
-        with open(vocab_file, "rb") as file:
-            lines = file.read().split(b"\n")
-    except OSError as error:
-        raise InputError(f"cannot read the vocabulary {vocab_file}: {error.strerror}") from error
-    if lines[-1] == b"":
+    text = read_small_text(vocab_file, MAX_FILE_BYTES)
+    lines = (text if "\n" in text else text.replace("\r", "\n")).removesuffix("\n").split("\n")
+    length = len(lines)
+    while lines and not lines[-1].strip("\r"):
         lines.pop()
-    tokens = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            tokens.append(line.decode("utf-8").strip())
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{vocab_file}, line {number}: not UTF-8 ({line!r:.80}); a vocabulary is a UTF-8 "
-                "text file with one token a line"
-            ) from error
-        if len(tokens[-1].encode()) > MAX_TOKEN_BYTES:
+    tokens = [line.strip() for line in lines]
+    for number, token in enumerate(tokens, start=1):
+        if len(token.encode()) > MAX_TOKEN_BYTES:
             raise InputError(
                 f"{vocab_file}, line {number}: a token of over {MAX_TOKEN_BYTES} bytes "
-                f"({tokens[-1]!r:.80}); a vocabulary is a text file with one token a line"
+                f"({token!r:.80}); a vocabulary is a text file with one token a line"
             )
     check_tokens(tokens, vocab_file)
-    crlf = sum(line.endswith(b"\r") for line in lines)
+    crlf = sum(line.endswith("\r") for line in lines)
     repeated = len(tokens) - len(set(tokens))
-    if crlf or repeated:
+    if crlf or repeated or length > len(lines):
         logging.warning(
-            "%s: %d of %d lines end in CRLF (read as LF), %d lines repeat a token (the last wins)",
+            "%s: %d of %d lines end in CRLF (read as LF), %d lines repeat a token (the last wins), "
+            "%d blank lines at the end are left out",
             vocab_file,
             crlf,
             len(tokens),
             repeated,
+            length - len(lines),
         )
     return tokens
 
 
 def check_tokens(tokens: Sequence[str], source: str | os.PathLike) -> None:
-    """Checks that a vocabulary has all special tokens, and no token that is too long.
+    """Checks that a vocabulary has all special tokens, and no token that cannot be.
 
     Raises:
-        InputError: a token is missing or too long; `source` says where the vocabulary is from.
+        InputError: a token is missing, too long or no text; `source` is where the vocabulary is.
     """
     for index, token in enumerate(tokens):
-        is_line = isinstance(token, str) and "\n" not in token
-        if not is_line or len(token.encode()) > MAX_TOKEN_BYTES:
+        if not _is_line(token):
             raise InputError(
-                f"{source}: token {index} must be a line of at most {MAX_TOKEN_BYTES} bytes, "
-                f"not {token!r:.80}"
+                f"{source}: token {index} must be a line of at most {MAX_TOKEN_BYTES} bytes of "
+                f"UTF-8, not {token!r:.80}"
             )
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing:
@@ -77,3 +72,23 @@ def check_tokens(tokens: Sequence[str], source: str | os.PathLike) -> None:
             f"{source} has no {', '.join(missing)} among its {len(tokens)} tokens; a BERT "
             f"vocabulary has one token a line, {', '.join(SPECIAL_TOKENS)} among them"
         )
+
+
+def warn_of_capitals(tokens: Sequence[str]) -> None:
+    """Warns if a vocabulary looks cased; for text that is lower-cased."""
+    capitals = sum(token != token.lower() and token[:1] != "[" for token in tokens)
+    if capitals > len(tokens) // 100:
+        logging.warning(
+            "%d of %d tokens have capital letters, which lower-cased text never has. If the "
+            'vocabulary is cased, say so: "do_lower_case": false in tokenizer_config.json beside '
+            "it, or --cased for build_data.sh",
+            capitals,
+            len(tokens),
+        )
+
+
+def _is_line(token):
+    try:
+        return "\n" not in token and len(token.encode()) <= MAX_TOKEN_BYTES
+    except (AttributeError, TypeError, UnicodeEncodeError):  # no string; half a surrogate pair
+        return False

@@ -3,8 +3,9 @@
 It consists of a few string kernels over whole batches, so it is fast and runs in an exported graph.
 """
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -329,16 +330,18 @@ def _usable_tokens(vocab, ids):
 
 def _as_string_tensor(texts):
     if not tf.is_tensor(texts):
-        if isinstance(texts, str | bytes):
-            raise InputError("`texts` must be a list of strings: write [text] for a single one")
-        texts = list(texts)
+        texts = _as_list(texts)
         for index, text in enumerate(texts):
             if not isinstance(text, str | bytes):
                 raise InputError(
                     f"`texts` must be strings. Received at index {index}: {type(text).__name__} "
                     f"({text!r:.50})"
                 )
-        texts = tf.constant(texts, tf.string, shape=[len(texts)])
+        try:
+            texts = tf.constant(texts, tf.string, shape=[len(texts)])
+        except ValueError:
+            _check_unicode(texts)
+            raise
     if texts.dtype != tf.string or texts.shape.rank not in (1, None):
         raise InputError(
             "`texts` must be a string tensor of shape [N]. "
@@ -347,11 +350,35 @@ def _as_string_tensor(texts):
     return texts
 
 
+def _as_list(texts):
+    if isinstance(texts, str | bytes):
+        raise InputError("`texts` must be a list of strings: write [text] for a single one")
+    # Of a mapping or a table, it would be the names of the columns.
+    if not isinstance(texts, Mapping) and not hasattr(texts, "columns"):
+        with contextlib.suppress(TypeError):
+            return list(texts)
+    raise InputError(f"`texts` must be a list of strings. Received: {type(texts).__name__}")
+
+
+def _check_unicode(texts):
+    """Raises an `InputError` that names half a surrogate pair, which UTF-8 does not have."""
+    for index, text in enumerate(texts):
+        try:
+            if isinstance(text, str):
+                text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"`texts` must be Unicode. Received at index {index}, character {error.start}: "
+                f"half a surrogate pair ({text[error.start]!r})"
+            ) from None
+
+
 def check_strings(texts: Sequence[str]) -> list[str]:
     """Returns the texts as a list; raises an `InputError` if they are not a list of `str`."""
     if not isinstance(texts, str | bytes) and not tf.is_tensor(texts):
-        texts = list(texts)
+        texts = _as_list(texts)
         if all(isinstance(text, str) for text in texts):
+            _check_unicode(texts)
             return texts
     raise InputError(
         "`texts` must be a list of `str` to parse special tokens or to return offsets. "

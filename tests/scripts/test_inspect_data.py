@@ -147,7 +147,7 @@ def test_the_table_of_lengths():
         (["--shard", "4"], "`shard` must be .* from 0 to 3. Received: 4"),
         (["--shard", "3"], "tfrecords: `shard` must be a shard with examples.* Received: 3"),
         (["--records", "nowhere"], r"no records in nowhere"),
-        (["--vocab-file", "nowhere.txt"], r"cannot read the vocabulary nowhere\.txt"),
+        (["--vocab-file", "nowhere.txt"], r"no such file: nowhere\.txt"),
         (["--vocab-file", "OTHER"], r"the records in .* were built with vocab_size"),
         (["--shard", "0", "--records", "DAMAGED"], r"the shard .*-00000-of-00004 is damaged"),
     ],

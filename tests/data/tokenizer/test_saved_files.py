@@ -137,6 +137,10 @@ def test_a_vocabulary_with_repeated_and_blank_lines(tmp_path):
         ("model.vocab", ["a"]),
         ("model.vocab", IDS | {"a": -1}),
         ("model.vocab", {"a": 0}),
+        ("model.vocab", {}),
+        ("model.vocab", IDS | {"a": 10**7}),
+        ("model.vocab", IDS | {"a": IDS["b"]}),
+        ("model.vocab", IDS | {"\ud83d": len(IDS)}),
         ("normalizer", None),
         ("normalizer.clean_text", False),
         ("normalizer.handle_chinese_chars", False),
@@ -147,6 +151,9 @@ def test_a_vocabulary_with_repeated_and_blank_lines(tmp_path):
         ("padding", {"direction": "Left"}),
         ("post_processor", None),
         ("post_processor", {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 3]}),
+        ("added_tokens", 5),
+        ("added_tokens", [5]),
+        ("added_tokens", {"content": "[PAD]", "id": 0}),
         ("added_tokens", [{"id": 11, "content": "[NEW]"}]),
         ("added_tokens", [{"id": 1, "content": "[PAD]"}]),
         ("added_tokens", [{"id": 4, "content": "[MASK]", "single_word": True}]),
@@ -181,6 +188,9 @@ def test_an_older_post_processor(saved):
         ("special_tokens_map", "additional_special_tokens", ["<e>"]),
         ("special_tokens_map", "mask_token", {"content": "<m>"}),
         ("tokenizer_config", "added_tokens_decoder", {"11": {"content": "<e>"}}),
+        ("tokenizer_config", "added_tokens_decoder", [1]),
+        ("tokenizer_config", "added_tokens_decoder", {"5": [1]}),
+        ("tokenizer_config", "additional_special_tokens", [["<e>"]]),
         ("added_tokens", "<e>", 11),
         ("added_tokens", "[PAD]", 11),
     ],
@@ -217,9 +227,23 @@ def test_a_vocabulary_alone_is_written_by_name(tmp_path):
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(InputError, match=r"no such directory: .*nowhere"):
         ConvBertTokenizer.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"/vocab\.txt: No such file"):
+    with pytest.raises(InputError, match=r"no such file: .*/vocab\.txt"):
         ConvBertTokenizer.from_pretrained(tmp_path)
-    for text in ("{", "[1]"):
-        (tmp_path / "tokenizer_config.json").write_text(text)
-        with pytest.raises(InputError, match=r"/tokenizer_config\.json"):
-            ConvBertTokenizer.from_pretrained(tmp_path)
+    names = ("tokenizer", "tokenizer_config", "special_tokens_map", "added_tokens")
+    for path in (tmp_path / f"{name}.json" for name in names):
+        ConvBertTokenizer(VOCAB).save_pretrained(tmp_path)
+        for content in (b"{", b"[1]", b"[" * 100_000, b"{\xff}"):
+            path.write_bytes(content)
+            with pytest.raises(InputError, match=path.name):
+                ConvBertTokenizer.from_pretrained(tmp_path)
+        path.unlink()
+
+
+def test_files_with_a_byte_order_mark(saved):
+    expected = ConvBertTokenizer.from_pretrained(saved).vocab
+    for encoding in ("utf-8-sig", "utf-16"):
+        for path in saved.iterdir():
+            text = json.dumps(json.loads(path.read_bytes())) if path.suffix == ".json" else None
+            text = text or "\n".join(VOCAB)
+            path.write_bytes(text.encode(encoding))
+        assert ConvBertTokenizer.from_pretrained(saved).vocab == expected

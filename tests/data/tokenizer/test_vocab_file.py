@@ -52,21 +52,48 @@ def test_missing_special_tokens_are_named(tmp_path, missing):
 
 
 def test_unusable_files(tmp_path):
-    with pytest.raises(InputError, match=r"cannot read .*none\.txt: No such file"):
+    with pytest.raises(InputError, match=r"no such file: .*none\.txt"):
         load_vocabulary(tmp_path / "none.txt")
     with pytest.raises(InputError, match="Is a directory"):
         load_vocabulary(tmp_path)
     (tmp_path / "binary").write_bytes(b"[PAD]\n\xff\xfe\n")
-    with pytest.raises(InputError, match="binary, line 2: not UTF-8"):
+    with pytest.raises(InputError, match="binary, line 2: expected UTF-8"):
         load_vocabulary(tmp_path / "binary")
     with pytest.raises(InputError, match=r"v\.txt, line 6: .* over 256 bytes"):
         load_vocabulary(write(tmp_path / "v.txt", [*SPECIAL_TOKENS, "x" * 257]))
+    with (tmp_path / "v.txt").open("wb") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(InputError, match=r"v\.txt: larger than 64 MB"):
+        load_vocabulary(tmp_path / "v.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("num_blank", [0, 1, 3])
+def test_a_vocabulary_saved_by_another_program(tmp_path, caplog, encoding, end, num_blank):
+    tokens = [*SPECIAL_TOKENS, "", "æ", "\u3000", "\u2028", "東", "##ø"]
+    text = "".join(token + end for token in tokens) + num_blank * end
+    (tmp_path / "v.txt").write_bytes(text.encode(encoding))
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        found = load_vocabulary(tmp_path / "v.txt")
+    assert found == [token.strip() for token in tokens]
+    assert f"{num_blank} blank lines at the end are left out" in caplog.text
+
+
+def test_a_vocabulary_that_looks_cased_is_warned_of(tmp_path, caplog):
+    path = write(tmp_path / "v.txt", [*SPECIAL_TOKENS, "[E1]", "hus", "##É", "Oslo"])
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        ConvBertTokenizer(path, do_lower_case=False)
+        assert caplog.messages == []
+        ConvBertTokenizer(path)
+    (message,) = caplog.messages
+    assert "2 of 9 tokens have capital letters" in message and "do_lower_case" in message
 
 
 def test_a_list_of_tokens_is_a_vocabulary(bert):
     assert ConvBertTokenizer(bert.vocab).vocab_sha256 == bert.vocab_sha256
     with pytest.raises(InputError, match=r"list of tokens has no \[UNK\], \[CLS\]"):
         ConvBertTokenizer(["[PAD]", "a"])
-    for token in (7, "a\nb", "x" * 257):
+    for token in (7, None, ["a\n"], "a\nb", "x" * 257, "half a pair: \ud83d"):
         with pytest.raises(InputError, match="token 5 must be a line of at most 256 bytes"):
             ConvBertTokenizer([*SPECIAL_TOKENS, token])
