@@ -1,5 +1,6 @@
-"""The files of a corpus as streams of bytes, and one error for all kinds of damage to them."""
+"""The files of a corpus as streams of bytes, and the errors of reading them."""
 
+import bz2
 import contextlib
 import gzip
 import io
@@ -7,12 +8,13 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from common.errors import InputError
 
 _CHUNK_BYTES = 1 << 18
-_DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
+_DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
 
 class DamagedError(InputError):
@@ -20,15 +22,24 @@ class DamagedError(InputError):
 
 
 @contextlib.contextmanager
-def damage_errors(name: str | os.PathLike) -> Iterator[None]:
-    """Turns damage found in the `with` block into a `DamagedError` that names the file."""
+def read_errors(name: str | os.PathLike) -> Iterator[None]:
+    """Turns errors of reading in the `with` block into an `InputError` that names the file.
+
+    What a decoder says about the bytes is a `DamagedError`. What the system says, such as a lack of
+    permission, handles or memory, tells nothing about the file.
+    """
     try:
         yield
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        # The OSErrors of decoders (gzip, bz2, zstd, parquet) have no number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"cannot read {error.filename or name}: {error.strerror}") from error
         raise DamagedError(
             f"{name}: damaged, or not the type of file that its name says: {str(error).strip()}. "
             "Download it again, or skip the rest of it with --skip-damaged."
         ) from error
+    except MemoryError as error:
+        raise InputError(f"cannot read {name}: memory ran out") from error
 
 
 class StrictTarInfo(tarfile.TarInfo):
@@ -42,7 +53,8 @@ class StrictTarInfo(tarfile.TarInfo):
         except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
             raise  # the two regular ends of an archive
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"bad header at byte {tar.offset}: {error}") from error
+            hint = "" if tar.offset else " (for text without a tar, use --corpus-format)"
+            raise tarfile.ReadError(f"bad header at byte {tar.offset}: {error}{hint}") from error
 
 
 def file_range(file: io.BufferedIOBase, start: int, size: int) -> io.RawIOBase:
@@ -77,13 +89,32 @@ class _FileRange(io.RawIOBase):
 
 
 def decompress(file: io.RawIOBase, compression: str) -> Iterator[bytes]:
-    """Yields the content of an open file in chunks; `compression` is .gz, .xz, .zst or empty."""
+    """Yields the content of an open file in chunks; `compression` is its ending, or empty."""
     if compression == ".zst":
         import pyarrow
 
         return read_chunks(pyarrow.CompressedInputStream(file, "zstd"))
-    openers = {"": io.BufferedReader, ".gz": gzip.open, ".xz": lzma.open}
-    return read_chunks(openers[compression](file))
+    if compression in (".bz2", ".xz"):
+        make = bz2.BZ2Decompressor if compression == ".bz2" else lzma.LZMADecompressor
+        return _decompress_streams(read_chunks(file), make)
+    return read_chunks(gzip.open(file) if compression == ".gz" else io.BufferedReader(file))
+
+
+def _decompress_streams(chunks: Iterable[bytes], make: Callable[[], Any]) -> Iterator[bytes]:
+    """Decompresses streams that follow each other, with a decompressor from `make` for each.
+
+    `bz2.open` and `lzma.open` would take damage at the beginning of a stream for the end.
+    """
+    decompressor = make()
+    for chunk in chunks:
+        while chunk := chunk.lstrip(b"\0") if decompressor.eof else chunk:  # zeros are padding
+            decompressor = make() if decompressor.eof else decompressor
+            yield decompressor.decompress(chunk, _CHUNK_BYTES)
+            while not (decompressor.needs_input or decompressor.eof):
+                yield decompressor.decompress(b"", _CHUNK_BYTES)
+            chunk = decompressor.unused_data  # noqa: PLW2901
+    if not decompressor.eof:
+        raise EOFError("it ends inside compressed data")
 
 
 def read_chunks(file: io.BufferedIOBase) -> Iterator[bytes]:

@@ -12,8 +12,9 @@ def read_values(path: str, column: str, name: str) -> Iterator[bytes | None]:
     """Yields the values of a column in order; None for a null. Messages call the file `name`.
 
     Raises:
-        OSError: the file is damaged.
-        InputError: the column does not exist, or does not hold text.
+        OSError: the file is damaged (without a number), or cannot be read.
+        InputError: the column does not exist or does not hold text, or the file needs a feature
+            that pyarrow lacks.
     """
     import pyarrow
     import pyarrow.parquet
@@ -35,6 +36,10 @@ def read_values(path: str, column: str, name: str) -> Iterator[bytes | None]:
                     # Binary, because a text need not be valid UTF-8, whatever the column's type.
                     for value in values.cast(pyarrow.large_binary()):
                         yield value.as_py()
+    except pyarrow.ArrowNotImplementedError as error:
+        raise InputError(f"cannot read {name}: {error}") from error
+    except pyarrow.ArrowMemoryError:
+        raise
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from error
 
@@ -49,7 +54,10 @@ def _check_column(schema, column, name):
         )
     kind = schema.field(column).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    is_text = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    is_text = (
+        *(types.is_string, types.is_large_string, types.is_string_view),
+        *(types.is_binary, types.is_large_binary, types.is_binary_view),
+    )
     if not any(check(kind) for check in is_text):
         raise InputError(
             f"{name}: the column {column!r} holds {kind}, not text. Choose another with "

@@ -19,10 +19,10 @@ from common.fields import setting
 from data.corpus.files import (
     DamagedError,
     StrictTarInfo,
-    damage_errors,
     decompress,
     file_range,
     read_chunks,
+    read_errors,
 )
 from data.corpus.lines import MAX_LINE_BYTES, group_lines, is_blank, split_lines, split_text
 from data.corpus.parquet import read_values
@@ -36,9 +36,10 @@ MAX_LISTED = 100
 NOT_UTF8 = "not UTF-8"
 EMPTY = "empty"
 NOT_JSON = "not JSON"
+HALF_PAIR = "half a surrogate pair"
+NOT_TXT = "no .txt file, in an archive"
 NO_TEXT = "no such field, or no text in it"
 TOO_LONG = f"too long (a line of JSON over {MAX_JSON_BYTES >> 20} MiB)"
-UNREADABLE = "unreadable file"
 DAMAGED = "damaged file (what follows the damage)"
 
 
@@ -50,6 +51,9 @@ class ReadOptions:
     text_column: str = setting("text", "column of .parquet files that holds the text")
     blanks_separate_docs: bool = True
     """Whether a blank line ends a document in a .txt file."""
+    corpus_format: str | None = setting(
+        None, "what all files are, whatever their names", choices=("txt", "jsonl")
+    )
     skip_damaged: bool = False
     """Whether to skip the rest of a damaged file, and count it, instead of failing."""
 
@@ -69,7 +73,7 @@ class TextSource:
     size: int
     """Bytes, as stored."""
     compression: str = ""
-    """Of text and jsonl: .gz, .xz or .zst."""
+    """Of text and jsonl: .bz2, .gz, .xz or .zst."""
     options: ReadOptions = field(default_factory=ReadOptions)
 
 
@@ -102,17 +106,15 @@ def read_documents(
 
     Raises:
         DamagedError: the file is damaged, and `ReadOptions.skip_damaged` is not set.
-        InputError: a parquet file does not have the text column.
+        InputError: the file cannot be read, or a parquet file does not have the text column.
     """
     skipped = Skipped() if skipped is None else skipped
-    try:
-        file = open(source.path, "rb") if content is None else io.BytesIO(content)  # noqa: SIM115
-    except OSError as error:
-        skipped.add(source, "", UNREADABLE, error.strerror)
-        return
     is_open = False  # a document that has begun
     try:
-        with file, damage_errors(source.name):
+        with (
+            read_errors(source.name),
+            open(source.path, "rb") if content is None else io.BytesIO(content) as file,
+        ):
             start = source.offset if content is None else 0
             read = _READERS[source.kind]
             for lines in read(source, file_range(file, start, source.size), skipped):
@@ -141,9 +143,10 @@ def _read_archive(source, file, skipped):
             tar.members.clear()  # tarfile would keep them all in memory
             if not member.isfile():
                 continue
-            extension = os.path.splitext(member.name)[1]
+            extension = os.path.splitext(member.name)[1].lower()
             extensions.add(extension)
             if extension != ".txt":
+                skipped.add(source, member.name, NOT_TXT)
                 continue
             text = tar.extractfile(member)
             if member.size > MAX_LINE_BYTES:
@@ -195,8 +198,11 @@ def _read_jsonl(source, file, skipped):
         if not isinstance(text, str):
             skipped.add(source, where, NO_TEXT)
             continue
-        # JSON can hold half a surrogate pair, which is not UTF-8: `_document` finds it.
-        parts = split_text(text.encode(errors="surrogatepass"))
+        try:
+            parts = split_text(text.encode())
+        except UnicodeEncodeError:
+            skipped.add(source, where, HALF_PAIR)
+            continue
         yield from _document(parts, source, where, skipped)
 
 

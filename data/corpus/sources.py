@@ -1,14 +1,14 @@
 """Finds a corpus and lists its sources. Nothing is unpacked to disk.
 
-A corpus is a file, a directory (including its subdirectories) or a glob pattern. The name of a file
-gives its type:
+A corpus is a file, a directory (including its subdirectories) or a glob pattern. The ending of a
+file's name, in any case, gives its type, unless `ReadOptions.corpus_format` does:
 - `*.tar`: contains `*.xz` archives, like OpenWebText's single tar and the many tars of its public
   copy. On its own, a `*.tar.xz` can contain them too.
 - any other `*.xz`: one of those archives, a tar.xz with one .txt file per document.
 - `*.txt`: a blank line ends a document (unless this is switched off), and so does the end of file.
 - `*.jsonl`: one document per line, in a field of the JSON object.
 - `*.parquet`: one document per row, in a column.
-.txt and .jsonl files can be compressed: `.gz`, `.xz` or `.zst` follows.
+.txt and .jsonl files can be compressed: `.bz2`, `.gz`, `.xz` or `.zst` follows.
 """
 
 import dataclasses
@@ -19,7 +19,9 @@ import io
 import itertools
 import lzma
 import os
+import stat
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,7 @@ from pathlib import Path
 from absl import logging
 
 from common.errors import InputError
-from data.corpus.files import DamagedError, StrictTarInfo, damage_errors
+from data.corpus.files import DamagedError, StrictTarInfo, read_errors
 from data.corpus.lines import MAX_LINE_BYTES, is_blank
 from data.corpus.readers import ReadOptions, TextSource
 
@@ -39,8 +41,9 @@ TEXT_RANGE_BYTES = 8 << 20
 
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _XZ_END = b"YZ"
-_COMPRESSIONS = (".gz", ".xz", ".zst")
-_KINDS = "*.tar, *.xz, *.txt, *.jsonl (both also .gz, .xz or .zst) or *.parquet"
+_COMPRESSIONS = (".bz2", ".gz", ".xz", ".zst")
+_KINDS = "*.tar, *.xz, *.txt, *.jsonl (both also .bz2, .gz, .xz or .zst) or *.parquet"
+_OTHER_NAMES = "--corpus-format txt or jsonl reads files of other names"
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Corpus:
         """
         count = 0
         try:
-            with damage_errors(self.path), lzma.open(self.path) as file:
+            with read_errors(self.path), lzma.open(self.path) as file:
                 for tar, member in _archives_in(file):
                     content = tar.extractfile(member).read()
                     count += 1
@@ -95,33 +98,23 @@ def find_corpus(
     corpus is OpenWebText in the data directory.
 
     Raises:
-        InputError: there is no corpus or no text in it, an archive is damaged (unless damage is
-            skipped), or the package that reads a file is missing.
+        InputError: there is no corpus or no text in it, a file or directory cannot be read, an
+            archive is damaged (unless damage is skipped), or the package that reads a file is
+            missing.
     """
     options = options or ReadOptions()
-    if path is None:
-        candidates = [Path(data_dir, name) for name in DEFAULT_NAMES]
-        path = next((candidate for candidate in candidates if candidate.exists()), None)
-        if path is None:
-            raise InputError(
-                f"no corpus: none of {', '.join(map(str, candidates))} exists. Put OpenWebText "
-                "there, or choose another corpus with --corpus."
-            )
-    path = Path(path)
-    is_stream = False
-    if path.is_file() and _kind_of(path.name)[0] in (None, "tar", "archive"):
-        # A tar of archives, compressed or not, or a single archive, which is compressed too.
-        with damage_errors(path), path.open("rb") as file:
-            is_compressed = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
-        sources = _list_tar(path, path.name, is_compressed, options)
-        is_stream = is_compressed and bool(sources)
-        if not sources and is_compressed:
-            size = path.stat().st_size
-            sources = [TextSource(str(path), path.name, "archive", 0, size, options=options)]
-        if not sources:
-            raise InputError(f"{path}: does not contain *.xz archives, as OpenWebText's tar does.")
-    else:
-        sources = [s for found in _find_files(path) for s in _list_file(*found, options)]
+    with read_errors(path or data_dir):
+        if path is not None and not os.fspath(path):
+            raise InputError("--corpus is empty")
+        path = _default_path(data_dir) if path is None else Path(path)
+        is_file = path.is_file()
+        kind, _ = _kind_of(path.name, options)
+        if is_file and kind in (None, "tar", "archive"):
+            sources, is_stream = _list_single_tar(path, kind, options)
+        else:
+            files = [(path, path.name)] if is_file else _find_files(path, options)
+            sources = [source for file in files for source in _list_file(*file, options)]
+            is_stream = False
     corpus = Corpus(path, sources, is_stream, options)
     if not corpus.size:
         raise InputError(f"no text: every file of the corpus {path} is empty.")
@@ -131,54 +124,138 @@ def find_corpus(
     return corpus
 
 
-def _find_files(path: Path) -> list[tuple[Path, str]]:
-    """Returns the files of a corpus, in order, each with its name for messages."""
-    if path.is_dir():
-        base, matches = path, [path]
-    elif path.exists():
-        return [(path, path.name)]
-    else:
-        # Names are relative to the part of the pattern without special characters.
-        base = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        matches = map(Path, glob.glob(str(path), recursive=True))
-    files = set()
-    for match in matches:
-        inside = match.rglob("*") if match.is_dir() else [match]
-        # Includes broken links: they are counted as unreadable files later.
-        files.update(file for file in inside if not file.is_dir() and _kind_of(file.name)[0])
+def _default_path(data_dir: str | os.PathLike) -> Path:
+    """OpenWebText in the data directory."""
+    candidates = [Path(data_dir, name) for name in DEFAULT_NAMES]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise InputError(
+        f"no corpus: none of {', '.join(map(str, candidates))} exists. Put OpenWebText there, or "
+        "choose another corpus with --corpus."
+    )
+
+
+def _list_single_tar(
+    path: Path, kind: str | None, options: ReadOptions
+) -> tuple[list[TextSource], bool]:
+    """Lists a tar of archives, compressed or not, or an archive alone, whatever its name is.
+
+    Returns:
+        The sources, and whether they are of a compressed tar.
+    """
+    with path.open("rb") as file:
+        is_compressed = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
+    if kind is None and not is_compressed and not _is_tar(path):
+        raise InputError(f"{path}: its name is none of {_KINDS}; {_OTHER_NAMES}.")
+    sources = _list_tar(path, path.name, is_compressed, options)
+    if sources:
+        return sources, is_compressed
+    if not is_compressed:
+        raise InputError(f"{path}: does not contain *.xz archives, as OpenWebText's tar does.")
+    size = path.stat().st_size
+    return [TextSource(str(path), path.name, "archive", 0, size, options=options)], False
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        tarfile.open(path, "r:").close()
+    except tarfile.ReadError:
+        return False
+    return True
+
+
+def _find_files(path: Path, options: ReadOptions) -> list[tuple[Path, str]]:
+    """Returns the files of a directory or pattern, in order, each with its name for messages."""
+    base, *pattern = Path(), *path.parts
+    while pattern and (base / pattern[0]).exists():  # as it stands, whatever it has of a pattern
+        base /= pattern.pop(0)
+    files, passed_over = set(), set()
+    for match in _matches(base, pattern):
+        for file in _files_in(match) if match.is_dir() else [match]:
+            is_meant = not (options.corpus_format and file.name.startswith("."))
+            is_ours = is_meant and not file.is_dir() and _kind_of(file.name, options)[0]
+            (files if is_ours else passed_over).add(file)
+    counts = Counter("linked directory" if file.is_dir() else _ending(file) for file in passed_over)
+    others = _listing(counts)
     if not files:
-        if path.is_dir():
-            raise InputError(f"no text: the directory {path} does not contain {_KINDS}.")
-        raise InputError(f"no corpus: {path} does not exist, or does not match any {_KINDS}.")
+        found = "is empty" if path.is_dir() else "does not exist, or does not match any file"
+        found = f"has only {others}" if passed_over else found
+        raise InputError(f"no corpus: {path} {found}; expected {_KINDS}. {_OTHER_NAMES}.")
+    if passed_over:
+        logging.warning("%s: %d files; passed over %s. %s", path, len(files), others, _OTHER_NAMES)
     return [(file, str(file.relative_to(base))) for file in sorted(files)]
 
 
-def _kind_of(name: str) -> tuple[str | None, str]:
+def _matches(base: Path, pattern: list[str]) -> Iterator[Path]:
+    """Yields what matches a pattern below `base`; an OSError if a directory cannot be listed."""
+    if not pattern:
+        yield base
+    for index, part in enumerate(pattern):  # `glob` itself would pass over such directories
+        if glob.has_magic(part):
+            above = os.path.join(*pattern[:index], "")
+            for directory in glob.glob(above, root_dir=base, recursive=True) if above else [""]:
+                os.scandir(base / directory).close()
+    if pattern:
+        found = glob.glob(os.path.join(*pattern), root_dir=base, recursive=True)
+        yield from (base / name for name in found)
+
+
+def _files_in(directory: Path) -> Iterator[Path]:
+    """Yields the files of a directory and its subdirectories, and links to directories."""
+
+    def fail(error):
+        raise error
+
+    for parent, directories, names in os.walk(directory, onerror=fail):
+        links = [name for name in directories if os.path.islink(os.path.join(parent, name))]
+        yield from (Path(parent, name) for name in [*names, *links])
+
+
+def _kind_of(name: str, options: ReadOptions) -> tuple[str | None, str]:
     """Returns a file's kind (as in `TextSource`, "tar", or None) and its compression."""
-    stem, compression = os.path.splitext(name)
+    stem, compression = os.path.splitext(name.lower())
     if compression not in _COMPRESSIONS:
-        stem, compression = name, ""
-    kind = {".txt": "text", ".jsonl": "jsonl"}.get(os.path.splitext(stem)[1])
+        stem, compression = name.lower(), ""
+    ending = f".{options.corpus_format}" if options.corpus_format else os.path.splitext(stem)[1]
+    kind = {".txt": "text", ".jsonl": "jsonl"}.get(ending)
     if kind:
         return kind, compression
-    return {".tar": "tar", ".xz": "archive", ".parquet": "parquet"}.get(Path(name).suffix), ""
+    kinds = {".tar": "tar", ".xz": "archive", ".parquet": "parquet"}
+    return kinds.get(os.path.splitext(name.lower())[1]), ""
 
 
-def _archives_in(file: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+def _listing(counts: Counter) -> str:
+    """How many files have which endings, for messages."""
+    common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:10]
+    return f"{counts.total()} others ({', '.join(f'{count} {ending}' for ending, count in common)})"
+
+
+def _ending(file: Path) -> str:
+    """The ending of a file's name, for messages."""
+    suffixes = file.suffixes[-2:] if file.suffix.lower() in _COMPRESSIONS else file.suffixes[-1:]
+    return f"*{''.join(suffixes)}" if suffixes else "without an ending"
+
+
+def _archives_in(
+    file: io.BufferedIOBase, passed_over: Counter | None = None
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     with tarfile.open(fileobj=file, mode="r:", tarinfo=StrictTarInfo) as tar:
         for member in tar:
-            if member.isfile() and member.name.endswith(".xz"):
+            if member.isfile() and member.name.lower().endswith(".xz"):
                 yield tar, member
+            elif member.isfile() and passed_over is not None:
+                passed_over[_ending(Path(member.name))] += 1
 
 
 def _list_tar(path: Path, name: str, is_compressed: bool, options: ReadOptions) -> list[TextSource]:
     if is_compressed:
         logging.info("listing the compressed archive %s, which must be read once for that", path)
     make = functools.partial(TextSource, str(path), kind="archive", options=options)
-    sources = []
+    sources, passed_over = [], Counter()
     try:
-        with damage_errors(path), (lzma.open if is_compressed else open)(path, "rb") as file:
-            for _, member in _archives_in(file):
+        with read_errors(path), (lzma.open if is_compressed else open)(path, "rb") as file:
+            for _, member in _archives_in(file, passed_over):
                 source = make(f"{name}/{member.name}", offset=member.offset_data, size=member.size)
                 sources.append(source)
             if not is_compressed and not options.skip_damaged:
@@ -191,25 +268,26 @@ def _list_tar(path: Path, name: str, is_compressed: bool, options: ReadOptions) 
         if sources:
             # Stands for the archives that cannot be listed: its zero bytes are counted as damage.
             sources.append(make(f"{name}, after {len(sources)} archives", offset=0, size=0))
+    if passed_over and (sources or not is_compressed):
+        logging.warning("%s: passed over %s, which are no *.xz", path, _listing(passed_over))
     return sources
 
 
 def _list_file(path: Path, name: str, options: ReadOptions) -> list[TextSource]:
-    kind, compression = _kind_of(path.name)
+    kind, compression = _kind_of(path.name, options)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"cannot read {path}: it is a pipe or a device")
     if kind == "tar":
         return _list_tar(path, name, False, options)
-    source = TextSource(str(path), name, kind, 0, 0, compression, options)
-    try:
-        whole = dataclasses.replace(source, size=path.stat().st_size)
+    source = TextSource(str(path), name, kind, 0, status.st_size, compression, options)
+    with path.open("rb") as file:  # what cannot be opened is found before any work is done
         is_divisible = kind == "jsonl" or (kind == "text" and options.blanks_separate_docs)
-        if is_divisible and whole.size and not compression:
-            return list(_ranges(whole))
+        if is_divisible and source.size and not compression:
+            return list(_ranges(source, file))
         if kind == "archive" and not options.skip_damaged:
-            with path.open("rb") as file:
-                _check_xz_ends(whole, file)
-    except OSError:
-        return [source]  # the reader will fail to open it, and count it as unreadable
-    return [whole]
+            _check_xz_ends(source, file)
+    return [source]
 
 
 def _check_xz_ends(source: TextSource, file: io.BufferedIOBase) -> None:
@@ -226,19 +304,18 @@ def _check_xz_ends(source: TextSource, file: io.BufferedIOBase) -> None:
         )
 
 
-def _ranges(whole: TextSource) -> Iterator[TextSource]:
+def _ranges(whole: TextSource, file: io.BufferedIOBase) -> Iterator[TextSource]:
     """Divides a file into ranges, each of which begins at the beginning of a document."""
     start, size = 0, whole.size
-    with open(whole.path, "rb") as file:
-        while start < size:
-            file.seek(start + TEXT_RANGE_BYTES)
-            _read_line(file)  # the rest of a line is not a blank line
-            while whole.kind == "text" and not is_blank(_read_line(file)) and file.tell() < size:
-                pass
-            end = min(file.tell(), size)
-            name = f"{whole.name}:{start}"
-            yield dataclasses.replace(whole, name=name, offset=start, size=end - start)
-            start = end
+    while start < size:
+        file.seek(start + TEXT_RANGE_BYTES)
+        _read_line(file)  # the rest of a line is not a blank line
+        while whole.kind == "text" and not is_blank(_read_line(file)) and file.tell() < size:
+            pass
+        end = min(file.tell(), size)
+        name = f"{whole.name}:{start}"
+        yield dataclasses.replace(whole, name=name, offset=start, size=end - start)
+        start = end
 
 
 def _read_line(file: io.BufferedIOBase) -> bytes:

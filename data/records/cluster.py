@@ -83,7 +83,6 @@ def build_with_note(task: ShardTask, options: BuildOptions, vocabulary: bytes) -
     retry it and then give up the whole pipeline.
     """
     try:
-        # The builder skips an unreadable file; here, the cause may be this worker.
         for source in task.sources:
             if not os.path.exists(source.path):
                 raise InputError(

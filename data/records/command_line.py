@@ -63,7 +63,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus",
         help="a file, a directory or a quoted glob pattern: OpenWebText's .tar, .tar.xz or .xz "
-        "archives; .txt or .jsonl, plain or with .gz, .xz or .zst; .parquet (default: "
+        "archives; .txt or .jsonl, plain or with .bz2, .gz, .xz or .zst; .parquet (default: "
         "openwebtext.tar, openwebtext.tar.xz, openwebtext/ or subsets/ in the data directory)",
     )
     add_settings(parser, ReadOptions)

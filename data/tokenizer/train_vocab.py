@@ -5,6 +5,7 @@ result depends only on the corpus and the options.
 """
 
 import itertools
+import json
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from absl import logging
 from common.console import progress_bar
 from common.errors import InputError
 from common.fields import require
-from data.corpus.readers import read_lines
+from data.corpus.readers import Skipped, read_documents
 from data.corpus.sources import Corpus
 from data.tokenizer.tokenizer import ConvBertTokenizer
 from data.tokenizer.vocab_file import MAX_TOKEN_BYTES, SPECIAL_TOKENS
@@ -49,15 +50,16 @@ class VocabularyOptions:
     """Amount of text to read; a larger corpus is sampled."""
 
     def __post_init__(self):
-        for name, least in (
-            ("vocab_size", len(SPECIAL_TOKENS) + 1),
-            ("num_unused", 0),
-            ("min_frequency", 1),
-            ("limit_alphabet", 1),
-            ("max_megabytes", 1),
+        for name, least, most in (
+            ("vocab_size", len(SPECIAL_TOKENS) + 1, 10_000_000),
+            ("num_unused", 0, self.vocab_size),
+            ("min_frequency", 1, 1 << 32),
+            ("limit_alphabet", 1, 1 << 32),
+            ("max_megabytes", 1, 1 << 32),
         ):
             value = getattr(self, name)
-            require(value is None or value >= least, name, f"at least {least}", value)
+            is_possible = value is None or least <= value <= most
+            require(is_possible, name, f"from {least} to {most}", value)
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,19 @@ def count_words(corpus: Corpus, options: VocabularyOptions) -> Counter[str]:
     def separate(text):
         return separate_words(text[None], options.do_lower_case, options.strip_accents)[0]
 
-    counts = Counter()
-    for text in _sample(corpus, options.max_megabytes * 1_000_000):
+    counts, skipped = Counter(), Skipped()
+    for text in _sample(corpus, options.max_megabytes * 1_000_000, skipped):
         counts.update(separate(text).numpy().split(b" "))
     counts.pop(b"", None)  # between two spaces
     if not counts:
-        raise InputError(f"no text: the corpus {corpus.path} has no words.")
+        reasons = json.dumps(skipped.counts)
+        raise InputError(f"no text: the corpus {corpus.path} has no words. Skipped: {reasons}")
+    if skipped.counts:
+        logging.warning("skipped: %s", json.dumps(skipped.counts))
     return Counter({word.decode(): count for word, count in counts.items()})
 
 
-def _sample(corpus: Corpus, max_bytes: int) -> Iterator[bytes]:
+def _sample(corpus: Corpus, max_bytes: int, skipped: Skipped) -> Iterator[bytes]:
     """Yields the text, lines joined to a size that keeps TensorFlow busy, up to `max_bytes`."""
     if corpus.is_stream:
         sources = zip(corpus.sources, corpus.stream(), strict=True)
@@ -109,7 +114,8 @@ def _sample(corpus: Corpus, max_bytes: int) -> Iterator[bytes]:
     lines = []
     with progress_bar(corpus.size, "counting words", unit="B", unit_scale=True) as bar:
         for source, content in sources:
-            for line in read_lines(source, content):
+            documents = read_documents(source, content, skipped)
+            for line in itertools.chain.from_iterable(documents):
                 if line is None:
                     continue
                 lines.append(line)

@@ -1,10 +1,13 @@
 """Documents of every kind of file; what is skipped, and why; damage; lines of any length."""
 
+import bz2
+import errno
 import gzip
 import io
 import itertools
 import json
 import lzma
+import os
 import pathlib
 import subprocess
 import sys
@@ -20,11 +23,12 @@ from data.corpus.files import DamagedError
 from data.corpus.readers import (
     DAMAGED,
     EMPTY,
+    HALF_PAIR,
     NO_TEXT,
     NOT_JSON,
+    NOT_TXT,
     NOT_UTF8,
     TOO_LONG,
-    UNREADABLE,
     ReadOptions,
     Skipped,
     read_documents,
@@ -35,6 +39,7 @@ from tests.support.corpora import archive_of, tar_of
 
 COMPRESSORS = {
     "": bytes,
+    ".bz2": bz2.compress,
     ".gz": gzip.compress,
     ".xz": lzma.compress,
     ".zst": lambda content: pyarrow.compress(content, "zstd", asbytes=True),
@@ -79,7 +84,7 @@ def test_lines_of_json(tmp_path, compression):
     assert read(path, text_field="content")[0] == [b"y", None]
 
 
-@pytest.mark.parametrize("kind", ["string", "large_string", "binary", "dictionary"])
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "binary", "dictionary"])
 def test_parquet(tmp_path, kind):
     values = pyarrow.array(["a\n\nb", None, " ", "c", "c"])
     if kind == "dictionary":
@@ -153,7 +158,8 @@ def test_bad_lines_of_json(tmp_path, monkeypatch):
     (tmp_path / "t.jsonl").write_bytes(content)
     found, skipped = read(tmp_path / "t.jsonl")
     assert found == [b"good", None, b"y" * 988, None, b"good too", None]
-    assert skipped.counts == {NOT_JSON: 2, NO_TEXT: 3, EMPTY: 1, NOT_UTF8: 2, TOO_LONG: 1}
+    reasons = {NOT_JSON: 2, NO_TEXT: 3, EMPTY: 1, NOT_UTF8: 1, HALF_PAIR: 1, TOO_LONG: 1}
+    assert skipped.counts == reasons
     assert skipped.listed[0][:2] == ["t.jsonl", "byte 17"]
     assert skipped.listed[0][2].startswith("not JSON: Unterminated string")
     offsets = [int(where.removeprefix("byte ")) for _, where, _ in skipped.listed]
@@ -173,11 +179,12 @@ def test_a_line_of_json_that_is_too_long_ends_at_its_line_end(tmp_path, monkeypa
 
 
 def test_bad_documents_of_an_archive(tmp_path):
-    files = {"1.txt": b"good", "2.txt": b"\xe6", "3.txt": b" \n", "4.txt": b"too"}
+    files = {"1.txt": b"good", "2.txt": b"\xe6", "3.txt": b" \n", "4.md": b"?", "5.TXT": b"too"}
     (tmp_path / "t.xz").write_bytes(lzma.compress(tar_of(files)))
     lines, skipped = read(tmp_path / "t.xz")
     assert lines == [b"good", None, b"too", None]
-    assert skipped.listed == [["t.xz", "2.txt", NOT_UTF8], ["t.xz", "3.txt", EMPTY]]
+    reasons = {"2.txt": NOT_UTF8, "3.txt": EMPTY, "4.md": NOT_TXT}
+    assert skipped.listed == [["t.xz", *item] for item in reasons.items()]
 
 
 def test_all_are_counted_and_the_first_are_listed(tmp_path):
@@ -186,15 +193,46 @@ def test_all_are_counted_and_the_first_are_listed(tmp_path):
     assert skipped.counts == {NOT_JSON: 250} and len(skipped.listed) == readers.MAX_LISTED
 
 
-def test_a_file_that_cannot_be_opened(tmp_path):
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EMFILE, errno.EIO, errno.ENOMEM, None])
+@pytest.mark.parametrize("name", ["t.txt", *(f"t.txt{end}" for end in COMPRESSORS if end), "t.xz"])
+def test_what_the_system_says_is_no_damage(tmp_path, monkeypatch, name, reason):
+    """No permission, handles, memory, or device: the build stops, whatever it may skip."""
+    path = tmp_path / name
+    path.write_bytes(archive_of(["a"]) if name == "t.xz" else COMPRESSORS[name[5:]](b"a\n\nb"))
+    (source, *_) = find_corpus(tmp_path, path, ReadOptions(skip_damaged=True)).sources
+
+    def fail(*_):
+        raise MemoryError if reason is None else OSError(reason, "the reason")
+
+    monkeypatch.setattr("data.corpus.files._FileRange.readinto", fail)
+    expected = "memory ran out" if reason is None else "the reason"
+    with pytest.raises(InputError, match=rf"cannot read t.*: {expected}") as caught:
+        list(read_lines(source))
+    assert not isinstance(caught.value, DamagedError)
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.jsonl", "t.txt.gz", "t.parquet", "t.xz", "t.tar"])
+def test_a_file_that_cannot_be_opened(tmp_path, name):
     (tmp_path / "a.txt").write_text("good")
-    for name in ("b.txt", "c.jsonl", "d.parquet", "e.xz", "f.txt.gz"):
-        (tmp_path / name).symlink_to(tmp_path / "nowhere")
-    skipped = Skipped()
-    sources = find_corpus(tmp_path, tmp_path).sources
-    assert [list(read_documents(source, None, skipped)) for source in sources][1:] == [[]] * 5
-    assert skipped.counts == {UNREADABLE: 5}
-    assert skipped.listed[0] == ["b.txt", "", "unreadable file: No such file or directory"]
+    (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    options = ReadOptions(skip_damaged=True)
+    with pytest.raises(InputError, match=rf"cannot read .*/{name}: No such file"):
+        find_corpus(tmp_path, tmp_path, options)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=rf"cannot read .*/{name}: .*pipe"):
+        find_corpus(tmp_path, tmp_path, options)
+
+
+@pytest.mark.parametrize("compression", [".bz2", ".gz", ".xz", ".zst"])
+def test_streams_one_after_the_other(tmp_path, compression):
+    """As `cat` joins compressed files; damage to a later one is found."""
+    compress, path = COMPRESSORS[compression], tmp_path / f"t.txt{compression}"
+    path.write_bytes(compress(b"a\n\n") + compress(b"b\n" * 1000))
+    assert read(path)[0] == [b"a", None, *[b"b"] * 1000, None]
+    path.write_bytes(compress(b"a\n\n") + b"damaged" + compress(b"b\n"))
+    with pytest.raises(DamagedError, match=rf"t\.txt{compression}: damaged"):
+        read(path)
 
 
 def damaged_files():

@@ -1,10 +1,13 @@
 """Layouts of a corpus, streamed; and damage to it, named."""
 
+import bz2
+import errno
 import gzip
 import importlib.util
 import itertools
 import json
 import lzma
+import os
 
 import pytest
 
@@ -106,7 +109,6 @@ def test_a_mixed_folder_and_patterns(tmp_path):
     write(tmp_path / "sub/a.txt.gz", gzip.compress(b"a\n\nb"))
     (tmp_path / "b.jsonl").write_text('{"text": "c"}\n')
     (tmp_path / "c.xz").write_bytes(archive_of(["d"]))
-    (tmp_path / "readme.md").write_text("no text of the corpus")
     found = find_corpus(tmp_path, tmp_path)
     assert [source.name for source in found.sources] == ["b.jsonl:0", "c.xz", "sub/a.txt.gz"]
     assert lines_of(found) == [[b"c", None], [b"d", None], [b"a", None, b"b", None]]
@@ -118,6 +120,89 @@ def test_a_mixed_folder_and_patterns(tmp_path):
     ):
         found = find_corpus(tmp_path, f"{tmp_path}/{pattern}")
         assert [source.name for source in found.sources] == names
+
+
+def test_files_of_other_names_are_passed_over_and_named(tmp_path, caplog):
+    for name in ("a.txt", "b.TXT", "AA/wiki_00", "AA/.DS_Store", "d.csv", "e.csv", "f.tar.gz"):
+        write(tmp_path / "c" / name, name)
+    write(tmp_path / "elsewhere/g.txt", "g")
+    (tmp_path / "c/h.txt").symlink_to(tmp_path / "elsewhere")
+    with caplog.at_level("WARNING", logger="absl"):
+        found = find_corpus(tmp_path, tmp_path / "c")
+    assert [source.name for source in found.sources] == ["a.txt:0", "b.TXT:0"]
+    counts = "2 *.csv, 2 without an ending, 1 *.tar.gz, 1 linked directory"
+    assert f"2 files; passed over 6 others ({counts}). --corpus-format" in caplog.text
+    caplog.clear()
+    find_corpus(tmp_path, tmp_path / "elsewhere")
+    assert caplog.text == ""
+    write(tmp_path / "elsewhere/t.tar", tar_of({"a.txt": b"a", "b.md": b"b", "c": b"c"}))
+    with caplog.at_level("WARNING", logger="absl"):
+        find_corpus(tmp_path, tmp_path / "elsewhere")
+    assert "t.tar: passed over 3 others (1 *.md, 1 *.txt, 1 without an ending)" in caplog.text
+
+
+def test_files_of_any_name_are_read_as_told(tmp_path):
+    lines = '{"text": "a"}\n{"text": "b"}\n'
+    write(tmp_path / "c/AA/wiki_00", lines)
+    write(tmp_path / "c/AA/wiki_01.bz2", bz2.compress(lines.encode()))
+    write(tmp_path / "c/AA/.hidden", "?")
+    json_lines = ReadOptions(corpus_format="jsonl")
+    for path in (tmp_path / "c", tmp_path / "c/*", f"{tmp_path}/c/*/wiki_*"):
+        found = find_corpus(tmp_path, path, json_lines)
+        assert [source.name for source in found.sources] == ["AA/wiki_00:0", "AA/wiki_01.bz2"]
+        assert lines_of(found) == [[b"a", None, b"b", None]] * 2
+        assert found.relevant_options == {"text_field": "text"}
+        with pytest.raises(InputError, match=r"no corpus: .*--corpus-format"):
+            find_corpus(tmp_path, path)
+    single = find_corpus(tmp_path, tmp_path / "c/AA/wiki_00", ReadOptions(corpus_format="txt"))
+    assert lines_of(single) == [[*lines.encode().splitlines(), None]]
+
+
+@pytest.mark.parametrize("name", ["wiki.train.raw", "corpus", "t.tar.gz", "t.csv"])
+@pytest.mark.parametrize("content", [b"some text\n" * 100, gzip.compress(tar_of({})), b""])
+def test_a_single_file_of_an_unknown_ending(tmp_path, name, content):
+    write(tmp_path / name, content)
+    with pytest.raises(InputError, match=rf"{name}: its name .*\*\.jsonl.*--corpus-format"):
+        find_corpus(tmp_path, tmp_path / name)
+
+
+def test_archives_of_any_name(tmp_path):
+    write(tmp_path / "owt", openwebtext_of(ARCHIVES))
+    write(tmp_path / "one", archive_of(ARCHIVES[0]))
+    assert lines_of(find_corpus(tmp_path, tmp_path / "owt")) == LINES
+    assert lines_of(find_corpus(tmp_path, tmp_path / "one")) == LINES[:1]
+
+
+def test_compressed_text_that_is_no_archive(tmp_path):
+    write(tmp_path / "dump.xz", lzma.compress(b"a\n" * 1000))
+    with pytest.raises(InputError, match=r"dump\.xz: .*bad header at byte 0.*--corpus-format"):
+        find_corpus(tmp_path, tmp_path / "dump.xz")
+    found = find_corpus(tmp_path, tmp_path / "dump.xz", ReadOptions(corpus_format="txt"))
+    assert lines_of(found) == [[*[b"a"] * 1000, None]]
+
+
+def test_what_exists_is_no_pattern(tmp_path):
+    write(tmp_path / "co [1]/a [b].txt", "a")
+    write(tmp_path / "co 1/a b.txt", "b")
+    for path in ("co [1]/a [b].txt", "co [1]", "co [1]/*.txt", "*/a [[]b].txt"):
+        assert lines_of(find_corpus(tmp_path, tmp_path / path)) == [[b"a", None]]
+    assert lines_of(find_corpus(tmp_path, tmp_path / "co [12]/*.txt")) == [[b"b", None]]
+
+
+@pytest.mark.parametrize("path", ["c", "c/*", "c/*/*.txt", "c/**/*.txt", "c/**"])
+def test_a_directory_that_cannot_be_listed_stops(tmp_path, monkeypatch, path):
+    write(tmp_path / "c/a/a.txt", "a")
+    write(tmp_path / "c/secret/b.txt", "b")
+    scandir = os.scandir
+
+    def scan(directory):
+        if os.path.basename(os.path.normpath(directory)) == "secret":
+            raise PermissionError(errno.EACCES, "Permission denied", str(directory))
+        return scandir(directory)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(InputError, match=r"cannot read .*/c/secret.*: Permission denied"):
+        find_corpus(tmp_path, tmp_path / path, ReadOptions(skip_damaged=True))
 
 
 @pytest.mark.parametrize("name", ["a.txt.zst", "a.parquet"])
@@ -140,9 +225,11 @@ def bad_archive(content):
 @pytest.mark.parametrize(
     "files, path, message",
     [
+        ({"a.txt": b"a"}, "", "--corpus is empty"),
         ({}, None, r"no corpus.*openwebtext\.tar.*--corpus"),
         ({}, "elsewhere/*.txt", r"elsewhere/\*\.txt does not exist, or does not match"),
-        ({}, ".", r"no text: .*\*\.tar, \*\.xz, \*\.txt"),
+        ({}, ".", r"no corpus: .* is empty; expected \*\.tar, \*\.xz, \*\.txt"),
+        ({}, "nowhere", r"no corpus: .*/nowhere does not exist"),
         ({"a.txt": b""}, ".", "every file .* is empty"),
         ({"t.tar": tar_of({"a.txt": b"text"})}, "t.tar", r"t\.tar: .*\*\.xz archives"),
         ({"t.tar": b"not an archive" * 100}, "t.tar", r"t\.tar: damaged, or not"),
@@ -162,7 +249,7 @@ def test_what_is_wrong_with_a_corpus_is_named_before_reading(tmp_path, files, pa
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        find_corpus(tmp_path, path and tmp_path / path)
+        find_corpus(tmp_path, tmp_path / path if path else path)
 
 
 def test_damage_inside_an_archive_is_named_when_read(tmp_path):

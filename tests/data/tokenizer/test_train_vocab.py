@@ -1,3 +1,4 @@
+import json
 import random
 import string
 from collections import Counter
@@ -6,6 +7,7 @@ import pytest
 
 from common.errors import InputError
 from data import ConvBertTokenizer
+from data.corpus.readers import NO_TEXT
 from data.corpus.sources import find_corpus
 from data.tokenizer.train_vocab import (
     VocabularyOptions,
@@ -142,18 +144,30 @@ def test_words_that_cannot_become_tokens_are_not_learned():
 
 
 @pytest.mark.parametrize(
-    "field, value",
+    "field, least",
     [
-        ("vocab_size", 5),
-        ("num_unused", -1),
-        ("min_frequency", 0),
-        ("limit_alphabet", 0),
-        ("max_megabytes", 0),
+        ("vocab_size", 6),
+        ("num_unused", 0),
+        ("min_frequency", 1),
+        ("limit_alphabet", 1),
+        ("max_megabytes", 1),
     ],
 )
-def test_impossible_options_are_refused(field, value):
-    with pytest.raises(InputError, match=f"`{field}` .*{value + 1}. Received: {value}"):
-        VocabularyOptions(**{field: value})
+def test_impossible_options_are_refused(field, least):
+    for value in (least - 1, 10**20):
+        with pytest.raises(InputError, match=f"`{field}` .*from {least} to .* Received: {value}"):
+            VocabularyOptions(**{field: value})
+
+
+def test_skipped_documents_are_counted(tmp_path, caplog):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a"}\n{"body": "b"}\n')
+    with caplog.at_level("WARNING", logger="absl"):
+        assert count_words(find_corpus(tmp_path, path), options_of("cased")) == {"a": 1}
+    assert json.dumps({NO_TEXT: 1}) in caplog.text
+    path.write_text('{"body": "b"}\n')
+    with pytest.raises(InputError, match=f"t.jsonl has no words.*{NO_TEXT}.*: 1"):
+        count_words(find_corpus(tmp_path, path), options_of("cased"))
 
 
 def test_a_corpus_without_words_is_refused(tmp_path):
