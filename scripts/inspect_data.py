@@ -78,6 +78,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--no-color", action="store_true", help="never use colors")
     args = parser.parse_args(arguments)
     require(args.num_examples >= 1, "num_examples", "at least 1", args.num_examples)
+    require(0 <= args.seed < 1 << 32, "seed", f"from 0 to {(1 << 32) - 1}", args.seed)
     return args
 
 
@@ -101,7 +102,7 @@ def read_examples(metadata) -> dict:
     size = min(metadata.num_examples, MOST_EXAMPLES)
     try:
         (batch,) = batches.evaluation_batches(metadata, size, num_batches=1).as_numpy_iterator()
-    except tf.errors.DataLossError as error:
+    except tf.errors.OpError as error:
         raise records.explain_data_error(error, metadata) from error
     return batch
 

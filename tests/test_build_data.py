@@ -133,7 +133,7 @@ def finished_shards(records):
     [
         ([], "no corpus: none of"),
         (["--cased"], "--cased needs a cased vocabulary: choose one with --vocab-file"),
-        (["--max-seq-length", "4"], "`max_seq_length` must be at least 5. Received: 4"),
+        (["--max-seq-length", "4"], "`max_seq_length` must be at least 5 .*Received: 4"),
         (["CORPUS", "--num-processes", "0"], "`num_processes` must be at least 1"),
         (["CORPUS", "--vocab-file", "nowhere.txt"], "cannot read the vocabulary nowhere"),
     ],

@@ -28,6 +28,7 @@ def training_batches(
     first_step: int = 0,
     max_seq_length: int | None = None,
     rows: slice = slice(None),
+    pad_id: int = 0,
 ) -> tf.data.Dataset:
     """Reads endless batches for training. Every epoch has each example once.
 
@@ -40,6 +41,7 @@ def training_batches(
         first_step: number of batches to skip.
         max_seq_length: T, at least the length of the records, which is the default.
         rows: the part of each batch to return; the other examples are not parsed.
+        pad_id: the id of [PAD].
 
     Returns:
         A dataset of `{"input_ids", "input_mask", "segment_ids"}`, int32 [B, T].
@@ -54,7 +56,7 @@ def training_batches(
     )
     # The next block is read while this one is used.
     dataset = dataset.map(_read_block).prefetch(1).unbatch()
-    return _batch(dataset, metadata, batch_size, max_seq_length, rows)
+    return _batch(dataset, metadata, batch_size, max_seq_length, rows, pad_id)
 
 
 def evaluation_batches(
@@ -63,6 +65,7 @@ def evaluation_batches(
     num_batches: int,
     max_seq_length: int | None = None,
     rows: slice = slice(None),
+    pad_id: int = 0,
 ) -> tf.data.Dataset:
     """Reads the same `num_batches` batches each time, taking one example of each shard by turns.
 
@@ -75,7 +78,7 @@ def evaluation_batches(
         tf.data.TFRecordDataset, cycle_length=min(len(paths), 64)
     )
     dataset = dataset.repeat().take(num_batches * batch_size)
-    return _batch(dataset, metadata, batch_size, max_seq_length, rows)
+    return _batch(dataset, metadata, batch_size, max_seq_length, rows, pad_id)
 
 
 def batch_sources(
@@ -140,16 +143,20 @@ def check_length(metadata: RecordsMetadata, length: int) -> None:
         )
 
 
-def _batch(dataset, metadata, batch_size, max_seq_length, rows):
+def _batch(dataset, metadata, batch_size, max_seq_length, rows, pad_id):
     length = metadata.max_seq_length if max_seq_length is None else max_seq_length
     check_length(metadata, length)
     parse = _parse_compact if metadata.record_format == "compact" else _parse_original
+
+    def parse_rows(records):
+        batch = parse(records[rows], metadata, length)  # padded with zeros
+        if pad_id:
+            is_token = batch["input_mask"] == 1
+            batch["input_ids"] = tf.where(is_token, batch["input_ids"], pad_id)
+        return batch
+
     dataset = dataset.batch(batch_size, drop_remainder=True)
-    dataset = dataset.map(
-        lambda records: parse(records[rows], metadata, length),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    dataset = dataset.map(parse_rows, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 

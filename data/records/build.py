@@ -22,6 +22,7 @@ from common.console import progress_bar
 from common.errors import InputError
 from common.fields import require
 from common.files import write_text
+from data.corpus.files import read_errors
 from data.corpus.sources import Corpus
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
 from data.records.metadata import (
@@ -31,6 +32,7 @@ from data.records.metadata import (
     RecordsMetadata,
     Shard,
     load_metadata,
+    shard_files,
     shard_name,
 )
 from data.records.shard_io import write_errors
@@ -75,7 +77,8 @@ def build_records(
     require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     records_dir = Path(records_dir)
     identity = options.identity(corpus)
-    finished = {} if overwrite else _finished_shards(records_dir, identity)
+    with read_errors(records_dir):
+        finished = {} if overwrite else _finished_shards(records_dir, identity)
     if finished is None:
         return None
     tasks = _plan(corpus, options, records_dir)
@@ -117,10 +120,11 @@ def _finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | No
             # The last line is cut if the build was killed while writing it.
             shards = [Shard(**json.loads(line)) for line in lines if line.endswith("\n")]
             options = json.loads(first)
-        elif not any(records_dir.glob(f"{SHARD_PREFIX}*")):
+        elif not shard_files(records_dir):
             return {}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass  # damaged: its options are unknown
+    options = options if isinstance(options, dict) else {}
     if different := [name for name, value in identity.items() if options.get(name) != value]:
         pairs = [f"{name} {options.get(name)!r} != {identity[name]!r}" for name in different]
         listing = ", ".join(pairs) if options else "their options are unknown"

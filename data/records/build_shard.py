@@ -20,7 +20,12 @@ from common.errors import InputError
 from common.fields import check_settings, setting
 from data.corpus.readers import Skipped, TextSource, read_documents
 from data.corpus.sources import Corpus
-from data.records.examples import MIN_TARGET_LENGTH, SEGMENT_RULES, ExampleBuilder
+from data.records.examples import (
+    MAX_TARGET_LENGTH,
+    MIN_TARGET_LENGTH,
+    SEGMENT_RULES,
+    ExampleBuilder,
+)
 from data.records.metadata import TOKENIZER_FIELDS, Shard
 from data.records.shard_io import RECORD_FORMATS, id_type, open_shard
 
@@ -32,7 +37,9 @@ class BuildOptions:
     """Everything that decides, with the corpus, what the shards hold."""
 
     vocab_file: str
-    max_seq_length: int = setting(128, "most tokens in an example", least=MIN_TARGET_LENGTH)
+    max_seq_length: int = setting(
+        128, "most tokens in an example", least=MIN_TARGET_LENGTH, most=MAX_TARGET_LENGTH
+    )
     do_lower_case: bool = True
     strip_accents: bool = True
     segment_rule: str = setting(
@@ -67,7 +74,8 @@ class BuildOptions:
             **corpus.relevant_options,
             "vocab_file_sha256": sha256(vocabulary).hexdigest(),
             "corpus": corpus.path.name,
-            "corpus_files_sha256": sha256(files.encode()).hexdigest(),
+            # Names need not be UTF-8.
+            "corpus_files_sha256": sha256(files.encode(errors="surrogateescape")).hexdigest(),
         }
 
 
@@ -104,7 +112,8 @@ class LineTokenizer:
         )
         self.vocabulary = {name: getattr(tokenizer, name) for name in TOKENIZER_FIELDS}
         self.id_type = id_type(tokenizer.vocab_size)
-        self.cls_id, self.sep_id, self.unk_id = tokenizer.cls_id, tokenizer.sep_id, tokenizer.unk_id
+        self.pad_id, self.unk_id = tokenizer.pad_id, tokenizer.unk_id
+        self.cls_id, self.sep_id = tokenizer.cls_id, tokenizer.sep_id
 
         @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
         def tokenize(text):
@@ -133,7 +142,8 @@ def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer
         tokenizer.id_type,
     )
     skipped, counts = Skipped(), Counter(examples=0)
-    with open_shard(task.path, options.record_format, options.max_seq_length) as write:
+    layout = options.record_format, options.max_seq_length, tokenizer.pad_id
+    with open_shard(task.path, *layout) as write:
         for items in _batched_lines(task, skipped):
             lines = [line for line in items if line is not None]
             ids, row_splits = tokenizer(lines)

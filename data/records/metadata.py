@@ -6,20 +6,39 @@
 import dataclasses
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from absl import logging
+
 from common.errors import InputError
 from common.files import read_json_object, write_text
 from data.corpus.readers import MAX_LISTED
-from data.records.shard_io import FEATURES, find_damage, record_offsets, write_errors
+from data.records.shard_io import (
+    FEATURES,
+    RECORD_FORMATS,
+    find_damage,
+    gzip_hint,
+    record_offsets,
+    write_errors,
+)
 
 METADATA_FILE = "metadata.json"
 PROGRESS_FILE = "build_progress.jsonl"
 SHARD_PREFIX = "pretrain_data.tfrecord-"
 # What `RecordsMetadata` records about a tokenizer.
 TOKENIZER_FIELDS = ("vocab_size", "vocab_sha256", "do_lower_case", "strip_accents")
+
+
+def shard_files(records_dir: Path) -> list[Path]:
+    """The shards in a directory, by name; a copy with another ending is none, but a warning."""
+    found = sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
+    shards = [path for path in found if re.fullmatch(rf"{SHARD_PREFIX}\d+-of-\d+", path.name)]
+    if others := [path.name for path in found if path not in set(shards)]:
+        logging.warning("%s: not read, by their names: %s", records_dir, ", ".join(others[:10]))
+    return shards
 
 
 def shard_name(index: int, num_shards: int) -> str:
@@ -120,6 +139,7 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
             del content["totals"]
             content.pop("skipped", None)
             metadata = RecordsMetadata(records_dir, shards=shards, **content)
+            _check_types(metadata)
         except (TypeError, KeyError) as error:
             raise InputError(
                 f"{path}: not the metadata of records ({error}). Build the records again, with "
@@ -129,6 +149,7 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
             file = records_dir / shard.name
             found = f"{file.stat().st_size:,} bytes" if file.exists() else "no such file"
             if found != f"{shard.bytes:,} bytes":
+                found += gzip_hint(file) if file.exists() else ""
                 raise InputError(
                     f"the shard {file} is missing or damaged: expected {shard.bytes:,} bytes "
                     f"({METADATA_FILE}), found {found}. Copy it again, or build the records again "
@@ -146,13 +167,25 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
     return metadata
 
 
+def _check_types(metadata: RecordsMetadata) -> None:
+    """Raises a `TypeError` if a file holds what `RecordsMetadata` cannot be."""
+    numbers = [field.name for field in dataclasses.fields(Shard) if field.type is int]
+    for shard in metadata.shards:
+        if not all(type(getattr(shard, name)) is int for name in numbers):
+            raise TypeError(f"a shard with impossible numbers: {shard.name}")
+        if os.path.basename(shard.name) != shard.name:
+            raise TypeError(f"a shard outside the directory: {shard.name}")
+    if metadata.record_format not in RECORD_FORMATS or type(metadata.max_seq_length) is not int:
+        raise TypeError("`record_format` or `max_seq_length`")
+
+
 def _scan_original(records_dir: Path) -> RecordsMetadata:
     """Makes the metadata of a directory that the original wrote, by reading it."""
     import tensorflow as tf
 
     shards = tuple(
         Shard(path.name, path.stat().st_size, sum(1 for _ in record_offsets(path)))
-        for path in sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
+        for path in shard_files(records_dir)
     )
     first = next((str(records_dir / shard.name) for shard in shards if shard.examples), None)
     if first is None:
@@ -231,7 +264,11 @@ def explain_data_error(error: Exception, metadata: RecordsMetadata) -> InputErro
         path = metadata.path(shard)
         if not os.path.exists(path):
             return InputError(f"the shard {path} no longer exists. Copy it again.")
-        if damage := find_damage(path, shard.examples):
+        try:
+            damage = find_damage(path, shard.examples)
+        except OSError as problem:
+            return InputError(f"cannot read the shard {path}: {problem.strerror}")
+        if damage:
             return InputError(
                 f"the shard {path} is damaged: {damage}. Copy it again, or build the records again "
                 "with --overwrite."

@@ -37,11 +37,11 @@ def id_type(vocab_size: int) -> np.dtype:
 
 @contextlib.contextmanager
 def open_shard(
-    path: str | os.PathLike, record_format: str, max_seq_length: int
+    path: str | os.PathLike, record_format: str, max_seq_length: int, pad_id: int = 0
 ) -> Iterator[Callable[[np.ndarray, int], None]]:
     """Writes a shard, which gets its name when the `with` block ends without an error.
 
-    The original format is padded to `max_seq_length` tokens.
+    The original format is padded to `max_seq_length` tokens, with `pad_id`.
 
     Yields:
         A function that writes an example. Its arguments: ids [length], in the type of `id_type`,
@@ -59,8 +59,10 @@ def open_shard(
     def write_original(ids, first_length):
         padding = [0] * (max_seq_length - len(ids))
         segment_ids = [0] * first_length + [1] * (len(ids) - first_length)
-        for name, values in zip(FEATURES, (ids.tolist(), [1] * len(ids), segment_ids), strict=True):
-            feature[name].int64_list.value[:] = values + padding
+        input_ids = ids.tolist() + [pad_id] * len(padding)
+        rows = (input_ids, [1] * len(ids) + padding, segment_ids + padding)
+        for name, values in zip(FEATURES, rows, strict=True):
+            feature[name].int64_list.value[:] = values
         checked(writer.write, example.SerializeToString(deterministic=True))
 
     def checked(operation, *arguments):
@@ -96,9 +98,16 @@ def record_offsets(path: str | os.PathLike) -> Iterator[int]:
             offset, count = offset + 16 + length, count + 1
     if offset != size:
         raise InputError(
-            f"the shard {path} is damaged: its {size:,} bytes end inside record {count:,}. Copy "
-            "or build it again."
+            f"the shard {path} is damaged: its {size:,} bytes end inside record {count:,}"
+            f"{gzip_hint(path)}. Copy or build it again."
         )
+
+
+def gzip_hint(path: str | os.PathLike) -> str:
+    """What to add to the message about a shard of the wrong size."""
+    with open(path, "rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    return " (it is gzip-compressed: decompress it)" if is_gzip else ""
 
 
 def find_damage(path: str, num_examples: int) -> str | None:

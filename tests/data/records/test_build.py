@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import lzma
+import os
 
 import pytest
 import tensorflow as tf
@@ -26,6 +27,7 @@ from tests.support.corpora import (
     tar_of,
     write_vocab,
 )
+from tests.support.files import write
 
 
 def stop_after(monkeypatch, count):
@@ -57,6 +59,38 @@ def test_a_build_of_known_text(tmp_path, options):
     plain = build_records(find_corpus(tmp_path, tmp_path / "t.txt"), options, tmp_path / "p")
     assert plain.shards[0].documents == 2  # the blank line is an end here
     assert (plain.vocab_size, plain.options["seed"], plain.do_lower_case) == (64, 42, True)
+
+
+@pytest.mark.parametrize("record_format", ["compact", "original"])
+def test_padding_has_the_id_of_the_vocabularys_pad(tmp_path, options, record_format):
+    tokens = ["[UNK]", "[CLS]", "ba", "[PAD]", "[SEP]", "[MASK]"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    (tmp_path / "t.txt").write_text("ba\n\nxyzzy ba")
+    given = dataclasses.replace(options, record_format=record_format)
+    metadata = build_records(find_corpus(tmp_path, tmp_path / "t.txt"), given, tmp_path / "r")
+    (batch,) = evaluation_batches(metadata, 2, 1, max_seq_length=40, pad_id=3).as_numpy_iterator()
+    assert batch["input_ids"][:, :6].tolist() == [[1, 2, 4, 3, 3, 3], [1, 0, 2, 4, 3, 3]]
+    assert (batch["input_ids"][batch["input_mask"] == 0] == 3).all()
+    if record_format == "original":
+        (stored, _) = tf.data.TFRecordDataset(metadata.path(metadata.shards[0]))
+        feature = tf.train.Example.FromString(stored.numpy()).features.feature
+        assert feature["input_ids"].int64_list.value[:] == [1, 2, 4] + [3] * 29
+
+
+def test_file_names_need_not_be_utf8(tmp_path, options):
+    write(tmp_path / "c" / os.fsdecode(b"\xe6.txt"), b"ba da\n\n\xff")
+    corpus = find_corpus(tmp_path, tmp_path / "c")
+    assert build_records(corpus, options, tmp_path / "r").total("documents") == 1
+    assert build_records(corpus, options, tmp_path / "r") is None
+
+
+@pytest.mark.parametrize("name", ["metadata.json", PROGRESS_FILE])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"options": 5}', b"[" * 100_000, b"\xff"])
+def test_damaged_notes_of_a_build_need_overwrite(tmp_path, corpus, options, name, content):
+    write(tmp_path / "r" / name, content)
+    with pytest.raises(InputError, match=r"built with other options \(.*--overwrite"):
+        build_records(corpus, options, tmp_path / "r")
+    assert contents(tmp_path / "r") == {name: content}
 
 
 def test_totals_and_carry_over(tmp_path, corpus, options):
@@ -282,6 +316,7 @@ def test_text_without_a_word(tmp_path, options):
     "name, value, allowed",
     [
         ("max_seq_length", 4, "at least 5"),
+        ("max_seq_length", 1 << 16, "at least 5 and at most 65535"),
         ("num_out_files", 0, "at least 1"),
         ("seed", -1, "at least 0"),
         ("segment_rule", "bert", "one of .*electra.*convbert"),

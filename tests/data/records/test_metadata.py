@@ -1,6 +1,8 @@
 """The metadata of a directory of records, and the errors about damaged or missing shards."""
 
+import gzip
 import json
+import shutil
 import types
 
 import pytest
@@ -74,6 +76,48 @@ def test_the_records_of_the_original_are_counted(tmp_path):
     shard = tmp_path / "r" / metadata.shards[2].name
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(InputError, match=rf"{shard.name} is damaged: its .* end inside record 3"):
+        load_metadata(tmp_path / "r")
+
+
+def test_copies_beside_the_shards_are_not_read(tmp_path, caplog):
+    write_records(tmp_path / "r", [4, 3], "original")
+    (tmp_path / "r" / "metadata.json").unlink()
+    shard = tmp_path / "r" / "pretrain_data.tfrecord-00000-of-00002"
+    for ending in (".bak", "~", " (copy)", ".gz"):
+        shutil.copy(shard, f"{shard}{ending}")
+    assert load_metadata(tmp_path / "r").num_examples == 7
+    assert f"{shard.name}.bak" in caplog.text
+
+
+@pytest.mark.parametrize("has_metadata", [True, False])
+def test_a_gzipped_shard_is_named(tmp_path, has_metadata):
+    write_records(tmp_path / "r", [4, 3], "original")
+    if not has_metadata:
+        (tmp_path / "r" / "metadata.json").unlink()
+    shard = tmp_path / "r" / "pretrain_data.tfrecord-00001-of-00002"
+    shard.write_bytes(gzip.compress(shard.read_bytes()))
+    with pytest.raises(InputError, match=rf"{shard.name} is .*gzip.*decompress"):
+        load_metadata(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"record_format": "json"},
+        {"max_seq_length": "128"},
+        {"shards": {"name": "x"}},
+        {"shards": [{"name": "../x", "bytes": 1, "examples": 1}]},
+        {"shards": [{"name": "x", "bytes": "1", "examples": 1}]},
+        {"shards": [{"name": None, "bytes": 1, "examples": 1}]},
+        {"shards": [5]},
+        {"unknown": 1},
+    ],
+)
+def test_impossible_metadata(tmp_path, fields):
+    write_records(tmp_path / "r", [5])
+    path = tmp_path / "r" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(InputError, match=r"metadata\.json: not the metadata of records"):
         load_metadata(tmp_path / "r")
 
 
