@@ -1,9 +1,11 @@
 """The files of a corpus as streams of bytes, and the errors of reading them."""
 
 import bz2
+import codecs
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
 import os
 import tarfile
@@ -14,7 +16,8 @@ from typing import Any
 from common.errors import InputError
 
 _CHUNK_BYTES = 1 << 18
-_DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
+_DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, UnicodeDecodeError)
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class DamagedError(InputError):
@@ -98,6 +101,16 @@ def decompress(file: io.RawIOBase, compression: str) -> Iterator[bytes]:
         make = bz2.BZ2Decompressor if compression == ".bz2" else lzma.LZMADecompressor
         return _decompress_streams(read_chunks(file), make)
     return read_chunks(gzip.open(file) if compression == ".gz" else io.BufferedReader(file))
+
+
+def as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Turns a text that begins with UTF-16's byte-order mark into UTF-8; any other stays."""
+    first = next(chunks, b"")
+    chunks = itertools.chain([first], chunks)
+    if not first.startswith(UTF16_MARKS):
+        return chunks
+    texts = codecs.iterdecode(chunks, "utf-16", "surrogatepass")
+    return (text.encode(errors="surrogatepass") for text in texts)
 
 
 def _decompress_streams(chunks: Iterable[bytes], make: Callable[[], Any]) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from common.fields import setting
 from data.corpus.files import (
     DamagedError,
     StrictTarInfo,
+    as_utf8,
     decompress,
     file_range,
     read_chunks,
@@ -161,8 +162,13 @@ def _read_archive(source, file, skipped):
         raise tarfile.ReadError(f"it does not contain .txt files, only {found}")
 
 
+def _chunks(source, file):
+    chunks = decompress(file, source.compression)
+    return chunks if source.offset else as_utf8(chunks)
+
+
 def _read_text(source, file, skipped):
-    lines = split_lines(decompress(file, source.compression))
+    lines = split_lines(_chunks(source, file))
     if source.options.blanks_separate_docs:
         documents = itertools.groupby(lines, key=lambda item: is_blank(item[1]))
     else:
@@ -179,7 +185,7 @@ def _read_text(source, file, skipped):
 
 
 def _read_jsonl(source, file, skipped):
-    for offset, line in _json_lines(decompress(file, source.compression)):
+    for offset, line in _json_lines(_chunks(source, file)):
         where = f"byte {source.offset + offset}"
         if line is None:
             skipped.add(source, where, TOO_LONG)

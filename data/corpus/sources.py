@@ -29,7 +29,7 @@ from pathlib import Path
 from absl import logging
 
 from common.errors import InputError
-from data.corpus.files import DamagedError, StrictTarInfo, read_errors
+from data.corpus.files import UTF16_MARKS, DamagedError, StrictTarInfo, read_errors
 from data.corpus.lines import MAX_LINE_BYTES, is_blank
 from data.corpus.readers import ReadOptions, TextSource
 
@@ -283,6 +283,7 @@ def _list_file(path: Path, name: str, options: ReadOptions) -> list[TextSource]:
     source = TextSource(str(path), name, kind, 0, status.st_size, compression, options)
     with path.open("rb") as file:  # what cannot be opened is found before any work is done
         is_divisible = kind == "jsonl" or (kind == "text" and options.blanks_separate_docs)
+        is_divisible = is_divisible and file.read(2) not in UTF16_MARKS
         if is_divisible and source.size and not compression:
             return list(_ranges(source, file))
         if kind == "archive" and not options.skip_damaged:

@@ -84,6 +84,21 @@ def test_lines_of_json(tmp_path, compression):
     assert read(path, text_field="content")[0] == [b"y", None]
 
 
+@pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.jsonl"])
+def test_utf16_with_a_mark(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("data.corpus.sources.TEXT_RANGE_BYTES", 10)
+    path, texts = tmp_path / name, ["æ\u0a0a", "b \U0001f600", "c"]
+    documents = [json.dumps({"text": text}) for text in texts] if "json" in name else texts
+    content = "\n\n".join(documents).encode("utf-16")
+    path.write_bytes(COMPRESSORS[name[5:] if "gz" in name else ""](content))
+    lines, skipped = read(path)
+    assert [line.decode() for line in lines if line] == texts and lines.count(None) == 3
+    assert skipped.counts == {}
+    path.write_bytes(COMPRESSORS[name[5:] if "gz" in name else ""](content[:-1]))
+    with pytest.raises(DamagedError, match=f"{name}: damaged"):
+        read(path)
+
+
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "binary", "dictionary"])
 def test_parquet(tmp_path, kind):
     values = pyarrow.array(["a\n\nb", None, " ", "c", "c"])
