@@ -95,11 +95,12 @@ class PretrainingConfig(Objective):
         config.model_config(vocab_size=30522)  # raises if the architecture is impossible
         return config
 
-    def model_config(self, vocab_size: int) -> ConvBertConfig:
+    def model_config(self, vocab_size: int, pad_token_id: int = 0) -> ConvBertConfig:
         """The discriminator's configuration for a vocabulary of `vocab_size` tokens."""
         names = ("embedding_size", "conv_kernel_size", "conv_type", "head_ratio", "linear_groups")
         fields = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         fields |= {"mask_padding": self.mask_padding, "vocab_size": vocab_size}
+        fields |= {"pad_token_id": pad_token_id}
         given = self.model_hparam_overrides
         if "vocab_size" in given:
             raise InputError("`vocab_size` is not a hyper-parameter: the vocabulary decides it")

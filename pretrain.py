@@ -128,7 +128,7 @@ def open_run(args, config):
     length = config.max_seq_length or metadata.max_seq_length
     for each in (metadata, eval_metadata):
         batches.check_length(each, length)
-    network = config.model_config(tokenizer.vocab_size)
+    network = config.model_config(tokenizer.vocab_size, tokenizer.pad_id)
     longest = network.max_position_embeddings
     require(
         length <= longest,
@@ -227,9 +227,9 @@ def train(run, model, first_step, stop):
 
     config = run.config
     steps = config.num_train_steps - first_step
-    rows = distribution.process_rows(config.train_batch_size)
+    rows, pad_id = distribution.process_rows(config.train_batch_size), run.tokenizer.pad_id
     dataset = batches.training_batches(
-        run.metadata, config.train_batch_size, config.seed, first_step, run.length, rows
+        run.metadata, config.train_batch_size, config.seed, first_step, run.length, rows, pad_id
     ).take(steps)  # the last execution may have fewer steps than `steps_per_execution`
     interval = {"first_step": first_step, "last_step": config.num_train_steps}
     with explain_errors(run, run.metadata), stop.deferred():
@@ -367,10 +367,9 @@ def score(run, model, stop):
         return None
     watch = StopEvaluation(lambda: stop.received is not None)
     with explain_errors(run, run.eval_metadata):
-        rows = distribution.process_rows(config.eval_batch_size)
-        dataset = batches.evaluation_batches(
-            run.eval_metadata, config.eval_batch_size, config.num_eval_steps, run.length, rows
-        )
+        rows, pad_id = distribution.process_rows(config.eval_batch_size), run.tokenizer.pad_id
+        shape = (config.eval_batch_size, config.num_eval_steps, run.length, rows, pad_id)
+        dataset = batches.evaluation_batches(run.eval_metadata, *shape)
         scores = model.evaluate(dataset, verbose=0, return_dict=True, callbacks=[watch])
     if watch.stopped:
         return None

@@ -63,7 +63,8 @@ def random_encoder(config: FinetuningConfig, data_dir: str) -> Encoder:
     from data import ConvBertTokenizer
 
     tokenizer = ConvBertTokenizer.from_pretrained(Path(data_dir))  # a Path is never a Hub name
-    overrides = {"vocab_size": tokenizer.vocab_size} | config.model_hparam_overrides
+    vocabulary = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
+    overrides = vocabulary | config.model_hparam_overrides
     network = ConvBertConfig.from_size(config.model_size or "medium-small", **overrides)
     return _make_encoder(None, network, tokenizer, repr(network).encode(), config)
 

@@ -113,7 +113,8 @@ class FillMask(Pipeline):
         row_splits = np.cumsum([0, *map(len, rows)])
         no_targets = np.zeros(len(rows), np.int32)
         features = Features(
-            input_ids, np.zeros_like(input_ids), row_splits, no_targets, self.max_seq_length
+            *(input_ids, np.zeros_like(input_ids), row_splits, no_targets, self.max_seq_length),
+            pad_id=tokenizer.pad_id,
         )
         return features, np.concatenate(positions), num_long
 

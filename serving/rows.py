@@ -66,8 +66,10 @@ class Network:
         # A row has at least two tokens; without rows there is no maximum.
         longest = tf.maximum(tf.reduce_max(lengths), 2)
         width = tf.constant(self.max_seq_length, tf.int64) if self.pad_to_max else longest
-        dense = ids.to_tensor()
-        dense = tf.pad(dense, [[0, 0], [0, width - tf.shape(dense, tf.int64)[1]]])
+        pad_id = self.tokenizer.pad_id
+        dense = ids.to_tensor(pad_id)
+        missing = [[0, 0], [0, width - tf.shape(dense, tf.int64)[1]]]
+        dense = tf.pad(dense, missing, constant_values=pad_id)
         mask = tf.sequence_mask(lengths, width, tf.int32)
         segments = tf.zeros_like(mask)
         if second is not None:

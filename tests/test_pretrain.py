@@ -1,4 +1,5 @@
 import errno
+import functools
 import json
 import os
 import shutil
@@ -16,9 +17,10 @@ from data import ConvBertTokenizer
 from data.records.metadata import load_metadata
 from model import ConvBertForMaskedLM, ConvBertModel
 from model.training.checkpoints import TrainingCheckpoints
-from tests.support import pretraining
+from tests.support import corpora, pretraining
 from tests.support.pretraining import log_lines, run, tree
 
+ROTATED = ["[UNK]", "[PAD]", "[SEP]", "[CLS]", "[MASK]"]
 ONE_NETWORK = {"uniform_generator": True}  # is traced faster
 EVALUATION = {"do_eval": True, "num_eval_steps": 2, "eval_batch_size": 4}
 
@@ -32,6 +34,15 @@ def records(tmp_path_factory):
 def finished(records):
     """A run of five steps that was scored; tests leave it as it is."""
     return run(records, **EVALUATION)
+
+
+def test_a_vocabulary_with_pad_elsewhere(tmp_path):
+    write_vocab = functools.partial(corpora.write_vocab, special=ROTATED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "write_vocab", write_vocab)
+        data_dir = pretraining.build_data_dir(tmp_path)
+    opened = pretrain.open_run(*pretrain.parse_arguments(pretraining.arguments(data_dir)))
+    assert opened.network.pad_token_id == opened.tokenizer.pad_id == 1
 
 
 @pytest.fixture

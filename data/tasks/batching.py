@@ -47,6 +47,7 @@ class Features:
         inputs: further inputs of the model in training, by name: `[N, …]`.
         rows_per_example: how many consecutive rows are one example, such as the choices of a
             question. If more than one, inputs are `[B, rows, T]`.
+        pad_id: the id of [PAD].
     """
 
     input_ids: np.ndarray
@@ -57,6 +58,7 @@ class Features:
     weights: dict[str, np.ndarray] | None = None
     inputs: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     rows_per_example: int = 1
+    pad_id: int = 0
 
     def __len__(self) -> int:
         return (len(self.row_splits) - 1) // self.rows_per_example
@@ -101,7 +103,8 @@ def make_features(tokenizer: Any, examples: TextExamples, max_seq_length: int) -
         lengths.append(is_token.sum(axis=1))
     row_splits = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
     ids, segments = np.concatenate(ids), np.concatenate(segments)
-    return Features(ids, segments, row_splits, examples.targets, max_seq_length)
+    given = (ids, segments, row_splits, examples.targets, max_seq_length)
+    return Features(*given, pad_id=tokenizer.pad_id)
 
 
 def count_cut(tokenizer: Any, examples: TextExamples, features: Features) -> int:
@@ -197,7 +200,7 @@ class Batches(Sequence):
             return padded(array, IGNORED) if features.is_token_level(array) else array[examples]
 
         inputs = {
-            "input_ids": padded(features.input_ids).reshape(shape),
+            "input_ids": padded(features.input_ids, features.pad_id).reshape(shape),
             "input_mask": is_token.astype(np.int32).reshape(shape),
             "segment_ids": padded(features.segment_ids).reshape(shape),
         }
@@ -324,6 +327,7 @@ def join_features(features: dict[str, Features]) -> Features:
         max(part.max_seq_length for part in parts),
         weights,
         inputs,
+        pad_id=parts[0].pad_id,
     )
 
 

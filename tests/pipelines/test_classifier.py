@@ -37,6 +37,16 @@ def test_answers_are_in_the_texts_order(tmp_path):
     assert pairs.answers == ["xyz"[i] for i in expected.argmax(1)]
 
 
+def test_padding_has_the_id_of_the_vocabularys_pad(tmp_path):
+    """Where padding changes results."""
+    model, tokenizer = save_classifier(tmp_path, mask_padding=False, **SINGLE)
+    tokenizer = ConvBertTokenizer(tokenizer.vocab[::-1])
+    tokenizer.save_pretrained(tmp_path, 64)
+    found = TextClassifier.from_pretrained(tmp_path).predict(TEXTS)
+    logits = np.asarray(model(tokenizer(TEXTS, padding="max_length", max_length=64)))
+    np.testing.assert_allclose(found.probabilities, softmax(logits), atol=1e-5)
+
+
 def test_texts_are_cut_where_fine_tuning_cut_them(tmp_path):
     model, tokenizer = save_classifier(tmp_path, 12, **SINGLE)
     classifier = TextClassifier.from_pretrained(tmp_path)

@@ -9,6 +9,7 @@ import numpy as np
 
 from data.records.metadata import RecordsMetadata, Shard, shard_name
 from data.records.shard_io import open_shard
+from data.tokenizer.vocab_file import SPECIAL_TOKENS
 
 WORDS = [f"{first}{second}" for first in "bdfgklmnprst" for second in ("a", "e", "ing", "o", "un")]
 
@@ -61,9 +62,9 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def write_vocab(path):
-    """Writes a vocabulary of the special tokens, most of WORDS and their letters."""
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS[:-1]]
+def write_vocab(path, special=SPECIAL_TOKENS):
+    """Writes a vocabulary of the special tokens and most of WORDS."""
+    tokens = [*special, *WORDS[:-1]]
     path.write_text("\n".join(tokens) + "\n")
     return path
 

@@ -86,6 +86,7 @@ def make_features(
     return WindowFeatures(
         *(np.concatenate(parts), segments, row_splits, targets, options.max_seq_length),
         inputs=inputs if training else {},
+        pad_id=tokenizer.pad_id,
         contexts=contexts,
         questions=questions,
         firsts=firsts,

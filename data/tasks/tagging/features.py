@@ -70,7 +70,7 @@ def make_tagging_features(
     positions = row_starts[row_of_word] + 1 + in_row
     token_targets = np.full(len(ids), IGNORED, np.int32)
     token_targets[positions] = targets
-    counts = {"num_windowed": num_windowed, "num_cut": num_cut}
+    counts = {"num_windowed": num_windowed, "num_cut": num_cut, "pad_id": tokenizer.pad_id}
     given = (ids, np.zeros_like(ids), row_starts, token_targets, max_seq_length)
     return TaggingFeatures(*given, word_positions=positions, **counts)
 
