@@ -186,7 +186,8 @@ def decode_text(content: bytes, source: str | os.PathLike) -> str:
         return content.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{source}, line {line}: expected UTF-8 text, got other bytes") from None
+        problem = "expected UTF-8 text, got other bytes. It may be Windows-1252: save it as UTF-8"
+        raise InputError(f"{source}, line {line}: {problem}") from None
 
 
 def read_json_object(path: str | os.PathLike, max_bytes: int = 4 << 20) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Iterator
 
 from common.errors import InputError
+from common.files import decode_text
 from data.tasks.examples import parse_text
-from data.tasks.files import JSON_ENDINGS, decode, file_ending, lines_of, read_text
+from data.tasks.files import JSON_ENDINGS, file_ending, lines_of, read_text
 from data.tasks.tables import read_table
 
 
@@ -97,7 +98,9 @@ def _line_rows(args, one_row) -> Iterator[tuple[str, list]]:
         raise InputError(f"{args.input}: name the columns of its texts with --columns")
     else:
         source = args.input or "standard input"
-        text = read_text(args.input)[0] if args.input else decode(sys.stdin.buffer.read(), source)
+        text = (
+            read_text(args.input)[0] if args.input else decode_text(sys.stdin.buffer.read(), source)
+        )
         lines, place = [line for _, line in lines_of(text)], f"{source}, line"
         while lines and not lines[-1]:
             lines.pop()

@@ -1,10 +1,9 @@
 """The files of tasks as text, lines and JSON records, whatever program wrote them.
 
-Files are UTF-8, with or without a byte-order mark, and may be gzipped. Lines end in LF or CRLF, or
-in CR where there is no LF. A line of spaces is blank, and holds nothing.
+Files may be gzipped, and are decoded by `decode_text`. Lines end in LF or CRLF, or in CR where
+there is no LF. A line of spaces is blank, and holds nothing.
 """
 
-import codecs
 import gzip
 import hashlib
 import json
@@ -14,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.errors import InputError
+from common.files import decode_text
 from data.tasks.examples import shown
 
 JSON_ENDINGS = (".jsonl", ".json")
-_GZIP_START = b"\x1f\x8b"  # never the start of UTF-8
+GZIP_START = b"\x1f\x8b"  # never the start of text
 
 
 def file_ending(path: str) -> str:
@@ -29,27 +29,15 @@ def read_text(path: str) -> tuple[str, str]:
     """A file's text, and the SHA-256 of its bytes as they are on the disk.
 
     Raises:
-        InputError: the file cannot be read, or is not UTF-8.
+        InputError: the file cannot be read, or holds other bytes than text.
     """
     try:
         with open(path, "rb") as file:
             content = file.read()
-        text = gzip.decompress(content) if content.startswith(_GZIP_START) else content
+        text = gzip.decompress(content) if content.startswith(GZIP_START) else content
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot read it: {error}") from None
-    return decode(text, path), hashlib.sha256(content).hexdigest()
-
-
-def decode(content: bytes, source: str) -> str:
-    """UTF-8 text without a byte-order mark; an `InputError` names the source and the line."""
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        likely = "It is UTF-16" if is_utf16 else "It may be Windows-1252 or Latin-1"
-        problem = f"expected UTF-8 text, got other bytes. {likely}: save it as UTF-8"
-        raise InputError(f"{source}, line {line}: {problem}") from None
+    return decode_text(text, path), hashlib.sha256(content).hexdigest()
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:

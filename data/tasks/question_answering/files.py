@@ -5,6 +5,7 @@ shared task has a header, then one context with its questions per line. Hugging 
 writes an object for each question, per line or in a list. The content decides, not the ending.
 """
 
+import codecs
 import dataclasses
 import gzip
 import re
@@ -17,12 +18,12 @@ from absl import logging
 from typing_extensions import override
 
 from common.errors import InputError
-from common.files import sha256_of
+from common.files import decode_text, sha256_of
 from data.tasks.examples import Examples, parse_text, shown
 from data.tasks.files import (
+    GZIP_START,
     JSON_ENDINGS,
     as_object,
-    decode,
     file_ending,
     json_records,
     parse_json,
@@ -182,14 +183,17 @@ def _paragraphs(path) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _records(path) -> Iterator[tuple[str, dict[str, Any]]]:
     """See `json_records`. JSON lines are read one at a time, since MRQA's files are large."""
-    if file_ending(path) != ".jsonl":
-        yield from json_records(path, read_text(path)[0])
-        return
-    with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as file:
+    with open(path, "rb") as file:
+        is_gzipped = file.read(2) == GZIP_START
+    with gzip.open(path) if is_gzipped else open(path, "rb") as file:
+        if file_ending(path) != ".jsonl" or file.read(4).lstrip(codecs.BOM_UTF8)[:1] != b"{":
+            yield from json_records(path, read_text(path)[0])
+            return
+        file.seek(0)
         for number, line in enumerate(file, start=1):
             where = f"{path}, line {number}"
             if line.strip():
-                value = parse_json(decode(line, where), where)
+                value = parse_json(decode_text(line, where), where)
                 yield f"line {number}", as_object(value, where)
 
 

@@ -107,6 +107,14 @@ def test_an_object_for_each_question(tmp_path, name):
     assert read_questions(path, "dev", False).questions[1].answers == ("Denver",)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_byte_order_marks(tmp_path, name, encoding):
+    content = json.dumps(squad(question())) if name == "a.json" else as_lines(mrqa_lines())
+    path = write(tmp_path / name, content.encode(encoding))
+    assert len(read_questions(path, "train", False)) == 1
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".JSONL", ".json"])
 def test_mrqa_lines(tmp_path, ending):
     text = "\n \n".join(as_lines([row]) for row in mrqa_lines()).encode() + b"\r\n"
