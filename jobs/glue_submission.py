@@ -108,7 +108,7 @@ def read_predictions(path: str, file: SubmissionFile) -> list[str]:
         InputError: the rows are not the test file's, or one is not a prediction; the message names
             the file and the line.
     """
-    with open(path, encoding="utf-8", errors="replace") as stream:
+    with open(path, encoding="utf-8-sig", errors="replace") as stream:
         header, *rows = [line.split("\t") for line in stream.read().rstrip("\n").split("\n")]
     if header[:2] != ["index", "prediction"]:
         raise InputError(

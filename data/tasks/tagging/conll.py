@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from absl import logging
@@ -56,6 +56,7 @@ def read_conll(
     num_columns: int | None = None,
     may_lack_tags: bool = False,
     words_only: bool = False,
+    known_tags: Iterable[str] = (),
 ) -> SentenceExamples:
     """Reads a file.
 
@@ -73,6 +74,7 @@ def read_conll(
         may_lack_tags: whether a file has no tags if it has fewer columns than `num_columns`, or if
             it is CoNLL-U and all its tags are "_".
         words_only: do not read tags.
+        known_tags: tags that a word may have, besides those in the file.
 
     Raises:
         InputError: not UTF-8, no words, or a line that does not have the columns.
@@ -95,9 +97,9 @@ def read_conll(
         words = f"words in column {word_at + 1}"
         raise InputError(f"{path}, line {line}: expected {words}{tags}; got {columns}")
     words, tags, places, row_splits = [], [], [], [0]
-    last_or_tag = tag_at if has_tags else -1
-    rows = _word_lines(path, text, separator, width, is_conllu, last_or_tag)
-    for line, cells in rows:
+    layout = (separator, width, is_conllu)
+    is_tag = _tag_test(text, *layout, tag_at if has_tags else -1, known_tags)
+    for line, cells in _word_lines(path, text, *layout, is_tag):
         if cells is None:
             if len(words) > row_splits[-1]:
                 row_splits.append(len(words))
@@ -132,22 +134,17 @@ def _lines(text) -> Iterator[tuple[int, str]]:
 
 
 def _word_lines(
-    path, text, separator, width, is_conllu, tag_at
+    path, text, separator, width, is_conllu, is_tag
 ) -> Iterator[tuple[int, list | None]]:
     """(number, cells) of each word's line, and (number, None) where a sentence ends."""
     is_first, comments = True, []
-    is_tag = _tag_test(text, separator, width, tag_at)
     for number, line in _lines(text):
         cells = _cells(line, separator)
         has_width = len(cells) == width
         if not line:
             is_first = True
             yield number, None
-        elif (
-            is_first
-            and line.startswith("#")
-            and (is_conllu or not has_width or not is_tag(cells[tag_at]))
-        ):
+        elif is_first and line.startswith("#") and not (has_width and is_tag(cells)):
             comments += [number] * (has_width and not is_conllu)
         elif not has_width:
             expected = f"{width} columns separated by {_SEPARATOR_NAMES[separator]}"
@@ -162,15 +159,18 @@ def _word_lines(
         logging.warning(message, path, len(comments), comments[0])
 
 
-def _tag_test(text, separator, width, tag_at) -> Callable[[str], bool]:
-    """Tells whether a cell is a tag: of an entity, or one that a line has which is no comment."""
+def _tag_test(text, separator, width, is_conllu, tag_at, known_tags) -> Callable[[list[str]], bool]:
+    """Tells words that begin with "#" from comments: by tags that mark entities or are known.
+
+    Known are also the tags of lines that are certainly words, and "#", as in the Penn Treebank.
+    """
+    if is_conllu or width == 1:
+        return lambda cells: not is_conllu
     lines = [line for _, line in _lines(text) if line]
     sure = [line for line in lines if not line.startswith("#")]
-    if width == 1 or len(sure) == len(lines):
-        return lambda cell: True
-    rows = (_cells(line, separator) for line in sure or lines)
-    tags = {"#"} | {cells[tag_at] for cells in rows if len(cells) == width}
-    return lambda cell: cell in tags or is_entity_tag(cell)
+    rows = (_cells(line, separator) for line in (sure or lines if len(sure) < len(lines) else ()))
+    tags = {"#", *known_tags} | {cells[tag_at] for cells in rows if len(cells) == width}
+    return lambda cells: cells[tag_at] in tags or is_entity_tag(cells[tag_at])
 
 
 def _cells(line, separator):

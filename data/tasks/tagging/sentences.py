@@ -1,5 +1,6 @@
 """Reads sentences and their tags: of CoNLL files, or of JSON files with a list for each."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def read_sentences(
     num_columns: int | None = None,
     may_lack_tags: bool = False,
     words_only: bool = False,
+    known_tags: Iterable[str] = (),
 ) -> SentenceExamples:
     """Reads a CoNLL file, or one that ends in `.jsonl` or `.json`.
 
@@ -33,8 +35,8 @@ def read_sentences(
     Args:
         word_column, tag_column: names of JSON fields; None is the first field there is of
             `WORD_FIELDS` and `TAG_FIELDS`. For the columns of CoNLL files, see `read_conll`.
-        num_columns, may_lack_tags: see `read_conll`; a JSON file has no tags if it has no field of
-            them.
+        num_columns, may_lack_tags, known_tags: see `read_conll`. A JSON file has no tags if it has
+            no field of them.
         words_only: do not read tags. The words of a JSON file may then be text, to be split.
 
     Raises:
@@ -47,7 +49,7 @@ def read_sentences(
             raise InputError(f"{path}: the columns of words and tags must be {problem}")
     if not is_json:
         columns = (word_column, tag_column, num_columns)
-        return read_conll(path, *columns, may_lack_tags, words_only)
+        return read_conll(path, *columns, may_lack_tags, words_only, known_tags)
     text, sha256 = read_text(path)
     records = [(f"{path}, {place}", record) for place, record in json_records(path, text)]
     first = records[0][1] if records else {}

@@ -155,7 +155,7 @@ class TaggingTask(Task):
 
     def _read(self, path, may_lack_tags):
         columns = (self.word_column, self.tag_column, self.num_columns)
-        file = read_sentences(path, *columns, may_lack_tags)
+        file = read_sentences(path, *columns, may_lack_tags, known_tags=self.labels or ())
         if self.tags == LABELS or file.tags is None:
             return file
         file = dataclasses.replace(file, tags=entities.as_bioes(file.tags))
@@ -164,7 +164,7 @@ class TaggingTask(Task):
                 schemes = "BIO, IOB1, BIOES, BILOU or BMES"
                 found = f'expected O, or a tag such as B-PER, of {schemes}, got "{tag}"'
                 hint = f'For tags that do not mark entities, set `tags` to "{LABELS}"'
-                if tag.isdecimal():
+                if file.num_columns is None and tag.isdecimal():
                     hint = "Write the names of the tags, not their numbers"
                 raise InputError(f"{path}, {place}: {found}. {hint}")
         return file

@@ -93,6 +93,8 @@ def test_words_with_a_number_sign_are_kept(tmp_path, caplog):
     assert read_conll(write(tmp_path / "c.txt", "#\n\n#b\nc\n"), words_only=True).words == [
         *("#", "#b", "c")
     ]
+    path = write(tmp_path / "d.txt", "#\tSYM\na\tDT\n")
+    assert read_conll(path, known_tags=("SYM",)).words == ["#", "a"]
     assert not caplog.text
 
 
