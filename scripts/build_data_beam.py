@@ -31,7 +31,7 @@ def main():
     if importlib.util.find_spec("apache_beam") is None:
         raise InputError(f"Apache Beam is missing: pip install -r {ROOT}/requirements-beam.txt")
     for name in ("data_dir", "corpus", "vocab_file"):  # workers have other working directories
-        if getattr(args, name) is not None:
+        if getattr(args, name):
             setattr(args, name, os.path.abspath(getattr(args, name)))
     # For the workers that Beam starts on this machine; elsewhere, their container sets these.
     os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -174,9 +174,10 @@ def _find_files(path: Path, options: ReadOptions) -> list[tuple[Path, str]]:
     for match in _matches(base, pattern):
         for file in _files_in(match) if match.is_dir() else [match]:
             is_meant = not (options.corpus_format and file.name.startswith("."))
-            is_ours = is_meant and not file.is_dir() and _kind_of(file.name, options)[0]
+            is_meant = is_meant and not file.is_dir() and not _is_vocabulary(file)
+            is_ours = is_meant and _kind_of(file.name, options)[0]
             (files if is_ours else passed_over).add(file)
-    counts = Counter("linked directory" if file.is_dir() else _ending(file) for file in passed_over)
+    counts = Counter(map(_what_is, passed_over))
     others = _listing(counts)
     if not files:
         found = "is empty" if path.is_dir() else "does not exist, or does not match any file"
@@ -201,6 +202,14 @@ def _matches(base: Path, pattern: list[str]) -> Iterator[Path]:
         yield from (base / name for name in found)
 
 
+def _is_vocabulary(file: Path) -> bool:
+    """Whether a file is the vocabulary of a data directory, which can be beside the texts."""
+    if file.name != "vocab.txt" or not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return b"[UNK]" in content.read(1 << 16).split()
+
+
 def _files_in(directory: Path) -> Iterator[Path]:
     """Yields the files of a directory and its subdirectories, and links to directories."""
 
@@ -223,6 +232,13 @@ def _kind_of(name: str, options: ReadOptions) -> tuple[str | None, str]:
         return kind, compression
     kinds = {".tar": "tar", ".xz": "archive", ".parquet": "parquet"}
     return kinds.get(os.path.splitext(name.lower())[1]), ""
+
+
+def _what_is(file: Path) -> str:
+    """What is passed over, for messages."""
+    if file.is_dir():
+        return "linked directory"
+    return "vocab.txt with a vocabulary" if _is_vocabulary(file) else _ending(file)
 
 
 def _listing(counts: Counter) -> str:

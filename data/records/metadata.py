@@ -187,6 +187,14 @@ def _scan_original(records_dir: Path) -> RecordsMetadata:
         Shard(path.name, path.stat().st_size, sum(1 for _ in record_offsets(path)))
         for path in shard_files(records_dir)
     )
+    expected = sum({int(shard.name.rpartition("-")[2]) for shard in shards})
+    if len(shards) != expected:
+        logging.warning(
+            "%s has %d shards, and their names speak of %d: some are missing, or of another build",
+            records_dir,
+            len(shards),
+            expected,
+        )
     first = next((str(records_dir / shard.name) for shard in shards if shard.examples), None)
     if first is None:
         raise InputError(

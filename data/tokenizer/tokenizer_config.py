@@ -69,11 +69,14 @@ def stated_max_length(path: Path) -> int | None:
     """Returns model_max_length, the most tokens that the model takes; None if it is not stated.
 
     Raises:
-        InputError: the file is broken.
+        InputError: the file is broken, or has another value.
     """
     length = read_json(path).get("model_max_length")
+    is_number = isinstance(length, int | float) and not isinstance(length, bool)
+    is_length = length is None or (is_number and length >= 1 and length == length // 1)
+    require(is_length, "model_max_length", "a whole number, at least 1", length, path)
     # Hugging Face writes 10^30 where there is no limit.
-    return length if type(length) is int and 0 < length < 10**9 else None
+    return None if length is None or length >= 10**9 else int(length)
 
 
 def check_special_tokens(path: Path) -> None:

@@ -135,6 +135,12 @@ def test_files_of_other_names_are_passed_over_and_named(tmp_path, caplog):
     caplog.clear()
     find_corpus(tmp_path, tmp_path / "elsewhere")
     assert caplog.text == ""
+    write(tmp_path / "elsewhere/vocab.txt", "[PAD]\n[UNK]\na")
+    write(tmp_path / "elsewhere/a/vocab.txt", "A text about a vocabulary.")
+    with caplog.at_level("WARNING", logger="absl"):
+        found = find_corpus(tmp_path, tmp_path / "elsewhere")
+    assert [source.name for source in found.sources] == ["a/vocab.txt:0", "g.txt:0"]
+    assert "passed over 1 others (1 vocab.txt with a vocabulary)" in caplog.text
     write(tmp_path / "elsewhere/t.tar", tar_of({"a.txt": b"a", "b.md": b"b", "c": b"c"}))
     with caplog.at_level("WARNING", logger="absl"):
         find_corpus(tmp_path, tmp_path / "elsewhere")

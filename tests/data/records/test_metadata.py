@@ -89,6 +89,21 @@ def test_copies_beside_the_shards_are_not_read(tmp_path, caplog):
     assert f"{shard.name}.bak" in caplog.text
 
 
+@pytest.mark.parametrize("change", ["missing", "another build"])
+def test_shards_that_do_not_belong_together_are_warned_of(tmp_path, caplog, change):
+    write_records(tmp_path / "r", [4, 3], "original")
+    (tmp_path / "r" / "metadata.json").unlink()
+    load_metadata(tmp_path / "r")
+    assert caplog.text == ""
+    shard = tmp_path / "r" / "pretrain_data.tfrecord-00001-of-00002"
+    if change == "missing":
+        shard.unlink()
+    else:
+        shutil.copy(shard, tmp_path / "r" / "pretrain_data.tfrecord-1-of-9")
+    load_metadata(tmp_path / "r")
+    assert f"{tmp_path / 'r'} has {1 if change == 'missing' else 3} shards" in caplog.text
+
+
 @pytest.mark.parametrize("has_metadata", [True, False])
 def test_a_gzipped_shard_is_named(tmp_path, has_metadata):
     write_records(tmp_path / "r", [4, 3], "original")

@@ -111,6 +111,8 @@ def test_a_vocabulary_alone_is_bert_uncased(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB))
     tokenizer = ConvBertTokenizer.from_pretrained(tmp_path)
     assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (True, True)
+    edit(tmp_path / "tokenizer_config.json", model_max_length=77.0)
+    assert ConvBertTokenizer.from_pretrained(tmp_path).model_max_length == 77
     edit(tmp_path / "tokenizer_config.json", do_lower_case=False, strip_accents=None)
     tokenizer = ConvBertTokenizer.from_pretrained(tmp_path)
     assert (tokenizer.do_lower_case, tokenizer.strip_accents) == (False, False)
@@ -189,6 +191,7 @@ def test_an_older_post_processor(saved):
         ("special_tokens_map", "mask_token", {"content": "<m>"}),
         ("tokenizer_config", "added_tokens_decoder", {"11": {"content": "<e>"}}),
         ("tokenizer_config", "added_tokens_decoder", [1]),
+        *(("tokenizer_config", "model_max_length", value) for value in ("512", 0, -1, 12.5, True)),
         ("tokenizer_config", "added_tokens_decoder", {"5": [1]}),
         ("tokenizer_config", "additional_special_tokens", [["<e>"]]),
         ("added_tokens", "<e>", 11),
