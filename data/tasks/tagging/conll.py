@@ -1,6 +1,7 @@
 """Reads CoNLL files: one word per line, with blank lines between sentences."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -166,11 +167,15 @@ def _tag_test(text, separator, width, is_conllu, tag_at, known_tags) -> Callable
     """
     if is_conllu or width == 1:
         return lambda cells: not is_conllu
-    lines = [line for _, line in _lines(text) if line]
-    sure = [line for line in lines if not line.startswith("#")]
-    rows = (_cells(line, separator) for line in (sure or lines if len(sure) < len(lines) else ()))
-    tags = {"#", *known_tags} | {cells[tag_at] for cells in rows if len(cells) == width}
-    return lambda cells: cells[tag_at] in tags or is_entity_tag(cells[tag_at])
+
+    @functools.cache
+    def known():
+        lines = [line for _, line in _lines(text) if line]
+        rows = [_cells(line, separator) for line in lines if not line.startswith("#")]
+        rows = rows or [_cells(line, separator) for line in lines]
+        return {"#", *known_tags} | {cells[tag_at] for cells in rows if len(cells) == width}
+
+    return lambda cells: is_entity_tag(cells[tag_at]) or cells[tag_at] in known()
 
 
 def _cells(line, separator):
