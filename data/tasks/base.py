@@ -95,10 +95,10 @@ class Task(abc.ABC):
         return [path for path, name in _entries(paths) if name.lower().removesuffix(".gz") in names]
 
     def _places(self, directory, split):
-        """Where a split's file should be, and a file that may be it under another name."""
+        """Where a split's file should be, and one that is there with another name or ending."""
         paths = self.paths(directory, split)
         other = [path for path, name in _entries(paths) if name.lower().startswith(f"{split}.")]
-        found = f" ({other[0]} has another name)" if other and split not in self.files else ""
+        found = f" (found only {other[0]})" if other and split not in self.files else ""
         return " or ".join(paths) + found
 
     def training_examples(self, examples: Examples, options: Any) -> Examples:

@@ -65,8 +65,8 @@ class GlueTask(ClassificationTask):
     def check_table(self, table: Table, is_test: bool) -> None:
         *texts, label = _HEADERS[self.name]
         if not table.header and table.rows and label in (first := table.rows[0][1]):
-            error = unexpected("no header, as in GLUE's file", "line 1", "\t".join(first))
-            raise InputError(f"{table.path}: {error}")
+            problem = f"expected no header, as in GLUE's file, got {', '.join(first)}"
+            raise InputError(f"{table.path}, line 1: {problem}")
         for name, number in zip(texts if is_test else (*texts, label), table.columns, strict=True):
             found = table.header[number] if table.header else name
             if found.lower() != name.lower():

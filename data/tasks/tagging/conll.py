@@ -156,7 +156,7 @@ def _word_lines(
                 yield number, cells
     yield number, None
     if comments:
-        message = "%s: %d lines with # are read as comments, since no word has their tags: line %d"
+        message = "%s: %d lines are read as comments: they have no word's tag. The first: line %d"
         logging.warning(message, path, len(comments), comments[0])
 
 

@@ -170,7 +170,7 @@ def test_unusable_folder(tmp_path):
     with pytest.raises(InputError, match=r"own: no dev file.*own/dev\.tsv or .*csv or"):
         TASK.load(str(tmp_path), "dev")
     other = write(tmp_path / "own" / "dev.txt", "")
-    with pytest.raises(InputError, match=rf'{other} has another name.*"do_eval": false'):
+    with pytest.raises(InputError, match=rf'found only {other}.*"do_eval": false'):
         TASK.load(str(tmp_path), "dev")
     write(tmp_path / "own" / "dev.csv", "body,label\na,good\n")
     with pytest.raises(InputError, match=r'dev\.csv, line 1: .* column "text", got body'):
