@@ -40,6 +40,8 @@ def _as_json(value):
     """A value as a user would write it in a JSON file, or Python's form of what JSON lacks."""
     try:
         return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "a deeply nested value"
     except (TypeError, ValueError):
         return repr(value)
 

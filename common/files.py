@@ -213,5 +213,6 @@ def parse_json_object(text: str, source: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # a huge number, or brackets nested too deeply
         raise InputError(f"{source}: not JSON that can be read: {error}") from None
     if not isinstance(value, dict):
-        raise InputError(f"{source}: expected a JSON object, got {json.dumps(value)[:50]}")
+        found = "a list" if isinstance(value, list) else json.dumps(value)[:50]
+        raise InputError(f"{source}: expected a JSON object, got {found}")
     return value

@@ -107,4 +107,7 @@ def unexpected(expected: str, where: str, value: Any) -> InputError:
 
 def shown(value: Any) -> str:
     """The start of a value in JSON form, for messages."""
-    return json.dumps(value, ensure_ascii=False, default=repr)[:100]
+    try:
+        return json.dumps(value, ensure_ascii=False, default=repr)[:100]
+    except RecursionError:
+        return "a deeply nested value"

@@ -1,7 +1,9 @@
 import pytest
 
 from common.errors import InputError
+from common.fields import require
 from data.tasks import glue
+from data.tasks.examples import unexpected
 from data.tasks.registry import get_task, read_task
 from tests.support.files import write
 
@@ -121,6 +123,15 @@ def test_impossible_field(tmp_path, fields, message):
     with pytest.raises(InputError, match=message) as error:
         read_task(path)
     assert path in str(error.value)
+
+
+def test_values_that_are_nested_too_deeply_to_be_shown():
+    value = []
+    for _ in range(10_000):
+        value = [value]
+    assert "nested" in str(unexpected("text", "field", value))
+    with pytest.raises(InputError, match="`label_column` must be .* nested"):
+        require(False, "label_column", "text", value)
 
 
 def test_unreadable_file(tmp_path):
