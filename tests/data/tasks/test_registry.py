@@ -130,7 +130,7 @@ def test_values_that_are_nested_too_deeply_to_be_shown():
     for _ in range(10_000):
         value = [value]
     assert "nested" in str(unexpected("text", "field", value))
-    with pytest.raises(InputError, match="`label_column` must be .* nested"):
+    with pytest.raises(InputError, match=r"`label_column` must be .* nested"):
         require(False, "label_column", "text", value)
 
 
