@@ -192,14 +192,20 @@ def _matches(base: Path, pattern: list[str]) -> Iterator[Path]:
     """Yields what matches a pattern below `base`; an OSError if a directory cannot be listed."""
     if not pattern:
         yield base
+        return
     for index, part in enumerate(pattern):  # `glob` itself would pass over such directories
         if glob.has_magic(part):
             above = os.path.join(*pattern[:index], "")
             for directory in glob.glob(above, root_dir=base, recursive=True) if above else [""]:
                 os.scandir(base / directory).close()
-    if pattern:
-        found = glob.glob(os.path.join(*pattern), root_dir=base, recursive=True)
-        yield from (base / name for name in found)
+    real = functools.cache(os.path.realpath)
+    for name in glob.glob(os.path.join(*pattern), root_dir=base, recursive=True):
+        match = base / name
+        way = [match, *match.parents]
+        directories = way[not match.is_dir() : way.index(base) + 1]
+        # `**` goes round and round where a link leads back to a directory above it.
+        if len(set(map(real, directories))) == len(directories):
+            yield match
 
 
 def _is_vocabulary(file: Path) -> bool:

@@ -195,6 +195,16 @@ def test_what_exists_is_no_pattern(tmp_path):
     assert lines_of(find_corpus(tmp_path, tmp_path / "co [12]/*.txt")) == [[b"b", None]]
 
 
+@pytest.mark.parametrize("path", ["c", "c/*", "c/**/*.txt", "c/**"])
+def test_a_link_to_a_directory_above_repeats_no_text(tmp_path, path):
+    write(tmp_path / "c/a.txt", "a")
+    write(tmp_path / "c/sub/b.txt", "b")
+    (tmp_path / "c/loop").symlink_to(".")
+    (tmp_path / "c/sub/loop").symlink_to("../sub")
+    found = find_corpus(tmp_path, tmp_path / path)
+    assert [source.name for source in found.sources] == ["a.txt:0", "sub/b.txt:0"]
+
+
 @pytest.mark.parametrize("path", ["c", "c/*", "c/*/*.txt", "c/**/*.txt", "c/**"])
 def test_a_directory_that_cannot_be_listed_stops(tmp_path, monkeypatch, path):
     write(tmp_path / "c/a/a.txt", "a")
