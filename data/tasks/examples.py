@@ -94,7 +94,8 @@ def parse_number(value: Any) -> float | None:
     """A finite number, or one that is written in text; None for anything else."""
     try:
         # Python takes 1_0 for 10, and True for 1.
-        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
+        is_other = isinstance(value, bool) or (isinstance(value, str) and "_" in value)
+        number = math.nan if is_other else float(value)
     except (ValueError, TypeError, OverflowError):
         return None
     return number if math.isfinite(number) else None

@@ -8,6 +8,7 @@ writes an object for each question, per line or in a list. The content decides, 
 import codecs
 import dataclasses
 import gzip
+import json
 import re
 import unicodedata
 import zlib
@@ -230,11 +231,12 @@ def _get_answers(fields, split, where):
 def _is_impossible(fields, where):
     """The field `is_impossible`; None without it."""
     value = fields.get("is_impossible")
-    flags = {"true": True, "1": True, "false": False, "0": False, "none": None}
-    if str(value).lower() not in flags:
+    flags = {"true": True, "false": False, "1": True, "0": False}
+    name = json.dumps(value).strip('"').lower() if isinstance(value, bool | int | str) else None
+    if value is not None and name not in flags:
         expected = "true or false in `is_impossible`"
         raise InputError(f"{where}: expected {expected}, got {shown(value)}")
-    return flags[str(value).lower()]
+    return flags.get(name)
 
 
 def _with_answers(question, fields, context, split, unanswerable, where):
