@@ -113,7 +113,7 @@ def read_predictions(path: str, file: SubmissionFile) -> list[str]:
     if header[:2] != ["index", "prediction"]:
         raise InputError(
             f'{path}, line 1: expected the columns "index" and "prediction", got '
-            f'"{" ".join(header)}"'
+            f'"{" ".join(header):.100}"'
         )
     if len(rows) != file.num_rows:
         raise InputError(
@@ -125,11 +125,11 @@ def read_predictions(path: str, file: SubmissionFile) -> list[str]:
     for index, row in enumerate(rows):
         where = f"{path}, line {index + 2}"
         if len(row) < 2 or row[0] != str(index):
-            raise InputError(f'{where}: expected the index {index}, got "{" ".join(row)}"')
+            raise InputError(f'{where}: expected the index {index}, got "{" ".join(row):.100}"')
         prediction = _format(task, row[1])
         if prediction is None:
             allowed = "a number" if task.is_regression else f"one of {', '.join(task.labels)}"
-            raise InputError(f'{where}: expected {allowed}, got "{row[1]}"')
+            raise InputError(f'{where}: expected {allowed}, got "{row[1]:.50}"')
         predictions.append(prediction)
     return predictions
 

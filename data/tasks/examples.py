@@ -2,8 +2,10 @@
 
 import abc
 import dataclasses
+import itertools
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from common.errors import InputError
 
 # The target of a token that has no label, or a label that the model does not know.
 IGNORED = -100
+
+_MAX_LISTED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,12 @@ def parse_number(value: Any) -> float | None:
 def unexpected(expected: str, where: str, value: Any) -> InputError:
     """The error for a value that is not what was expected; without file and line."""
     return InputError(f"expected {expected} in {where}, got {shown(value)}")
+
+
+def listed(names: Iterable[Any]) -> str:
+    """The first names, or the beginnings of long ones, for messages; there may be thousands."""
+    first = [f"{name!s:.50}" for name in itertools.islice(names, _MAX_LISTED + 1)]
+    return ", ".join([*first[:_MAX_LISTED], "…"][: len(first)]) or "none"
 
 
 def shown(value: Any) -> str:

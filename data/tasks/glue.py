@@ -15,7 +15,7 @@ from typing_extensions import override
 from common.errors import InputError
 from common.fields import unknown
 from data.tasks.classification.task import REGRESSION, ClassificationTask
-from data.tasks.examples import unexpected
+from data.tasks.examples import listed, unexpected
 from data.tasks.tables import Column, Table
 
 MAX_SCORE = 5.0  # STS-B scores run from 0 to 5
@@ -65,7 +65,7 @@ class GlueTask(ClassificationTask):
     def check_table(self, table: Table, is_test: bool) -> None:
         *texts, label = _HEADERS[self.name]
         if not table.header and table.rows and label in (first := table.rows[0][1]):
-            problem = f"expected no header, as in GLUE's file, got {', '.join(first)}"
+            problem = f"expected no header, as in GLUE's file, got {listed(first)}"
             raise InputError(f"{table.path}, line 1: {problem}")
         for name, number in zip(texts if is_test else (*texts, label), table.columns, strict=True):
             found = table.header[number] if table.header else name

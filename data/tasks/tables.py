@@ -16,6 +16,7 @@ from absl import logging
 
 from common.errors import InputError
 from common.files import write_text
+from data.tasks.examples import listed
 from data.tasks.files import (
     JSON_ENDINGS,
     file_ending,
@@ -62,7 +63,7 @@ class Table:
         if isinstance(row, dict):
             missing = [name for name in self.columns if name not in row]
             if missing:
-                raise InputError(f'expected a field "{missing[0]}", got {", ".join(row) or "none"}')
+                raise InputError(f'expected a field "{missing[0]}", got {listed(row)}')
         elif len(row) < self.width or (len(row) > self.width and not self.may_be_wider):
             separators = SEPARATORS[file_ending(self.path)]
             is_late = separators == "commas" and any(map(has_late_quote, row))
@@ -152,7 +153,7 @@ def _find(where, header, column):
     """A column's number from 0."""
     if isinstance(column, str):
         if header.count(column) != 1:
-            found = f'with one column "{column}", got {", ".join(header)}'
+            found = f'with one column "{column}", got {listed(header)}'
             raise InputError(f"{where}: expected a header {found}{_separator_hint(header)}")
         return header.index(column)
     needed = column + 1 if column >= 0 else -column

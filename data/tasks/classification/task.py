@@ -29,7 +29,7 @@ from data.tasks.classification.decoding import (
     answers,
     predictions,
 )
-from data.tasks.examples import TextExamples, parse_number, parse_text, unexpected
+from data.tasks.examples import TextExamples, listed, parse_number, parse_text, unexpected
 from data.tasks.labels import count_labels, label_ids, label_name
 from data.tasks.tables import (
     ENDINGS,
@@ -49,8 +49,6 @@ METRICS = {
     REGRESSION: ("pearson", "spearman", "r2"),
 }
 DEFAULT_METRICS = METRICS | {SINGLE_LABEL: ("accuracy", "macro_f1")}
-
-_MAX_SHOWN = 20  # labels in a message; there may be thousands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +192,7 @@ class ClassificationTask(Task):
         counts = Counter(names) if self.is_regression else count_labels(names)
         if len(counts) < 2:
             expected = f"two or more different labels or scores in {table.labels[0]}"
-            raise InputError(f"{path}: expected {expected}, got {', '.join(map(str, counts))}")
+            raise InputError(f"{path}: expected {expected}, got {listed(counts)}")
         once = [name for name, count in counts.items() if count == 1]
         if isinstance(self.label_column, int) and found[0] == once and len(counts) > 2:
             message = (
@@ -206,8 +204,8 @@ class ClassificationTask(Task):
             logging.info("%s: scores from %g to %g", self.name, *score_range)
             return dataclasses.replace(self, labels=(), score_range=score_range, range_is_open=True)
         labels = tuple(sorted(counts))
-        listed = ", ".join(f"{name} ({counts[name]:,})" for name in labels[:_MAX_SHOWN])
-        logging.info("%s: %d labels: %s", self.name, len(labels), listed)
+        names = listed(f"{name:.30} ({counts[name]:,})" for name in labels)
+        logging.info("%s: %d labels: %s", self.name, len(labels), names)
         return dataclasses.replace(self, labels=labels)
 
     def _parse_label(self, cell, where):
@@ -218,8 +216,7 @@ class ClassificationTask(Task):
         ids = [self._ids.get(name) for name in self._parse_names(cell, where)]
         if None in ids:
             kind = "labels among" if is_multi_label else "one of the labels"
-            allowed = ", ".join([*self.labels[:_MAX_SHOWN], "…"][: len(self.labels)])
-            raise unexpected(f"{kind} {allowed}", where, cell)
+            raise unexpected(f"{kind} {listed(self.labels)}", where, cell)
         if is_multi_label:
             return [int(number in ids) for number in range(len(self.labels))]
         return ids[0]

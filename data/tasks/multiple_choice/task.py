@@ -15,7 +15,7 @@ from common.errors import InputError
 from common.fields import require
 from data.tasks import task_fields
 from data.tasks.base import Task
-from data.tasks.examples import Examples, TextExamples, parse_text, unexpected
+from data.tasks.examples import Examples, TextExamples, listed, parse_text, unexpected
 from data.tasks.labels import label_ids, label_name
 from data.tasks.tables import ENDINGS, OTHER_ENDINGS, Column, read_table, write_predictions
 
@@ -132,8 +132,8 @@ class MultipleChoiceTask(Task):
             places = [f"choice {number} of {column}" for number in range(len(choices))]
         choices = [stem + text for text in map(parse_text, choices, places)]
         if self.labels is not None and len(self.labels) != len(choices):
-            names = ", ".join(self.labels)
-            raise InputError(f"expected {len(self.labels)} choices, {names}, got {len(choices)}")
+            names = f"{len(self.labels)} choices, {listed(self.labels)}"
+            raise InputError(f"expected {names}, got {len(choices)}")
         label = self._parse_label(cells[-1], len(choices), columns[-1]) if has_label else None
         return context, choices, label
 
@@ -141,7 +141,7 @@ class MultipleChoiceTask(Task):
         names = self.labels or tuple(map(str, range(num_choices)))
         number = label_ids(names).get((label_name(cell) or "").strip())
         if number is None:
-            raise unexpected(f"one of {', '.join(names)}", where, cell)
+            raise unexpected(f"one of {listed(names)}", where, cell)
         return number
 
 

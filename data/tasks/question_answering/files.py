@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from common.errors import InputError
 from common.files import decode_text, sha256_of
-from data.tasks.examples import Examples, parse_text, shown
+from data.tasks.examples import Examples, listed, parse_text, shown
 from data.tasks.files import (
     GZIP_START,
     JSON_ENDINGS,
@@ -285,8 +285,7 @@ def _get(fields, name, kind, where):
     """A required field, of the type `kind`."""
     as_object(fields, where)
     if name not in fields:
-        known = ", ".join(fields)[:100] or "none"
-        raise InputError(f"{where}: expected a field `{name}`, got {known}")
+        raise InputError(f"{where}: expected a field `{name}`, got {listed(fields)}")
     value = fields[name]
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -188,5 +188,5 @@ def _cell(path, line, cells, column, what):
     cell = cells[column]
     if not cell or (what == "a tag" and " " in cell):
         where = f"{path}, line {line}"
-        raise InputError(f'{where}: expected {what} in column {column + 1}, got "{cell}"')
+        raise InputError(f'{where}: expected {what} in column {column + 1}, got "{cell:.50}"')
     return cell

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 from common.errors import InputError
-from data.tasks.examples import parse_text, unexpected
+from data.tasks.examples import listed, parse_text, unexpected
 from data.tasks.files import JSON_ENDINGS, file_ending, json_records, read_text
 from data.tasks.labels import label_name
 from data.tasks.tagging.conll import SentenceExamples, read_conll
@@ -104,5 +104,5 @@ def _tags(record, field, place, num_words):
 
 def _field(record, name, place):
     if name not in record:
-        raise InputError(f"{place}: expected a field `{name}`, got {', '.join(record) or 'none'}")
+        raise InputError(f"{place}: expected a field `{name}`, got {listed(record)}")
     return record[name]

@@ -21,7 +21,7 @@ from common.fields import require
 from common.files import write_text
 from data.tasks import task_fields
 from data.tasks.base import Task
-from data.tasks.examples import IGNORED
+from data.tasks.examples import IGNORED, listed
 from data.tasks.files import JSON_ENDINGS
 from data.tasks.tables import Column
 from data.tasks.tagging import entities
@@ -32,8 +32,6 @@ KIND = "tagging"
 ENTITIES = "entities"
 LABELS = "labels"
 METRICS = {ENTITIES: ("f1", "precision", "recall"), LABELS: ("accuracy", "macro_f1")}
-
-_MAX_SHOWN = 20  # labels in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +77,8 @@ class TaggingTask(Task):
             raise InputError(f"{path}: expected {expected}, got no tag but {file.tags[0]}")
         types = sorted(tags)
         counts = f"{len(file.words)} words of {len(file)} sentences; {kind}"
-        listed = ", ".join(f"{tag} ({tags[tag]:,})" for tag in types[:_MAX_SHOWN])
-        logging.info("%s: %s (words): %s", self.name, counts, listed)
+        names = listed(f"{tag:.30} ({tags[tag]:,})" for tag in types)
+        logging.info("%s: %s (words): %s", self.name, counts, names)
         labels = entities.all_tags(types, self.scheme) if scheme else tuple(types)
         return dataclasses.replace(
             self, labels=labels, file_scheme=scheme, num_columns=file.num_columns
@@ -162,7 +160,7 @@ class TaggingTask(Task):
         for place, tag in zip(file.places, file.tags, strict=True):
             if not entities.is_entity_tag(tag):
                 schemes = "BIO, IOB1, BIOES, BILOU or BMES"
-                found = f'expected O, or a tag such as B-PER, of {schemes}, got "{tag}"'
+                found = f'expected O, or a tag such as B-PER, of {schemes}, got "{tag:.50}"'
                 hint = f'For tags that do not mark entities, set `tags` to "{LABELS}"'
                 if file.num_columns is None and tag.isdecimal():
                     hint = "Write the names of the tags, not their numbers"
@@ -178,9 +176,8 @@ class TaggingTask(Task):
         known = set(map(name, self.labels))
         unknown = Counter(tag for tag in map(name, file.tags) if tag not in known)
         if unknown:
-            listed = ", ".join(sorted(unknown)[:_MAX_SHOWN])
             message = "%s: %d words have tags that the training file lacks, and count as wrong: %s"
-            logging.warning(message, file.path, unknown.total(), listed)
+            logging.warning(message, file.path, unknown.total(), listed(sorted(unknown)))
 
 
 class _Conll2000(TaggingTask):

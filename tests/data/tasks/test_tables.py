@@ -119,3 +119,12 @@ def test_json_is_read_by_its_content(tmp_path):
 def test_errors(tmp_path, name, content, column, message):
     with pytest.raises(InputError, match=message):
         read(write(tmp_path / name, content), column)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+@pytest.mark.parametrize("header", ["x" * 99_999, "x " * 99_999, ",".join(map(str, range(9999)))])
+def test_messages_are_short(tmp_path, name, header):
+    content = json.dumps(dict.fromkeys(header.split(","), 1)) if name == "a.jsonl" else header
+    with pytest.raises(InputError) as error:
+        read(write(tmp_path / name, content), "text")
+    assert len(str(error.value)) < len(str(tmp_path)) + 1300
