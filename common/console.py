@@ -4,6 +4,7 @@ TensorFlow's C++ parts write to file descriptor 2 before any setting in Python r
 machine without a GPU, a dozen lines per process that look like errors.
 """
 
+import io
 import logging
 import os
 import re
@@ -79,6 +80,15 @@ def _pass_on(reading, real):
             os.write(real, b"".join(held))
     finally:
         os._exit(0)
+
+
+def print_anything() -> None:
+    """Lets stdout take every text: what its encoding lacks is printed as an escape.
+
+    Otherwise, a result in another script would end a job in an error on a terminal without UTF-8.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _Handler(logging.Handler):

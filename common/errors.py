@@ -1,5 +1,7 @@
 """The one error that means "your input is wrong", and how a script reports it."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,18 +18,30 @@ class InputError(ValueError):
 def run(main: Callable[[], None]) -> None:
     """Runs a script's `main`, with stderr as `common.console` sets it up.
 
-    An `InputError` becomes one message on stderr and exit status 1. Any other exception keeps its
-    traceback, after everything that TensorFlow printed.
+    An `InputError` becomes one message on stderr and exit status 1, and so does an error of the
+    operating system, such as a file that may not be read. Any other exception keeps its traceback,
+    after everything that TensorFlow printed.
     """
     from common import console
 
     console.filter_stderr()
     console.log_plainly()
+    console.print_anything()
     status: Any = 0
     try:
         main()
+        sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except BrokenPipeError:  # the reader of the output wants no more, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 128 + signal.SIGPIPE
+    except OSError as error:
+        if not error.strerror:
+            raise
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
         status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

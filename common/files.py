@@ -2,11 +2,14 @@
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,30 +20,41 @@ TEMPORARY_SUFFIX = ".convbert-tmp"
 
 
 def _temporary_name(path: str) -> str:
-    """A name beside `path` that no other process uses; leftovers of killed processes go first.
+    """A name beside `path` that no other process uses; leftovers of dead processes go first.
 
-    Containers of one cluster often have the same process ids, so the host is part of the name.
-    Only this host's leftovers are removed, and only if their process is gone.
+    Containers often have the same process ids, and sometimes the same host name, so both the host
+    and the name space of process ids are part of the name. Only leftovers with this host and name
+    space are removed, and only if their process is gone.
     """
     folder, name = os.path.split(path)
-    prefix = f".{name}.{os.uname().nodename}-"
-    os.makedirs(folder, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # a file; the next line says so
+        os.makedirs(folder, exist_ok=True)
     for entry in os.listdir(folder):
-        if entry.startswith(prefix) and entry.endswith(TEMPORARY_SUFFIX):
-            process = entry[len(prefix) : -len(TEMPORARY_SUFFIX)].split("-")[0]
-            if process.isdecimal() and not _is_running(int(process)):
-                _remove(os.path.join(folder, entry))
-    unique = f"{os.getpid()}-{next(_COUNTER)}"
-    return os.path.join(folder, f"{prefix}{unique}{TEMPORARY_SUFFIX}")
+        match = _OWN.fullmatch(entry)
+        if match and not _is_running(int(match[1])):
+            _remove(os.path.join(folder, entry))
+    short = name.encode()[:80].decode(errors="ignore")  # file systems limit names to 255 bytes
+    unique = f"{_PLACE}-{os.getpid()}-{next(_COUNTER)}"
+    return os.path.join(folder, f".{short}.{unique}{TEMPORARY_SUFFIX}")
 
 
+def _process_space():
+    """The kernel's number of this process's name space of process ids; "" if it has none."""
+    try:
+        return "".join(filter(str.isdecimal, os.readlink("/proc/self/ns/pid")))
+    except OSError:
+        return ""
+
+
+_PLACE = f"{os.uname().nodename[:64]}-{_process_space()}"
+_OWN = re.compile(rf"\..*\.{re.escape(_PLACE)}-(\d+)-\d+{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 _COUNTER = itertools.count()
 
 
 def _is_running(process_id):
     try:
         os.kill(process_id, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass  # it exists, and is someone else's
@@ -70,10 +84,35 @@ def write_errors_named(
     """
     try:
         yield
+    except WriteError as error:  # of one of the functions below
+        if not advice:
+            raise
+        raise WriteError(f"{error}. {advice}") from error
     except (OSError, *others) as error:
         reason = getattr(error, "strerror", None) or error
-        message = f"cannot write {path}: {reason}"
+        message = f"cannot write {os.fspath(path)}: {reason}"
         raise WriteError(f"{message}. {advice}" if advice else message) from error
+
+
+def require_writable(folder: str | os.PathLike, num_bytes: int = 0) -> None:
+    """Checks, before long work, that files of `num_bytes` can be written to or below `folder`.
+
+    Raises:
+        WriteError: the folder, or the one that it would be created in, is not writable, or its disk
+            is nearly full.
+    """
+    existing = os.path.abspath(folder)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    with write_errors_named(folder):
+        if not os.path.isdir(existing):
+            raise NotADirectoryError(errno.ENOTDIR, f"{existing} is not a directory")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"no permission to write in {existing}")
+        free = shutil.disk_usage(existing).free
+        if free < num_bytes:
+            needed = f"{num_bytes / 1e6:,.0f} MB are needed, and {free / 1e6:,.0f} MB are free"
+            raise OSError(errno.ENOSPC, needed)
 
 
 @contextlib.contextmanager
@@ -81,17 +120,42 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
     """Yields a temporary name beside `path`; what is written there becomes `path` at the end.
 
     The content reaches the disk before the rename, so a crash leaves the old file or the new one.
-    If the block raises, the temporary file is removed and `path` stays as it was.
+    If the block raises, the temporary file is removed and `path` stays as it was. An OSError of the
+    write is a `WriteError`. A symbolic link stays one; a device or a pipe is written directly.
     """
     path = os.path.abspath(path)
-    temporary = _temporary_name(path)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        with _own_errors_named(path, path):
+            yield path
+        return
+    path = os.path.realpath(path)
+    with write_errors_named(path):
+        temporary = _temporary_name(path)
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(os.path.dirname(path))
+        with _own_errors_named(path, temporary):
+            yield temporary
+        with write_errors_named(path):
+            _finish(temporary)
+            os.replace(temporary, path)
+            sync(os.path.dirname(path))
     finally:
         _remove(temporary)
+
+
+# Errors that do not name a file, and can only come from a write.
+_OF_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+@contextlib.contextmanager
+def _own_errors_named(path, temporary):
+    """`write_errors_named` for errors of writing `temporary`, not of files that are read for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OF_WRITES or str(error.filename).startswith(temporary):
+            with write_errors_named(path):
+                raise
+        raise
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -103,10 +167,13 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 @contextlib.contextmanager
 def temporary_directory(path: str | os.PathLike) -> Iterator[str]:
     """Yields a new directory beside `path`, with a temporary name; it is removed at the end."""
-    temporary = _temporary_name(os.path.abspath(path))  # "name/" would have it inside
-    os.mkdir(temporary)
+    path = os.path.abspath(path)  # "name/" would have it inside
+    with write_errors_named(path):
+        temporary = _temporary_name(path)
+        os.mkdir(temporary)
     try:
-        yield temporary
+        with _own_errors_named(path, temporary):
+            yield temporary
     finally:
         _remove(temporary)
 
@@ -115,7 +182,8 @@ def temporary_directory(path: str | os.PathLike) -> Iterator[str]:
 def atomic_directory(path: str | os.PathLike) -> Iterator[str]:
     """Yields a new directory beside `path`, which becomes `path` at the end: `replace_directory`.
 
-    If the block raises, the new directory is removed and `path` stays as it was.
+    If the block raises, the new directory is removed and `path` stays as it was. An OSError of the
+    write is a `WriteError`.
     """
     with temporary_directory(path) as temporary:
         yield temporary
@@ -127,27 +195,70 @@ def replace_directory(new: str | os.PathLike, path: str | os.PathLike) -> None:
 
     Its content reaches the disk first. A directory that already has the name is replaced as a
     whole: for a moment there is neither, but never a part of one.
+
+    Raises:
+        WriteError: an OSError; a directory that had the name has it still.
     """
     path = os.path.abspath(path)
-    for folder, _, names in os.walk(new):
-        for name in names:
-            sync(os.path.join(folder, name))
-        sync(folder)
-    old = _temporary_name(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(path, old)
-    os.rename(new, path)
-    sync(os.path.dirname(path))
-    _remove(old)
+    with write_errors_named(path):
+        for folder, _, names in os.walk(new):
+            for name in names:
+                _finish(os.path.join(folder, name))
+            sync(folder)
+        old = _temporary_name(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(old, path)
+            raise
+        sync(os.path.dirname(path))
+        _remove(old)
+
+
+def _finish(path):
+    """Waits until a new file is on the disk, readable for those that the umask allows.
+
+    Safetensors makes its files readable for their owner alone (0600).
+    """
+    if stat.S_IMODE(os.lstat(path).st_mode) == 0o600:
+        mask = os.umask(0o077)
+        os.umask(mask)
+        os.chmod(path, 0o666 & ~mask)
+    sync(path)
+
+
+# What file systems answer that cannot sync a file or a directory, such as some network ones.
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Waits until a file's content, or a directory's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Waits until a file's content, or a directory's list of names, is on the disk, if it can."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+
+
+def find_path(name: str, path: str, data_dir: str | os.PathLike) -> str:
+    """Where the path is that a user gave as `name`: from the current directory, or `data_dir`.
+
+    Raises:
+        InputError: it is in neither place.
+    """
+    path = os.path.expanduser(path)
+    places = list(dict.fromkeys([path, os.path.join(data_dir, path)]))  # one, if it is absolute
+    for place in places:
+        if os.path.exists(place):
+            return place
+    raise InputError(f"`{name}`: {' and '.join(places)} not found")
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -203,10 +314,11 @@ def parse_json_object(text: str, source: str) -> dict[str, Any]:
     """Parses a JSON object; `source` is where it comes from, for messages.
 
     Raises:
-        InputError: not JSON (with line and column), or JSON of another type.
+        InputError: not JSON (with line and column), JSON of another type, or an object that has a
+            name twice: which of the values counts would be a guess.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         position = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{source}: not JSON at {position}: {error.msg}") from None
@@ -216,3 +328,10 @@ def parse_json_object(text: str, source: str) -> dict[str, Any]:
         found = "a list" if isinstance(value, list) else json.dumps(value)[:50]
         raise InputError(f"{source}: expected a JSON object, got {found}")
     return value
+
+
+def _unique(pairs):
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"`{max(names, key=names.count):.80}` is there twice")
+    return dict(pairs)

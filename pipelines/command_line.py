@@ -66,8 +66,11 @@ def check_output(path: str | None, ending: str) -> None:
     """Checks the ending and the directory of the file to write, before the work starts."""
     if path and not path.endswith(ending):
         raise InputError(f"`--output` must end in {ending}. Received: {path}")
-    if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise InputError(f"`--output`: no such directory: {os.path.dirname(path)}")
+    if path:
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            raise InputError(f"`--output`: no such directory: {os.path.dirname(path)}")
+        files.require_writable(folder)
 
 
 def load_pipeline(name: str, directory: str, **options: Any) -> Any:

@@ -223,9 +223,11 @@ def save(
         row.hf_name if row.head else prefix + row.hf_name: row.to_hf().astype("float32")
         for row in tensors
     }
-    os.makedirs(directory, exist_ok=True)
-    with files.atomic_path(os.path.join(directory, "model.safetensors")) as temporary:
-        safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
+    path = os.path.join(directory, "model.safetensors")
+    with files.write_errors_named(path, safetensors.SafetensorError):
+        os.makedirs(directory, exist_ok=True)
+        with files.atomic_path(path) as temporary:
+            safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
     fields = config.to_hf_dict(architecture) | {"dtype": "float32"}
     files.write_text(
         os.path.join(directory, "config.json"), json.dumps(fields, indent=2, sort_keys=True) + "\n"

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import termios
@@ -50,6 +51,7 @@ def stderr_of(then, devices=()):
         ("pass", 0, []),
         ("sys.exit(3)", 3, []),
         ("raise errors.InputError('a.txt: empty')", 1, ["error: a.txt: empty"]),
+        ("open('/no/file')", 1, ["error: /no/file: No such file or directory"]),
         ("raise KeyboardInterrupt", 130, ["interrupted"]),
         ("logging.warning('%s is odd', 1)", 0, ["warning: 1 is odd"]),
         ("logging.set_verbosity(0); logging.info('step %d', 2)", 0, ["step 2"]),
@@ -58,6 +60,25 @@ def stderr_of(then, devices=()):
 def test_noise_is_dropped_and_news_are_shown(then, status, last):
     code, lines = stderr_of(then)
     assert (code, sorted(lines)) == (status, sorted([NEWS, *last]))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_stdout_takes_every_text(encoding):
+    program = (
+        "from common import errors; errors.run(lambda: print('smørrebrød 🥱 \\udcff', flush=1))"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    expected = "smørrebrød 🥱 \udcff".encode(encoding, "backslashreplace") + b"\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    program = "from common import errors; errors.run(lambda: print('a\\n' * 100_000))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | head -1"
+    done = subprocess.run(command, cwd=ROOT, shell=True, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"a\n", b"")
 
 
 def test_tensorflow_starts_without_a_line():
