@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from common.errors import InputError
-from common.fields import check_settings, override, require, setting
+from common.fields import MAX_SEED, check_settings, override, require, setting
 from common.files import read_json_object
 from model.config import HEAD_FIELDS, MODEL_SIZES
 
@@ -66,6 +66,9 @@ class FinetuningConfig:
     def __post_init__(self):
         check_settings(self)
         require(len(self.task_names) > 0, "task_names", "a list of tasks", list(self.task_names))
+        most = MAX_SEED - self.num_trials + 1
+        expected = f"at most {most} with `num_trials` {self.num_trials}"
+        require(self.seed <= most, "seed", expected, self.seed)
         for name in sorted(_SET_ELSEWHERE & self.model_hparam_overrides.keys()):
             expected = f"an object without `{name}`, which the task or another hyper-parameter sets"
             require(False, "model_hparam_overrides", expected, self.model_hparam_overrides)

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from common.errors import InputError
-from common.fields import override, require, setting
+from common.fields import MAX_SEED, override, require, setting
 from model.config import MODEL_SIZES, ConvBertConfig, Objective
 
 # The default learning rate and batch size of each model size.
@@ -64,7 +64,7 @@ class PretrainingConfig(Objective):
     precision: str = setting("float32", "Keras dtype policy", choices=PRECISIONS)
     jit_compile: bool | None = setting(None, "use XLA; null: on GPUs and TPUs")
     deterministic: bool = setting(False, "repeat results bit for bit; slower")
-    seed: int = setting(42, "seed of every random draw", least=0)
+    seed: int = setting(42, "seed of every random draw", least=0, most=MAX_SEED)
 
     def __post_init__(self):
         super().__post_init__()
@@ -92,8 +92,29 @@ class PretrainingConfig(Objective):
         # `cls()` has the default size's recipe: unset it, so that the given size's applies.
         names = ("learning_rate", "train_batch_size", "generator_hidden_size")
         config = override(cls(), dict.fromkeys(names) | hparams)
-        config.model_config(vocab_size=30522)  # raises if the architecture is impossible
+        network = config.model_config(vocab_size=30522)  # raises if the architecture is impossible
+        if config.has_separate_generator:
+            fraction = config.generator_hidden_size
+            try:
+                network.generator(fraction, config.generator_layers)
+            except InputError as error:
+                raise InputError(f"`generator_hidden_size` {fraction}: {error}") from None
+        if "num_warmup_steps" in hparams and config.do_train:
+            expected = f"below `num_train_steps` ({config.num_train_steps:,})"
+            steps = config.num_warmup_steps
+            require(steps < config.num_train_steps, "num_warmup_steps", expected, steps)
         return config
+
+    def highest_learning_rate(self) -> float:
+        """The highest rate of a schedule whose warm-up is longer than the run.
+
+        Warm-up and decay apply together: at the share s of the run, the rate is `learning_rate` ·
+        (1 − s)^power · s · steps / warm-up steps.
+        """
+        power = self.lr_decay_power
+        share = 1 / (power + 1)
+        factor = (1 - share) ** power * share * self.num_train_steps / self.num_warmup_steps
+        return self.learning_rate * factor
 
     def model_config(self, vocab_size: int, pad_token_id: int = 0) -> ConvBertConfig:
         """The discriminator's configuration for a vocabulary of `vocab_size` tokens."""

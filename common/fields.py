@@ -14,6 +14,8 @@ from typing import Any
 from common.errors import InputError
 from common.markdown import markdown_table
 
+MAX_SEED = 2**32 - 1  # NumPy's
+
 # For each field: whether a value is allowed, and what is, in words.
 FieldTable = Mapping[str, tuple[Callable[[Any], bool], str]]
 
@@ -26,7 +28,8 @@ def require(condition: bool, name: str, expected: str, received: Any, source: st
     """
     if not condition:
         where = f"{source}: " if source else ""
-        raise InputError(f"{where}`{name}` must be {expected}. Received: {_as_json(received)}")
+        received = shortened(_as_json(received))
+        raise InputError(f"{where}`{name}` must be {expected}. Received: {received}")
 
 
 def require_one_of(name: str, value: Any, allowed: Iterable[Any], source: str = "") -> None:
@@ -46,12 +49,17 @@ def _as_json(value):
         return repr(value)
 
 
+def shortened(text: str, length: int = 200) -> str:
+    """A user's text for a message: its beginning, if it is long."""
+    return text if len(text) <= length else f"{text[:length]}… ({len(text):,} characters)"
+
+
 def unknown(what: str, name: str, known: Iterable[str], source: str = "") -> InputError:
     """The error for a name that does not exist: it lists those that do, and the nearest one.
 
     `what` is the kind of name, such as "field" or "task"; `source` is the file that has it, if any.
     """
-    known = list(known)
+    known, name = list(known), shortened(name)
     folded = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
     hint = f" Did you mean `{folded[near[0]]}`?" if near else ""
@@ -119,7 +127,9 @@ def check_settings(config: Any) -> None:
             require_one_of(field.name, value, choices)
         elif isinstance(value, int | float):
             bounds = field.metadata["bounds"]
-            expected = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items())
+            expected = " and ".join(f"{words} {bound}" for words, bound in bounds.items())
+            if isinstance(value, int):  # larger ones do not fit into a backend's
+                require(value < 2**63, field.name, "below 2^63", value)
             allowed = -math.inf < value < math.inf
             allowed &= all(_COMPARISONS[words](value, bound) for words, bound in bounds.items())
             require(allowed, field.name, expected or "a finite number", value)
@@ -190,22 +200,31 @@ def _options(annotation):
 
 
 def _check_type(name, value, annotation):
-    """`value`, converted where JSON leaves no choice (1 for 1.0, a list for a tuple)."""
+    """`value`, converted where JSON leaves no choice (1 for 1.0 and back, a list for a tuple)."""
     options = _options(annotation)
     for option in options:
-        origin = typing.get_origin(option) or option
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if origin is int and isinstance(value, bool):
+        try:
+            return _convert(value, option)
+        except TypeError:
             continue
-        if origin is tuple and isinstance(value, list | tuple):
-            item_type = typing.get_args(option)[0]
-            if all(isinstance(item, item_type) for item in value):
-                return tuple(value)
-            continue
-        if isinstance(value, origin):
-            return value
+        except OverflowError:  # 10^400 as a fraction
+            require(False, name, "a finite number", value)
     require(False, name, " or ".join(map(_type_phrase, options)), value)
+
+
+def _convert(value, option):
+    """`value` as the type `option`; a TypeError if it is another."""
+    origin = typing.get_origin(option) or option
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(item, typing.get_args(option)[0]) for item in value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if origin is float:
+            return float(value)
+        if origin is int and (isinstance(value, int) or value.is_integer()):
+            return int(value)
+    if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
+        raise TypeError
+    return value
 
 
 _TYPE_PHRASES = {

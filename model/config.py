@@ -9,7 +9,14 @@ import os
 from typing import Any
 
 from common.errors import InputError
-from common.fields import check_settings, override, require, require_one_of, setting
+from common.fields import (
+    check_settings,
+    override,
+    require,
+    require_one_of,
+    setting,
+    shortened,
+)
 from common.files import parse_json_object, read_json_object
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
@@ -305,5 +312,6 @@ def load_hparams(text_or_path: str) -> dict[str, Any]:
     if text_or_path.lstrip().startswith("{"):
         return parse_json_object(text_or_path, "--hparams")
     if not os.path.isfile(text_or_path):
-        raise InputError(f"--hparams: not a JSON object, and no such file: {text_or_path}")
+        text = shortened(text_or_path)
+        raise InputError(f"--hparams: not a JSON object, and no such file: {text}")
     return read_json_object(text_or_path)

@@ -81,6 +81,12 @@ def test_impossible_value_names_the_field_and_the_value(name, value):
     assert json.dumps(value) in str(error.value)
 
 
+def test_the_last_trials_seed_must_be_possible():
+    FinetuningConfig.for_tasks(("cola",), {"seed": 2**32 - 3, "num_trials": 3})
+    with pytest.raises(InputError, match="`seed` must be at most 4294967293 with `num_trials` 3"):
+        FinetuningConfig.for_tasks(("cola",), {"seed": 2**32 - 2, "num_trials": 3})
+
+
 @pytest.mark.parametrize("value", ["cola", [], [1]])
 def test_task_names_is_a_list_of_strings(value):
     with pytest.raises(InputError, match="`task_names` must be a list"):

@@ -14,6 +14,7 @@ class Example:
     names: tuple[str, ...] = fields.setting(("a",), "names | of labels")
     kind: str = fields.setting("x", "kind", choices=("x", "y"))
     more: dict = fields.setting({}, "the rest")
+    range: tuple[float, ...] | None = None
 
     def __post_init__(self):
         fields.check_settings(self)
@@ -30,6 +31,16 @@ class Example:
         ({"rate": "1"}, '`rate` must be a number or null. Received: "1"'),
         ({"names": ["a", 1]}, '`names` must be a list of strings. Received: ["a", 1]'),
         ({"kind": "z"}, '`kind` must be one of "x", "y". Received: "z"'),
+        ({"layers": 1.5}, "`layers` must be an integer. Received: 1.5"),
+        ({"layers": float("nan")}, "`layers` must be an integer. Received: NaN"),
+        ({"layers": float("inf")}, "`layers` must be an integer. Received: Infinity"),
+        ({"layers": 10**400}, "`layers` must be below 2^63. Received: 1000"),
+        ({"rate": 10**400}, "`rate` must be a finite number. Received: 1000"),
+        ({"rate": float("inf")}, "`rate` must be above 0 and at most 1. Received: Infinity"),
+        ({"range": [0, True]}, "`range` must be a list of numbers or null. Received: [0, true]"),
+        ({"range": [0, 10**400]}, "`range` must be a finite number. Received: [0, 1000"),
+        ({"kind": "z" * 10_000}, '`kind` must be one of "x", "y". Received: "zzz'),
+        ({"z" * 10_000: 1}, "unknown hyper-parameter `zzz"),
         ({"more": []}, "`more` must be an object. Received: []"),
         ({"layer": 1}, "unknown hyper-parameter `layer`. Did you mean `layers`? Known: layers, "),
     ],
@@ -38,11 +49,15 @@ def test_a_wrong_value_is_one_message(overrides, message):
     with pytest.raises(InputError) as caught:
         fields.override(Example(), overrides)
     assert str(caught.value).startswith(message)
+    assert len(str(caught.value)) < 1000
 
 
 def test_right_values_are_converted():
-    example = fields.override(Example(), {"rate": 1, "names": ["b"]})
-    assert (example.rate, example.names) == (1.0, ("b",))
+    example = fields.override(
+        Example(), {"rate": 1, "names": ["b"], "layers": 1e6, "range": [0, 5]}
+    )
+    assert (example.rate, example.names, example.layers) == (1.0, ("b",), 1_000_000)
+    assert isinstance(example.layers, int) and isinstance(example.range[0], float)
     assert Example().more is not Example().more
 
 
