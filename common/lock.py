@@ -22,13 +22,16 @@ _held: set[str] = set()  # a process's own locks do not exclude each other
 def locked(path: str | os.PathLike, what: str, advice: str) -> Iterator[None]:
     """Holds the lock file `path` during the block, and deletes it at the end.
 
+    A folder that had to be created for it goes, too, unless the block wrote something there. In a
+    folder that cannot be written, nothing is locked.
+
     The lock is the operating system's (POSIX): it ends with the process, however that ends, so a
     file left by a dead process is no obstacle. Worker processes do not inherit it. Network file
     systems with locks, such as NFS, enforce it between machines. On file systems without locks, a
     warning is all that happens.
 
     Args:
-        path: the lock file; its folder is created if necessary.
+        path: the lock file.
         what: what is locked, for messages.
         advice: what to do instead of waiting, for messages.
 
@@ -39,10 +42,17 @@ def locked(path: str | os.PathLike, what: str, advice: str) -> Iterator[None]:
     path = os.path.realpath(path)
     if path in _held:
         raise InputError(f"{what} is in use by this process. {advice}")
+    new_folders, folder = [], os.path.dirname(path)
+    while not os.path.lexists(folder):
+        new_folders.append(folder)
+        folder = os.path.dirname(folder)
     try:
         descriptor = _open_locked(path, what, advice)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        if error.errno not in (errno.EACCES, errno.EROFS) or os.path.lexists(path):
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+        yield  # nothing can be written there, so there is nothing to exclude
+        return
     _held.add(path)
     try:
         holder = {
@@ -59,13 +69,19 @@ def locked(path: str | os.PathLike, what: str, advice: str) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # before the lock ends, so that nobody's new file is deleted
         os.close(descriptor)
+        with contextlib.suppress(OSError):  # they stay if the job wrote something
+            for folder in new_folders:
+                os.rmdir(folder)
 
 
 def _open_locked(path, what, advice):
     """Opens and locks the file; returns its descriptor."""
     while True:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another job has just removed the folder, as below
+            continue
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Its holder may have deleted the file between the two calls.

@@ -27,6 +27,7 @@ import bootstrap  # noqa: F401
 from common import errors, files
 from common.console import progress_bar
 from common.errors import InputError
+from common.lock import locked
 from data.tasks import glue
 
 BASE_URL = "https://dl.fbaipublicfiles.com"
@@ -98,7 +99,10 @@ def complete(download: Download, directory: str, base_url: str) -> str:
     if not missing_splits(download, directory):
         return f"{folder}: already there"
     try:
-        with files.temporary_directory(folder) as temporary:
+        with (
+            locked(os.path.join(folder, ".download.lock"), folder, "Wait until it ends"),
+            files.temporary_directory(folder) as temporary,
+        ):
             paths = [fetch(each, base_url, temporary) for each in download.remote_files]
             written = write_splits(download.folder, paths, folder)
     except InputError as error:

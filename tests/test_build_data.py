@@ -12,6 +12,8 @@ import pytest
 
 import build_data
 from common.errors import InputError
+from common.files import TEMPORARY_SUFFIX
+from common.lock import locked
 from data.corpus.sources import find_corpus
 from data.records import command_line
 from data.records.build import build_records
@@ -145,6 +147,27 @@ def test_errors_change_nothing(tmp_path, build, corpus, arguments, message):
     with pytest.raises(InputError, match=message):
         build(data_dir, *words)
     assert list(data_dir.iterdir()) == []
+
+
+def test_only_what_a_build_wrote_is_replaced(tmp_path, build, corpus):
+    records = tmp_path / "pretrain_tfrecords"
+    build(tmp_path, *corpus)
+    (shard,) = (path.name for path in records.glob("pretrain_data*"))
+    own = [f"{shard}.bak", f"{shard}~", f".{shard}.swp", f"old_{shard}", "pretrain_data.tfrecord-x"]
+    left = ["pretrain_data.tfrecord-00007-of-00009", f".{shard}.host-1-2-0{TEMPORARY_SUFFIX}"]
+    for name in own + left:
+        write(records / name, "precious")
+    build(tmp_path, *corpus, "--overwrite", "--seed", "1")
+    assert sorted(os.listdir(records)) == sorted([shard, "metadata.json", *own])
+
+
+def test_one_build_at_a_time(tmp_path, build, corpus):
+    records = tmp_path / "pretrain_tfrecords"
+    with locked(records / ".build.lock", "records", ""):
+        with pytest.raises(InputError, match=rf"{records} is in use"):
+            build(tmp_path, *corpus)
+        assert os.listdir(records) == [".build.lock"]
+    build(tmp_path, *corpus)
 
 
 def test_a_missing_data_directory_is_one_message(tmp_path):

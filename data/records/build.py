@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing.connection
 import os
+import re
 import signal
 import threading
 import time
@@ -21,7 +22,8 @@ from absl import logging
 from common.console import progress_bar
 from common.errors import InputError
 from common.fields import require
-from common.files import write_text
+from common.files import TEMPORARY_SUFFIX, write_text
+from common.lock import locked
 from data.corpus.files import read_errors
 from data.corpus.sources import Corpus
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
@@ -36,6 +38,12 @@ from data.records.metadata import (
     shard_name,
 )
 from data.records.shard_io import write_errors
+
+# Shards, the notes about them on a cluster, and what a killed process left of either.
+_BUILT = re.compile(
+    rf"(?P<leftover>\.)?{SHARD_PREFIX}\d+-of-\d+(\.note\.json)?"
+    rf"(?(leftover)\..*{re.escape(TEMPORARY_SUFFIX)})"
+)
 
 
 class Workers(NamedTuple):
@@ -76,6 +84,16 @@ def build_records(
     """
     require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     records_dir = Path(records_dir)
+    with lock(records_dir):
+        return _build(corpus, options, records_dir, num_processes, overwrite, make_workers)
+
+
+def lock(records_dir: Path) -> contextlib.AbstractContextManager:
+    """A context in which no other build writes to the directory."""
+    return locked(records_dir / ".build.lock", str(records_dir), "Wait until it ends, or end it.")
+
+
+def _build(corpus, options, records_dir, num_processes, overwrite, make_workers):
     identity = options.identity(corpus)
     with read_errors(records_dir):
         finished = {} if overwrite else _finished_shards(records_dir, identity)
@@ -158,9 +176,8 @@ def _start_directory(records_dir: Path, identity: dict, finished: dict[str, Shar
         entries = [identity, *map(dataclasses.asdict, finished.values())]
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
         write_text(records_dir / PROGRESS_FILE, lines)
-        # Includes the hidden temporary files of killed processes.
-        for path in records_dir.glob(f"*{SHARD_PREFIX}*"):
-            if path.name not in finished:
+        for path in records_dir.iterdir():
+            if _BUILT.fullmatch(path.name) and path.name not in finished:
                 path.unlink()
 
 

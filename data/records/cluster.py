@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files import write_text
+from data.records.build import lock
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
 from data.records.metadata import PROGRESS_FILE, SHARD_PREFIX, Shard
 
@@ -98,8 +99,12 @@ def build_with_note(task: ShardTask, options: BuildOptions, vocabulary: bytes) -
 def collect_notes(records_dir: Path) -> None:
     """Adds the notes that the workers of a stopped pipeline left to the directory's progress."""
     progress = records_dir / PROGRESS_FILE
-    if not progress.exists():
-        return
+    if progress.exists():
+        with lock(records_dir):
+            _collect_notes(records_dir, progress)
+
+
+def _collect_notes(records_dir, progress):
     lines = [line for line in progress.read_text().splitlines(keepends=True) if line[-1] == "\n"]
     for note in sorted(records_dir.glob(f"{SHARD_PREFIX}*{NOTE_SUFFIX}")):
         text = note.read_text()

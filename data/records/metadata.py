@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -97,6 +98,12 @@ class RecordsMetadata:
     def num_examples(self) -> int:
         """Examples in all shards."""
         return self.total("examples")
+
+    def sha256(self) -> str:
+        """Identifies the records: equal for a copy elsewhere, different for other examples."""
+        shards = [[each.name, each.bytes, each.examples, each.tokens] for each in self.shards]
+        known = [self.record_format, self.max_seq_length, self.options, shards]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def path(self, shard: Shard) -> str:
         """The file of a shard."""

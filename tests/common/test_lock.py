@@ -1,5 +1,6 @@
 """A lock excludes other processes, names its holder, and ends with it."""
 
+import errno
 import fcntl
 import os
 import signal
@@ -55,6 +56,27 @@ def test_one_process_cannot_have_it_twice(tmp_path):
             pass
         assert path.exists()
     with locked(path, "the run", "Wait."):
+        pass
+
+
+def test_folders_that_it_created_go_unless_the_job_wrote_there(tmp_path):
+    with locked(tmp_path / "a" / "b" / ".lock", "the run", "Wait."):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert os.listdir(tmp_path) == []
+    with locked(tmp_path / "a" / "b" / ".lock", "the run", "Wait."):
+        (tmp_path / "a" / "result").touch()
+    assert os.listdir(tmp_path / "a") == ["result"]
+
+
+def test_what_cannot_be_written_may_still_be_read(tmp_path, monkeypatch):
+    def read_only(path, *_):
+        raise OSError(errno.EROFS, "Read-only file system", path)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with locked(tmp_path / ".lock", "the run", "Wait."):
+        pass
+    (tmp_path / ".lock").write_bytes(b"")  # of another job
+    with pytest.raises(InputError, match="Read-only"), locked(tmp_path / ".lock", "the run", ""):
         pass
 
 

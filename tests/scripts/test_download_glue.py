@@ -8,6 +8,7 @@ import zipfile
 import pytest
 
 from common.errors import InputError
+from common.lock import locked
 from data.tasks import glue
 from scripts import download_glue
 from scripts.download_glue import Download, RemoteFile
@@ -108,7 +109,7 @@ def load(folder, task, split):
 
 
 def names_in(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.glob("*"))
 
 
 def test_a_zip_is_downloaded_once(server, serve, folder, capsys):
@@ -153,6 +154,16 @@ def test_existing_files_are_kept(server, serve, folder):
     run()
     assert (folder / "CoLA" / "test.tsv").read_text() == "mine, too"
     assert (folder / "CoLA" / "dev.tsv").read_text() == COLA["CoLA/dev.tsv"]
+
+
+def test_one_download_at_a_time(server, serve, folder):
+    run = serve("cola", "CoLA", {"CoLA.zip": zipped(COLA)})
+    with locked(folder / "CoLA" / ".download.lock", "the folder", ""):
+        with pytest.raises(InputError, match=f"{folder / 'CoLA'} is in use"):
+            run()
+        assert server.requests == []
+    run()
+    assert names_in(folder / "CoLA") == ["dev.tsv", "test.tsv", "train.tsv"]
 
 
 def test_mrpc_is_made_from_the_corpus_and_the_dev_pairs(serve, folder):
