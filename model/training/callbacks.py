@@ -153,11 +153,13 @@ class TrainingLog(StepsCallback):
         logs = self.model.exact_logs(logs)
         line = {"step": self.step} | {name: round(float(v), 6) for name, v in logs.items()}
         line["learning_rate"] = self.model.optimizer.learning_rate_at(self.step - 1)
+        line |= self.model.optimizer.loss_scaling()
         line["tokens_per_second"] = round(tokens / (now - self.logged_time), 1)
         line["seconds"] = round(now - self.started, 1)
         line["peak_memory_mb"] = peak_memory_mb()
         self._record(line)
         names = ("loss", "mlm_accuracy", "rtd_auc", "rtd_recall", "tokens_per_second")
+        names += ("loss_scale", "skipped_steps")
         self.bar.set_postfix({name: f"{line[name]:.4g}" for name in names if name in line})
         self.model.reset_metrics()
         self.logged_step, self.logged_time = self.step, now
@@ -203,7 +205,7 @@ def drop_lines_after(path: str, step: int) -> None:
         except ValueError:
             logging.warning("%s: dropped an incomplete line: %.60r", path, text)
             continue
-        if line["step"] <= step:
+        if not isinstance(line, dict) or line.get("step", step) <= step:
             kept.append(text)
     if kept != lines:
         with files.write_errors_named(path):

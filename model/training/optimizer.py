@@ -134,8 +134,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                 dtype="float32",
                 name="loss_scale",
             )
-            self.finite_steps = self.add_variable(
-                shape=(), initializer="zeros", dtype="int32", name="finite_steps"
+            self.finite_steps, self.skipped_steps = (
+                self.add_variable(shape=(), initializer="zeros", dtype="int32", name=name)
+                for name in ("finite_steps", "skipped_steps")
             )
 
     @override
@@ -207,6 +208,16 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         grown = ops.where(grows, scale * 2.0, scale)
         self.loss_scale.assign(ops.where(finite, grown, scale * 0.5))
         self.finite_steps.assign(ops.where(grows, 0, steps))
+        self.skipped_steps.assign(self.skipped_steps.value + ops.where(finite, 0, 1))
+
+    def loss_scaling(self) -> dict[str, float]:
+        """Returns the loss scale, and how many steps have overflowed so far; {} without a scale."""
+        if not self.dynamic_loss_scale:
+            return {}
+        return {
+            "loss_scale": float(self.loss_scale.numpy()),
+            "skipped_steps": int(self.skipped_steps.numpy()),
+        }
 
     def learning_rate_at(self, step: int) -> float:
         """Returns the learning rate of the update that follows `step` updates."""
