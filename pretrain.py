@@ -14,46 +14,24 @@ from typing import Any
 
 from absl import logging
 
-from common import errors, files
+from common import errors, files, hub
 from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
-from jobs import run_record
+from jobs import run_record, same_run
 from jobs.command_line import job_parser
 from jobs.stop_signals import StopSignals
 from model.config import ConvBertConfig, load_hparams
-
-# A resumed run may change these: they change neither the order of the data nor the shape of the
-# state. (More steps stretch the rest of the learning-rate schedule.)
-CHANGEABLE = {
-    "do_train",
-    "do_eval",
-    "num_train_steps",
-    "steps_per_execution",
-    "iterations_per_loop",
-    "save_checkpoints_steps",
-    "keep_checkpoints",
-    "eval_batch_size",
-    "gradient_accumulation_steps",
-    "num_devices",
-    "eval_every",
-    "eval_tfrecords",
-    "num_eval_steps",
-    "init_checkpoint",
-    "pretrain_tfrecords",
-    "vocab_file",
-    "jit_compile",
-    "deterministic",
-}
 
 
 def main(arguments=None):
     """Checks the input, then trains, then evaluates."""
     args, config = parse_arguments(arguments)
-    with StopSignals() as stop:
+    with StopSignals() as stop, contextlib.ExitStack() as stack:
         # ---- input ---------------------------------------------------------------------------
         prepare_backend(config)
         run = open_run(args, config)
+        stack.enter_context(same_run.lock(run.directory))
 
         # ---- model ---------------------------------------------------------------------------
         model, step = start_model(run)
@@ -72,7 +50,18 @@ def main(arguments=None):
 def parse_arguments(arguments=None):
     """The command line, and the hyper-parameters it describes."""
     args = job_parser(__doc__, PretrainingConfig).parse_args(arguments)
-    return args, PretrainingConfig.from_hparams(load_hparams(args.hparams))
+    config = PretrainingConfig.from_hparams(load_hparams(args.hparams))
+    if config.do_train and config.num_warmup_steps >= config.num_train_steps:
+        logging.warning(
+            "the default of `num_warmup_steps`, %s, is not below `num_train_steps`, %s: the "
+            "learning rate reaches only %.2g instead of %g. Set `num_warmup_steps`, such as %s",
+            f"{config.num_warmup_steps:,}",
+            f"{config.num_train_steps:,}",
+            config.highest_learning_rate(),
+            config.learning_rate,
+            f"{config.num_train_steps // 10:,}",
+        )
+    return args, config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +69,7 @@ class Run:
     """Everything a run needs except the model, checked before anything is computed."""
 
     config: PretrainingConfig
+    data_dir: str
     directory: str  # DATA_DIR/models/NAME
     metadata: Any  # `RecordsMetadata` of the records to train on
     eval_metadata: Any  # and of those to evaluate on
@@ -87,6 +77,15 @@ class Run:
     network: ConvBertConfig  # of the discriminator
     length: int  # T, tokens in a sequence
     checkpoints: Any  # `TrainingCheckpoints`
+
+    def data(self) -> dict[str, Any]:
+        """What the run is trained on, for `state.json`."""
+        return {
+            "vocab_sha256": self.tokenizer.vocab_sha256,
+            "length": self.length,
+            "records": os.path.abspath(self.metadata.records_dir),
+            "records_sha256": self.metadata.sha256(),
+        }
 
 
 def prepare_backend(config):
@@ -116,13 +115,19 @@ def open_run(args, config):
     from data.records import metadata as records
     from model.training.checkpoints import TrainingCheckpoints
 
-    records_dir = config.pretrain_tfrecords or os.path.join(args.data_dir, "pretrain_tfrecords")
+    records_dir, vocab_file = (
+        os.path.join(args.data_dir, name) for name in ("pretrain_tfrecords", "vocab.txt")
+    )
+    find = functools.partial(files.find_path, data_dir=args.data_dir)
+    if config.pretrain_tfrecords:
+        records_dir = find("pretrain_tfrecords", config.pretrain_tfrecords)
+    if config.vocab_file:
+        vocab_file = find("vocab_file", config.vocab_file)
     metadata = eval_metadata = records.load_metadata(records_dir)
     if config.eval_holdout_shards:
         metadata, eval_metadata = records.hold_out(metadata, config.eval_holdout_shards)
     if config.eval_tfrecords and (config.do_eval or config.eval_every):
-        eval_metadata = records.load_metadata(config.eval_tfrecords)
-    vocab_file = config.vocab_file or os.path.join(args.data_dir, "vocab.txt")
+        eval_metadata = records.load_metadata(find("eval_tfrecords", config.eval_tfrecords))
     tokenizer = records.load_tokenizer(metadata, vocab_file)
     records.check_vocab(eval_metadata, tokenizer)
     length = config.max_seq_length or metadata.max_seq_length
@@ -140,7 +145,17 @@ def open_run(args, config):
     checkpoints = TrainingCheckpoints(
         os.path.join(directory, "checkpoints"), keep=config.keep_checkpoints
     )
-    return Run(config, directory, metadata, eval_metadata, tokenizer, network, length, checkpoints)
+    return Run(
+        config,
+        args.data_dir,
+        directory,
+        metadata,
+        eval_metadata,
+        tokenizer,
+        network,
+        length,
+        checkpoints,
+    )
 
 
 def start_model(run):
@@ -154,9 +169,11 @@ def start_model(run):
     config, tokenizer = run.config, run.tokenizer
     state = run.checkpoints.newest()
     if state:
-        check_same_run(config, state)
+        same_run.check_resumed(config, run.data(), state)
     elif not config.do_train:
         raise InputError(f"nothing to evaluate: no checkpoint in {run.checkpoints.directory}")
+    else:
+        same_run.check_new(run.directory)
     special = SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     model = make_model(config, run.network, special)
     # The order is important:
@@ -184,18 +201,16 @@ def start_model(run):
     return model, step
 
 
-def check_same_run(config, state):
-    """Refuses to resume with hyper-parameters that would make it another run."""
-    changed = [
-        f"{name} was {state.hparams.get(name)!r}, is {value!r}"
-        for name, value in dataclasses.asdict(config).items()
-        if name not in CHANGEABLE and state.hparams.get(name) != value
-    ]
-    if changed:
-        raise InputError(
-            f"{state.path} was saved with other hyper-parameters: {'; '.join(changed)}. Use the "
-            "same values, or another --model-name"
-        )
+def initial_model(path, data_dir):
+    """Where `init_checkpoint` is: a path, also one below `data_dir`, or a name on the Hub."""
+    try:
+        return files.find_path("init_checkpoint", path, data_dir)
+    except InputError:
+        folder = path.split("/")[0]
+        is_path = hub.looks_like_path(path) or os.path.isdir(folder)
+        if is_path or os.path.isdir(os.path.join(data_dir, folder)):
+            raise
+        return path
 
 
 def warm_start_model(run, model):
@@ -204,7 +219,7 @@ def warm_start_model(run, model):
     from data.tokenizer.saved_files import vocabulary_file
     from model.weights import warm_start
 
-    found = warm_start.find_models(run.config.init_checkpoint)
+    found = warm_start.find_models(initial_model(run.config.init_checkpoint, run.data_dir))
     vocab_file = vocabulary_file(found["main"])
     if not vocab_file.exists():
         logging.warning("%s not found: only the size of the vocabulary can be checked", vocab_file)
@@ -234,6 +249,8 @@ def train(run, model, first_step, stop):
     interval = {"first_step": first_step, "last_step": config.num_train_steps}
     with explain_errors(run, run.metadata), stop.deferred():
         if distribution.writes():
+            # A checkpoint has the weights and two moments; the models are saved beside it.
+            files.require_writable(run.directory, 4 * 4 * model.count_params())
             hparams = dataclasses.asdict(config)
             run_record.add_start(run.directory, first_step, hparams, run.metadata.records_dir)
         with contextlib.closing(training_log(run, interval)) as log:
@@ -313,7 +330,7 @@ def save_checkpoint(run, model):
             run.tokenizer.save_pretrained(directory)
             name = os.path.basename(directory)
             files.replace_directory(directory, os.path.join(run.directory, name))
-    return run.checkpoints.save(model, dataclasses.asdict(run.config))
+    return run.checkpoints.save(model, dataclasses.asdict(run.config), run.data())
 
 
 def not_finite_error(run, what, first, last):

@@ -30,7 +30,9 @@ def add_start(
     from data.records.metadata import METADATA_FILE
 
     path, metadata = os.path.join(run_dir, FILE), os.path.join(records_dir, METADATA_FILE)
-    starts = files.read_json_object(path).get("starts") if os.path.exists(path) else []
+    starts = []
+    if os.path.exists(path):  # a run of many starts is no reason to end it
+        starts = files.read_json_object(path, max_bytes=1 << 30).get("starts")
     if not isinstance(starts, list):
         raise InputError(
             f"{path}: `starts` must be a list. Delete or rename the file: training does not need it"

@@ -132,7 +132,7 @@ def test_what_cannot_be_scored(held_out, data_dir, tmp_path):
         ("new", "`eval_every` must be null unless `eval_tfrecords`", {"eval_every": 2}),
         ("new", r"`eval_holdout_shards`.* 4 ", {"eval_holdout_shards": 4}),
         ("held_out", "eval_holdout_shards was 1, is 2", {"eval_holdout_shards": 2}),
-        ("new", f"no records in {missing}", {"eval_every": 2, "eval_tfrecords": missing}),
+        ("new", f"`eval_tfrecords`: {missing}", {"eval_every": 2, "eval_tfrecords": missing}),
         ("new", f" {other} .*vocab", {"eval_every": 2, "eval_tfrecords": other}),
     ):
         with pytest.raises(InputError, match=message):

@@ -13,6 +13,7 @@ import safetensors.numpy
 import pretrain
 from common import files
 from common.errors import InputError
+from common.lock import locked
 from data import ConvBertTokenizer
 from data.records.metadata import load_metadata
 from model import ConvBertForMaskedLM, ConvBertModel
@@ -169,7 +170,7 @@ def test_weights_that_are_not_finite_are_not_saved(records, tmp_path):
     config = pretrain.PretrainingConfig.from_hparams(pretraining.HPARAMS)
     checkpoints = TrainingCheckpoints(str(tmp_path / "checkpoints"))
     metadata = load_metadata(records / "pretrain_tfrecords")
-    run = pretrain.Run(config, str(tmp_path), metadata, metadata, None, None, 24, checkpoints)
+    run = pretrain.Run(config, "", str(tmp_path), metadata, metadata, None, None, 24, checkpoints)
     weight = keras.Variable([1.0, np.nan], name="kernel")
     model = types.SimpleNamespace(
         optimizer=types.SimpleNamespace(iterations=keras.Variable(4)),
@@ -204,9 +205,112 @@ def test_other_hparams_in_a_run_that_has_started(records, finished):
     assert_fails(records, str(finished), "learning_rate was 0.001, is 0.5", learning_rate=0.5)
 
 
-def test_a_checkpoint_of_another_vocabulary(copied, finished):
-    """Records are built again with another vocabulary."""
-    shutil.rmtree(copied / "pretrain_tfrecords")
-    pretraining.build_data_dir(copied, more_tokens=["surplus"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"more_tokens": ["surplus"]}, "the vocabulary with the SHA-256"),
+        ({"seed": 1}, "the records in"),
+        ({"max_seq_length": 16}, "sequences of the length 24, not 16"),
+    ],
+)
+def test_a_run_does_not_resume_on_other_data(copied, finished, change, message):
+    """Records are built again, at the same place."""
     shutil.copytree(finished, copied / "models" / "model")
-    assert_fails(copied, "word_embeddings", "(64, 128)", "(65, 128)")
+    shutil.rmtree(copied / "pretrain_tfrecords")
+    pretraining.build_data_dir(copied, **change)
+    state = str(copied / "models" / "model" / "checkpoints" / "step_5")
+    assert_fails(copied, state, message, "`init_checkpoint`", num_train_steps=6)
+    if "seed" in change:  # other records may be scored
+        run(copied, do_train=False, **EVALUATION)
+
+
+def test_a_run_resumes_on_the_same_records_elsewhere(records, finished, tmp_path):
+    run_dir = shutil.copytree(finished, records / "models" / "elsewhere")
+    shutil.copytree(records / "pretrain_tfrecords", tmp_path / "moved")
+    before = tree(run_dir)
+    run(records, "elsewhere", pretrain_tfrecords=str(tmp_path / "moved"))
+    assert tree(run_dir) == before
+
+
+def edit_state(run_dir, change):
+    path = run_dir / "checkpoints" / "step_5" / "state.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_run_of_an_older_version_resumes(records, finished, caplog):
+    """Its state does not identify its data, and lacks a hyper-parameter that came later."""
+    run_dir = shutil.copytree(finished, records / "models" / "older")
+
+    def age(content):
+        del content["format"], content["data"], content["hparams"]["temperature"]
+
+    edit_state(run_dir, age)
+    before = tree(run_dir)
+    run(records, "older")
+    assert tree(run_dir) == before
+    assert [r.levelname for r in caplog.records if "older version" in r.message] == ["WARNING"]
+    with pytest.raises(InputError, match=r"temperature was 1\.0, is 0\.5"):
+        run(records, "older", temperature=0.5)
+
+
+def test_a_run_of_a_newer_version_is_refused(records, finished):
+    run_dir = shutil.copytree(finished, records / "models" / "newer")
+    edit_state(run_dir, lambda content: content.update(format=99))
+    with pytest.raises(InputError, match=r"step_5 .* newer version"):
+        run(records, "newer")
+
+
+def test_models_of_others_are_not_replaced(copied, finished):
+    """A user has put a model where fine-tuning looks for one."""
+    shutil.copytree(finished / "discriminator", copied / "models" / "model" / "discriminator")
+    assert_fails(copied, str(copied / "models" / "model" / "discriminator"), "--model-name")
+
+
+def test_one_process_works_on_a_run(copied):
+    path = copied / "models" / "model" / ".pretrain.lock"
+    with locked(path, "the run", ""):
+        with pytest.raises(InputError, match=rf"{path.parent} is in use by"):
+            run(copied)
+        assert os.listdir(path.parent) == [path.name]
+
+
+def test_paths_may_be_below_the_data_directory(copied, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, copied / "models" / "first")
+    (copied / "pretrain_tfrecords").rename(copied / "records")
+    (copied / "vocab.txt").rename(copied / "words.txt")
+    monkeypatch.chdir("/")
+    paths = {"pretrain_tfrecords": "records", "vocab_file": "words.txt"}
+    command = pretraining.arguments(copied, init_checkpoint="models/first", **paths)
+    model, step = pretrain.start_model(pretrain.open_run(*pretrain.parse_arguments(command)))
+    assert step == 0
+    model.save_pretrained(tmp_path / "made")
+    weights = [
+        safetensors.numpy.load_file(path / "discriminator" / "model.safetensors")
+        for path in (tmp_path / "made", finished)
+    ]
+    assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[1])
+    for name in ("pretrain_tfrecords", "vocab_file", "init_checkpoint"):
+        places = f"`{name}`: models/other and {copied}/models/other"
+        assert_fails(copied, places, **(paths | {name: "models/other"}))
+
+
+def test_the_warmup_of_a_short_run(copied, caplog):
+    assert_fails(
+        copied, "`num_warmup_steps` must be below `num_train_steps` (5)", num_warmup_steps=5
+    )
+    command = ["--data-dir", "d", "--model-name", "m", "--hparams"]
+    pretrain.parse_arguments([*command, '{"num_train_steps": 1000, "learning_rate": 0.001}'])
+    assert "only 2.5e-05 instead of 0.001" in caplog.text and "`num_warmup_steps`" in caplog.text
+    caplog.clear()
+    pretrain.parse_arguments([*command, '{"num_train_steps": 100000}'])
+    assert caplog.text == ""
+
+
+def test_float16_logs_skipped_steps(records):
+    run_dir = run(records, "float16", precision="mixed_float16", **ONE_NETWORK)
+    lines = log_lines(run_dir)
+    assert all(line["loss_scale"] > 0 for line in lines)
+    skipped = [line["skipped_steps"] for line in lines]
+    assert skipped == sorted(skipped) and 0 <= skipped[-1] <= 5

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from absl import logging
 from common import files
 from common.errors import InputError
 
+FORMAT = 2  # in `state.json`; states of older versions have none
+
 
 class DamagedStateError(ValueError):
     """A training state differs from what was saved."""
@@ -25,12 +28,14 @@ class TrainingState:
     """A training state read from the directory `path`, after `step` updates.
 
     `hparams` are those of the run that saved it. `arrays` are the values of `state_variables`.
+    `data` identifies what the run is trained on; it is None if an older version saved the state.
     """
 
     path: str
     step: int
     hparams: dict
     arrays: dict[str, np.ndarray]
+    data: dict | None = None
 
     def restore(self, model: keras.Model) -> None:
         """Sets every variable of a compiled model to this state, or none.
@@ -39,19 +44,25 @@ class TrainingState:
             InputError: the state belongs to another model.
         """
         variables = state_variables(model)
+        arrays = _current_layout(self.arrays, model, variables)
         expected = {name: tuple(variable.shape) for name, variable in variables.items()}
-        found = {name: array.shape for name, array in self.arrays.items()}
+        found = {name: array.shape for name, array in arrays.items()}
         names = sorted(expected | found)
         different = [name for name in names if expected.get(name) != found.get(name)]
         if different:
-            name = different[0]
+            name, advice = different[0], ""
+            if self.data is None:
+                advice = (
+                    ". An older version of this project saved it: finish the run with that version,"
+                    " or start a new run from its weights, with `init_checkpoint`"
+                )
             raise InputError(
                 f"{self.path} belongs to another model: the shape of `{name}` is "
                 f"{found.get(name, 'missing')} there and {expected.get(name, 'missing')} in this "
-                f"model ({len(different)} such differences)"
+                f"model ({len(different)} such differences){advice}"
             )
         for name, variable in variables.items():
-            variable.assign(self.arrays[name])
+            variable.assign(arrays[name])
 
 
 class TrainingCheckpoints:
@@ -79,8 +90,10 @@ class TrainingCheckpoints:
         """Returns the checkpoint's directory."""
         return os.path.join(self.directory, f"step_{step}")
 
-    def save(self, model: keras.Model, hparams: dict) -> str:
+    def save(self, model: keras.Model, hparams: dict, data: dict | None = None) -> str:
         """Writes the state of a compiled model, deletes old checkpoints, and returns its path.
+
+        `data` identifies what the run is trained on; see `TrainingState`.
 
         Raises:
             WriteError: the disk is full, or similar. Earlier checkpoints are unchanged.
@@ -88,10 +101,9 @@ class TrainingCheckpoints:
         step = int(model.optimizer.iterations.numpy())
         path = self.path(step)
         with files.write_errors_named(path, safetensors.SafetensorError):
-            for name in self._names(r"step_\d+\.(tmp|old)"):  # of a killed process
-                shutil.rmtree(os.path.join(self.directory, name))
             with files.atomic_directory(path) as temporary:
-                _write(temporary, model, {"step": step, "hparams": hparams})
+                description = {"format": FORMAT, "step": step, "hparams": hparams, "data": data}
+                _write(temporary, model, description)
             self.last_good = path
             # Later checkpoints were damaged, and the run resumed from an earlier one.
             steps = self.steps()
@@ -105,7 +117,8 @@ class TrainingCheckpoints:
         """Reads the newest undamaged checkpoint; None if there are no checkpoints.
 
         Raises:
-            InputError: all checkpoints are damaged.
+            InputError: all checkpoints are damaged, or the newest one is not readable now, or
+                written by a newer version.
         """
         damage = []
         for step in reversed(self.steps()):
@@ -158,13 +171,18 @@ def _read(directory, step):
         hparams, sha256 = dict(content["hparams"]), content["sha256"]
         if content["step"] != step:
             raise DamagedStateError(f"{description_path}: `step` is {content['step']!r}")
+        if content.get("format", 1) > FORMAT:
+            raise InputError(f"{directory} was saved by a newer version of this project")
         if files.sha256_of(path) != sha256:
             raise DamagedStateError(f"the hash of {path} is not that in {description_path}")
-        return TrainingState(directory, step, hparams, safetensors.numpy.load_file(path))
-    except DamagedStateError:
+        arrays = safetensors.numpy.load_file(path)
+        return TrainingState(directory, step, hparams, arrays, content.get("data"))
+    except (DamagedStateError, InputError):
         raise
-    except OSError as error:
+    except FileNotFoundError as error:
         raise DamagedStateError(f"{error.filename}: {error.strerror}") from None
+    except OSError as error:  # may pass, and a damaged checkpoint is deleted some time
+        raise InputError(f"cannot read {error.filename or path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedStateError(f"{description_path} cannot be read: {error!r}") from None
     except safetensors.SafetensorError as error:
@@ -181,6 +199,35 @@ def state_variables(model: keras.Model) -> dict:
             path = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
             state[f"{part}/{i:04d}/{path}"] = variable
     return state
+
+
+def _current_layout(arrays, model, variables):
+    """A state's arrays by the names of `variables`, from any earlier layout of the optimizer.
+
+    In older states, each moment is one vector over all trainable variables, in their order; in
+    later ones, the weights are among the optimizer's variables, too. What cannot be mapped exactly
+    keeps its name.
+    """
+    old = {name.split("/", 2)[2]: name for name in arrays if name.startswith("optimizer/")}
+    current = {name: a for name, a in arrays.items() if not name.startswith("optimizer/")}
+    optimizer, sizes = model.optimizer, [math.prod(v.shape) for v in model.trainable_variables]
+    flat = {}
+    for moment in (f"{optimizer.name}/first_moment", f"{optimizer.name}/second_moment"):
+        if moment in old and arrays[old[moment]].shape == (sum(sizes),):
+            parts = np.split(arrays[old.pop(moment)], np.cumsum(sizes)[:-1])
+            for i, group in enumerate(optimizer.groups):
+                flat[f"{moment}_{i}"] = np.concatenate([parts[j] for j in group])
+    for name, variable in variables.items():
+        path = name.split("/", 2)[2]
+        if not name.startswith("optimizer/"):
+            old.pop(path, None)
+        elif path in old:
+            current[name] = arrays[old.pop(path)]
+        elif path in flat:
+            current[name] = flat[path]
+        elif path.endswith("/skipped_steps"):  # was not counted
+            current[name] = np.zeros(variable.shape, variable.dtype)
+    return current | {name: arrays[name] for name in old.values()}
 
 
 def not_finite(model: keras.Model) -> str | None:

@@ -78,5 +78,6 @@ def weights(run_dir, networks=("discriminator", "generator")):
 
 
 def tree(directory):
-    """All paths below `directory`, each with the time of its last change."""
-    return {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    """All paths below `directory`, each with the time of its last change if it is a file."""
+    paths = directory.rglob("*")  # a lock file changes the times of folders
+    return {path: path.stat().st_mtime_ns if path.is_file() else None for path in paths}

@@ -1,5 +1,6 @@
 """Training states: complete, verified, bounded in number; and what is done about damaged ones."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -96,11 +97,23 @@ def test_damaged_ones_do_not_push_out_good_ones(checkpoints, model):
     assert checkpoints.newest().step == 3
 
 
-def test_only_so_many_are_kept_and_leftovers_go(checkpoints, model):
-    for leftover in ("step_7.tmp", "step_5.old"):
-        os.makedirs(os.path.join(checkpoints.directory, leftover))
+def test_only_so_many_are_kept_and_all_else_stays(checkpoints, model):
+    own = ["step_7.tmp", "step_5.old", "step_2_copy", "notes"]
+    for name in own:
+        os.makedirs(os.path.join(checkpoints.directory, name))
     save(checkpoints, model, 8)
-    assert sorted(os.listdir(checkpoints.directory)) == ["step_4", "step_6", "step_8"]
+    assert sorted(os.listdir(checkpoints.directory)) == sorted([*own, "step_4", "step_6", "step_8"])
+
+
+def test_one_that_cannot_be_read_now_is_not_damaged(checkpoints, monkeypatch):
+    """It would be deleted if the run went on from an earlier one."""
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(training_state.files, "sha256_of", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*step_6.*: Permission denied"):
+        checkpoints.newest()
 
 
 def test_saving_a_step_again_replaces_it(checkpoints, model):
@@ -122,6 +135,45 @@ def test_a_full_disk_changes_nothing(checkpoints, model, monkeypatch, kind):
         save(checkpoints, model, 8)
     assert tree(Path(checkpoints.directory)) == before
     assert checkpoints.last_good == checkpoints.path(6)
+
+
+def older_layouts(state, model):
+    """The arrays of a state as older versions wrote them."""
+    kept = {name: array for name, array in state.arrays.items() if "_moment_" not in name}
+    weights = {
+        f"optimizer/{i + 50:04d}/{variable.path}": np.array(variable)
+        for i, variable in enumerate(model.trainable_variables)
+    }
+    yield state.arrays | weights
+    first, second = (
+        np.concatenate([np.ravel(pair[i]) for pair in model.optimizer.moments()]) for i in (0, 1)
+    )
+    yield kept | {
+        "optimizer/0001/adam_weight_decay/first_moment": first,
+        "optimizer/0002/adam_weight_decay/second_moment": second,
+    }
+
+
+def test_states_of_older_versions_are_read(checkpoints, model):
+    draw = np.random.default_rng(0)
+    for variable in model.optimizer.variables[1:]:
+        variable.assign(draw.normal(size=variable.shape))
+    save(checkpoints, model, 7)
+    state = checkpoints.newest()
+    for arrays in older_layouts(state, model):
+        for variable in model.optimizer.variables[1:]:
+            variable.assign(np.zeros(variable.shape))
+        dataclasses.replace(state, arrays=arrays).restore(model)
+        for name, variable in state_variables(model).items():
+            np.testing.assert_array_equal(variable, state.arrays[name], err_msg=name)
+
+
+def test_a_state_in_an_unknown_layout_is_refused(checkpoints, model):
+    state = checkpoints.newest()
+    name = next(name for name in state.arrays if "first_moment" in name)
+    arrays = {key: array for key, array in state.arrays.items() if key != name}
+    with pytest.raises(InputError, match=r"first_moment.*older version.*`init_checkpoint`"):
+        dataclasses.replace(state, arrays=arrays).restore(model)
 
 
 def seed_generators(layer):
