@@ -11,11 +11,13 @@ arguments are trained one after the other; several `task_names` are trained join
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK. Writes below D/models/N:
 results/TASK_results.json and .txt, test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model
 finetuning_models/TASK_TRIAL (for joint tasks results/A+B_results.json, test_predictions/A+B/ and
-finetuning_models/A+B_TRIAL/TASK). Finished trials are not repeated. For several tasks, a table of
-all results is printed and written to results/summary.md, .json and .png.
+finetuning_models/A+B_TRIAL/TASK); with --run-name RUN, below D/models/N/finetuning_runs/RUN.
+Finished trials are not repeated, and results of other settings are not replaced. For several tasks,
+a table of all results is printed and written to results/summary.md, .json and .png.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -32,6 +34,7 @@ from common import errors, files
 from common.console import progress_bar
 from common.errors import InputError
 from common.fields import override
+from common.lock import locked
 from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 from data.tasks.registry import get_task
@@ -46,11 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Checks everything, then fine-tunes on one task after the other."""
     args = parse_arguments(arguments)
     logging.set_verbosity(logging.INFO)
-    model_dir = os.path.join(args.data_dir, "models", args.model_name)
+    model_dir = trials.output_directory(args.data_dir, args.model_name, None)
+    output_dir = trials.output_directory(args.data_dir, args.model_name, args.run_name)
 
     # ---- input: all of it is read and checked before anything is written -------------------
     configs = job_configs(args)
-    jobs = [load_job(config, args.data_dir, model_dir) for config in configs]
+    jobs = [load_job(config, args.data_dir, output_dir) for config in configs]
 
     # ---- encoder ---------------------------------------------------------------------------
     import keras
@@ -64,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         encoder = find_encoder(configs[0], model_dir)
 
     # ---- trials ----------------------------------------------------------------------------
-    run_jobs([dataclasses.replace(job, encoder=encoder) for job in jobs])
+    run_jobs([dataclasses.replace(job, encoder=encoder) for job in jobs], args.overwrite)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -80,6 +84,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--from-scratch",
         action="store_true",
         help="start from random weights of `model_size`, with the vocabulary DATA_DIR/vocab.txt",
+    )
+    parser.add_argument(
+        "--run-name",
+        metavar="NAME",
+        help="write to finetuning_runs/NAME in the model's directory, beside other runs' results",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace results of other settings"
     )
     return parser.parse_intermixed_args(arguments)
 
@@ -114,44 +126,75 @@ def load_job(config: FinetuningConfig, data_dir: str, model_dir: str) -> Job:
         tests = task.load_if_there(directory, task.test_splits) if config.write_test_outputs else {}
         parts.append(TaskData(task, train, dev, tests))
     job = Job(tuple(parts), config, None, model_dir)
-    for trial in range(1, 1 if config.do_train else config.num_trials + 1):
-        for part in job.parts:
-            path = job.trained_model(trial, part.task)
-            if not os.path.isdir(path):
-                raise InputError(f"no model to evaluate: {path} is missing (`do_train` is false)")
+    if not config.do_train:
+        check_models(job)
     return job
 
 
-def run_jobs(jobs: list[Job]) -> None:
-    """Runs the unfinished trials of all jobs; summarizes several tasks in a table."""
-    finished = {job.name: trials.finished_trials(job) for job in jobs}
-    # Joint training has its own table, beside that of the same tasks trained alone.
-    name = f"{jobs[0].name}_summary" if jobs[0].is_joint else "summary"
-    has_table = sum(len(job.parts) for job in jobs) > 1 and jobs[0].config.do_eval
-    for job in jobs:
-        run_trials(job, jobs, finished)
+def check_models(job: Job) -> None:
+    """Checks that there are models to evaluate, except those of trials that kept none."""
+    numbers = range(1, job.config.num_trials + 1)
+    known, paths = trials.kept_trials(job), {}
+    for trial, part in itertools.product(numbers, job.parts):
+        path = job.trained_model(trial, part.task)
+        if not os.path.isdir(path):
+            paths[trial] = path
+    unknown = paths if len(paths) == len(numbers) else paths.keys() - known.keys()
+    if unknown:
+        raise InputError(
+            f"no model to evaluate: {paths[min(unknown)]} is missing (`do_train` is false). "
+            "Without `keep_all_models`, training keeps the last trial's only: give the same "
+            "`num_trials` as for training"
+        )
+
+
+def run_jobs(jobs: list[Job], overwrite: bool = False) -> None:
+    """Runs the unfinished trials of all jobs; summarizes several tasks in a table.
+
+    Raises:
+        InputError: another process works on a job's results, or they are of other settings and
+            `overwrite` is false.
+    """
+    with contextlib.ExitStack() as stack:
+        for job in jobs:
+            folder, name = os.path.split(job.results_path)
+            advice = "Wait until it ends, or give this run a place of its own with --run-name"
+            path = os.path.join(folder, f".{name}.lock")
+            stack.enter_context(locked(path, job.results_path, advice))
+            if not overwrite:
+                trials.check_results(job)
+        finished = {job.name: trials.finished_trials(job) for job in jobs}
+        # Joint training has its own table, beside that of the same tasks trained alone.
+        name = f"{jobs[0].name}_summary" if jobs[0].is_joint else "summary"
+        has_table = sum(len(job.parts) for job in jobs) > 1 and jobs[0].config.do_eval
+        for job in jobs:
+            run_trials(job, jobs, finished)
+            if has_table:
+                table = summarize(jobs, finished)
+                results_table.write(table, os.path.dirname(job.results_path), name)
         if has_table:
-            table = summarize(jobs, finished)
-            results_table.write(table, os.path.dirname(job.results_path), name)
-    if has_table:
-        print(f"\n{results_table.to_markdown(table)}", flush=True)
+            print(f"\n{results_table.to_markdown(table)}", flush=True)
 
 
 def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
     """Runs a job's trials that are not in `finished`, and adds them to it."""
-    own = finished[job.name]
+    own, config = finished[job.name], job.config
     for trial in own:
         for name, result in own[trial].items():
             logging.info("finished before: %s", trials.result_line(name, result))
-    missing = [trial for trial in range(1, job.config.num_trials + 1) if trial not in own]
+    missing = [trial for trial in range(1, config.num_trials + 1) if trial not in own]
+    if not config.do_train:
+        missing = [trial for trial in missing if os.path.isdir(job.trained_model(trial))]
     if not missing:
         trials.write_results_as_text(job)  # a run may have ended between the two files
         return
+    trials.check_disk(job)  # before the features, which take a while, and before each trial
     features = {part.task.name: make_features(job, part) for part in job.parts}
     for trial in missing:
         logging.info("%s: %s", job.name, trials.describe_progress(jobs, finished))
+        trials.check_disk(job)
         own[trial] = run_trial(job, features, trial)
-        trials.write_results(job, own)
+        trials.keep_trying(trials.write_results, job, {trial: own[trial]})
         for name, result in own[trial].items():
             logging.info("%s", trials.result_line(name, result))
     logging.info("results: %s", job.results_path)
@@ -172,7 +215,7 @@ def summarize(jobs: list[Job], finished: dict[str, Trials]) -> dict[str, Any]:
         for job in jobs
         for part in job.parts
     ]
-    return results_table.summarize(os.path.basename(jobs[0].model_dir), results)
+    return results_table.summarize(jobs[0].title, results)
 
 
 def make_features(job: Job, part: TaskData) -> dict[str, Any]:
@@ -194,36 +237,43 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
     """
     started, config = time.time(), job.config
     models, metrics, outputs = train_and_score(job, features, trial)
-    # The order is important: it must not matter where a run is killed.
-    if config.do_train:
-        # 1. Results of other settings go: they must not be found beside this trial's model.
-        trials.write_results(job, trials.finished_trials(job))
-        # 2. The models, and after them the predictions.
-        save_models(job, models, trial)
-    for part in job.parts:
-        for split, split_outputs in outputs[part.task.name].items():
-            path = job.predictions(part.task, split, trial)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            examples = (part.dev | part.tests)[split]
-            split_features = features[part.task.name][split]
-            part.task.write_predictions(examples, split_features, split_outputs, path)
-    # 3. The caller writes the results, which mark the trial as finished.
     training = {
         "trial": trial,
         "seed": config.seed + trial - 1,
         "seconds": round(time.time() - started, 1),
         "fingerprint": job.fingerprint(),
+        "keep_all_models": config.keep_all_models,
     }
-    results = {}
+    # The order is important: it must not matter where a run is killed. The caller writes the
+    # results at the end, which mark the trial as finished.
+    if config.do_train:
+        trials.keep_trying(save_models, job, models, trial)
+    trials.keep_trying(write_predictions, job, features, outputs, trial)
+    results, before = {}, trials.kept_trials(job).get(trial, {})
     for part in job.parts:
-        # A model that is only evaluated keeps what is known about its training.
-        known = {} if config.do_train else trials.training_of(job, part.task, trial)
-        results[part.task.name] = (known or training) | {
-            "metrics": metrics[part.task.name],
+        name = part.task.name
+        scores = {
+            "metrics": metrics[name],
             "num_examples": len(part.dev["dev"]) if config.do_eval else 0,
             "tests": {split: part.tests[split].sha256 for split in job.tests_of(part, trial)},
         }
+        if config.do_train:
+            training["settings"] = job.settings(part)
+            results[name] = training | scores
+        else:
+            known = before.get(name, training)
+            results[name] = trials.merge_evaluation(job, part, known, scores)
     return results
+
+
+def write_predictions(job: Job, features, outputs, trial: int) -> None:
+    """Writes a trial's predictions; `features` and `outputs` are by task and split."""
+    for part in job.parts:
+        name, splits = part.task.name, part.dev | part.tests
+        for split, split_outputs in outputs[name].items():
+            path = job.predictions(part.task, split, trial)
+            split_features = features[name][split]
+            part.task.write_predictions(splits[split], split_features, split_outputs, path)
 
 
 def train_and_score(job: Job, features: dict[str, dict[str, Any]], trial: int):
@@ -366,14 +416,19 @@ def save_models(job: Job, models: dict[str, Any], trial: int) -> None:
     The directory appears whole or stays as it was. The tokenizer records `max_seq_length`, so that
     new texts are cut as in training.
     """
+    # Other results must not be found beside these models.
+    trials.write_results(job, {}, without=trial)
     directory = job.trained_model(trial)
     with files.atomic_directory(directory) as temporary:
         for name, model in models.items():
             folder = os.path.join(temporary, name) if job.is_joint else temporary
             model.save_pretrained(folder)
             job.encoder.tokenizer.save_pretrained(folder, job.config.max_seq_length)
-    for earlier in range(1, 1 if job.config.keep_all_models else trial):
-        shutil.rmtree(job.trained_model(earlier), ignore_errors=True)
+    for earlier, results in trials.kept_trials(job).items():
+        # Only what a job like this one has written, and would not keep.
+        keeps = [result.get("keep_all_models", True) for result in results.values()]
+        if earlier < trial and not job.config.keep_all_models and not any(keeps):
+            shutil.rmtree(job.trained_model(earlier), ignore_errors=True)
 
 
 if __name__ == "__main__":

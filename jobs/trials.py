@@ -9,7 +9,11 @@ import json
 import math
 import os
 import pathlib
+import time
+from collections.abc import Callable
 from typing import Any
+
+from absl import logging
 
 from common import files
 from common.errors import InputError
@@ -32,6 +36,30 @@ NOT_IN_FINGERPRINT = (
     "seed",
     "task_names",
 )
+
+# Settings that are identified by a hash.
+_HASHED = ("encoder", "task", "training data", "dev data")
+# Settings that have no part in scoring a trained model.
+ONLY_TRAINING = {
+    "deterministic",
+    "model_size",
+    "model_hparam_overrides",
+    "classifier_head",
+    "learning_rate",
+    "weight_decay_rate",
+    "layerwise_lr_decay",
+    "num_train_epochs",
+    "warmup_proportion",
+    "train_batch_size",
+    "double_unordered",
+    "answerable_weight",
+    "seed",
+    "encoder",
+    "training data",
+}
+
+MINUTES_OF_TRYING = 60  # to write a trial's files, while the disk is full
+RUNS = "finetuning_runs"  # in the model's directory
 
 # What one trial gives for one task, as in the results file.
 TrialResult = dict[str, Any]
@@ -56,12 +84,19 @@ class Job:
     parts: tuple[TaskData, ...]
     config: FinetuningConfig
     encoder: Encoder | None  # None until it is known
-    model_dir: str  # DATA_DIR/models/MODEL_NAME; all paths are below it
+    model_dir: str  # see `output_directory`; all paths are below it
 
     @property
     def name(self) -> str:
         """The task's name; "cola+sst" for joint tasks."""
         return "+".join(part.task.name for part in self.parts)
+
+    @property
+    def title(self) -> str:
+        """The model's name, and that of the run."""
+        folder, name = os.path.split(self.model_dir)
+        model_dir, folder = os.path.split(folder)
+        return f"{os.path.basename(model_dir)}, {name}" if folder == RUNS else name
 
     @property
     def is_joint(self) -> bool:
@@ -93,21 +128,57 @@ class Job:
         name = f"{task.name}_{split}_{trial}.tsv"
         return os.path.join(self.model_dir, "test_predictions", *folder, name)
 
+    def outputs(self) -> list[str]:
+        """The paths of all trials' models and predictions."""
+        numbers = range(1, self.config.num_trials + 1)
+        return [self.trained_model(trial) for trial in numbers] + [
+            self.predictions(part.task, split, trial)
+            for trial in numbers
+            for part in self.parts
+            for split in self.tests_of(part, trial)
+        ]
+
     def tests_of(self, part: TaskData, trial: int) -> dict[str, Examples]:
         """The test splits that this trial writes predictions for."""
         return part.tests if trial <= self.config.n_writes_test else {}
 
+    def hparams(self) -> dict[str, Any]:
+        """The hyper-parameters that decide a trial's outcome, except its seed."""
+        fields = dataclasses.asdict(self.config)
+        return {name: value for name, value in fields.items() if name not in NOT_IN_FINGERPRINT}
+
     def fingerprint(self) -> str:
         """A hash of everything that decides a trial's outcome except its seed."""
-        fields = dataclasses.asdict(self.config)
-        for name in NOT_IN_FINGERPRINT:
-            del fields[name]
-        known = [fields, self.encoder.sha256]
+        known = [self.hparams(), self.encoder.sha256]
         for part in self.parts:
             examples = [part.train, *part.dev.values()]
             known += [part.task.identity(), [each and each.sha256 for each in examples]]
-        text = json.dumps(known, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _hash(known)
+
+    def settings(self, part: TaskData) -> dict[str, Any]:
+        """What `fingerprint` is made of, by name, as far as it concerns a task."""
+        others = {
+            "seed": self.config.seed,
+            "encoder": self.encoder.sha256,
+            "task": _hash(part.task.identity()),
+            "training data": part.train and part.train.sha256,
+            "dev data": [each.sha256 for each in part.dev.values()],
+        }
+        return self.hparams() | others
+
+
+def output_directory(data_dir: str, model_name: str, run_name: str | None) -> str:
+    """Where results, models and predictions go: the model's directory, or a run's own in it."""
+    directory = os.path.join(data_dir, "models", model_name)
+    if run_name is None:
+        return directory
+    if run_name.startswith(".") or os.path.basename(run_name) != run_name or not run_name:
+        raise InputError(f"--run-name must be the name of a new folder. Received: {run_name!r}")
+    return os.path.join(directory, RUNS, run_name)
+
+
+def _hash(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_results_file(path: str, task_name: str) -> list[TrialResult]:
@@ -119,11 +190,89 @@ def read_results_file(path: str, task_name: str) -> list[TrialResult]:
     if not os.path.isfile(path):
         return []
     results = files.read_json_object(path).get(task_name)
-    if not isinstance(results, list) or not all(
-        isinstance(result, dict) and result.keys() >= RESULT_KEYS for result in results
-    ):
+    if not isinstance(results, list) or not all(map(_is_result, results)):
         raise InputError(f"{path}: not the results of {task_name}. Delete or rename it")
     return results
+
+
+def _is_result(value):
+    return (
+        isinstance(value, dict)
+        and value.keys() >= RESULT_KEYS
+        and isinstance(value["trial"], int)
+        and all(isinstance(value.get(name, {}), dict) for name in ("metrics", "tests", "settings"))
+    )
+
+
+def differences(job: Job, part: TaskData, result: TrialResult) -> dict[str, str]:
+    """The settings of a trial that differ from the job's, by name, in words.
+
+    Dev data differ only if both were scored on some.
+    """
+    before, now = result.get("settings"), job.settings(part)
+    if before is None:  # an older version wrote it
+        expected = (job.fingerprint(), job.config.seed + result["trial"] - 1)
+        is_same = (result["fingerprint"], result["seed"]) == expected
+        return {} if is_same else {"settings": "other settings"}
+    # A hyper-parameter that an older version did not have had the effect of its default.
+    before = dict.fromkeys(now) | dataclasses.asdict(FinetuningConfig()) | before
+    if not (before["dev data"] and now["dev data"] and result["metrics"]):
+        before = before | {"dev data": now["dev data"]}
+    return {
+        name: f"another {name}"
+        if name in _HASHED
+        else f"`{name}` was {json.dumps(before[name])}, is {json.dumps(value)}"
+        for name, value in now.items()
+        if before[name] != value
+    }
+
+
+def check_results(job: Job) -> None:
+    """Refuses to replace the results of other settings.
+
+    Raises:
+        InputError: the results file has trials of other settings, or there are models or
+            predictions without a results file. The message lists the differences.
+    """
+    found: dict[str, str] = {}
+    for part in job.parts:
+        for result in read_results_file(job.results_path, part.task.name):
+            found |= _replaced(job, part, result)
+    advice = "Replace them with --overwrite"
+    if job.config.do_train:
+        advice += ", or keep them and give this run a place of its own with --run-name NAME"
+    if found:
+        differing = "; ".join(found.values())
+        raise InputError(f"{job.results_path} has results of other settings: {differing}. {advice}")
+    if job.config.do_train and not os.path.exists(job.results_path):
+        for path in filter(os.path.exists, job.outputs()):
+            raise InputError(f"{path} exists, without results in {job.results_path}. {advice}")
+
+
+def _replaced(job, part, result):
+    """The differences because of which the job would replace a result, or a part of it."""
+    found = differences(job, part, result)
+    if job.config.do_train:
+        return found
+    is_scored = (
+        result["metrics"] and job.config.do_eval and result["trial"] <= job.config.num_trials
+    )
+    relevant = found.keys() - ONLY_TRAINING - {"settings"} if is_scored else ()
+    return {name: found[name] for name in sorted(relevant)}
+
+
+def merge_evaluation(job: Job, part: TaskData, known: TrialResult, new: TrialResult) -> TrialResult:
+    """The result of a trial whose model was scored again; what is `known` of its training stays.
+
+    `scored_with` lists settings of the scores that are not those of the training.
+    """
+    if not job.config.do_eval:
+        new = new | {name: known[name] for name in ("metrics", "num_examples") if name in known}
+    found = differences(job, part, known)
+    others = [found[name] for name in sorted(found.keys() - ONLY_TRAINING - {"settings"})]
+    merged = known | new | {"tests": known.get("tests", {}) | new["tests"]}
+    merged.pop("scored_with", None)
+    return merged | ({"scored_with": others} if others else {})
 
 
 def finished_trials(job: Job) -> Trials:
@@ -132,30 +281,33 @@ def finished_trials(job: Job) -> Trials:
     A trial is finished if it had the same hyper-parameters, model and data, and all its files
     exist.
     """
-    if not job.config.do_train:
-        return {}
-    finished: Trials = {}
+    return _trials(job, lambda part, result: job.config.do_train and is_finished(job, part, result))
+
+
+def kept_trials(job: Job) -> Trials:
+    """The trials in the results file that new results stand beside, finished or not.
+
+    Those of other settings are replaced; a job that trains nothing replaces none.
+    """
+    return _trials(
+        job, lambda part, result: not (job.config.do_train and differences(job, part, result))
+    )
+
+
+def _trials(job, condition):
+    """The trials whose result for each task fulfills the condition, in order."""
+    found: Trials = {}
     for part in job.parts:
         for result in read_results_file(job.results_path, part.task.name):
-            if is_finished(job, part, result):
-                finished.setdefault(result["trial"], {})[part.task.name] = result
-    num_tasks = len(job.parts)
-    return {
-        trial: finished[trial] for trial in sorted(finished) if len(finished[trial]) == num_tasks
-    }
-
-
-def training_of(job: Job, task: Task, trial: int) -> TrialResult:
-    """The result of the trial that trained a model which is only evaluated now; {} if unknown."""
-    results = read_results_file(job.results_path, task.name)
-    return next((result for result in results if result["trial"] == trial), {})
+            if condition(part, result):
+                found.setdefault(result["trial"], {})[part.task.name] = result
+    return {trial: found[trial] for trial in sorted(found) if len(found[trial]) == len(job.parts)}
 
 
 def is_finished(job: Job, part: TaskData, result: TrialResult) -> bool:
     """Whether this job would compute the same result; see `finished_trials`."""
     config, trial = job.config, result["trial"]
-    expected = (job.fingerprint(), config.seed + trial - 1)
-    if (result["fingerprint"], result["seed"]) != expected or trial > config.num_trials:
+    if trial > config.num_trials or "scored_with" in result or differences(job, part, result):
         return False
     if config.do_eval and not result["metrics"]:
         return False
@@ -169,15 +321,48 @@ def is_finished(job: Job, part: TaskData, result: TrialResult) -> bool:
     )
 
 
-def write_results(job: Job, finished: Trials) -> None:
-    """Writes the results so far as JSON and as text."""
+def write_results(job: Job, new: Trials, without: int | None = None) -> None:
+    """Writes new results and those to keep as JSON and as text, except the trial `without`."""
+    found = kept_trials(job) | new
     results = {
-        part.task.name: [finished[trial][part.task.name] for trial in sorted(finished)]
+        part.task.name: [
+            found[trial][part.task.name] for trial in sorted(found) if trial != without
+        ]
         for part in job.parts
     }
-    os.makedirs(os.path.dirname(job.results_path), exist_ok=True)
     files.write_text(job.results_path, json.dumps(results, indent=2) + "\n")
     write_results_as_text(job)
+
+
+def check_disk(job: Job) -> None:
+    """Checks that a trial's files can be written; an `InputError` before it is computed."""
+    size = 4 * job.encoder.config.num_kernel_parameters() * len(job.parts)
+    for folder, num_bytes in (
+        ("results", 0),
+        ("test_predictions", 0),
+        ("finetuning_models", size if job.config.do_train else 0),
+    ):
+        files.require_writable(os.path.join(job.model_dir, folder), num_bytes)
+
+
+def keep_trying(write: Callable, *arguments: Any) -> None:
+    """Calls a function until it can write: a full disk shall not cost a trial that is computed.
+
+    After an hour, its `WriteError` ends the job.
+    """
+    for minute in range(MINUTES_OF_TRYING, -1, -1):
+        try:
+            return write(*arguments)
+        except files.WriteError as error:
+            if not minute:
+                raise
+            logging.error(
+                "%s. The trial is computed: free some space, or fix what is wrong. The next "
+                "attempt is in a minute, the last one in %d",
+                error,
+                minute,
+            )
+            time.sleep(60)
 
 
 def write_results_as_text(job: Job) -> None:

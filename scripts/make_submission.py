@@ -3,8 +3,9 @@
     python3 scripts/make_submission.py --data-dir DATA_DIR --model-name NAME
     python3 scripts/make_submission.py --data-dir DATA_DIR --model-name NAME --trial cola=3 rte=1
 
-Reads test_predictions/ and results/ in DATA_DIR/models/NAME, and writes submission.zip there. For
-each task, it takes the trial with the median dev score among those with predictions.
+Reads test_predictions/ and results/ in DATA_DIR/models/NAME (with --run-name RUN, in its
+finetuning_runs/RUN), and writes submission.zip there. For each task, it takes the trial with the
+median dev score among those with predictions.
 """
 
 import argparse
@@ -17,12 +18,13 @@ from common.errors import InputError
 from data.tasks import glue
 from jobs import glue_submission
 from jobs.glue_submission import Choice
+from jobs.trials import output_directory
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Chooses the trials, checks all their predictions, writes the zip and prints its content."""
     args = parse_arguments(arguments)
-    model_dir = os.path.join(args.data_dir, "models", args.model_name)
+    model_dir = output_directory(args.data_dir, args.model_name, args.run_name)
     if not os.path.isdir(model_dir):
         raise InputError(f"no such model: {model_dir} does not exist")
     requested = parse_trials(args.trial)
@@ -67,6 +69,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data-dir", required=True, help="holds models/")
     parser.add_argument("--model-name", required=True, help="name of the directory in models/")
+    parser.add_argument("--run-name", metavar="NAME", help="the run, if finetune.py was given one")
     parser.add_argument(
         "--trial",
         nargs="+",

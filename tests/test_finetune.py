@@ -85,9 +85,28 @@ def test_trains_scores_and_predicts_once(data_dir, model_dir, monkeypatch):
     assert trials == [] and tree(model_dir) == before
     monkeypatch.setattr(finetune.trials, "write_results", lambda *_: None)
     for change in ({"learning_rate": 0.03}, {"seed": 7}, {"num_trials": 3, "seed": 5}):
-        finetune.main(arguments(data_dir, "cola", **({"num_trials": 1, "seed": 5} | change)))
+        hparams = {"num_trials": 1, "seed": 5} | change
+        finetune.main([*arguments(data_dir, "cola", **hparams), "--overwrite"])
         trials.append("|")
     assert trials == [1, "|", 1, "|", 3, "|"]
+
+
+def test_a_run_has_a_place_of_its_own(data_dir, model_dir, capsys):
+    command = [*arguments(data_dir, "cola", "mrpc", num_train_epochs=1.0), "--run-name", "short"]
+    before = tree(model_dir)
+    finetune.main(command)
+    run_dir = model_dir / "finetuning_runs" / "short"
+    assert {path.name for path in run_dir.iterdir()} == {
+        "results",
+        "finetuning_models",
+        "test_predictions",
+    }
+    assert "# small_one, short: scores on dev sets" in capsys.readouterr().out
+    assert before.items() <= tree(model_dir).items()
+    assert all(
+        run_dir in [path, *path.parents]
+        for path in tree(model_dir).keys() - before.keys() - {run_dir.parent}
+    )
 
 
 def test_regression_and_pairs(data_dir, model_dir):
@@ -171,7 +190,7 @@ def test_a_task_from_a_json_file(data_dir, model_dir, tmp_path):
     fields |= {"name": "words", "labels": ["dog", "good", "bad"]}
     other = write(tmp_path / "more.json", fields)
     with pytest.raises(InputError, match=r"words_1 .* `id2label`"):
-        finetune.main(arguments(data_dir, other, do_train=False))
+        finetune.main([*arguments(data_dir, other, do_train=False), "--overwrite"])
     with pytest.raises(InputError, match=r"words \(.*words\.json, .*more\.json\)"):
         finetune.main(arguments(data_dir, path, other))
 
@@ -241,7 +260,11 @@ def test_from_scratch_needs_no_model(data_dir):
         (["cola"], {"model_size": "small"}, '`model_size` "small"'),
         (["cola"], {"model_hparam_overrides": {"x": 1}}, "hyper-parameter `x`"),
         (["mrpc"], {"do_train": False, "num_trials": 9}, "mrpc_.* is missing"),
-        (["cola"], {"learning_rate": 1e30, "warmup_proportion": 0}, "finite.*`learning_rate`"),
+        (
+            ["cola", "--overwrite"],
+            {"learning_rate": 1e30, "warmup_proportion": 0},
+            "finite.*`learning_rate`",
+        ),
     ],
 )
 def test_wrong_input_changes_nothing(data_dir, tasks, hparams, message):

@@ -1,6 +1,7 @@
 """Several trials of several tasks, killed and resumed, with a stand-in for training."""
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -14,9 +15,12 @@ import pytest
 import finetune
 from common import files
 from common.errors import InputError
+from common.lock import locked
+from jobs import trials
 from tests.support import finetuning
 from tests.support.files import write
 from tests.support.finetuning import read_results
+from tests.support.pretraining import tree
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def suite(data_dir, tmp_path, monkeypatch):
     configs = finetune.job_configs(args)
     encoder = finetune.find_encoder(configs[0], str(data_dir / "models" / "m"))
 
-    def run(model_dir, kill_at=math.inf, **hparams):
+    def run(model_dir, kill_at=math.inf, overwrite=False, **hparams):
         nonlocal num_changes, killed_at
         jobs = []
         for config in (dataclasses.replace(config, **hparams) for config in configs):
@@ -93,7 +97,7 @@ def suite(data_dir, tmp_path, monkeypatch):
             jobs.append(dataclasses.replace(job, encoder=encoder))
         before, num_changes, killed_at = num_trained, 0, kill_at
         try:
-            finetune.run_jobs(jobs)
+            finetune.run_jobs(jobs, overwrite)
         finally:
             killed_at = math.inf
             run.num_trained = num_trained
@@ -115,7 +119,7 @@ def test_a_suite_killed_at_any_change_resumes(suite, tmp_path, resumed_rate):
     earlier, model_dir = tmp_path / "earlier" / "m", tmp_path / "m"
     assert suite(earlier, learning_rate=0.001) == 4
     shutil.copytree(earlier, model_dir)
-    assert suite(model_dir, learning_rate=0.002) == 4
+    assert suite(model_dir, overwrite=True, learning_rate=0.002) == 4
     expected = {0.001: results_of(earlier), 0.002: results_of(model_dir)}
     assert suite(model_dir, learning_rate=0.002) == 0
     assert results_of(model_dir) == expected[0.002]
@@ -127,11 +131,11 @@ def test_a_suite_killed_at_any_change_resumes(suite, tmp_path, resumed_rate):
         shutil.copytree(earlier, model_dir)
         before = suite.num_trained
         try:
-            suite(model_dir, kill_at=kill_at, learning_rate=0.002)
+            suite(model_dir, kill_at=kill_at, overwrite=True, learning_rate=0.002)
             killed = False
         except Killed:
             pass
-        suite(model_dir, learning_rate=resumed_rate)
+        suite(model_dir, overwrite=True, learning_rate=resumed_rate)
         assert results_of(model_dir) == expected[resumed_rate], kill_at
         if resumed_rate == 0.002:  # at most the current trial is repeated
             assert suite.num_trained - before in (4, 5)
@@ -149,6 +153,150 @@ def test_the_suites_table(suite, tmp_path, capsys):
         "30 training examples instead of GLUE's 8,551; 11 dev examples instead of GLUE's 1,043"
     ] * 2
     assert (tmp_path / "results" / "summary.md").read_text() in capsys.readouterr().out
+
+
+def test_results_of_other_settings_stay(suite, tmp_path):
+    model_dir = tmp_path / "m"
+    suite(model_dir, learning_rate=0.001)
+    before = tree(model_dir)
+    for change, message in (
+        ({"learning_rate": 0.002}, r"`learning_rate` was 0\.001, is 0\.002"),
+        ({"learning_rate": 0.001, "seed": 7}, "`seed` was 0, is 7"),
+        ({"learning_rate": 0.001, "num_trials": 3, "num_train_epochs": 1.0}, "`num_train_epochs`"),
+    ):
+        with pytest.raises(InputError, match=rf"{message}.*--overwrite.*--run-name"):
+            suite(model_dir, **change)
+    assert tree(model_dir) == before
+    run_dir = trials.output_directory(str(tmp_path), "m", "slow")
+    assert suite(run_dir, learning_rate=0.002) == 4
+    assert suite(run_dir, learning_rate=0.002) == suite(model_dir, learning_rate=0.001) == 0
+    assert suite(model_dir, overwrite=True, learning_rate=0.002) == 4
+
+
+@pytest.mark.parametrize("name", ["", "a/b", ".", "..", ".hidden", "/a"])
+def test_a_run_name_is_one_folder(name):
+    with pytest.raises(InputError, match="--run-name"):
+        trials.output_directory("data", "m", name)
+
+
+def test_results_of_older_versions_are_compared_by_their_hash(suite, tmp_path):
+    suite(tmp_path)
+    for path in (tmp_path / "results").glob("*_results.json"):
+        content = json.loads(path.read_text())
+        for result in next(iter(content.values())):
+            del result["settings"], result["keep_all_models"]
+        write(path, content)
+    assert suite(tmp_path) == 0
+    with pytest.raises(InputError, match=r"\(other settings\)|: other settings"):
+        suite(tmp_path, learning_rate=0.5)
+
+
+def test_a_hyperparameter_that_is_new_had_its_default(suite, tmp_path):
+    suite(tmp_path)
+    for path in (tmp_path / "results").glob("*_results.json"):
+        content = json.loads(path.read_text())
+        for result in next(iter(content.values())):
+            result["fingerprint"] = "of an older version"
+            del result["settings"]["beam_size"]
+        write(path, content)
+    assert suite(tmp_path) == 0
+    with pytest.raises(InputError, match="`beam_size` was 20, is 10"):
+        suite(tmp_path, beam_size=10)
+
+
+def test_models_and_predictions_without_results_stay(suite, tmp_path):
+    suite(tmp_path)
+    (tmp_path / "results" / "cola_results.json").unlink()
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=r"cola_2 exists, without results"):
+        suite(tmp_path)
+    assert tree(tmp_path) == before
+
+
+def test_more_trials_keep_those_that_are_there(suite, tmp_path):
+    suite(tmp_path, keep_all_models=True)
+    models = tmp_path / "finetuning_models"
+    write(models / "cola_7" / "mine", "")
+    before = tree(models)
+    assert suite(tmp_path, num_trials=3) == 2
+    assert before.items() <= tree(models).items()  # they were kept on purpose
+    assert suite(tmp_path, num_trials=4) == 2
+    assert not (models / "cola_3").exists()
+    shutil.rmtree(tmp_path / "finetuning_models" / "cola_1")
+    assert suite(tmp_path, num_trials=1) == 1  # its model was the last one's
+    assert [result["trial"] for result in read_results(tmp_path, "cola")] == [1, 2, 3, 4]
+
+
+def test_scoring_again_keeps_what_is_known_of_the_training(suite, tmp_path):
+    suite(tmp_path, num_trials=3, keep_all_models=True, learning_rate=0.001)
+    trained = read_results(tmp_path, "cola")
+    for options in ({"num_trials": 1}, {"num_trials": 3}, {"do_eval": False}):
+        suite(tmp_path, do_train=False, **options)
+        assert [r["fingerprint"] for r in read_results(tmp_path, "cola")] == [
+            result["fingerprint"] for result in trained
+        ]
+        assert all(result["metrics"] for result in read_results(tmp_path, "cola"))
+    assert suite(tmp_path, num_trials=3, keep_all_models=True, learning_rate=0.001) == 0
+
+    with pytest.raises(InputError, match=r"`max_seq_length` was 16, is 8"):
+        suite(tmp_path, do_train=False, max_seq_length=8)
+    suite(tmp_path, do_train=False, num_trials=1, max_seq_length=8, overwrite=True)
+    first, *others = read_results(tmp_path, "cola")
+    assert first["scored_with"] == ["`max_seq_length` was 16, is 8"]
+    assert not any("scored_with" in result for result in others)
+    assert [r["settings"] for r in (first, *others)] == [r["settings"] for r in trained]
+
+
+def test_a_model_to_score_must_be_there(suite, tmp_path):
+    with pytest.raises(InputError, match=r"cola_1 is missing.*`keep_all_models`"):
+        suite(tmp_path, do_train=False)
+    suite(tmp_path)
+    with pytest.raises(InputError, match=r"cola_1 is missing"):
+        suite(tmp_path, do_train=False, num_trials=1)
+    assert suite(tmp_path, do_train=False) == 2  # the last trial's, of both tasks
+    with pytest.raises(InputError, match=r"cola_3 is missing"):
+        suite(tmp_path, do_train=False, num_trials=3)
+
+
+def test_two_tasks_of_a_model_at_a_time_but_not_one_twice(suite, tmp_path):
+    results = tmp_path / "results"
+    with locked(results / ".cola_results.json.lock", "the results", ""):
+        with pytest.raises(InputError, match=r"cola_results\.json is in use"):
+            suite(tmp_path)
+        assert os.listdir(results) == [".cola_results.json.lock"]
+    with locked(results / ".rte_results.json.lock", "the results", ""):
+        suite(tmp_path)
+
+
+def test_a_full_disk_does_not_cost_a_trial(suite, tmp_path, monkeypatch):
+    replace, failures, waits = os.replace, [], []
+
+    def full_at_first(source, target):
+        if len(failures) < 5:
+            failures.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    def wait(seconds):
+        waits.append(seconds)
+
+    monkeypatch.setattr(os, "replace", full_at_first)
+    monkeypatch.setattr(trials, "time", types.SimpleNamespace(sleep=wait))
+    assert suite(tmp_path) == 4 and waits == [60] * 5
+    failures.clear()
+    waits.clear()
+    monkeypatch.setattr(trials, "MINUTES_OF_TRYING", 2)
+    with pytest.raises(InputError, match="No space left"):
+        suite(tmp_path, num_trials=3)
+    assert waits == [60] * 2
+
+
+def test_a_full_disk_is_noticed_before_the_training(suite, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"finetuning_models: .* MB are needed"):
+        suite(tmp_path)
+    assert suite.num_trained == 0 and os.listdir(tmp_path) == []
 
 
 def test_trials_that_were_not_scored_are_not_finished(suite, tmp_path):
