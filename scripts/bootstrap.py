@@ -4,7 +4,13 @@
 module before any other of the project's.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
+if importlib.util.find_spec("absl") is None:
+    sys.exit(
+        f"error: packages from requirements.txt are missing in {sys.executable}; "
+        "bash quickstart.sh makes .venv"
+    )

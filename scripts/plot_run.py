@@ -13,6 +13,7 @@ import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError
+from common.fields import require
 from common.files import parse_json_object
 from jobs import figures
 
@@ -53,14 +54,19 @@ def read_log(run_dir: str | os.PathLike) -> list[dict]:
     path = Path(run_dir, LOG_FILE)
     if not path.is_file():
         raise InputError(f"no such file: {path}. Give a pre-training run, DATA_DIR/models/NAME")
-    texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     if texts and not texts[-1].endswith("\n"):
         texts.pop()  # being written, or the run was killed
     lines = []
     for number, text in enumerate(texts, start=1):
-        lines.append(parse_json_object(text, f"{path}, line {number}"))
-        if not isinstance(lines[-1].get("step"), int):
-            raise InputError(f"{path}, line {number}: `step` must be an integer")
+        if not text.strip():
+            continue
+        where = f"{path}, line {number}"
+        lines.append(parse_json_object(text, where))
+        step = lines[-1].get("step")
+        require(isinstance(step, int), "step", "an integer", step, where)
+        for name, value in lines[-1].items():
+            require(isinstance(value, int | float), name, "a number", value, where)
     if not any("loss" in line for line in lines):
         raise InputError(f"{path} has no training steps yet")
     return lines

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import bootstrap  # noqa: F401
 
-from common import errors
+from common import errors, files, hub
 from common.errors import InputError
 from data.records.command_line import add_accents_argument, add_corpus_arguments, read_options
 
@@ -33,8 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
     output = Path(args.output or args.data_dir)
     if not output.is_dir():
         raise InputError(f"the directory {output} does not exist.")
-    if (output / "vocab.txt").exists() and not args.overwrite:
-        raise InputError(f"{output / 'vocab.txt'} exists. Use --overwrite to replace it.")
+    for name in hub.SMALL_FILES[1:]:  # of a tokenizer
+        if (output / name).exists() and not args.overwrite:
+            raise InputError(f"{output / name} exists. Use --overwrite to replace it.")
+    files.require_writable(output)
 
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -130,6 +130,7 @@ def test_equal_names_are_replaced_by_paths(tmp_path, short, monkeypatch):
         ([training_line(1, 2.0)], "not\n", ", line 2: not JSON"),
         ([[1]], "", ", line 1: "),
         ([{"loss": 1.0}], "", ", line 1: `step`"),
+        ([training_line(1, "x")], "", ", line 1: `loss` must be a number"),
     ],
 )
 def test_damaged_logs(tmp_path, lines, end, message):

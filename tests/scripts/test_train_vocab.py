@@ -89,6 +89,14 @@ def test_a_vocabulary_is_replaced_only_when_told(data_dir):
     assert (data_dir / "vocab.txt").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json"])
+def test_other_files_of_a_tokenizer_are_not_replaced_either(data_dir, name):
+    (data_dir / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"{name} exists\. Use --overwrite"):
+        run(data_dir, "--vocab-size", "180")
+    assert (data_dir / name).read_text() == "mine"
+
+
 def test_what_does_not_fit_is_said(data_dir, caplog):
     run(data_dir, "--limit-alphabet", "12")
     assert "the text is enough for " in caplog.text and "not 30522" in caplog.text
