@@ -2,7 +2,7 @@ import pytest
 
 from common.errors import InputError
 from configure_pretraining import RECIPES, PretrainingConfig
-from model.config import MODEL_SIZES, Objective
+from model.config import MODEL_SIZES, Objective, load_hparams
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,9 @@ def test_hparams_win_over_the_size():
 def test_wrong_hparams_are_named(hparams, message):
     with pytest.raises(InputError, match=message):
         PretrainingConfig.from_hparams(hparams)
+
+
+def test_long_hparams_are_not_repeated():
+    with pytest.raises(InputError, match="no such file: x+… ") as caught:
+        load_hparams("x" * 200_000)
+    assert len(str(caught.value)) < 300

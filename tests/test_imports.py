@@ -130,6 +130,13 @@ def test_imports_point_one_way(module):
         assert others & BACKENDS == set()
 
 
+def test_a_script_says_which_packages_are_missing():
+    command = [sys.executable, "-S", str(ROOT / "scripts" / "plot_run.py"), "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ") and "requirements.txt" in done.stderr
+
+
 def test_there_is_no_circle():
     tuple(graphlib.TopologicalSorter({m: imports_of(m)[0] for m in MODULES}).static_order())
 
