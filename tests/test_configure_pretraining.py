@@ -77,6 +77,6 @@ def test_wrong_hparams_are_named(hparams, message):
 
 
 def test_long_hparams_are_not_repeated():
-    with pytest.raises(InputError, match="no such file: x+… ") as caught:
+    with pytest.raises(InputError, match=r"no such file: x+… ") as caught:
         load_hparams("x" * 200_000)
     assert len(str(caught.value)) < 300
