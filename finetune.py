@@ -194,7 +194,7 @@ def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
         logging.info("%s: %s", job.name, trials.describe_progress(jobs, finished))
         trials.check_disk(job)
         own[trial] = run_trial(job, features, trial)
-        trials.keep_trying(trials.write_results, job, {trial: own[trial]})
+        trials.write_results(job, {trial: own[trial]})
         for name, result in own[trial].items():
             logging.info("%s", trials.result_line(name, result))
     logging.info("results: %s", job.results_path)
@@ -247,8 +247,8 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
     # The order is important: it must not matter where a run is killed. The caller writes the
     # results at the end, which mark the trial as finished.
     if config.do_train:
-        trials.keep_trying(save_models, job, models, trial)
-    trials.keep_trying(write_predictions, job, features, outputs, trial)
+        save_models(job, models, trial)
+    write_predictions(job, features, outputs, trial)
     results, before = {}, trials.kept_trials(job).get(trial, {})
     for part in job.parts:
         name = part.task.name

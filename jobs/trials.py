@@ -9,11 +9,7 @@ import json
 import math
 import os
 import pathlib
-import time
-from collections.abc import Callable
 from typing import Any
-
-from absl import logging
 
 from common import files
 from common.errors import InputError
@@ -58,7 +54,6 @@ ONLY_TRAINING = {
     "training data",
 }
 
-MINUTES_OF_TRYING = 60  # to write a trial's files, while the disk is full
 RUNS = "finetuning_runs"  # in the model's directory
 
 # What one trial gives for one task, as in the results file.
@@ -343,26 +338,6 @@ def check_disk(job: Job) -> None:
         ("finetuning_models", size if job.config.do_train else 0),
     ):
         files.require_writable(os.path.join(job.model_dir, folder), num_bytes)
-
-
-def keep_trying(write: Callable, *arguments: Any) -> None:
-    """Calls a function until it can write: a full disk shall not cost a trial that is computed.
-
-    After an hour, its `WriteError` ends the job.
-    """
-    for minute in range(MINUTES_OF_TRYING, -1, -1):
-        try:
-            return write(*arguments)
-        except files.WriteError as error:
-            if not minute:
-                raise
-            logging.error(
-                "%s. The trial is computed: free some space, or fix what is wrong. The next "
-                "attempt is in a minute, the last one in %d",
-                error,
-                minute,
-            )
-            time.sleep(60)
 
 
 def write_results_as_text(job: Job) -> None:
