@@ -121,6 +121,10 @@ def read_table(
         labels = [f'field "{name}"' for name in columns]
         return Table(path, sha256, None, list(json_records(path, text)), list(columns), labels)
     rows = list(_csv_rows(path, text) if ending == ".csv" else _tsv_rows(text))
+    late = [place for place, row in rows if ending == ".csv" and any(map(has_late_quote, row))]
+    if late:
+        message = "%s: in %d rows, a quote after a space is part of a cell. %s. The first: %s"
+        logging.warning(message, path, len(late), LATE_QUOTE_HINT, late[0])
     header, width, numbers = None, 0, list(columns)
     if has_header and rows:
         place, cells = rows.pop(0)
@@ -138,7 +142,7 @@ def read_table(
 
 def has_late_quote(cell: str) -> bool:
     """Whether a cell begins with spaces and a quote, which is then a character of the text."""
-    return cell.startswith(" ") and cell.lstrip(" ").startswith('"')
+    return cell[:1].isspace() and cell.lstrip().startswith('"')
 
 
 def write_predictions(path: str, answers: Iterable[str], logits: np.ndarray) -> None:

@@ -25,6 +25,12 @@ def test_csv_has_quotes_and_lines_are_those_where_rows_begin(tmp_path):
     assert read(path, "text", "label") == [(2, ['a, "b"\nc', "x"]), (4, ["plain", "y"])]
 
 
+def test_quotes_after_a_space_are_named(tmp_path, caplog):
+    path = write(tmp_path / "a.csv", 'label,text\nx, "a"\ny,"b ""c"""\nz,\t"d"\n')
+    assert read(path, "text") == [(2, [' "a"']), (3, ['b "c"']), (4, ['\t"d"'])]
+    assert "in 2 rows" in caplog.text and "The first: line 2" in caplog.text
+
+
 def test_csv_cells_of_any_length(tmp_path):
     assert len(read(write(tmp_path / "a.csv", f"t\n{'a' * 200_000}\n"), "t")[0][1][0]) == 200_000
 
