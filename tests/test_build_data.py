@@ -239,6 +239,19 @@ def test_an_option_against_the_tokenizer_config_is_an_error(
     assert not (tmp_path / "pretrain_tfrecords").exists()
 
 
+def test_a_tokenizer_config_of_another_vocabulary_stays(tmp_path, build, corpus):
+    data_dir, vocab = tmp_path / "data", write_vocab(tmp_path / "vocab.txt")
+    write(data_dir / "tokenizer_config.json", {"do_lower_case": False})
+    for config in (None, {"do_lower_case": True}):
+        if config:
+            write(tmp_path / "tokenizer_config.json", config)
+        with pytest.raises(InputError, match=f"{data_dir}/tokenizer_config.json is not that of"):
+            build(data_dir, *corpus, "--vocab-file", vocab)
+    assert [path.name for path in data_dir.iterdir()] == ["tokenizer_config.json"]
+    write(tmp_path / "tokenizer_config.json", {"do_lower_case": False})
+    build(data_dir, *corpus, "--vocab-file", vocab)  # as after an interrupted copy
+
+
 def test_the_summary_counts_what_was_skipped_and_warns_of_unknown_words(
     tmp_path, build, corpus, caplog, capsys
 ):

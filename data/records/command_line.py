@@ -101,6 +101,8 @@ def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -
         carry_over=not args.no_carry_over,
         **chosen_settings(args, BuildOptions),
     )
+    if not (data_dir / "vocab.txt").exists():
+        _config_to_copy(data_dir, vocab_file)
     corpus = find_corpus(data_dir, args.corpus, read_options(args))
     records_dir = data_dir / "pretrain_tfrecords"
     count = len(corpus.sources)
@@ -155,10 +157,9 @@ def find_vocab(data_dir: Path, vocab_file: str | None, cased: bool) -> Path:
 def copy_vocab(data_dir: Path, vocab_file: Path) -> None:
     """Copies the vocabulary to where pretrain.py and finetune.py look for it."""
     path = data_dir / "vocab.txt"
-    config = vocab_file.with_name(CONFIG_FILE)
     if not path.exists():
-        has_config = vocab_file.name == path.name and config.exists()
-        copies = [(config, CONFIG_FILE)] if has_config else []
+        config = _config_to_copy(data_dir, vocab_file)
+        copies = [(config, CONFIG_FILE)] if config else []
         for file, name in [*copies, (vocab_file, path.name)]:
             with atomic_path(data_dir / name) as temporary:
                 shutil.copyfile(file, temporary)
@@ -169,6 +170,21 @@ def copy_vocab(data_dir: Path, vocab_file: Path) -> None:
             vocab_file,
             path,
         )
+
+
+def _config_to_copy(data_dir, vocab_file):
+    """The tokenizer_config.json that belongs to a vocabulary; None without one.
+
+    Another one in the data directory, where there is no vocabulary, is an `InputError`.
+    """
+    config, there = vocab_file.with_name(CONFIG_FILE), data_dir / CONFIG_FILE
+    config = config if vocab_file.name == "vocab.txt" and config.exists() else None
+    if there.exists() and not (config and config.read_bytes() == there.read_bytes()):
+        raise InputError(
+            f"{there} is not that of the vocabulary {vocab_file}, which would be copied beside it. "
+            "Move it away, or put its own vocab.txt there."
+        )
+    return config
 
 
 def summary(metadata: RecordsMetadata) -> str:
