@@ -1,6 +1,7 @@
 """The one error that means "your input is wrong", and how a script reports it."""
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -30,23 +31,34 @@ def run(main: Callable[[], None]) -> None:
     status: Any = 0
     try:
         main()
-        sys.stdout.flush()
+        print(end="", flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1
-    except BrokenPipeError:  # the reader of the output wants no more, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 128 + signal.SIGPIPE
     except OSError as error:
         if not error.strerror:
             raise
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}", file=sys.stderr)
-        status = 1
+        if isinstance(error, BrokenPipeError) and _has_no_reader():
+            status = 128 + signal.SIGPIPE
+        else:
+            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            print(f"error: {where}{error.strerror}", file=sys.stderr)
+            status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
     except SystemExit as end:
         status = end.code
     console.started()
+    try:
+        print(end="", flush=True)
+    except OSError:  # it was reported, and Python would try again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(status)
+
+
+def _has_no_reader():
+    """Whether the reader of stdout has ended, such as `head`."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return bool(poll.poll(0))

@@ -52,6 +52,7 @@ def stderr_of(then, devices=()):
         ("sys.exit(3)", 3, []),
         ("raise errors.InputError('a.txt: empty')", 1, ["error: a.txt: empty"]),
         ("open('/no/file')", 1, ["error: /no/file: No such file or directory"]),
+        ("raise BrokenPipeError(32, 'Broken pipe')", 1, ["error: Broken pipe"]),
         ("raise KeyboardInterrupt", 130, ["interrupted"]),
         ("logging.warning('%s is odd', 1)", 0, ["warning: 1 is odd"]),
         ("logging.set_verbosity(0); logging.info('step %d', 2)", 0, ["step 2"]),
@@ -79,6 +80,19 @@ def test_a_reader_that_has_enough_is_no_error():
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | head -1"
     done = subprocess.run(command, cwd=ROOT, shell=True, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"a\n", b"")
+
+
+def test_stdout_that_cannot_be_written_is_one_line_or_none():
+    program = "from common import errors; errors.run(lambda: print('a'))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+    for target, status, printed in (
+        ("/dev/full", 1, b"error: No space left on device\n"),
+        ("&-", 0, b""),  # there is no stdout
+    ):
+        done = subprocess.run(
+            f"{command} >{target}", cwd=ROOT, shell=True, stderr=subprocess.PIPE, check=False
+        )
+        assert (done.returncode, done.stderr) == (status, printed)
 
 
 def test_tensorflow_starts_without_a_line():
