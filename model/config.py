@@ -5,6 +5,7 @@ Imports neither Keras nor NumPy: options can be checked before anything heavy is
 
 import dataclasses
 import json
+import math
 import os
 from typing import Any
 
@@ -101,9 +102,9 @@ class ConvBertConfig:
     )
     max_position_embeddings: int = setting(512, "longest sequence in tokens", least=1)
     type_vocab_size: int = setting(2, "number of segment ids", least=1)
-    initializer_range: float = setting(0.02, "standard deviation of the initial weights")
-    layer_norm_eps: float = setting(1e-12, "epsilon of layer normalization")
-    pad_token_id: int = setting(0, "id of [PAD]")
+    initializer_range: float = setting(0.02, "standard deviation of the initial weights", least=0)
+    layer_norm_eps: float = setting(1e-12, "epsilon of layer normalization", least=0)
+    pad_token_id: int = setting(0, "id of [PAD]", least=0)
     mask_padding: bool = setting(True, "padding changes no output; false: as Hugging Face")
     num_labels: int = setting(2, "number of labels of a classification head", least=1)
     problem_type: str | None = setting(None, "loss of a classifier", choices=PROBLEM_TYPES)
@@ -118,6 +119,8 @@ class ConvBertConfig:
         check_settings(self)
         hidden, heads, groups = self.hidden_size, self.num_attention_heads, self.linear_groups
         labels, scores = self.id2label, self.score_range
+        is_range = scores is None or (len(scores) == 2 and scores[0] < scores[1])
+        is_range = is_range and all(map(math.isfinite, scores or ()))
         divides_heads = self.attention_head_size or hidden % heads == 0
         for name, is_allowed, expected in (
             ("conv_kernel_size", self.conv_kernel_size % 2 == 1, "odd"),
@@ -139,11 +142,7 @@ class ConvBertConfig:
                 labels is None or len(labels) == self.num_labels,
                 f"one name for each of the {self.num_labels} labels",
             ),
-            (
-                "score_range",
-                scores is None or (len(scores) == 2 and scores[0] < scores[1]),
-                "the lowest and the highest score",
-            ),
+            ("score_range", is_range, "the lowest and the highest score"),
         ):
             require(is_allowed, name, expected, getattr(self, name))
 
@@ -224,16 +223,16 @@ class ConvBertConfig:
         Fields that do not concern the network (Hugging Face writes many) are ignored.
         """
         kind = fields.get("model_type", "convbert")
-        if kind != "convbert":
-            raise InputError(f'{source}: `model_type` is "{kind}", not "convbert"')
-        labels = fields.get("id2label") or {}
-        if not isinstance(labels, dict) or not all(key.isdecimal() for key in labels):
-            raise InputError(f"{source}: `id2label` must be an object of names by number")
+        if kind not in ("convbert", "conv_bert"):  # the latter: the first files of the release
+            raise InputError(f'{source}: `model_type` is {json.dumps(kind)}, not "convbert"')
         fields = dict(fields)
         if "num_groups" in fields:
             fields["linear_groups"] = fields.pop("num_groups")
-        if labels := fields.pop("id2label", None):
-            names = tuple(labels[key] for key in sorted(labels, key=int))
+        if "_num_labels" in fields:  # the name in transformers before version 3
+            fields.setdefault("num_labels", fields.pop("_num_labels"))
+        if fields.get("pad_token_id", 0) is None:
+            del fields["pad_token_id"]
+        if names := _label_names(fields.pop("id2label", None), source):
             fields["num_labels"] = len(names)
             if names != tuple(f"LABEL_{i}" for i in range(len(names))):  # those are no names
                 fields["id2label"] = names
@@ -252,6 +251,21 @@ class ConvBertConfig:
             return override(cls(), {k: v for k, v in fields.items() if k in known})
         except (InputError, OverflowError) as error:  # the latter: 10^400 for a fraction
             raise InputError(f"{source}: {error}") from None
+
+
+def _label_names(labels, source):
+    """`id2label` of a config.json as a tuple; numbers as names become texts."""
+    if isinstance(labels, dict):
+        ids = [str(number) for number in range(len(labels))]
+        labels = [labels.get(key) for key in ids]  # None for a number that is missing
+    if not isinstance(labels or [], list) or not all(
+        isinstance(name, str | int | float) and not isinstance(name, bool) for name in labels or ()
+    ):
+        raise InputError(
+            f"{source}: `id2label` must be an object with a name, a text or a number, for each "
+            "number from 0"
+        )
+    return tuple(map(str, labels or ()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,15 +52,17 @@ def _read_shards(path, read_file) -> Weights:
     shard_of = files.read_json_object(path, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
         raise InputError(f"{path}: `weight_map` must be an object of file names")
+    names_in: dict[str, set[str]] = {}
+    for name, shard in shard_of.items():
+        names_in.setdefault(shard, set()).add(name)
     arrays, paths = {}, [path]
-    for shard in sorted(set(shard_of.values())):
+    for shard, listed in sorted(names_in.items()):
         if shard in ("", ".", "..") or os.path.basename(shard) != shard or "\0" in shard:
             raise InputError(f"{path}: {shard!r:.200} is not the name of a file in its directory")
         shard_path = os.path.join(os.path.dirname(path), shard)
         if not os.path.isfile(shard_path):
             raise InputError(f"no such file: {shard_path}, which {path} lists")
         found = read_file(shard_path)
-        listed = {name for name in shard_of if shard_of[name] == shard}
         if missing := sorted(listed - found.keys()):
             raise InputError(
                 f"{path} lists {missing[0]} for {shard}, but {shard_path} does not contain it"

@@ -8,6 +8,7 @@ the original's layout.
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,7 +35,12 @@ HEADS = (
     "qa_joint.",
     "sequence_summary.",
 )
-IGNORED = ("embeddings.position_ids", "generator_lm_head.weight")  # constants, and a tied table
+WORD_EMBEDDINGS, OUTPUT_TABLE = "embeddings.word_embeddings.weight", "generator_lm_head.weight"
+ROW_PER_TOKEN = {WORD_EMBEDDINGS, OUTPUT_TABLE, "generator_lm_head.bias"}
+IGNORED = ("embeddings.position_ids", OUTPUT_TABLE)  # constants, and a tied table
+# What wrappers of PyTorch put before every name, and TF 1's names of LayerNorm's two vectors.
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
+_OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 # The scope of fine-tuned heads in the original's checkpoints.
@@ -274,6 +280,13 @@ class ModelFiles:
             for name, array in self.arrays.items()
             if name not in rows and name not in IGNORED and not name.startswith(HEADS)
         ]
+        if "generator_lm_head.bias" in rows and OUTPUT_TABLE in self.arrays:
+            tables = (self.arrays.get(name) for name in (OUTPUT_TABLE, WORD_EMBEDDINGS))
+            if not np.array_equal(*tables):
+                problems.append(
+                    f"{OUTPUT_TABLE} differs from {WORD_EMBEDDINGS}. The head for masked tokens "
+                    "has one table for both here: `tie_word_embeddings` must be true"
+                )
         if problems:
             listed = "\n  ".join(problems[:20] + ["…"] * (len(problems) > 20))
             raise InputError(f"{self.path} does not fit the model:\n  {listed}")
@@ -313,7 +326,7 @@ def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> ModelFiles
     config_path = os.path.join(directory, "config.json")
     config = ConvBertConfig.from_hf_dict(files.read_json_object(config_path), config_path)
     weights = weight_files.read(directory)
-    arrays = {name.removeprefix(PREFIX): value for name, value in weights.arrays.items()}
+    arrays = _with_plain_names(weights)
     query = arrays.get("encoder.layer.0.attention.self.query.weight")
     if query is not None:  # the one field that the original and Hugging Face derive differently
         size = query.shape[0] // config.num_heads
@@ -321,6 +334,19 @@ def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> ModelFiles
             config = dataclasses.replace(config, attention_head_size=size)
     _check_size(config, config_path, arrays, weights.paths)
     return ModelFiles(config, arrays, weights.paths)
+
+
+def _with_plain_names(weights):
+    """The tensors without `PREFIX` and wrappers, under today's names."""
+    arrays = {}
+    for original, array in weights.arrays.items():
+        name = _WRAPPERS.sub("", original).removeprefix(PREFIX)
+        for old, new in _OLD_NORMS.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        if name in arrays:
+            raise InputError(f"{weights.paths[0]} has two tensors for {name}, one as {original}")
+        arrays[name] = array
+    return arrays
 
 
 def _check_size(config, config_path, arrays, paths):

@@ -21,6 +21,7 @@ _ROOTS = {
     "qa_outputs",
     "sequence_summary",
 }
+_MAX_DEPTH = 32  # of groups; visiting them is recursive
 # A variable's name → the tensor's, and the tensor's axes in the variable's order.
 _LEAVES = {
     "kernel": ("weight", (1, 0)),
@@ -46,6 +47,8 @@ def read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     def visit(name, item):  # HDF5 does not visit links, so no other file is opened
         nonlocal remaining
+        if name.count("/") > _MAX_DEPTH:
+            raise InputError(f"{path}: its groups are nested deeper than {_MAX_DEPTH}")
         if isinstance(item, h5py.Dataset):
             remaining -= item.nbytes
             if remaining < 0 or not _is_plain(item):

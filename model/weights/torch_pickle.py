@@ -20,6 +20,10 @@ from common.errors import InputError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first object in files of PyTorch before 1.6
 _MAX_AXES = 8
+# Of a pickle, without the numbers: that of a thousand tensors has 0.3 MB. Each of its bytes can
+# become an object of a hundred.
+_MAX_PICKLE_BYTES = 2 << 20
+_LARGEST = 2**63  # of a size, a stride or an offset
 
 
 class _Storage(NamedTuple):
@@ -110,7 +114,8 @@ def _read_legacy(file):
             storage = by_key.get(key) if isinstance(key, str) else None
             size = int.from_bytes(content.read(8), "little")
             if storage is None or size != storage.size:
-                raise InputError(f"storage {key!r:.40} does not belong to the tensors")
+                shown = repr(key)[:40] if isinstance(key, str) else type(key).__name__
+                raise InputError(f"storage {shown} does not belong to the tensors")
             data = content.read(size * storage.dtype.itemsize)
             storages[storage] = np.frombuffer(data, storage.dtype, size)
         return state, storages
@@ -137,7 +142,7 @@ def _as_array(name, tensor, storages) -> np.ndarray:
         or not isinstance(strides, tuple)
         or len(shape) != len(strides)
         or len(shape) > _MAX_AXES
-        or not all(type(n) is int and n >= 0 for n in (offset, *shape, *strides))
+        or not all(type(n) is int and 0 <= n < _LARGEST for n in (offset, *shape, *strides))
     ):
         raise InputError(f"{name} has an invalid shape, strides or offset")
     flat = storages[storage]
@@ -206,6 +211,23 @@ class _Unpickler(pickle._Unpickler):
     else on the stack is callable.
     """
 
+    def __init__(self, file):
+        super().__init__(file)
+        remaining = _MAX_PICKLE_BYTES
+
+        def limited(read):
+            def read_limited(*size):
+                nonlocal remaining
+                found = read(*size)
+                remaining -= len(found)
+                if remaining < 0:
+                    raise InputError(f"its pickle has more than {_MAX_PICKLE_BYTES >> 20} MB")
+                return found
+
+            return read_limited
+
+        self._file_read, self._file_readline = limited(file.read), limited(file.readline)
+
     def find_class(self, module, name):
         if f"{module}.{name}" not in _NAMES:
             raise InputError(
@@ -219,7 +241,8 @@ class _Unpickler(pickle._Unpickler):
         """("storage", type, key, device, size[, view]): PyTorch keeps the bytes elsewhere."""
         kind, dtype, key, _, size, *view = pid
         is_storage = kind == "storage" and isinstance(dtype, np.dtype) and isinstance(key, str)
-        if not is_storage or type(size) is not int or size < 0 or view not in ([], [None]):
+        is_size = type(size) is int and 0 <= size < _LARGEST
+        if not is_storage or not is_size or view not in ([], [None]):
             raise InputError("the pickle has a malformed storage reference")
         return _Storage(dtype, key, size)
 

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from common.errors import InputError
-from model import ConvBertConfig, ConvBertModel
+from model import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
 from model.weights import files, tf_h5
 from tests.support import tf_writer, torch_writer
 from tests.support.huggingface import CLASSES, HUGGINGFACE, check_outputs, edit_config
@@ -201,6 +201,51 @@ def test_a_file_cut_in_half_is_named(copied):
     fails(r"model\.safetensors: damaged", copied)
 
 
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_table_of_its_own(tmp_path, tied, equal):
+    shutil.copytree(HUGGINGFACE / "tiny_mlm", tmp_path, dirs_exist_ok=True)
+    edit_config(tmp_path, tie_word_embeddings=tied)
+    arrays = tensors_of("tiny_mlm")
+    table = arrays["convbert.embeddings.word_embeddings.weight"].copy()
+    if not equal:
+        table[3, 2] += 1
+    arrays["generator_lm_head.weight"] = table
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    if equal:
+        check_outputs(tmp_path, "tiny_mlm")
+    else:
+        with pytest.raises(InputError, match=r"generator_lm_head\.weight .*`tie_word_embeddings`"):
+            ConvBertForMaskedLM.from_pretrained(tmp_path)
+        ConvBertModel.from_pretrained(tmp_path)  # does not need the table
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_names_of_wrappers_and_of_tf1(tmp_path, prefix):
+    copy_config("tiny_seqcls", tmp_path)
+    renamed = {}
+    for name, array in tensors_of("tiny_seqcls").items():
+        old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        renamed[prefix + old.replace("LayerNorm.bias", "LayerNorm.beta")] = array
+    torch_writer.save(tmp_path / "pytorch_model.bin", renamed)
+    check_outputs(tmp_path, "tiny_seqcls")
+    assert ("module." in prefix) == any("module." in name for name in files.read(tmp_path).arrays)
+    bias = "convbert.embeddings.LayerNorm.bias"
+    torch_writer.save(tmp_path / "pytorch_model.bin", renamed | {bias: array})
+    fails(r"two tensors for embeddings\.LayerNorm\.bias", tmp_path)
+
+
+def test_configurations_of_earlier_versions():
+    def read(**fields):
+        return ConvBertConfig.from_hf_dict(fields, "config.json")
+
+    assert read(model_type="conv_bert", _num_labels=3).num_labels == 3
+    assert read(pad_token_id=None).pad_token_id == 0
+    assert read(score_range=[0, 5]).score_range == (0.0, 5.0)
+    for labels in ({"0": 0, "1": 1}, [0, "1"], {"1": "1", "0": 0}):
+        assert read(id2label=labels).id2label == ("0", "1")
+
+
 def h5_with(path, make):
     with h5py.File(path, "w") as file:
         make(file.create_group("convbert"))
@@ -265,7 +310,15 @@ def test_a_configuration_of_a_larger_network_is_refused(copied, fields):
         ("{", "not JSON"),
         ('{"model_type": "bert"}', "`model_type` "),
         ('{"hidden_size": "wide"}', "`hidden_size` "),
-        ('{"id2label": ["a"]}', "`id2label` must be an object of names by number"),
+        ('{"model_type": ["convbert"]}', "`model_type` is "),
+        ('{"id2label": "ab"}', "`id2label` must be an object with a name"),
+        ('{"id2label": {"0": "a", "1": null}}', "`id2label` must be an object with a name"),
+        ('{"id2label": {"1": "a", "2": "b"}}', "`id2label` must be an object with a name"),
+        ('{"id2label": {"' + "9" * 5000 + '": "a"}}', "`id2label` must be an object with a name"),
+        ('{"layer_norm_eps": -1}', "`layer_norm_eps` must be at least 0"),
+        ('{"initializer_range": -3}', "`initializer_range` must be at least 0"),
+        ('{"score_range": [0, Infinity]}', "`score_range` must be the lowest and the highest"),
+        ('{"score_range": [0, true]}', "`score_range` must be a list of numbers"),
         ('{"hidden_dropout_prob": 1' + "0" * 400 + "}", "int too large"),
     ],
 )
