@@ -25,11 +25,23 @@ def has_lora(encoder) -> bool:
     return any(layer.lora_enabled for layer in dense_layers(encoder).values())
 
 
+def state(encoder) -> tuple:
+    """What a graph of the encoder depends on, beside its inputs."""
+    query = dense_layers(encoder)["layer_0/query"]
+    return query.lora_enabled, query.quantization_mode
+
+
 def enable_lora(encoder, rank: int, alpha: float | None = None) -> None:
     """See `PretrainedModel.enable_lora`."""
     layers = dense_layers(encoder).values()
     if not isinstance(rank, int) or rank < 1:
         raise InputError(f"`rank` must be a positive integer. Received: rank={rank!r}")
+    largest = max(min(layer.kernel.shape[-2:]) for layer in layers)
+    if rank > largest:
+        raise InputError(
+            f"`rank` must be at most {largest}, the width of the encoder's kernels. Received: "
+            f"rank={rank}"
+        )
     if has_lora(encoder):
         raise InputError(
             "the encoder already has low-rank updates. To start new ones, call save_pretrained, "
@@ -55,7 +67,7 @@ def quantize(encoder, config) -> None:
     gc.freeze()
     try:
         for layer in dense_layers(encoder).values():
-            layer.quantize(config.mode, config=config)
+            layer.quantize(config.mode, type_check=False, config=config)  # of a subclass, too
     finally:
         gc.unfreeze()
 

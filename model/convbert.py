@@ -107,14 +107,19 @@ class PretrainedModel(TrainableModel):
                 Weights of the class's own head may be missing: they keep their random values, and a
                 warning lists them.
         """
-        names = {field.name for field in dataclasses.fields(ConvBertConfig)}
-        fields = {k: overrides.pop(k) for k in list(overrides) if k in names}
         source = pretrained.read(
             name_or_directory,
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
+        return cls.from_source(source, dtype, **overrides)
+
+    @classmethod
+    def from_source(cls, source: pretrained.ModelFiles, dtype=None, **overrides):
+        """Returns the model in `source`; see `from_pretrained`."""
+        names = {field.name for field in dataclasses.fields(ConvBertConfig)}
+        fields = {k: overrides.pop(k) for k in list(overrides) if k in names}
         model = cls(
             common_fields.override(source.config, fields),
             dtype=dtype,
@@ -177,6 +182,15 @@ class PretrainedModel(TrainableModel):
         self.train_function = self.test_function = self.predict_function = None
 
     @override
+    def make_train_function(self, *args, **kwargs):
+        if adaptation.quantization_config(self.encoder()) is not None:
+            raise InputError(
+                "a quantized model cannot be trained: train it first, then quantize what "
+                "from_pretrained returns"
+            )
+        return super().make_train_function(*args, **kwargs)
+
+    @override
     def export(
         self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
     ):
@@ -215,7 +229,7 @@ def read_inputs(inputs: dict) -> tuple:
     """Returns `input_ids`, and `input_mask` and `segment_ids` or None: int32 [B, T] each.
 
     Raises:
-        ValueError: not a dict, no `input_ids`, or an unknown name.
+        ValueError: not a dict, no `input_ids`, an unknown name, or other axes.
     """
     if not isinstance(inputs, dict):
         raise ValueError(
@@ -229,9 +243,12 @@ def read_inputs(inputs: dict) -> tuple:
             "(transformers' `attention_mask` is `input_mask` here, its `token_type_ids` "
             "`segment_ids`.)"
         )
-    return tuple(
-        ops.cast(inputs[name], "int32") if name in inputs else None for name in INPUT_NAMES
-    )
+    arrays = {name: ops.cast(array, "int32") for name, array in inputs.items()}
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    axes = [set(sizes) - {None, 1} for sizes in zip(*shapes.values(), strict=False)]
+    if any(len(shape) != 2 for shape in shapes.values()) or any(len(axis) > 1 for axis in axes):
+        raise ValueError(f"Expected arrays [B, T] of one shape. Received: {shapes}")
+    return tuple(arrays.get(name) for name in INPUT_NAMES)
 
 
 @keras.saving.register_keras_serializable(package="convbert")

@@ -7,7 +7,7 @@ from keras import ops
 
 from model.config import ConvBertConfig, as_config
 from model.layers import fused
-from model.layers.dense import GroupedDense, to_tensor
+from model.layers.dense import Dense, GroupedDense, to_tensor
 
 MASK_BIAS = -10000.0  # added to the scores of masked positions, as in BERT
 
@@ -76,10 +76,8 @@ class ConfiguredLayer(keras.layers.Layer):
         """A dense layer from `inputs` to `units` features, with BERT's initializer."""
         initializer = truncated_normal(self.config.initializer_range)
         options = {"kernel_initializer": initializer, "name": name, "dtype": self.dtype_policy}
-        if groups == 1:
-            layer = keras.layers.Dense(units, **options)
-        else:
-            layer = GroupedDense(units, groups, **options)
+        grouped = {"groups": groups} if groups > 1 else {}
+        layer = (GroupedDense if grouped else Dense)(units, **grouped, **options)
         layer.build((None, None, inputs))
         return layer
 

@@ -31,6 +31,27 @@ def split_bias(layer, inputs) -> tuple:
     return ops.matmul(inputs, layer.kernel), to_tensor(layer.bias)
 
 
+def start_update_again(layer, kernel_a) -> None:
+    """Sets a low-rank update to zero once its kernel, which includes what it was, is loaded.
+
+    `kernel_a` is a draw: if both factors were zero, neither would have a gradient.
+    """
+    layer.lora_kernel_a.assign(kernel_a)
+    layer.lora_kernel_b.assign(ops.zeros(layer.lora_kernel_b.shape))
+
+
+@keras.saving.register_keras_serializable(package="convbert")
+class Dense(keras.layers.Dense):
+    """Keras's Dense, whose low-rank update can be trained after weights have been loaded."""
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` stored."""
+        kernel_a = ops.copy(self.lora_kernel_a) if self.lora_enabled else None
+        super().load_own_variables(store)
+        if self.lora_enabled:
+            start_update_again(self, kernel_a)
+
+
 @keras.saving.register_keras_serializable(package="convbert")
 class GroupedDense(keras.layers.Layer):
     """A dense layer in G contiguous channel groups (the paper's grouped linear, section 3.3).
@@ -111,6 +132,15 @@ class GroupedDense(keras.layers.Layer):
             for key in list(store.keys()):
                 del store[key]
             store["0"], store["1"] = merged_kernel(self), self.bias.value
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` stored."""
+        if not self.lora_enabled:
+            super().load_own_variables(store)
+            return
+        self._kernel.assign(store["0"])
+        self.bias.assign(store["1"])
+        start_update_again(self, ops.copy(self.lora_kernel_a))
 
     def call(self, inputs):
         """[B, T, in] → [B, T, out]."""

@@ -168,6 +168,32 @@ def test_lora_trains_updates_and_head_alone(kind, groups, tmp_path):
         again.enable_lora(2)
 
 
+@pytest.mark.parametrize("groups", [2, 1])
+def test_lora_goes_on_after_weights_are_loaded(groups, tmp_path):
+    inputs, targets = training_batch("one label")
+
+    def new():
+        model = make("one label", linear_groups=groups)
+        model.enable_lora(2, alpha=4)
+        return compiled(model)
+
+    model = new()
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    model.fit(inputs, targets, epochs=2, verbose=0, callbacks=[backup])
+    model.save_weights(tmp_path / "saved.weights.h5")
+    restored, loaded = new(), new()
+    restored.fit(inputs, targets, epochs=2, verbose=0, callbacks=[backup])  # nothing is left to do
+    loaded.load_weights(tmp_path / "saved.weights.h5")
+    for again in (restored, loaded):
+        for array, expected in zip(
+            outputs_of(again, inputs), outputs_of(model, inputs), strict=True
+        ):
+            np.testing.assert_allclose(array, expected, atol=1e-6)
+        again.fit(inputs, targets, epochs=4, verbose=0)
+        for layer in again.encoder().encoder_layers[0].dense_layers().values():
+            assert np.abs(layer.lora_kernel_b).max() > 0, layer.path  # trained again
+
+
 def test_lora_merges_in_float32(tmp_path):
     model = make("one label", dtype="mixed_bfloat16")
     model.enable_lora(2, alpha=4)
@@ -223,6 +249,7 @@ def test_what_does_not_work_says_so(tmp_path):
         (lambda: model.quantize("int4"), 'must be "int8"'),
         (lambda: model.quantize("int8", filters="layer_0"), "takes no `filters`"),
         (lambda: model.enable_lora(0), "`rank` must be a positive integer"),
+        (lambda: model.enable_lora(10_000), "`rank` must be at most 32"),
         (lambda: make("mlp", dtype="int8_from_float32"), "`dtype` cannot be int8_from_float32"),
         (
             lambda: pretraining_model().quantize("int8"),
@@ -245,3 +272,25 @@ def test_what_does_not_work_says_so(tmp_path):
         model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="enable_lora before quantize"):
         model.enable_lora(2)
+    compiled(model)
+    for train in (model.fit, model.train_on_batch):
+        with pytest.raises(InputError, match="a quantized model cannot be trained"):
+            train(*training_batch("mlp"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes"),
+    [
+        ("encoder", {"input_ids": (6,)}),
+        ("encoder", {"input_ids": (2, 3, 6)}),
+        ("one label", {"input_ids": (2, 6), "input_mask": (2, 5)}),
+        ("tokens", {"input_ids": (2, 6), "segment_ids": (3, 6)}),
+        ("masked tokens", {"input_ids": (2, 6), "input_mask": (6,)}),
+        ("choice", {"input_ids": (2, 6)}),
+        ("pre-training", {"input_ids": (6,)}),
+    ],
+)
+def test_arrays_of_other_axes(kind, shapes):
+    arrays = {name: np.ones(shape, "int32") for name, shape in shapes.items()}
+    with pytest.raises(ValueError, match=r"Expected arrays \[B, .*Received"):
+        make_any(kind)[0](arrays)
