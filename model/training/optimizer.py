@@ -191,9 +191,12 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                 _joined(group, {id(variable): variable.value for variable in group}),
                 (clip, rate, self.beta_1, self.beta_2, self.epsilon, decay),
             )
-            for variable, value in zip(
-                [*moments, *group], [first, second, *_split(values, group)], strict=True
-            ):
+            updates = [*zip(moments, (first, second), strict=True)]
+            # As in the original, weights without a gradient do not decay either.
+            for variable, value in zip(group, _split(values, group), strict=True):
+                if given.get(id(variable)) is not None:
+                    updates.append((variable, value))
+            for variable, value in updates:
                 variable.assign(
                     value if finite is None else ops.where(finite, value, variable.value)
                 )
