@@ -232,7 +232,7 @@ def warm_start_model(run, model):
                 f"({ours.vocab_size:,} tokens, SHA-256 {ours.vocab_sha256[:12]}…). Build records "
                 "with it: build_data.sh --vocab-file"
             )
-    warm_start.initialize(model.saved_models(), found)
+    warm_start.initialize(model.saved_models(), found, same_vocabulary=vocab_file.exists())
 
 
 def train(run, model, first_step, stop):

@@ -48,7 +48,7 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     _check_size(config.model_size, saved.config, found[0])
     network = override(saved.config, config.model_hparam_overrides)
     tokenizer = ConvBertTokenizer.from_pretrained(found[0])
-    if tokenizer.vocab_size != network.vocab_size:
+    if tokenizer.vocab_size > network.vocab_size:
         raise InputError(
             f"{vocabulary_file(found[0])} has {tokenizer.vocab_size} tokens, but the model's "
             f"`vocab_size` is {network.vocab_size}: it is not this model's vocabulary"

@@ -2,28 +2,46 @@
 
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, ClassVar, NamedTuple, Self
 
+import keras
 import numpy as np
 from absl import logging
 
 from common import hub
 from common.errors import InputError
-from common.fields import require, unknown
+from common.fields import require, require_one_of, unknown
 from data import ConvBertTokenizer
 from data.tasks.batching import Arrays, Features, gather_outputs
 from data.tasks.examples import parse_text
 from data.tokenizer.saved_files import vocabulary_file
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
-from model import ConvBertConfig
+from model import ConvBertConfig, adaptation
 from model.backends import backend
+from model.weights import pretrained
 from pipelines.saved import find_architecture
 
 # Without XLA, the small operations of one batch on a CPU leave cores idle for another batch.
 BATCHES_AT_ONCE = 2
 # Texts that are tokenized, and sorted by length, together.
 TEXTS_AT_ONCE = 1024
+
+
+class Predictor(keras.Model):
+    """A network's function for predictions, without touching how the network is compiled."""
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network, self.config = network, network.config
+        self.token_outputs = getattr(network, "token_outputs", ("logits",))
+        self.state = adaptation.state(network.encoder())
+        self.process = os.getpid()
+        self.compile(optimizer=None, jit_compile=backend.default_jit_compile())
+
+    def call(self, inputs):
+        """The network's outputs, without dropout."""
+        return self.network(inputs, training=False)
 
 
 class Pipeline:
@@ -45,9 +63,22 @@ class Pipeline:
 
     def __init__(self, model: Any, tokenizer: ConvBertTokenizer, max_seq_length: int):
         # [CLS], a token of each of two texts, and two [SEP].
-        require(max_seq_length >= 5, "max_seq_length", "at least 5", max_seq_length)
+        check_count("max_seq_length", max_seq_length, least=5)
         self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
-        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())
+        self._predictor = Predictor(self.network)
+
+    @property
+    def network(self) -> Any:
+        """What computes the outputs for a batch: the model, unless a class takes a part of it."""
+        return self.model
+
+    def __getstate__(self):
+        """All but the compiled function, for `pickle` and `copy`."""
+        return {name: value for name, value in vars(self).items() if name != "_predictor"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._predictor = Predictor(self.network)
 
     @classmethod
     def from_pretrained(
@@ -57,6 +88,7 @@ class Pipeline:
         revision: str | None = None,
         cache_dir: str | os.PathLike | None = None,
         local_files_only: bool = False,
+        dtype: Any = None,
         **options: Any,
     ) -> Self:
         """Loads a model that this project or transformers saved.
@@ -64,6 +96,7 @@ class Pipeline:
         Args:
             name_or_directory: a directory, or a name on the Hugging Face hub.
             revision, cache_dir, local_files_only: see `hub.resolve`.
+            dtype: a Keras dtype policy, as for the model's `from_pretrained`.
             **options: further arguments of the class. They override those that fine-tuning saved.
 
         Raises:
@@ -73,10 +106,12 @@ class Pipeline:
         """
         directory = hub.resolve(name_or_directory, revision, cache_dir, local_files_only)
         cls.check_directory(directory)
+        source = pretrained.read(directory)
+        cls.check_tensors(source, directory)
         changes = {"mask_padding": True} if cls.always_masks_padding else {}
-        model = cls.model_class.from_pretrained(directory, **changes)
+        model = cls.model_class.from_source(source, dtype=dtype, **changes)
         config, tokenizer = model.config, ConvBertTokenizer.from_pretrained(directory)
-        if tokenizer.vocab_size != config.vocab_size:
+        if tokenizer.vocab_size > config.vocab_size:
             raise InputError(
                 f"{vocabulary_file(directory)} has {tokenizer.vocab_size} tokens, but the "
                 f"model's `vocab_size` is {config.vocab_size}"
@@ -92,6 +127,10 @@ class Pipeline:
         find_architecture(directory, [cls.model_class.architecture], cls.what)
 
     @classmethod
+    def check_tensors(cls, source: pretrained.ModelFiles, directory: str) -> None:
+        """Raises an `InputError` if the model's files lack what the class needs."""
+
+    @classmethod
     def _saved_options(cls, config):
         """The arguments that fine-tuning saved in config.json, where others may add fields."""
         saved = (config.task_specific_params or {}).get(cls.task_kind, {})
@@ -101,6 +140,22 @@ class Pipeline:
             error = unknown("field", name, cls.saved_arguments, f"{source}, `{cls.task_kind}`")
             logging.warning("%s. The field is ignored", error)
         return {name: value for name, value in saved.items() if name in cls.saved_arguments}
+
+    def compute_outputs(self, features: Features, batch_size: int) -> Arrays:
+        """The network's outputs for all examples; see `compute_outputs`.
+
+        Raises:
+            InputError: this process was forked after the model was loaded. TensorFlow would wait
+                for threads that the fork does not have.
+        """
+        if self._predictor.process != os.getpid():
+            raise InputError(
+                "the model was loaded before this process was forked, where it cannot run: load it "
+                "in this process, or start processes with the method `spawn`"
+            )
+        if self._predictor.state != adaptation.state(self.network.encoder()):
+            self._predictor = Predictor(self.network)  # quantized, or with low-rank updates
+        return compute_outputs(self._predictor, features, batch_size)
 
     def warn_of_cut(self, num_cut: int, num_texts: int, effect: str = " and have been cut") -> None:
         """Logs how many texts were too long, if any, and the effect."""
@@ -114,26 +169,123 @@ def label_names(config: ConvBertConfig) -> tuple[str, ...]:
     return config.id2label or tuple(f"LABEL_{i}" for i in range(config.num_labels))
 
 
+class Answers(list):
+    """An answer for each input, in order; None for one that was skipped.
+
+    `errors` has, by its index, what is wrong with each input that was skipped.
+    """
+
+    def __init__(self, answers: Iterable[Any], errors: dict[int, str]):
+        super().__init__(answers)
+        self.errors = errors
+
+
+class Checked(NamedTuple):
+    """The inputs of a pipeline: `rows` has None where `errors`, by index, says what is wrong."""
+
+    rows: list[Any]
+    errors: dict[int, str]
+
+    @property
+    def good(self) -> list[Any]:
+        """The rows that can be used."""
+        return [row for row in self.rows if row is not None]
+
+    def columns(self, count: int) -> list[list[Any]]:
+        """The good rows' cells: `count` lists."""
+        return [[row[i] for row in self.good] for i in range(count)]
+
+    def spread(self, found: Iterable[Any]) -> Iterator[Any]:
+        """Yields what was found for the good rows, and None for the others, in order."""
+        found = iter(found)
+        for row in self.rows:
+            yield None if row is None else next(found)
+        next(found, None)  # what follows the last one, such as a warning
+
+    def answers(self, found: Iterable[Any]) -> Answers:
+        """See `spread`."""
+        return Answers(self.spread(found), self.errors)
+
+    def spread_rows(self, array: np.ndarray) -> np.ndarray:
+        """A row for each row of `array` [good, …], with NaN for the others."""
+        spread = np.full((len(self.rows), *array.shape[1:]), np.nan, array.dtype)
+        spread[[row is not None for row in self.rows]] = array
+        return spread
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raises an `InputError` unless an argument is an integer of at least `least`."""
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    require(is_integer and value >= least, name, f"an integer of at least {least}", value)
+
+
+def as_list(items: Any, name: str) -> list[Any]:
+    """The argument `name` as a list, if it is a sequence or something like it.
+
+    Iterating over a table would give the names of its columns, over a text its characters, and over
+    a set an order that nobody knows.
+    """
+    is_other = isinstance(items, str | bytes | Mapping | Set) or hasattr(items, "columns")
+    try:
+        if not is_other:
+            return list(iter(items))
+    except TypeError:
+        pass
+    raise InputError(
+        f'`{name}` must be a list of texts, such as [text] or a column of a table, df["text"]. '
+        f"Received: {type(items).__name__}"
+    )
+
+
 def check_texts(texts: Sequence[str], name: str) -> list[str]:
     """The texts of the argument `name` as a list; an empty text is an `InputError`."""
-    if isinstance(texts, str):
-        raise InputError(f"`{name}` must be a list of strings. For a single text, write [text]")
-    return [parse_text(text, f"{name}[{index}]") for index, text in enumerate(texts)]
+    return [parse_text(text, f"{name}[{i}]") for i, text in enumerate(as_list(texts, name))]
 
 
-def check_inputs(batch_size: int, **texts: Sequence[str] | None) -> list[Any]:
-    """Checks `batch_size`, and lists of texts by the names of their arguments.
+def check_inputs(
+    batch_size: int,
+    errors: str,
+    parse: Callable[..., Any] | None = None,
+    **inputs: Any,
+) -> Checked:
+    """Checks `batch_size`, and lists of inputs by the names of their arguments.
+
+    Args:
+        batch_size: a positive integer.
+        errors: "raise", or "skip" to leave out rows with an error.
+        parse: makes a row of its index and an item of each list; None checks that all are texts.
+        **inputs: lists of the same length; `text_pairs` may be None.
 
     Returns:
-        The lists, which have the same length, or None for None; see `check_texts`.
+        The rows; without `parse`, lists of texts.
     """
-    require(batch_size >= 1, "batch_size", "a positive integer", batch_size)
-    lists: list[Any] = []
-    for name, items in texts.items():
-        lists.append(items if items is None else check_texts(items, name))
-        if items is not None and len(items) != len(lists[0]):
-            raise InputError(f"{len(lists[0])} `{next(iter(texts))}`, but {len(items)} `{name}`")
-    return lists
+    check_count("batch_size", batch_size)
+    require_one_of("errors", errors, ("raise", "skip"))
+    if inputs.get("text_pairs", ()) is None:
+        del inputs["text_pairs"]
+    lists = {name: as_list(given, name) for name, given in inputs.items()}
+    (first, count), *others = ((name, len(items)) for name, items in lists.items())
+    for name, other in others:
+        if other != count:
+            raise InputError(f"{count} `{first}`, but {other} `{name}`")
+
+    def texts_of(index, *items):
+        names = (f"{name}[{index}]" for name in lists)
+        return list(map(parse_text, items, names))
+
+    rows, problems = [], {}
+    for index, items in enumerate(zip(*lists.values(), strict=True)):
+        try:
+            rows.append((parse or texts_of)(index, *items))
+        except InputError as error:
+            if errors == "raise":
+                raise
+            rows.append(None)
+            problems[index] = str(error)
+    if problems:
+        example = next(iter(problems.values()))
+        logging.warning("%d of %d inputs are skipped: %s, …", len(problems), count, example)
+    return Checked(rows, problems)
 
 
 def chunks(texts: Sequence[str]) -> Iterator[slice]:
@@ -142,18 +294,15 @@ def chunks(texts: Sequence[str]) -> Iterator[slice]:
         yield slice(begin, begin + TEXTS_AT_ONCE)
 
 
-def compute_outputs(
-    model: Any, features: Features, batch_size: int, token_outputs: tuple[str, ...] | None = None
-) -> Arrays:
+def compute_outputs(model: Any, features: Features, batch_size: int) -> Arrays:
     """A compiled model's outputs for all examples, in order; see `gather_outputs`.
 
-    `token_outputs` are the names of outputs `[B, T, …]`; None is `model.token_outputs`. An output
-    that is not a finite number is an `InputError`.
+    An output that is not a finite number is an `InputError`.
     """
     outputs = gather_outputs(
         features,
         model.predict_on_batch,
-        model.token_outputs if token_outputs is None else token_outputs,
+        model.token_outputs,
         batch_size,
         pad_to_max=not model.config.mask_padding,
         bucket_lengths=model.jit_compile,

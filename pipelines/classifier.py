@@ -10,7 +10,7 @@ from data.tasks.batching import count_cut, make_features
 from data.tasks.classification import decoding
 from data.tasks.examples import TextExamples
 from model import ConvBertForSequenceClassification
-from pipelines.base import Pipeline, check_inputs, compute_outputs, label_names
+from pipelines.base import Pipeline, check_inputs, label_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,14 @@ class Predictions:
             or its score.
         probabilities: float32 `[N, labels]`; None for scores.
         num_cut: how many texts were too long and have been cut.
+        errors: with `errors="skip"`, what is wrong with each text that was skipped, by its index.
+            Its answer is None, and its probabilities are NaN.
     """
 
     answers: list[Any]
     probabilities: np.ndarray | None
     num_cut: int
+    errors: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -49,21 +52,29 @@ class TextClassifier(Pipeline):
         self.labels = None if self.problem_type == decoding.REGRESSION else label_names(config)
 
     def predict(
-        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, batch_size: int = 32
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        batch_size: int = 32,
+        errors: str = "raise",
     ) -> Predictions:
         """Classifies texts, or pairs of texts, in batches of similar length.
 
         Raises:
-            InputError: a text is empty or not a string, or the lists differ in length.
+            InputError: the lists differ in length; or a text is empty or not a string, unless
+                `errors` is "skip".
         """
-        texts, text_pairs = check_inputs(batch_size, texts=texts, text_pairs=text_pairs)
-        if not texts:
-            return Predictions([], None, 0)
-        examples = TextExamples("", "", texts, text_pairs, None)
-        features = make_features(self.tokenizer, examples, self.max_seq_length)
-        logits = compute_outputs(self.model, features, batch_size)
+        checked = check_inputs(batch_size, errors, texts=texts, text_pairs=text_pairs)
+        num_cut, logits = 0, np.empty((0, self.model.config.num_labels), np.float32)
+        if checked.good:
+            texts, *pairs = checked.columns(1 if text_pairs is None else 2)
+            examples = TextExamples("", "", texts, *(pairs or [None]), None)
+            features = make_features(self.tokenizer, examples, self.max_seq_length)
+            logits = self.compute_outputs(features, batch_size)
+            num_cut = count_cut(self.tokenizer, examples, features)
         answers = decoding.answers(self.problem_type, logits, self.labels, self.score_range)
         probabilities = None
         if self.labels is not None:
-            probabilities = decoding.probabilities(self.problem_type, logits)
-        return Predictions(answers, probabilities, count_cut(self.tokenizer, examples, features))
+            found = decoding.probabilities(self.problem_type, logits)
+            probabilities = checked.spread_rows(found)
+        return Predictions(checked.answers(answers), probabilities, num_cut, checked.errors)

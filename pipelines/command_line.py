@@ -15,7 +15,7 @@ MANY = 1024
 
 
 def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentParser:
-    """A parser with MODEL, --revision, the texts, --input, --columns and --batch-size."""
+    """A parser with MODEL, --revision, the texts, and how to read them."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,6 +30,14 @@ def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentP
         "1 if it has no header",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument(
+        "--skip-bad-texts",
+        dest="errors",
+        action="store_const",
+        const="skip",
+        default="raise",
+        help="leave out blank lines and other rows that cannot be read, and say so in the output",
+    )
     return parser
 
 
@@ -57,9 +65,9 @@ def add_vector_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find_model(args: argparse.Namespace) -> str:
-    """The directory of MODEL, downloaded if it is a name on the hub."""
-    return hub.resolve(args.model, args.revision)
+def find_model(args: argparse.Namespace, weights: bool = True) -> str:
+    """The directory of MODEL, downloaded, perhaps without its weights, if it is on the hub."""
+    return hub.resolve(args.model, args.revision, weights=weights)
 
 
 def check_output(path: str | None, ending: str) -> None:

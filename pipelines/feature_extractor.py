@@ -11,7 +11,7 @@ from common.fields import require, require_one_of
 from data.tasks.batching import count_cut, make_features
 from data.tasks.examples import TextExamples
 from model import ConvBertModel
-from pipelines.base import Pipeline, check_inputs, chunks, compute_outputs
+from pipelines.base import Checked, Pipeline, check_inputs, chunks
 
 POOLINGS = ("mean", "cls")
 
@@ -27,14 +27,18 @@ class PooledEncoder(keras.Model):
     def __init__(self, encoder: ConvBertModel, pooling: str, layer: int, **kwargs):
         super().__init__(**kwargs)
         self.config = encoder.config
-        self.encoder, self.pooling, self.layer = encoder, pooling, layer
+        self.convbert, self.pooling, self.layer = encoder, pooling, layer
+
+    def encoder(self) -> ConvBertModel:
+        """Returns the encoder."""
+        return self.convbert
 
     @override
     def call(self, inputs, training=False):
-        if self.layer == self.encoder.config.num_hidden_layers:
-            hidden = self.encoder(inputs, training=training)
+        if self.layer == self.config.num_hidden_layers:
+            hidden = self.convbert(inputs, training=training)
         else:  # a compiled graph computes only what is used
-            found = self.encoder.activations(inputs)
+            found = self.convbert.activations(inputs)
             hidden = found["layers"][self.layer - 1] if self.layer else found["projected"]
         hidden = ops.cast(hidden, "float32")  # [B, T, H]
         if self.pooling == "cls":
@@ -70,26 +74,39 @@ class FeatureExtractor(Pipeline):
         """Every kind of model has an encoder."""
 
     def encode(
-        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, batch_size: int = 32
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        batch_size: int = 32,
+        errors: str = "raise",
     ) -> np.ndarray:
         """Vectors of N texts, or pairs, in order: float32 `[N, H]`. A warning counts those cut.
 
         Raises:
-            InputError: a text is empty or not a string, or the lists differ in length.
+            InputError: the lists differ in length; or a text is empty or not a string, unless
+                `errors` is "skip": its vector is then NaN.
         """
-        vectors = list(self.encode_chunks(texts, text_pairs, batch_size))
+        vectors = list(self.encode_chunks(texts, text_pairs, batch_size, errors))
         return np.concatenate([np.empty((0, self.hidden_size), np.float32), *vectors])
 
     def encode_chunks(
-        self, texts: Sequence[str], text_pairs: Sequence[str] | None = None, batch_size: int = 32
+        self,
+        texts: Sequence[str],
+        text_pairs: Sequence[str] | None = None,
+        batch_size: int = 32,
+        errors: str = "raise",
     ) -> Iterator[np.ndarray]:
         """Yields the rows of `encode` chunk by chunk, for texts of any number."""
-        texts, text_pairs = check_inputs(batch_size, texts=texts, text_pairs=text_pairs)
+        checked = check_inputs(batch_size, errors, texts=texts, text_pairs=text_pairs)
         num_cut = 0
-        for chunk in chunks(texts):
-            pairs = None if text_pairs is None else text_pairs[chunk]
-            examples = TextExamples("", "", texts[chunk], pairs, None)
+        for chunk in chunks(checked.rows):
+            part = Checked(checked.rows[chunk], {})
+            if not part.good:
+                yield part.spread_rows(np.empty((0, self.hidden_size), np.float32))
+                continue
+            good, *pairs = part.columns(1 if text_pairs is None else 2)
+            examples = TextExamples("", "", good, *(pairs or [None]), None)
             features = make_features(self.tokenizer, examples, self.max_seq_length)
             num_cut += count_cut(self.tokenizer, examples, features)
-            yield compute_outputs(self.model, features, batch_size)
-        self.warn_of_cut(num_cut, len(texts))
+            yield part.spread_rows(self.compute_outputs(features, batch_size))
+        self.warn_of_cut(num_cut, len(checked.rows))

@@ -10,9 +10,9 @@ from typing_extensions import override
 from common.errors import InputError
 from common.fields import require
 from data.tasks.batching import Features
+from data.tasks.examples import parse_text
 from model import ConvBertForMaskedLM
-from model.weights import pretrained
-from pipelines.base import Pipeline, check_inputs, chunks, compute_outputs
+from pipelines.base import Answers, Pipeline, check_count, check_inputs, chunks
 
 MASK = "[MASK]"
 _MASKS_AT_ONCE = 128  # each has a logit for every token of the vocabulary
@@ -43,15 +43,20 @@ class FillMask(Pipeline):
     model_class = ConvBertForMaskedLM
     always_masks_padding = True
 
-    def __init__(self, model, tokenizer, max_seq_length):
-        super().__init__(model, tokenizer, max_seq_length)
-        model.convbert.compile(optimizer=None, jit_compile=model.jit_compile)
+    @property
+    @override
+    def network(self):
+        return self.model.convbert
 
     @override
     @classmethod
     def check_directory(cls, directory):
-        names = pretrained.read(directory).arrays
-        if not any(name.startswith("generator_predictions.") for name in names):
+        """The tensors show whether there is a head."""
+
+    @override
+    @classmethod
+    def check_tensors(cls, source, directory):
+        if not any(name.startswith("generator_predictions.") for name in source.arrays):
             raise InputError(
                 f"{directory} cannot fill a {MASK}: it has no head that predicts tokens. "
                 "pretrain.sh writes one to DATA_DIR/models/NAME/generator, or to encoder without "
@@ -59,33 +64,46 @@ class FillMask(Pipeline):
             )
 
     def predict(
-        self, texts: Sequence[str], top_k: int = 5, batch_size: int = 32
-    ) -> list[list[FilledMask]]:
-        """The `top_k` likeliest tokens for each [MASK] of each text.
+        self, texts: Sequence[str], top_k: int = 5, batch_size: int = 32, errors: str = "raise"
+    ) -> Answers:
+        """The `top_k` likeliest tokens for each [MASK] of each text: a list of lists.
 
         [MASK] is in capitals even for an uncased vocabulary.
 
         Raises:
-            InputError: a text without a [MASK], or an impossible argument.
+            InputError: an impossible argument; or a text without a [MASK], unless `errors` is
+                "skip".
         """
-        return list(self.iterate(texts, top_k, batch_size))
+        checked = self._check(texts, top_k, batch_size, errors)
+        return checked.answers(self._fill(checked.good, top_k, batch_size))
 
     def iterate(
-        self, texts: Sequence[str], top_k: int = 5, batch_size: int = 32
-    ) -> Iterator[list[FilledMask]]:
+        self, texts: Sequence[str], top_k: int = 5, batch_size: int = 32, errors: str = "raise"
+    ) -> Iterator[list[FilledMask] | None]:
         """Yields the items of `predict` text by text, for texts of any number."""
-        (texts,) = check_inputs(batch_size, texts=texts)
-        for index, text in enumerate(texts):
+        checked = self._check(texts, top_k, batch_size, errors)
+        yield from checked.spread(self._fill(checked.good, top_k, batch_size))
+
+    def _check(self, texts, top_k, batch_size, errors):
+        def parse(index, text):
+            text = parse_text(text, f"texts[{index}]")
             if MASK not in text:
                 raise InputError(f"texts[{index}] has no {MASK}: {text!r:.80}")
+            return text
+
         vocab_size = self.tokenizer.vocab_size
-        expected = f"from 1 to the vocabulary's {vocab_size} tokens"
-        require(1 <= top_k <= vocab_size, "top_k", expected, top_k)
+        check_count("top_k", top_k)
+        expected = f"at most the vocabulary's {vocab_size} tokens"
+        require(top_k <= vocab_size, "top_k", expected, top_k)
+        return check_inputs(batch_size, errors, parse, texts=texts)
+
+    def _fill(self, texts, top_k, batch_size) -> Iterator[list[FilledMask]]:
+        """Yields the masks of each text."""
         num_long = 0
         for chunk in chunks(texts):
             features, positions, num_long_here = self._features(texts[chunk])
             num_long += num_long_here
-            hidden = compute_outputs(self.model.convbert, features, batch_size, ("logits",))
+            hidden = self.compute_outputs(features, batch_size)
             best = self._best_tokens(hidden[positions], top_k)
             for text in texts[chunk]:
                 parts = text.split(MASK)
@@ -122,7 +140,9 @@ class FillMask(Pipeline):
         """Yields the likeliest tokens, and their probabilities, for each vector of `[M, H]`."""
         for begin in range(0, len(hidden), _MASKS_AT_ONCE):
             logits = self.model.predict_tokens(hidden[None, begin : begin + _MASKS_AT_ONCE])
-            found = ops.top_k(ops.softmax(logits[0]), top_k)
+            # A table may have more rows than there are tokens.
+            logits = logits[0, :, : self.tokenizer.vocab_size]
+            found = ops.top_k(ops.softmax(logits), top_k)
             for probabilities, ids in zip(*map(ops.convert_to_numpy, found), strict=True):
                 yield self.tokenizer.convert_ids_to_tokens(ids), probabilities
 

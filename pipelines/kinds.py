@@ -21,9 +21,9 @@ class Kind(NamedTuple):
 
     pipeline: str  # the class in `pipelines`
     read: Callable[[argparse.Namespace], list[Any]]  # from the script's arguments to rows
-    # From the pipeline, rows and batch size to an object per row, for JSON, and the number of texts
-    # that have been cut.
-    predict: Callable[[Any, list[Any], int], tuple[list[dict[str, Any]], int]]
+    # From the pipeline, rows, batch size and `errors` to an object per row, for JSON, and the
+    # number of texts that have been cut.
+    predict: Callable[[Any, list[Any], int, str], tuple[list[dict[str, Any]], int]]
     unit: str = "text"  # what a row is
     rows_at_once: int = MANY  # rows that are sorted by length together
     formats: tuple[str, ...] = ("jsonl",)  # of the output
@@ -36,12 +36,13 @@ def format_lines(output_format: str | None, objects: Iterable[dict[str, Any]]) -
     sentence; "squad" is one JSON object of answers by question id; the default is JSON lines.
     """
     if output_format == "squad":
-        answers = {fields["id"]: fields["answer"] for fields in objects}
+        answers = {fields["id"]: fields.get("answer", "") for fields in objects}
         yield json.dumps(answers, indent=1, ensure_ascii=False)
         return
     for fields in objects:
         if output_format == "conll":
-            yield from map("\t".join, zip(fields["words"], fields["tags"], strict=True))
+            words, tags = fields.get("words", ()), fields.get("tags", ())  # none if skipped
+            yield from map("\t".join, zip(words, tags, strict=True))
             yield ""
         else:
             yield json.dumps(fields, ensure_ascii=False)
@@ -51,19 +52,28 @@ def _read_texts(args):
     return text_files.read_rows(args, "a text, or two with a tab between them", most=2)
 
 
-def _classify(classifier, rows, batch_size):
-    texts, *pairs = map(list, zip(*rows, strict=True))
-    found = classifier.predict(texts, *(pairs or [None]), batch_size)
-    if classifier.labels is None:
-        return [{"score": float(f"{score:.6g}")} for score in found.answers], found.num_cut
-    objects = [
-        {
-            "labels" if isinstance(answer, list) else "label": answer,
-            "probabilities": dict(zip(classifier.labels, rounded(row), strict=True)),
-        }
-        for answer, row in zip(found.answers, found.probabilities, strict=True)
+def _objects(answers, errors, describe):
+    """What `describe` makes of each answer; where a row was skipped, what is wrong with it."""
+    return [
+        {"error": errors[index]} if index in errors else describe(index, answer)
+        for index, answer in enumerate(answers)
     ]
-    return objects, found.num_cut
+
+
+def _classify(classifier, rows, batch_size, errors):
+    texts, *pairs = map(list, zip(*rows, strict=True))
+    found = classifier.predict(texts, *(pairs or [None]), batch_size, errors)
+
+    def describe(index, answer):
+        if classifier.labels is None:
+            return {"score": float(f"{answer:.6g}")}
+        shares = rounded(found.probabilities[index])
+        return {
+            "labels" if isinstance(answer, list) else "label": answer,
+            "probabilities": dict(zip(classifier.labels, shares, strict=True)),
+        }
+
+    return _objects(found.answers, found.errors, describe), found.num_cut
 
 
 def _read_sentences(args):
@@ -89,14 +99,15 @@ def _read_sentences(args):
     return [file.words[begin:end] for begin, end in pairwise(file.row_splits)]
 
 
-def _tag(tagger, rows, batch_size):
-    objects = []
-    for sentence in tagger.predict(rows, batch_size):
+def _tag(tagger, rows, batch_size, errors):
+    def describe(_, sentence):
         fields = dataclasses.asdict(sentence) | {"probabilities": rounded(sentence.probabilities)}
         if sentence.entities is None:
             del fields["entities"]
-        objects.append(fields)
-    return objects, 0
+        return fields
+
+    found = tagger.predict(rows, batch_size, errors)
+    return _objects(found, found.errors, describe), 0
 
 
 def _read_questions(args):
@@ -111,13 +122,16 @@ def _read_questions(args):
     return [(q.id, q.text, examples.contexts[q.context]) for q in examples.questions]
 
 
-def _answer(answerer, rows, batch_size):
+def _answer(answerer, rows, batch_size, errors):
     ids, questions, contexts = zip(*rows, strict=True)
-    objects = []
-    for key, answer in zip(ids, answerer.predict(questions, contexts, batch_size), strict=True):
+
+    def describe(_, answer):
         fields = dataclasses.asdict(answer)
-        objects.append({"id": key, "answer": fields.pop("text"), **fields})
-    return objects, 0
+        return {"answer": fields.pop("text"), **fields}
+
+    found = answerer.predict(questions, contexts, batch_size, errors)
+    objects = _objects(found, found.errors, describe)
+    return [{"id": key} | fields for key, fields in zip(ids, objects, strict=True)], 0
 
 
 def _read_choices(args):
@@ -131,13 +145,13 @@ def _read_choices(args):
     return [(row[0], [f"{row[1]} {choice}" for choice in row[2:]]) for row in rows]
 
 
-def _choose(chooser, rows, batch_size):
-    found = chooser.predict(*zip(*rows, strict=True), batch_size)
-    objects = [
-        {"choice": answer, "probabilities": rounded(row)}
-        for answer, row in zip(found.answers, found.probabilities, strict=True)
-    ]
-    return objects, found.num_cut
+def _choose(chooser, rows, batch_size, errors):
+    found = chooser.predict(*zip(*rows, strict=True), batch_size, errors)
+
+    def describe(index, answer):
+        return {"choice": answer, "probabilities": rounded(found.probabilities[index])}
+
+    return _objects(found.answers, found.errors, describe), found.num_cut
 
 
 # By the class that config.json names.

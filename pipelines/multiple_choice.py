@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+
+import numpy as np
 
 from common.errors import InputError
 from common.fields import require
 from data.tasks.batching import count_cut
 from data.tasks.classification.decoding import SINGLE_LABEL, probabilities
+from data.tasks.examples import parse_text
 from data.tasks.multiple_choice import task as multiple_choice
 from model import ConvBertForMultipleChoice
 from pipelines import base
@@ -33,7 +35,11 @@ class MultipleChoice(base.Pipeline):
         self.task = multiple_choice.MultipleChoiceTask("", ("accuracy",), 0, (), 0)
 
     def predict(
-        self, contexts: Sequence[str], choices: Sequence[Sequence[str]], batch_size: int = 32
+        self,
+        contexts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        batch_size: int = 32,
+        errors: str = "raise",
     ) -> Predictions:
         """Finds the best choice for each of N contexts, all of which have equally many choices.
 
@@ -44,26 +50,40 @@ class MultipleChoice(base.Pipeline):
             how many choices were too long with their context and have been cut.
 
         Raises:
-            InputError: a text is empty or not a string, or lists differ in length.
+            InputError: the lists differ in length; or a text is empty or not a string, or a context
+                has another number of choices, unless `errors` is "skip".
         """
-        (contexts,) = base.check_inputs(batch_size, contexts=contexts)
-        rows = [base.check_texts(row, f"choices[{i}]") for i, row in enumerate(choices)]
-        if len(rows) != len(contexts):
-            raise InputError(f"{len(contexts)} `contexts`, but {len(rows)} `choices`")
-        if not contexts:
-            return Predictions([], None, 0)
-        count = len(self.labels or rows[0])
-        why = f"one for each of {', '.join(self.labels)}" if self.labels else "as in choices[0]"
-        for index, row in enumerate(rows):
-            if len(row) != count or count < 2:
-                expected = "two or more choices" if count < 2 else f"{count} choices, {why}"
-                raise InputError(f"choices[{index}]: expected {expected}; got {len(row)}")
-        examples = multiple_choice.ChoiceExamples("the input", "", contexts, rows, None)
-        features = self.task.make_features(self.tokenizer, examples, self, training=False)
-        logits = base.compute_outputs(self.model, features, batch_size)
-        answers: list[Any] = logits.argmax(axis=1).tolist()
+        checked = base.check_inputs(
+            batch_size, errors, self._parser(), contexts=contexts, choices=choices
+        )
+        num_cut, answers, shares = 0, [], np.empty((0, len(self.labels or ())), np.float32)
+        if checked.good:
+            examples = multiple_choice.ChoiceExamples("the input", "", *checked.columns(2), None)
+            features = self.task.make_features(self.tokenizer, examples, self, training=False)
+            logits = self.compute_outputs(features, batch_size)
+            pairs = dataclasses.replace(features, rows_per_example=1)
+            num_cut = count_cut(self.tokenizer, examples.as_pairs(), pairs)
+            answers, shares = logits.argmax(axis=1).tolist(), probabilities(SINGLE_LABEL, logits)
         if self.labels is not None:
             answers = [self.labels[number] for number in answers]
-        pairs = dataclasses.replace(features, rows_per_example=1)
-        num_cut = count_cut(self.tokenizer, examples.as_pairs(), pairs)
-        return Predictions(answers, probabilities(SINGLE_LABEL, logits), num_cut)
+        return Predictions(
+            checked.answers(answers), checked.spread_rows(shares), num_cut, checked.errors
+        )
+
+    def _parser(self):
+        """A function that checks a context and its choices; the first set their number."""
+        count, why = 0, "as before"
+        if self.labels:
+            count, why = len(self.labels), f"one for each of {', '.join(self.labels)}"
+
+        def parse(index, context, choices):
+            nonlocal count
+            context = parse_text(context, f"contexts[{index}]")
+            row = base.check_texts(choices, f"choices[{index}]")
+            if len(row) != (count or max(2, len(row))):
+                expected = f"{count} choices, {why}" if count else "two or more choices"
+                raise InputError(f"choices[{index}]: expected {expected}; got {len(row)}")
+            count = len(row)
+            return context, row
+
+        return parse

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from common.errors import InputError
 from common.fields import check_settings, override, require, setting
+from data.tasks.examples import parse_text
 from data.tasks.question_answering import task
 from data.tasks.question_answering.answers import find_answers
 from data.tasks.question_answering.files import Question, QuestionExamples
@@ -73,19 +75,26 @@ class QuestionAnswerer(base.Pipeline):
         self.options = override(WindowOptions(max_seq_length), options)
 
     def predict(
-        self, questions: Sequence[str], contexts: Sequence[str], batch_size: int = 32
-    ) -> list[FoundAnswer]:
-        """Answers N questions from as many contexts, of which equal ones are tokenized once.
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        batch_size: int = 32,
+        errors: str = "raise",
+    ) -> base.Answers:
+        """Answers N questions from as many contexts: a list of `FoundAnswer`.
 
-        A batch has `batch_size` windows.
+        Equal contexts are tokenized once. A batch has `batch_size` windows.
 
         Raises:
-            InputError: a text is empty or not a string, the lists differ in length, or a question
-                leaves no room for its context.
+            InputError: the lists differ in length; or a text is empty or not a string, or a
+                question leaves no room for its context, unless `errors` is "skip".
         """
-        questions, contexts = base.check_inputs(batch_size, questions=questions, contexts=contexts)
-        if not questions:
-            return []
+        checked = base.check_inputs(
+            batch_size, errors, self._parse, questions=questions, contexts=contexts
+        )
+        if not checked.good:
+            return checked.answers([])
+        questions, contexts = checked.columns(2)
         numbers = {context: number for number, context in enumerate(dict.fromkeys(contexts))}
         asked = [
             Question(str(index), question, numbers[context])
@@ -93,8 +102,22 @@ class QuestionAnswerer(base.Pipeline):
         ]
         examples = QuestionExamples("the input", "", list(numbers), asked)
         features = self.task.make_features(self.tokenizer, examples, self.options, training=False)
-        outputs = base.compute_outputs(self.model, features, batch_size)
-        return [self._found(answer) for answer in find_answers(examples, features, outputs)]
+        outputs = self.compute_outputs(features, batch_size)
+        return checked.answers(map(self._found, find_answers(examples, features, outputs)))
+
+    def _parse(self, index, question, context):
+        question = parse_text(question, f"questions[{index}]")
+        context = parse_text(context, f"contexts[{index}]")
+        # [CLS], two [SEP], and a token of the context.
+        room, most = self.options.max_seq_length - 4, self.options.max_query_length
+        if most > room:
+            count = min(most, int(self.tokenizer.tokenize([question]).row_lengths()[0]))
+            if count > room:
+                raise InputError(
+                    f"questions[{index}]: its {count} tokens leave no room for the context in "
+                    f"`max_seq_length` {self.options.max_seq_length}"
+                )
+        return question, context
 
     def _found(self, answer):
         candidates = answer.describe()

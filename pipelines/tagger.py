@@ -13,7 +13,7 @@ from data.tasks.examples import parse_text
 from data.tasks.tagging import entities, task
 from data.tasks.tagging.conll import SentenceExamples
 from model import ConvBertForTokenClassification
-from pipelines.base import Pipeline, check_inputs, compute_outputs, label_names
+from pipelines.base import Answers, Pipeline, as_list, check_inputs, label_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,32 +79,39 @@ class Tagger(Pipeline):
         )
 
     def predict(
-        self, sentences: Sequence[Sequence[str] | str], batch_size: int = 32
-    ) -> list[TaggedSentence]:
+        self,
+        sentences: Sequence[Sequence[str] | str],
+        batch_size: int = 32,
+        errors: str = "raise",
+    ) -> Answers:
         """Tags sentences: lists of words, or strings, which are split at spaces.
 
         A batch has `batch_size` sentences, or windows of long ones, of similar length.
 
+        Returns:
+            A list of `TaggedSentence`.
+
         Raises:
-            InputError: a sentence has no words, or a word is empty or not a string.
+            InputError: a sentence has no words, or a word is empty or not a string, unless `errors`
+                is "skip".
         """
-        check_inputs(batch_size)
-        rows = _words_of(sentences)
+        checked = check_inputs(batch_size, errors, _words_of, sentences=sentences)
+        rows = checked.good
         if not rows:
-            return []
+            return checked.answers([])
         words = list(itertools.chain.from_iterable(rows))
         row_splits = np.cumsum([0, *map(len, rows)])
         examples = SentenceExamples("the input", "", words, None, row_splits)
         features = self.task.make_features(self.tokenizer, examples, self, training=False)
-        logits = compute_outputs(self.model, features, batch_size)
+        logits = self.compute_outputs(features, batch_size)
         tags = self.task.predictions(examples, features, logits)
         shares = probabilities(SINGLE_LABEL, logits[features.word_positions]).max(axis=1)
-        return [
+        return checked.answers(
             TaggedSentence(
                 row, tags[begin:end], shares[begin:end], self._entities(row, tags[begin:end])
             )
             for row, (begin, end) in zip(rows, itertools.pairwise(row_splits), strict=True)
-        ]
+        )
 
     def _entities(self, words, tags):
         if not self.marks_entities:
@@ -115,18 +122,15 @@ class Tagger(Pipeline):
         ]
 
 
-def _words_of(sentences) -> list[list[str]]:
-    """The words of each sentence, checked."""
-    if isinstance(sentences, str):
-        raise InputError("`sentences` must be a list. For a single sentence, write [sentence]")
-    rows = []
-    for index, sentence in enumerate(sentences):
-        name = f"sentences[{index}]"
-        if isinstance(sentence, str | None):
-            words = parse_text(sentence, name).split()
-        else:
-            words = [parse_text(word, f"{name}[{i}]") for i, word in enumerate(sentence)]
-        if not words:
-            raise InputError(f"expected words in {name}, got none")
-        rows.append(words)
-    return rows
+def _words_of(index, sentence) -> list[str]:
+    """The words of a sentence, checked. A word may be any that can be trained: a space, too."""
+    name = f"sentences[{index}]"
+    if isinstance(sentence, str | None):
+        return parse_text(sentence, name).split()
+    words = as_list(sentence, name)
+    if not words:
+        raise InputError(f"expected words in {name}, got none")
+    for number, word in enumerate(words):
+        if not (isinstance(word, str) and word.isspace()):
+            parse_text(word, f"{name}[{number}]")
+    return words

@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from absl import logging
+
 from common.errors import InputError
 from common.files import decode_text
 from data.tasks.examples import parse_text
@@ -37,6 +39,8 @@ def read_rows(
 ) -> list[list[str]]:
     """Reads rows of texts. All have as many texts as the first.
 
+    With --skip-bad-texts, a row that is wrong becomes one of empty texts, with a warning.
+
     Args:
         args: the options of `command_line.make_parser`.
         expected: what a row holds, for messages.
@@ -45,20 +49,28 @@ def read_rows(
         required: a string that every text must contain.
     """
     check_source(args)
-    rows: list[list[str]] = []
+    rows: list[list[str] | None] = []
+    count = 0
     for place, cells in _table_rows(args) if args.columns else _line_rows(args, one_row):
-        with _located(place):
-            if rows and len(cells) != len(rows[0]):
-                raise InputError(f"expected {len(rows[0])} texts, as before; got {len(cells)}")
-            if not least <= len(cells) <= most:
-                raise InputError(f"expected {expected}; got {len(cells)}")
-            row = [parse_text(text, label) for text, label in cells]
-            if not all(required in text for text in row):
-                raise InputError(f"expected a text with {required}, got {row[0]!r:.80}")
+        try:
+            with _located(place):
+                if count and len(cells) != count:
+                    raise InputError(f"expected {count} texts, as before; got {len(cells)}")
+                if not least <= len(cells) <= most:
+                    raise InputError(f"expected {expected}; got {len(cells)}")
+                row = [parse_text(text, label) for text, label in cells]
+                if not all(required in text for text in row):
+                    raise InputError(f"expected a text with {required}, got {row[0]!r:.80}")
+            count = len(row)
+        except InputError as error:
+            if args.errors == "raise":
+                raise InputError(f"{error}. To leave out such rows: --skip-bad-texts") from None
+            logging.warning("%s: skipped", error)
+            row = None
         rows.append(row)
-    if not rows:
+    if not count:
         raise InputError(f"no texts in {args.input or 'standard input'}")
-    return rows
+    return [[""] * count if row is None else row for row in rows]
 
 
 def column_numbers(path: str, columns: list[str]) -> list[int | str]:

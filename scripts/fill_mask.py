@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows = text_files.read_rows(args, "one text", required="[MASK]")
     directory = command_line.find_model(args)
     fill_mask = command_line.load_pipeline("FillMask", directory)
-    filled = fill_mask.iterate([text for (text,) in rows], args.top_k, args.batch_size)
+    texts = [text for (text,) in rows]
+    filled = fill_mask.iterate(texts, args.top_k, args.batch_size, args.errors)
     with command_line.progress_bar(len(rows)) as bar:
         command_line.write_lines(args.output, json_lines(filled, bar))
 
@@ -48,7 +49,7 @@ def json_lines(filled: Iterable[list[Any]], bar: Any) -> Iterator[str]:
                 {"token": token, "probability": round(float(probability), 6), "text": text}
                 for token, probability, text in zip(*vars(mask).values(), strict=True)
             ]
-            for mask in masks
+            for mask in masks or ()  # None if the text was skipped
         ]
         yield json.dumps({"index": index, "masks": fields}, ensure_ascii=False)
         bar.update()

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="JSON lines (default), CoNLL's format for tags, or SQuAD's for answers",
     )
     args = parser.parse_intermixed_args(arguments)
-    directory = command_line.find_model(args)
+    directory = command_line.find_model(args, weights=False)
     kind = KINDS[find_architecture(directory, KINDS, "a fine-tuned model")]
     if args.format not in (None, *kind.formats):
         expected = " or ".join(kind.formats)
@@ -54,18 +54,21 @@ def main(arguments: list[str] | None = None) -> None:
     if args.stem_column and not (args.columns and kind.pipeline == "MultipleChoice"):
         raise InputError("--stem-column needs a multiple-choice model and --columns")
     rows = kind.read(args)
+    directory = command_line.find_model(args)
     pipeline = command_line.load_pipeline(kind.pipeline, directory)
     with command_line.progress_bar(len(rows), kind.unit, kind.rows_at_once) as bar:
-        objects = predict(kind, pipeline, rows, args.batch_size, bar)
+        objects = predict(kind, pipeline, rows, args.batch_size, args.errors, bar)
         command_line.write_lines(args.output, format_lines(args.format, objects))
 
 
-def predict(kind: Kind, pipeline, rows: list, batch_size: int, bar) -> Iterator[dict[str, Any]]:
+def predict(
+    kind: Kind, pipeline, rows: list, batch_size: int, errors: str, bar
+) -> Iterator[dict[str, Any]]:
     """Yields the JSON object of each row, with its number from 0, and advances the bar."""
     num_cut = 0
     for begin in range(0, len(rows), kind.rows_at_once):
         part = rows[begin : begin + kind.rows_at_once]
-        objects, num_cut_here = kind.predict(pipeline, part, batch_size)
+        objects, num_cut_here = kind.predict(pipeline, part, batch_size, errors)
         num_cut += num_cut_here
         for number, fields in enumerate(objects, start=begin):
             yield {"index": number} | fields

@@ -116,7 +116,7 @@ def mask_graph(filler: FillMask, options: Any) -> Any:
         windows = windows.with_values(tf.gather(ids.flat_values, windows.flat_values))
         hidden = network(network.rows_of_tokens(windows))
         vectors = tf.gather_nd(hidden, tf.stack([row, positions - begins + 1], axis=1))
-        logits = filler.model.predict_tokens(vectors[None])[0]
+        logits = filler.model.predict_tokens(vectors[None])[0, :, : tokenizer.vocab_size]
         best, found = tf.math.top_k(tf.nn.softmax(logits), top_k)
 
         def by_text(values, missing):

@@ -37,24 +37,27 @@ def find_models(path: str | os.PathLike) -> dict[str, str]:
     )
 
 
-def initialize(networks: dict[str, tuple], found: dict[str, str]) -> None:
+def initialize(
+    networks: dict[str, tuple], found: dict[str, str], same_vocabulary: bool = False
+) -> None:
     """Sets the weights of `ConvBertForPreTraining.saved_models` to those that `find_models` found.
 
     The saved encoder becomes the discriminator's, or that of masked language modeling. Heads and
-    a generator that were not saved keep their random values; warnings list them.
+    a generator that were not saved keep their random values; warnings list them. With
+    `same_vocabulary`, a saved table may have more rows than there are tokens: they are left out.
 
     Raises:
         InputError: a file is damaged, or the vocabulary or tensors do not fit; tensors are listed
             with their shapes.
     """
     config, tensors, _ = next(networks[name] for name in MAIN if name in networks)
-    _load(found["main"], config, tensors)
+    _load(found["main"], config, tensors, same_vocabulary)
     if "generator" not in networks:
         return
     if "generator" in found:
         config, generator_tensors, _ = networks["generator"]
         loaded = {id(row.variable) for row in tensors}
-        _load(found["generator"], config, generator_tensors, loaded)
+        _load(found["generator"], config, generator_tensors, same_vocabulary, loaded)
     else:
         logging.warning(
             "%s: no generator/ found; the generator is initialized randomly, except for the "
@@ -63,10 +66,15 @@ def initialize(networks: dict[str, tuple], found: dict[str, str]) -> None:
         )
 
 
-def _load(directory, config, tensors, loaded=frozenset()):
+def _load(directory, config, tensors, same_vocabulary, loaded=frozenset()):
     """Loads a saved model into those of `tensors` whose variables' ids are not in `loaded`."""
     source = pretrained.read(directory)
-    if source.config.vocab_size != config.vocab_size:
+    spare = source.config.vocab_size - config.vocab_size
+    if spare > 0 and same_vocabulary:
+        logging.info("%s: %d rows of its table are left out: no token", directory, spare)
+        for name in pretrained.ROW_PER_TOKEN & source.arrays.keys():
+            source.arrays[name] = source.arrays[name][: config.vocab_size]
+    elif spare:
         raise InputError(
             f"{directory} has a vocabulary of {source.config.vocab_size:,} tokens, but this run "
             f"has {config.vocab_size:,}. Build the records with its vocab.txt (--vocab-file)"
