@@ -22,6 +22,8 @@ import argparse
 import math
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -231,15 +233,20 @@ def verify_outputs(directory: str, model_class: type, path: str, tolerance: floa
     """
     import numpy as np
 
-    try:
-        with np.load(path) as file:
-            arrays = dict(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not an .npz file: {error}") from None
+    arrays = read_npz(path)
     inputs = {ours: arrays.pop(theirs) for theirs, ours in INPUTS.items() if theirs in arrays}
     if "input_ids" not in inputs:
         raise InputError(f"{path} has no input_ids; it has: {', '.join(arrays) or 'nothing'}")
-    computed = outputs_of(model_class.from_pretrained(directory, mask_padding=False), inputs)
+    model = model_class.from_pretrained(directory, mask_padding=False)
+    for name, array in inputs.items():
+        below = model.config.vocab_size if name == "input_ids" else 2
+        if array.dtype.kind == "f" or not ((array >= 0) & (array < below)).all():
+            expected = f"integers from 0 to {below - 1} for `{name}`"
+            raise InputError(f"{path}: expected {expected}, got {array.dtype} {array!s:.80}")
+    try:
+        computed = outputs_of(model, inputs)
+    except ValueError as error:  # of other axes, or longer than the model takes
+        raise InputError(f"{path}: {error}") from None
     compared = sorted(set(computed) & set(arrays))
     if not compared:
         raise InputError(
@@ -261,6 +268,24 @@ def verify_outputs(directory: str, model_class: type, path: str, tolerance: floa
         print(f"not compared: {', '.join(ignored)}")
     if too_large:
         raise InputError(f"{path}: {', '.join(too_large)}, above --tolerance {tolerance:g}")
+
+
+def read_npz(path: str) -> dict[str, Any]:
+    """The arrays of numbers of an .npz file; an `InputError` if it is damaged or another file."""
+    import numpy as np
+
+    try:
+        file = np.load(path)
+        if isinstance(file, np.ndarray):
+            raise ValueError("it holds one array, as np.save writes it; use np.savez")
+        with file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is not an .npz file that can be read: {error}") from None
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"{path}: {name} must hold numbers. Received: {array.dtype}")
+    return arrays
 
 
 def outputs_of(model, inputs: dict) -> dict:

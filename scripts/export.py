@@ -42,6 +42,11 @@ def main(arguments: list[str] | None = None) -> None:
         "--top-k", type=int, default=5, help="tokens for each [MASK] (default: %(default)s)"
     )
     parser.add_argument("--int8", action="store_true", help="8-bit weights for LiteRT")
+    parser.add_argument(
+        "--transformers-inputs",
+        action="store_true",
+        help="of ONNX and LiteRT: int64 input_ids, attention_mask and token_type_ids",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     args = parser.parse_args(arguments)
     fields = dataclasses.fields(directory.Options)

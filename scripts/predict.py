@@ -57,12 +57,12 @@ def main(arguments: list[str] | None = None) -> None:
     directory = command_line.find_model(args)
     pipeline = command_line.load_pipeline(kind.pipeline, directory)
     with command_line.progress_bar(len(rows), kind.unit, kind.rows_at_once) as bar:
-        objects = predict(kind, pipeline, rows, args.batch_size, args.errors, bar)
+        objects = predict(kind, pipeline, rows, args.batch_size, bar, args.errors)
         command_line.write_lines(args.output, format_lines(args.format, objects))
 
 
 def predict(
-    kind: Kind, pipeline, rows: list, batch_size: int, errors: str, bar
+    kind: Kind, pipeline, rows: list, batch_size: int, bar, errors: str = "raise"
 ) -> Iterator[dict[str, Any]]:
     """Yields the JSON object of each row, with its number from 0, and advances the bar."""
     num_cut = 0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from pipelines import QuestionAnswerer
-from serving.rows import Network, cut, function_of
+from serving.rows import Network, cut, function_of, same_length
 
 EXCLUDED = -float("inf")  # the score of what cannot be an answer
 
@@ -36,7 +36,8 @@ def answer_graph(answerer: QuestionAnswerer, _: Any) -> Any:
     @function_of(question=[None], context=[None])
     def answer(question, context):
         # Counting characters needs valid UTF-8.
-        context = tf.strings.unicode_transcode(context, "UTF-8", "UTF-8", errors="ignore")
+        with same_length(question=question, context=context):
+            context = tf.strings.unicode_transcode(context, "UTF-8", "UTF-8", errors="ignore")
         longest = tf.fill(tf.shape(question), tf.constant(options.max_query_length, tf.int64))
         queries = cut(tokenizer.tokenize(question), longest)
         tokens, starts, ends = tokenizer.tokenize_with_ragged_offsets(context)

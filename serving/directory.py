@@ -39,6 +39,7 @@ class Options:
     layer: int = -1
     top_k: int = 5  # tokens for each [MASK], in a SavedModel
     int8: bool = False  # 8-bit weights, for LiteRT
+    transformers_inputs: bool = False  # names and types of a network's inputs
 
 
 def find_pipeline(model_dir: str, options: Options) -> str:
@@ -56,6 +57,7 @@ def find_pipeline(model_dir: str, options: Options) -> str:
     for name, is_used, is_allowed, allowed in (
         ("--pairs", options.pairs, takes_pairs, "a SavedModel of a classifier or an encoder"),
         ("--int8", options.int8, options.format == "litert", "the format litert"),
+        ("--transformers-inputs", options.transformers_inputs, not is_graph, "onnx and litert"),
         ("--top-k", has_top_k, is_graph and pipeline == "FillMask", "a SavedModel with [MASK]"),
         ("--pooling and --layer", has_vectors, is_encoder, "an encoder: see --features"),
     ):

@@ -19,6 +19,8 @@ from serving.tags import tag_graph
 from serving.texts import choice_graph, classifier_graph, feature_graph, mask_graph
 
 OPSET = 18  # of ONNX: supported by every runtime since 2023
+# The names of `INPUT_NAMES` that transformers' tokenizers use; they make int64 arrays.
+TRANSFORMERS_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 # From a pipeline and `directory.Options` to a `tf.function` of strings.
 GRAPHS = {
@@ -45,7 +47,8 @@ def save_onnx(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
     import onnx
     import tf2onnx
 
-    function, axes = network_function(pipeline.model), axes_of(pipeline.model)
+    function = network_function(pipeline.model, options.transformers_inputs)
+    axes = axes_of(pipeline.model)
     proto, _ = tf2onnx.convert.from_function(function, function.input_signature, opset=OPSET)
     for value in [*proto.graph.input, *proto.graph.output]:
         sizes = value.type.tensor_type.shape.dim
@@ -59,7 +62,7 @@ def save_onnx(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
 
 def save_litert(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
     """Writes a pipeline's network for LiteRT, with LiteRT's own operations only; see `describe`."""
-    function = network_function(pipeline.model)
+    function = network_function(pipeline.model, options.transformers_inputs)
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function()], _owner(pipeline.model)
     )
@@ -77,17 +80,20 @@ def _owner(model):
     return module
 
 
-def network_function(model: Any) -> Any:
+def network_function(model: Any, transformers_inputs: bool = False) -> Any:
     """A model as a `tf.function` of `input_ids`, `input_mask` and `segment_ids`, int32.
 
-    A single output is called "vector" if it comes from a `PooledEncoder`, else "logits".
+    With `transformers_inputs` they are `TRANSFORMERS_NAMES`, int64. A single output is called
+    "vector" if it comes from a `PooledEncoder`, else "logits".
     """
-    specs = [tf.TensorSpec([None] * len(axes_of(model)), tf.int32, name) for name in INPUT_NAMES]
+    names = TRANSFORMERS_NAMES if transformers_inputs else INPUT_NAMES
+    dtype = tf.int64 if transformers_inputs else tf.int32
+    specs = [tf.TensorSpec([None] * len(axes_of(model)), dtype, name) for name in names]
 
     @tf.function(input_signature=specs, autograph=False)
-    def compute(input_ids, input_mask, segment_ids):
-        arrays = (input_ids, input_mask, segment_ids)
-        outputs = model(dict(zip(INPUT_NAMES, arrays, strict=True)), training=False)
+    def compute(*arrays):
+        inputs = (tf.cast(array, tf.int32) for array in arrays)
+        outputs = model(dict(zip(INPUT_NAMES, inputs, strict=True)), training=False)
         name = "vector" if isinstance(model, PooledEncoder) else "logits"
         return outputs if isinstance(outputs, dict) else {name: outputs}
 

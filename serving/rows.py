@@ -17,6 +17,14 @@ def function_of(**shapes: list[int | None] | None) -> Any:
     return tf.function(input_signature=specs, autograph=False)
 
 
+def same_length(**texts: tf.Tensor) -> Any:
+    """A context in which the graph fails unless two inputs, by name, have equally many items."""
+    (one, first), (other, second) = texts.items()
+    message = f"`{one}` and `{other}` must have the same number of items"
+    check = tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message)
+    return tf.control_dependencies([check])
+
+
 def cut(tokens: tf.RaggedTensor, counts: tf.Tensor) -> tf.RaggedTensor:
     """The first `counts` (int64 [N]) tokens of each row of `tokens` ([N, (tokens)])."""
     lengths = tokens.row_lengths()

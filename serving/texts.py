@@ -8,7 +8,15 @@ from common.fields import require
 from data.tasks.classification.decoding import MULTI_LABEL, REGRESSION
 from pipelines import FeatureExtractor, FillMask, MultipleChoice, TextClassifier
 from pipelines.fill_mask import MASK
-from serving.rows import Network, function_of
+from serving.rows import Network, function_of, same_length
+
+
+def rows_of(network: Network, text: tf.Tensor, text_pair: tf.Tensor | None) -> dict:
+    """The rows of texts, or of as many pairs."""
+    if text_pair is None:
+        return network.rows_of_texts(text)
+    with same_length(text=text, text_pair=text_pair):
+        return network.rows_of_texts(tf.identity(text), tf.identity(text_pair))
 
 
 def classifier_graph(classifier: TextClassifier, options: Any) -> Any:
@@ -21,7 +29,7 @@ def classifier_graph(classifier: TextClassifier, options: Any) -> Any:
 
     @function_of(text=[None], text_pair=[None] if options.pairs else None)
     def classify(text, text_pair=None):
-        logits = network(network.rows_of_texts(text, text_pair))
+        logits = network(rows_of(network, text, text_pair))
         if classifier.problem_type == REGRESSION:
             low, high = classifier.score_range or (0.0, 1.0)
             score = low + logits[:, 0] * (high - low)
@@ -48,7 +56,7 @@ def feature_graph(extractor: FeatureExtractor, options: Any) -> Any:
 
     @function_of(text=[None], text_pair=[None] if options.pairs else None)
     def encode(text, text_pair=None):
-        return {"vector": network(network.rows_of_texts(text, text_pair))}
+        return {"vector": network(rows_of(network, text, text_pair))}
 
     return encode
 
@@ -64,7 +72,8 @@ def choice_graph(chooser: MultipleChoice, _: Any) -> Any:
     @function_of(context=[None], choices=[None, count])
     def choose(context, choices):
         num_rows, num_choices = tf.unstack(tf.shape(choices))
-        contexts = tf.repeat(context, num_choices)
+        with same_length(context=context, choices=choices):
+            contexts = tf.repeat(context, num_choices)
         rows = network.rows_of_texts(contexts, tf.reshape(choices, [-1]))
         shape = [num_rows, num_choices, tf.shape(rows["input_ids"])[1]]
         logits = network({name: tf.reshape(array, shape) for name, array in rows.items()})

@@ -38,14 +38,17 @@ class Embeddings(ConfiguredLayer):
 
     def call(self, input_ids, segment_ids=None, training=False):
         """Two int32 [B, T] → [B, T, E]; segment ids default to zeros."""
-        length = input_ids.shape[1]
-        if length is not None and length > self.config.max_position_embeddings:
+        length, longest = input_ids.shape[1], self.config.max_position_embeddings
+        if length is not None and length > longest:
             raise ValueError(
                 f"`input_ids` has {length} tokens per row, but `max_position_embeddings` is "
-                f"{self.config.max_position_embeddings}: shorten the input"
+                f"{longest}: shorten the input"
             )
         positions = self.position_embeddings[: ops.shape(input_ids)[1]]
-        embedded = ops.take(self.word_embeddings, input_ids, axis=0) + positions
+        embedded = ops.take(self.word_embeddings, input_ids, axis=0)
+        # A graph for any length fails at longer rows, with an error that has only this name.
+        with keras.name_scope(f"at_most_{longest}_tokens_per_row"):
+            embedded += positions
         if segment_ids is None:
             embedded += self.token_type_embeddings[0]
         else:  # for so small a table, a product's gradient is much cheaper than a gather's

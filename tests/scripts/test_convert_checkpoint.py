@@ -117,6 +117,10 @@ def test_hidden_states_and_attentions_are_compared(tmp_path, capsys):
         (lambda arrays: arrays.update(logits=arrays["logits"][:1]), "logits has the shape"),
         (lambda arrays: arrays.pop("logits"), "no outputs of ConvBertForMaskedLM"),
         (lambda arrays: arrays.pop("input_ids"), "has no input_ids"),
+        (lambda arrays: arrays["input_ids"].fill(99), "from 0 to 39 for `input_ids`"),
+        (lambda arrays: arrays["attention_mask"].fill(-1), "from 0 to 1 for `input_mask`"),
+        (lambda arrays: arrays.update(input_ids=np.zeros(3, int)), "Expected arrays"),
+        (lambda arrays: arrays.update(logits=np.array(["a"])), "logits must hold numbers"),
     ],
 )
 def test_other_outputs_are_an_error_and_leave_nothing(change, message, tmp_path):
@@ -124,6 +128,17 @@ def test_other_outputs_are_an_error_and_leave_nothing(change, message, tmp_path)
     fails(rf"expected\.npz.*{message}", *options)
     fails(r"config\.json is not an \.npz", *options[:3], HUGGINGFACE / "tiny_mlm" / "config.json")
     assert [path.name for path in tmp_path.iterdir()] == ["expected.npz"]
+
+
+def test_damaged_expectations(tmp_path):
+    *options, path = expect("tiny_mlm", tmp_path, lambda arrays: None)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:100], b"PK", b""):
+        path.write_bytes(damaged)
+        fails(r"expected\.npz is not an \.npz", *options, path)
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+    fails(r"expected\.npz is not an \.npz.* one array", *options, path)
 
 
 def test_a_missing_head_is_an_error(tmp_path, out):

@@ -1,5 +1,6 @@
 """Exports predict what the pipelines predict, SavedModels in a process without this project."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -321,17 +322,43 @@ def load_litert(path):
 )
 def test_networks_compute_what_keras_does(networks, kind, write, load, tmp_path):
     model, shapes = networks[kind]
-    described = write(types.SimpleNamespace(model=model), OPTIONS, str(tmp_path / "model"))
+    options = dataclasses.replace(OPTIONS, transformers_inputs=kind == "choices")
+    described = write(types.SimpleNamespace(model=model), options, str(tmp_path / "model"))
     inputs, names, run = load(str(tmp_path / "model"))
     axes = ["batch", "choices", "length"] if kind == "choices" else ["batch", "length"]
-    assert inputs in (None, dict.fromkeys(random_batch((1, 2)), axes))
+    theirs = {name: name for name in random_batch((1, 2))}
+    if options.transformers_inputs:
+        theirs |= {"input_mask": "attention_mask", "segment_ids": "token_type_ids"}
+    dtype = "int64" if options.transformers_inputs else "int32"
+    assert described["inputs"] == {n: {"dtype": dtype, "shape": axes} for n in theirs.values()}
+    assert inputs in (None, dict.fromkeys(theirs.values(), axes))
     assert names == list(described["outputs"]) and len(names) == (1 if kind == "choices" else 10)
     for shape in shapes:
         batch = random_batch(shape)
-        found, expected = run(**batch), model(batch, training=False)
+        given = {theirs[name]: array.astype(dtype) for name, array in batch.items()}
+        found, expected = run(**given), model(batch, training=False)
         expected = expected if isinstance(expected, dict) else {"logits": expected}
         for name, array in expected.items():
             np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ("classes", "answers", "choices"))
+def test_inputs_of_unequal_length(exported, kind):
+    pipeline, _, _, feed, _ = KINDS[kind]
+    loaded = getattr(pipelines, pipeline).from_pretrained(exported / f"{kind}_model")
+    graph = formats.GRAPHS[pipeline](loaded, dataclasses.replace(OPTIONS, pairs=True))
+    (one, first), (other, second) = ((name, tf.constant(texts)) for name, texts in feed.items())
+    for count in (0, 2):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{one}` and `{other}`"):
+            graph(**{one: first[:count], other: second[:3]})
+
+
+def test_a_row_that_is_too_long_is_named(exported, tmp_path):
+    source = str(exported / "classes_model")
+    export.main([source, str(tmp_path / "out"), "--format", "onnx"])
+    *_, run = load_onnx(str(tmp_path / "out" / "model.onnx"))
+    with pytest.raises(Exception, match="at_most_64_tokens_per_row"):
+        run(**random_batch((1, 65)))
 
 
 def test_8_bit_weights_are_near(exported, tmp_path):

@@ -86,6 +86,36 @@ def test_objects_of_arguments_and_files(
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8") == lines
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "good"),
+    [
+        ("SequenceClassification", "a\n\nb\n\t\nc d", (0, 2, 4)),
+        ("TokenClassification", "\na b\n \nc\n", (1, 3)),
+        ("QuestionAnswering", "a\tb c\n\nd\n\t\ne\tf g", (0, 4)),
+        ("MultipleChoice", "a\tb\tc\n\nd\te\nf\tg\th", (0, 3)),
+    ],
+)
+def test_lines_that_cannot_be_read(tmp_path, monkeypatch, capsys, kind, text, good):
+    kind = KINDS[f"ConvBertFor{kind}"]
+    cls = getattr(pipelines, kind.pipeline)
+    save(tmp_path, cls.model_class, num_hidden_layers=1)
+    run = run_with(cls.from_pretrained(tmp_path), predict, tmp_path, monkeypatch, capsys)
+    write(tmp_path / "t.txt", text)
+    lines = text.rstrip("\n").split("\n")
+    first_bad = min(set(range(len(lines))) - set(good)) + 1
+    with pytest.raises(InputError, match=rf"t\.txt, line {first_bad}: .*--skip-bad-texts"):
+        run("--input", tmp_path / "t.txt")
+    found = from_lines(run("--input", tmp_path / "t.txt", "--skip-bad-texts"))
+    assert [fields["index"] for fields in found] == list(range(len(lines)))
+    assert [i for i, fields in enumerate(found) if "error" not in fields] == list(good)
+    write(tmp_path / "t.txt", "\n".join(lines[i] for i in good))
+    expected = from_lines(run("--input", tmp_path / "t.txt"))
+    for fields in (*found, *expected):
+        fields.pop("index")
+        fields.pop("id", None)
+    assert_close([found[i] for i in good], expected)
+
+
 def test_many_texts_show_a_bar_and_keep_their_order(tmp_path, capsys, caplog):
     model = save(tmp_path, pipelines.TextClassifier.model_class, 5, num_hidden_layers=1)
     classifier = pipelines.TextClassifier.from_pretrained(tmp_path)
