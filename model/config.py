@@ -241,12 +241,21 @@ class ConvBertConfig:
             del fields["problem_type"]
         if fields.get("architectures") == ["ConvBertForMultipleChoice"]:
             fields.setdefault("summary_type", "last")  # transformers' default
-            for name in ("summary_use_proj", "summary_activation"):
-                if fields.get(name):
+            # A projection is read if it has the form of a classifier's; tensors show whether it is.
+            has_projection = bool(fields.get("summary_use_proj"))
+            expected = fields.get("hidden_act", cls.hidden_act) if has_projection else None
+            for name, allowed in (
+                ("summary_activation", fields.get("summary_activation") == expected),
+                ("summary_proj_to_labels", not fields.get("summary_proj_to_labels")),
+            ):
+                if not allowed and (has_projection or name == "summary_activation"):
                     raise InputError(
-                        f"{source}: `{name}` is {json.dumps(fields[name])}: a multiple-choice head "
-                        "with a projection or an activation is not supported"
+                        f"{source}: `{name}` is {json.dumps(fields.get(name))}: a multiple-choice "
+                        "head with another projection than `hidden_act` of H features is not "
+                        'supported. For the encoder alone, set `architectures` to ["ConvBertModel"]'
                     )
+        elif fields.get("summary_type") not in SUMMARY_TYPES:
+            fields.pop("summary_type", None)
         try:
             return override(cls(), {k: v for k, v in fields.items() if k in known})
         except (InputError, OverflowError) as error:  # the latter: 10^400 for a fraction

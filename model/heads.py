@@ -331,6 +331,7 @@ class ConvBertForMultipleChoice(HeadModel):
             before the padding; without, it is the row's last position, even if it is padding, as in
             Hugging Face's model.
         convbert: see `HeadModel`.
+        classifier_head: "linear", or "mlp" for Hugging Face's with `summary_use_proj`.
 
     Call arguments:
         inputs: the dict of `ConvBertModel`, with arrays [B, choices, T].
@@ -342,9 +343,24 @@ class ConvBertForMultipleChoice(HeadModel):
     architecture = "ConvBertForMultipleChoice"
     input_rank = 3
 
-    def __init__(self, config, convbert=None, **kwargs):
+    def __init__(self, config, convbert=None, classifier_head: str = "linear", **kwargs):
+        require_one_of("classifier_head", classifier_head, ("linear", "mlp"))
         super().__init__(config, convbert, **kwargs)
-        self.add_head(ClassificationHead, "classifier", self.config, units=1)
+        self.add_head(ClassificationHead, "classifier", self.config, classifier_head, units=1)
+
+    @override
+    def tensors(self):
+        return self.convbert.tensors() + pretrained.choice_tensors(self.classifier)
+
+    @classmethod
+    @override
+    def _options_from(cls, source, options):
+        has_projection = pretrained.PROJECTION in source.arrays
+        return {"classifier_head": "mlp" if has_projection else "linear"} | options
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return super().get_config() | {"classifier_head": self.classifier.kind}
 
     @override
     def call(self, inputs, training=False):

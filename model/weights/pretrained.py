@@ -41,6 +41,7 @@ IGNORED = ("embeddings.position_ids", OUTPUT_TABLE)  # constants, and a tied tab
 # What wrappers of PyTorch put before every name, and TF 1's names of LayerNorm's two vectors.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 _OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+PROJECTION = "sequence_summary.summary.weight"  # of multiple choice, before the classifier
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 # The scope of fine-tuned heads in the original's checkpoints.
@@ -197,6 +198,16 @@ def classifier_tensors(head) -> list[Tensor]:
     ]
 
 
+def choice_tensors(head) -> list[Tensor]:
+    """Hugging Face's multiple-choice head; "mlp" is the one with a projection."""
+    if head.kind == "linear":
+        return classifier_tensors(head)
+    return [
+        *_dense(head.transform, PROJECTION.removesuffix(".weight"), None),
+        *_dense(head.prediction, "classifier", None),
+    ]
+
+
 def span_tensors(head) -> list[Tensor]:
     """Hugging Face's question-answering head."""
     return _dense(head, "qa_outputs", None)
@@ -235,6 +246,8 @@ def save(
         with files.atomic_path(path) as temporary:
             safetensors.numpy.save_file(arrays, temporary, metadata={"format": "pt"})
     fields = config.to_hf_dict(architecture) | {"dtype": "float32"}
+    if PROJECTION in arrays:
+        fields |= {"summary_use_proj": True, "summary_activation": config.hidden_act}
     files.write_text(
         os.path.join(directory, "config.json"), json.dumps(fields, indent=2, sort_keys=True) + "\n"
     )
@@ -324,9 +337,16 @@ def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> ModelFiles
     refuse_tf1_checkpoint(os.fspath(name_or_directory))
     directory = hub.resolve(name_or_directory, **hub_options)
     config_path = os.path.join(directory, "config.json")
-    config = ConvBertConfig.from_hf_dict(files.read_json_object(config_path), config_path)
+    fields = files.read_json_object(config_path)
+    config = ConvBertConfig.from_hf_dict(fields, config_path)
     weights = weight_files.read(directory)
     arrays = _with_plain_names(weights)
+    is_choice = fields.get("architectures") == ["ConvBertForMultipleChoice"]
+    if is_choice and bool(fields.get("summary_use_proj")) != (PROJECTION in arrays):
+        raise InputError(
+            f"{config_path}: `summary_use_proj` must be true if, and only if, {weights.paths[0]} "
+            f"has {PROJECTION}"
+        )
     query = arrays.get("encoder.layer.0.attention.self.query.weight")
     if query is not None:  # the one field that the original and Hugging Face derive differently
         size = query.shape[0] // config.num_heads

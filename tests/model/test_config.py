@@ -59,8 +59,19 @@ def test_multiple_choice_from_transformers_uses_the_last_token():
     assert summary_type() == "last"
     assert summary_type(summary_type="first", summary_use_proj=False) == "first"
     assert summary_type(architectures=["ConvBertModel"], summary_use_proj=True) == "first"
-    with pytest.raises(InputError, match="`summary_use_proj` is true: a multiple-choice head"):
-        summary_type(summary_use_proj=True)
+    projection = {"summary_type": "first", "summary_use_proj": True}
+    assert summary_type(**projection, summary_activation="gelu") == "first"
+    for wrong, name in (
+        (projection, "summary_activation"),
+        (projection | {"summary_activation": "tanh"}, "summary_activation"),
+        ({"summary_activation": "gelu"}, "summary_activation"),
+        (
+            projection | {"summary_activation": "gelu", "summary_proj_to_labels": True},
+            "summary_proj_to_labels",
+        ),
+    ):
+        with pytest.raises(InputError, match=f"`{name}` is .*ConvBertModel"):
+            summary_type(**wrong)
     ours = ConvBertConfig(summary_type="last", beam_size=5).to_hf_dict("ConvBertForMultipleChoice")
     assert (ours["summary_type"], ours["beam_size"]) == ("last", 5)
 

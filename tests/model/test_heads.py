@@ -1,9 +1,11 @@
+import json
 import math
 import shutil
 
 import keras
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import model as models
 from common.errors import InputError
@@ -250,6 +252,27 @@ def test_multiple_choice_reads_the_first_or_the_last_token():
         np.testing.assert_allclose(np.array(model(inputs)), expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"Expected arrays \[B, choices, T\]"):
         first(batch())
+
+
+def test_a_projection_before_the_choices_classifier(tmp_path):
+    model = make("choice", classifier_head="mlp")
+    model.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert (fields["summary_use_proj"], fields["summary_activation"]) == (True, "gelu")
+    inputs = inputs_of("choice")
+    again = ConvBertForMultipleChoice.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again(inputs), model(inputs))
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    rows = {name: array.reshape(4, -1) for name, array in inputs.items()}
+    last = rows["input_mask"].sum(axis=1) - 1
+    vectors = np.asarray(model.convbert(rows))[np.arange(4), last]
+    weight, bias = (tensors[f"sequence_summary.summary.{name}"] for name in ("weight", "bias"))
+    projected = keras.activations.gelu(keras.ops.convert_to_tensor(vectors @ weight.T + bias))
+    logits = projected @ tensors["classifier.weight"].T + tensors["classifier.bias"]
+    np.testing.assert_allclose(model(inputs), np.reshape(logits, (2, 2)), atol=1e-5)
+    huggingface.edit_config(tmp_path, summary_use_proj=False, summary_activation=None)
+    with pytest.raises(InputError, match=r"config\.json: `summary_use_proj` must be true"):
+        ConvBertForMultipleChoice.from_pretrained(tmp_path)
 
 
 def test_the_summary_type_is_kept(tmp_path):
