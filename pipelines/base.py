@@ -43,6 +43,13 @@ class Predictor(keras.Model):
         """The network's outputs, without dropout."""
         return self.network(inputs, training=False)
 
+    def make_predict_function(self, *args, **kwargs):
+        """Keras's, without TensorFlow's warning where batches differ in length."""
+        function = super().make_predict_function(*args, **kwargs)
+        if hasattr(function, "_omit_frequent_tracing_warning"):
+            function._omit_frequent_tracing_warning = True
+        return function
+
 
 class Pipeline:
     """A saved model with its tokenizer.

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import InputError
+from common.fields import require
 from data.tasks.batching import count_cut, make_features
-from data.tasks.classification import decoding
+from data.tasks.classification import decoding, task
 from data.tasks.examples import TextExamples
 from model import ConvBertForSequenceClassification
 from pipelines.base import Pipeline, check_inputs, label_names
@@ -36,13 +38,21 @@ class Predictions:
 
 
 class TextClassifier(Pipeline):
-    """A fine-tuned classifier or regressor. Long texts are cut, as in fine-tuning."""
+    """A fine-tuned classifier or regressor. Long texts are cut, as in fine-tuning.
+
+    Args:
+        reads_pairs: whether the model was fine-tuned on pairs of texts.
+    """
 
     model_class = ConvBertForSequenceClassification
     what = "a fine-tuned classifier"
+    task_kind = task.KIND
+    saved_arguments = ("reads_pairs",)
 
-    def __init__(self, model, tokenizer, max_seq_length):
+    def __init__(self, model, tokenizer, max_seq_length, reads_pairs: bool = False):
         super().__init__(model, tokenizer, max_seq_length)
+        require(isinstance(reads_pairs, bool), "reads_pairs", "true or false", reads_pairs)
+        self.reads_pairs = reads_pairs
         config = model.config
         self.score_range = config.score_range
         # Hugging Face leaves it out if the number of labels implies it.
@@ -61,9 +71,14 @@ class TextClassifier(Pipeline):
         """Classifies texts, or pairs of texts, in batches of similar length.
 
         Raises:
-            InputError: the lists differ in length; or a text is empty or not a string, unless
-                `errors` is "skip".
+            InputError: the lists differ in length; the model reads pairs, and there are none; or a
+                text is empty or not a string, unless `errors` is "skip".
         """
+        if self.reads_pairs and text_pairs is None:
+            raise InputError(
+                "the model was fine-tuned on pairs of texts: `text_pairs` is missing (on the "
+                "command line, put a tab between the two texts of a pair)"
+            )
         checked = check_inputs(batch_size, errors, texts=texts, text_pairs=text_pairs)
         num_cut, logits = 0, np.empty((0, self.model.config.num_labels), np.float32)
         if checked.good:

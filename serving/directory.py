@@ -95,6 +95,9 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
     vectors = {"pooling": options.pooling, "layer": options.layer}
     vectors = vectors if name == "FeatureExtractor" else {}
     pipeline = getattr(pipelines, name).from_pretrained(model_dir, **vectors)
+    takes_one = options.format == "savedmodel" and not options.pairs
+    if takes_one and getattr(pipeline, "reads_pairs", False):
+        raise InputError(f"{model_dir} was fine-tuned on pairs of texts: add --pairs")
     with files.atomic_directory(path) as temporary:
         target = os.path.join(temporary, MODEL[options.format])
         fields = {"format": options.format, "model": MODEL[options.format]}

@@ -147,6 +147,8 @@ def test_several_tasks_jointly(data_dir, model_dir):
     regressor = TextClassifier.from_pretrained(saved / "sts")
     pairs = [sentence(0), sentence(1)], ["the mat"] * 2
     assert np.allclose(regressor.predict(*pairs).answers, [1.0, 4.0], atol=1.0)
+    with pytest.raises(InputError, match="`text_pairs` is missing"):
+        regressor.predict(pairs[0])
     encoders = [each.model.convbert.get_weights() for each in (classifier, regressor)]
     assert all(np.array_equal(a, b) for a, b in zip(*encoders, strict=True))
 

@@ -169,6 +169,14 @@ def test_a_forked_process_is_told_to_load_the_model_itself(tmp_path):
         os._exit(0)
 
 
+def test_texts_of_many_lengths_are_no_reason_to_warn(tmp_path, caplog):
+    for number in range(4):
+        _, predict = load("TextClassifier", tmp_path / str(number))
+        for length in (1, 20, 60):
+            predict(["a " * length])
+    assert "retracing" not in caplog.text
+
+
 @pytest.mark.parametrize("name", INPUTS)
 def test_a_table_with_more_rows_than_tokens(tmp_path, name):
     cls, inputs = getattr(pipelines, name), INPUTS[name]

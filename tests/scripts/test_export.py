@@ -430,6 +430,13 @@ def test_wrong_options(exported, tmp_path, name, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_of_pairs_is_exported_for_pairs(tmp_path):
+    fields = {"task_specific_params": {"classification": {"reads_pairs": True}}}
+    save(tmp_path / "m", TextClassifier.model_class, num_hidden_layers=1, **fields)
+    with pytest.raises(InputError, match=r"m was fine-tuned on pairs .* --pairs"):
+        export.main([str(tmp_path / "m"), str(tmp_path / "out"), "--format", "savedmodel"])
+
+
 def test_missing_packages(exported, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     source = str(exported / "classes_model")

@@ -42,6 +42,8 @@ from data.tasks.tables import (
     write_predictions,
 )
 
+KIND = "classification"
+
 # The names in `data.tasks.metrics.METRICS` that suit each kind of task.
 METRICS = {
     SINGLE_LABEL: ("accuracy", "macro_f1", "mcc", "f1"),
@@ -91,6 +93,10 @@ class ClassificationTask(Task):
     @functools.cached_property
     def _ids(self):
         return label_ids(self.labels)
+
+    @override
+    def saved_options(self, options: Any) -> dict[str, Any]:
+        return {KIND: {"reads_pairs": True}} if len(self.text_columns) == 2 else {}
 
     @property
     def is_regression(self) -> bool:
