@@ -6,7 +6,7 @@ import pytest
 from common.errors import InputError
 from model.weights import warm_start
 from model.weights.warm_start import find_models
-from tests.support.small_models import pretraining_model
+from tests.support.small_models import VOCAB_SIZE, pretraining_model
 
 
 def values(model):
@@ -46,6 +46,21 @@ def test_a_run_gives_every_weight(saved, warnings):
     assert len(matrices) > 20 and same(before, theirs, matrices) == set()
     assert same(after, theirs, theirs) == set(theirs)
     assert warnings == []
+
+
+def test_rows_without_a_token_are_left_out(tmp_path):
+    larger = pretraining_model(1, vocab_size=VOCAB_SIZE + 4)
+    larger.save_pretrained(tmp_path)
+    theirs = {name: value[:VOCAB_SIZE] for name, value in values(larger).items()}
+    model = pretraining_model(2)
+    with pytest.raises(InputError, match="64 tokens, but this run has 60"):
+        warm_start.initialize(model.saved_models(), find_models(tmp_path))
+    warm_start.initialize(model.saved_models(), find_models(tmp_path), same_vocabulary=True)
+    ours = {name: value[:VOCAB_SIZE] for name, value in values(model).items()}
+    assert same(ours, theirs, theirs) == set(theirs)
+    smaller = pretraining_model(2, vocab_size=VOCAB_SIZE + 5)
+    with pytest.raises(InputError, match="64 tokens, but this run has 65"):
+        warm_start.initialize(smaller.saved_models(), find_models(tmp_path), same_vocabulary=True)
 
 
 def test_the_discriminator_alone(saved, warnings):
