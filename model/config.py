@@ -112,7 +112,9 @@ class ConvBertConfig:
     score_range: tuple[float, ...] | None = setting(None, "scores that outputs 0 and 1 mean")
     # Hugging Face's default is "last"; `from_hf_dict` takes care of it.
     summary_type: str = setting("first", "token that scores a choice", choices=SUMMARY_TYPES)
-    beam_size: int = setting(20, "starts, and ends per start, of the joint QA head", least=1)
+    beam_size: int = setting(
+        20, "starts, and ends per start, of the joint QA head", least=1, most=1024
+    )
     task_specific_params: dict[str, Any] | None = setting(None, "how to read texts for predictions")
 
     def __post_init__(self):

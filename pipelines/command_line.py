@@ -36,7 +36,7 @@ def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentP
         action="store_const",
         const="skip",
         default="raise",
-        help="leave out blank lines and other rows that cannot be read, and say so in the output",
+        help="leave out blank lines and other rows of wrong texts, and say so in the output",
     )
     return parser
 
@@ -109,5 +109,9 @@ def write_lines(path: str | None, lines: Iterable[str]) -> None:
         for line in lines:
             print(line)
         return
-    with files.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with (
+        files.write_errors_named(path),
+        files.atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+    ):
         file.writelines(line + "\n" for line in lines)

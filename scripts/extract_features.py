@@ -34,7 +34,11 @@ def main(arguments: list[str] | None = None) -> None:
         "FeatureExtractor", directory, pooling=args.pooling, layer=args.layer
     )
     vectors = extractor.encode_chunks(*columns, batch_size=args.batch_size, errors=args.errors)
-    with command_line.progress_bar(len(rows)) as bar, files.atomic_path(args.output) as temporary:
+    with (
+        command_line.progress_bar(len(rows)) as bar,
+        files.write_errors_named(args.output),
+        files.atomic_path(args.output) as temporary,
+    ):
         write_npy(temporary, vectors, (len(rows), extractor.hidden_size), bar)
     print(f"{args.output}: {len(rows)} vectors of {extractor.hidden_size} numbers")
 

@@ -88,6 +88,8 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
 
     Returns the content of `export.json`. See `find_pipeline` for the errors.
     """
+    import tensorflow as tf
+
     import pipelines
     from serving import formats
 
@@ -98,7 +100,8 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
     takes_one = options.format == "savedmodel" and not options.pairs
     if takes_one and getattr(pipeline, "reads_pairs", False):
         raise InputError(f"{model_dir} was fine-tuned on pairs of texts: add --pairs")
-    with files.atomic_directory(path) as temporary:
+    full = tf.errors.ResourceExhaustedError  # TensorFlow's of a full disk
+    with files.write_errors_named(path, full), files.atomic_directory(path) as temporary:
         target = os.path.join(temporary, MODEL[options.format])
         fields = {"format": options.format, "model": MODEL[options.format]}
         fields |= _describe(name, pipeline) | vectors
