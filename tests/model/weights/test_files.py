@@ -319,7 +319,7 @@ def test_a_configuration_of_a_larger_network_is_refused(copied, fields):
         ('{"initializer_range": -3}', "`initializer_range` must be at least 0"),
         ('{"score_range": [0, Infinity]}', "`score_range` must be the lowest and the highest"),
         ('{"score_range": [0, true]}', "`score_range` must be a list of numbers"),
-        ('{"hidden_dropout_prob": 1' + "0" * 400 + "}", "int too large"),
+        ('{"hidden_dropout_prob": 1' + "0" * 400 + "}", "`hidden_dropout_prob` must be a finite"),
     ],
 )
 def test_a_configuration_that_cannot_be_read(copied, content, message):
