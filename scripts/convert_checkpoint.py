@@ -243,10 +243,13 @@ def verify_outputs(directory: str, model_class: type, path: str, tolerance: floa
         if array.dtype.kind == "f" or not ((array >= 0) & (array < below)).all():
             expected = f"integers from 0 to {below - 1} for `{name}`"
             raise InputError(f"{path}: expected {expected}, got {array.dtype} {array!s:.80}")
-    try:
-        computed = outputs_of(model, inputs)
-    except ValueError as error:  # of other axes, or longer than the model takes
-        raise InputError(f"{path}: {error}") from None
+    shape, *others = {array.shape for array in inputs.values()}
+    longest = model.config.max_position_embeddings
+    if others or len(shape) != model.input_rank or shape[-1] > longest:
+        axes = "[B, choices, T]" if model.input_rank == 3 else "[B, T]"
+        found = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+        raise InputError(f"{path}: expected arrays {axes} with T up to {longest}, got {found}")
+    computed = outputs_of(model, inputs)
     compared = sorted(set(computed) & set(arrays))
     if not compared:
         raise InputError(

@@ -119,7 +119,7 @@ def test_hidden_states_and_attentions_are_compared(tmp_path, capsys):
         (lambda arrays: arrays.pop("input_ids"), "has no input_ids"),
         (lambda arrays: arrays["input_ids"].fill(99), "from 0 to 39 for `input_ids`"),
         (lambda arrays: arrays["attention_mask"].fill(-1), "from 0 to 1 for `input_mask`"),
-        (lambda arrays: arrays.update(input_ids=np.zeros(3, int)), "Expected arrays"),
+        (lambda arrays: arrays.update(input_ids=np.zeros(3, int)), "expected arrays"),
         (lambda arrays: arrays.update(logits=np.array(["a"])), "logits must hold numbers"),
     ],
 )
