@@ -298,7 +298,7 @@ def test_hdf5_files_that_are_more_than_they_hold_are_refused(tmp_path):
 )
 def test_a_configuration_of_a_larger_network_is_refused(copied, fields):
     edit_config(copied, **fields)
-    fails(r"describes a network of more than|`num_hidden_layers`", copied)
+    fails(r"describes a network of more than|`num_hidden_layers`|must be below 2\^63", copied)
 
 
 @pytest.mark.parametrize(
