@@ -298,8 +298,8 @@ def limit_writing(monkeypatch, full):
 
     if full == "metadata":
         monkeypatch.setattr(records, "write_text", fail(1, records.write_text))
-    elif full == "progress":  # after the options and the first shard
-        monkeypatch.setattr(building.json, "dumps", fail(3, json.dumps))
+    elif full == "progress":  # after the lock's holder, the options and the first shard
+        monkeypatch.setattr(building.json, "dumps", fail(4, json.dumps))
     else:
         writer = tf.io.TFRecordWriter
         open_full = lambda path: writer("/dev/full" if next(calls) == 2 else path)  # noqa: E731
