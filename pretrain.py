@@ -419,7 +419,11 @@ def explain_errors(run, metadata):
 
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
+    except (
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+        tf.errors.PermissionDeniedError,
+    ) as error:
         raise explain_data_error(error, metadata) from error
     except files.WriteError as error:
         raise InputError(
