@@ -60,6 +60,8 @@ class TextClassifier(Pipeline):
             decoding.REGRESSION if config.num_labels == 1 else decoding.SINGLE_LABEL
         )
         self.labels = None if self.problem_type == decoding.REGRESSION else label_names(config)
+        names = list(self.labels or ())
+        require(len(set(names)) == len(names), "id2label", "a different name for each label", names)
 
     def predict(
         self,

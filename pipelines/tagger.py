@@ -69,7 +69,9 @@ class Tagger(Pipeline):
     def __init__(self, model, tokenizer, max_seq_length, scheme: str | None = None):
         super().__init__(model, tokenizer, max_seq_length)
         self.labels = label_names(model.config)
-        self.marks_entities = all(map(entities.is_entity_tag, self.labels))
+        # BILOU and its like are tags of entities, too.
+        self._bioes = dict(zip(self.labels, entities.as_bioes(self.labels), strict=True))
+        self.marks_entities = all(map(entities.is_entity_tag, self._bioes.values()))
         if scheme is not None:
             require_one_of("scheme", scheme, entities.SCHEMES)
             require(self.marks_entities, "scheme", "null: the labels mark no entities", scheme)
@@ -118,7 +120,7 @@ class Tagger(Pipeline):
             return None
         return [
             FoundEntity(kind, begin, end - 1, " ".join(words[begin:end]))
-            for begin, end, kind in entities.entities_of(tags)
+            for begin, end, kind in entities.entities_of([self._bioes.get(t, t) for t in tags])
         ]
 
 

@@ -6,9 +6,10 @@ of a table, or fields of JSON lines; a field may hold a list of texts.
 
 import argparse
 import contextlib
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from absl import logging
 
@@ -51,9 +52,10 @@ def read_rows(
     check_source(args)
     rows: list[list[str] | None] = []
     count = 0
-    for place, cells in _table_rows(args) if args.columns else _line_rows(args, one_row):
+    for place, read in _table_rows(args) if args.columns else _line_rows(args, one_row):
         try:
             with _located(place):
+                cells = read()
                 if count and len(cells) != count:
                     raise InputError(f"expected {count} texts, as before; got {len(cells)}")
                 if not least <= len(cells) <= most:
@@ -90,19 +92,21 @@ def _located(place):
         raise InputError(f"{place}: {error}") from None
 
 
-def _table_rows(args) -> Iterator[tuple[str, list]]:
-    """The place of each row, and (text, label) of each of its texts."""
+def _table_rows(args) -> Iterator[tuple[str, Callable[[], list]]]:
+    """The place of each row, and what returns (text, label) of each of its texts."""
     columns = column_numbers(args.input, args.columns)
     table = read_table(args.input, columns, has_header=isinstance(columns[0], str))
-    for where, row in table.rows:
-        place = f"{args.input}, {where}"
-        with _located(place):
-            cells = zip(table.cells(row), table.labels, strict=True)
+
+    def read(row):
+        cells = zip(table.cells(row), table.labels, strict=True)
         lists = ((cell if isinstance(cell, list) else [cell], label) for cell, label in cells)
-        yield place, [(text, label) for texts, label in lists for text in texts]
+        return [(text, label) for texts, label in lists for text in texts]
+
+    for where, row in table.rows:
+        yield f"{args.input}, {where}", functools.partial(read, row)
 
 
-def _line_rows(args, one_row) -> Iterator[tuple[str, list]]:
+def _line_rows(args, one_row) -> Iterator[tuple[str, Callable[[], list]]]:
     """See `_table_rows`."""
     if args.texts:
         lines, place = ["\t".join(args.texts)] if one_row else args.texts, "argument"
@@ -116,6 +120,10 @@ def _line_rows(args, one_row) -> Iterator[tuple[str, list]]:
         lines, place = [line for _, line in lines_of(text)], f"{source}, line"
         while lines and not lines[-1]:
             lines.pop()
-    for number, line in enumerate(lines, start=1):
+
+    def read(line):
         texts = enumerate(line.split("\t"), start=1)
-        yield f"{place} {number}", [(text, f"column {column}") for column, text in texts]
+        return [(text, f"column {column}") for column, text in texts]
+
+    for number, line in enumerate(lines, start=1):
+        yield f"{place} {number}", functools.partial(read, line)

@@ -1,7 +1,9 @@
 import json
 
 import numpy as np
+import pytest
 
+from common.errors import InputError
 from data import ConvBertTokenizer
 from model import ConvBertForSequenceClassification
 from pipelines import TextClassifier
@@ -75,6 +77,12 @@ def test_several_labels_and_scores(tmp_path):
     found = TextClassifier.from_pretrained(tmp_path / "r").predict(TEXTS)
     np.testing.assert_allclose(found.answers, np.clip(5 * logits, 0, 5), atol=1e-5)
     assert found.probabilities is None
+
+
+def test_labels_must_differ(tmp_path):
+    save_classifier(tmp_path, **(SINGLE | {"id2label": ("x", "y", "x")}))
+    with pytest.raises(InputError, match=r'`id2label` .*"x", "y", "x"'):
+        TextClassifier.from_pretrained(tmp_path)
 
 
 def test_a_model_of_transformers_states_less(tmp_path):

@@ -3,6 +3,7 @@ import pytest
 
 from common.errors import InputError
 from model import ConvBertForSequenceClassification
+from model.weights import files
 from pipelines import FillMask, base, fill_mask
 from tests.support.random_models import VOCAB, rows_of, save, softmax
 
@@ -19,6 +20,14 @@ def filler(tmp_path_factory):
     # Saved for padded rows as the original computes them; used as if there were no padding.
     model = save(directory, mask_padding=False)
     return model, FillMask.from_pretrained(directory)
+
+
+def test_weights_are_read_once(tmp_path, monkeypatch):
+    save(tmp_path, num_hidden_layers=1)
+    read, calls = files.read, []
+    monkeypatch.setattr(files, "read", lambda path: calls.append(path) or read(path))
+    FillMask.from_pretrained(tmp_path)
+    assert len(calls) == 1
 
 
 def test_each_mask_gets_the_likeliest_tokens(filler):

@@ -8,6 +8,8 @@ from common.errors import InputError
 from data.tasks.tagging import entities
 from model import ConvBertForTokenClassification
 from pipelines import Tagger
+from pipelines.command_line import make_parser
+from pipelines.kinds import KINDS
 from scripts import predict
 from tests.support.random_models import (
     finetune_at_random,
@@ -21,6 +23,7 @@ from tests.support.random_models import (
 TRAIN = "a B-P\nb I-P\nc O\n\nA B-L\n"
 # The second sentence is longer than the 14 tokens that fit between [CLS] and [SEP].
 SENTENCES = ["a b C ax d", "e f g h a b c d e f g h a b c d ax e f g", "h g"]
+BILU = ("U-X", "B-X", "I-X", "L-X")
 TEST = "\n\n".join("\n".join(sentence.split()) for sentence in SENTENCES) + "\n"
 
 
@@ -78,9 +81,24 @@ def test_a_model_without_a_scheme_keeps_its_labels(tmp_path):
         shares = np.delete(shares, 2, axis=0) if len(shares) > 1 else shares
         assert sentence.tags == [labels[number] for number in shares.argmax(axis=1)]
         np.testing.assert_allclose(sentence.probabilities, shares.max(axis=1), atol=1e-5)
+    save(tmp_path, ConvBertForTokenClassification, num_labels=5, id2label=(*BILU, "O"))
+    (sentence,) = Tagger.from_pretrained(tmp_path).predict(["a b c d e f g h"])
+    expected = entities.entities_of(entities.as_bioes([*sentence.tags, *BILU])[:8])
+    found = [(entity.first, entity.last + 1, entity.type) for entity in sentence.entities]
+    assert found == expected and {*sentence.tags} & {"L-X", "U-X"}
     save(tmp_path, ConvBertForTokenClassification, num_labels=2, id2label=("NOUN", "VERB"))
     tagger = Tagger.from_pretrained(tmp_path)
     assert (tagger.labels, tagger.marks_entities) == (("NOUN", "VERB"), False)
+
+
+def test_every_word_that_a_file_can_have_is_tagged(tagger, tmp_path):
+    """Spaces and controls, too: they are in published data, and training reads them."""
+    words = ["\u00ad", "\u00a0", "\u0085", "\u2028", "\u200b", "\ufeff", "a"]
+    (tmp_path / "t.tsv").write_text("\n".join(words) + "\n", encoding="utf-8")
+    args = make_parser("", "", "").parse_args(["m", "--input", str(tmp_path / "t.tsv")])
+    rows = KINDS["ConvBertForTokenClassification"].read(args)
+    (sentence,) = tagger.predict(rows)
+    assert sentence.words == words and len(sentence.tags) == len(words)
 
 
 def test_script_writes_conll(tuned, run, tmp_path):

@@ -19,6 +19,7 @@ FILES = {
     "a.jsonl": '{"1": "a", "2": ["b", "c"]}\n',
     "a.txt": "\ufeffone\u2028\r\ntwo\n\n",
     "pairs.txt": "a\tb\nc\td\n",
+    "ragged.csv": "a,b\n1,2\n5\n6,\n3,4\n",
     "ragged.txt": "a\tb\nc\n",
     "blank.txt": "a\n \nb\n",
 }
@@ -78,6 +79,12 @@ def test_words_to_tag(tmp_path, monkeypatch, arguments, content):
         (tmp_path / arguments[1]).write_text(content, encoding="utf-8")
     args = make_parser("", "a model", "columns").parse_intermixed_args(["m", *arguments])
     assert KINDS["ConvBertForTokenClassification"].read(args) == [["a", "b"], ["c"]]
+
+
+def test_bad_rows_are_skipped_on_request(read, caplog):
+    found = read(["--skip-bad-texts", "--input", "ragged.csv", "--columns", "a", "b"], **PAIRS)
+    assert found == [["1", "2"], ["", ""], ["", ""], ["3", "4"]]
+    assert "line 3: expected 2 columns" in caplog.text and "line 4: " in caplog.text
 
 
 def test_rows_of_standard_input(read):

@@ -1,5 +1,7 @@
 """Models of transformers, and TF 1 checkpoints of the original release, become saved models."""
 
+import argparse
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -311,6 +313,10 @@ def test_a_vocabulary_is_saved_with_each_model(tmp_path, out, checkpoint):
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(55))]
     vocab.write_text("\n".join(tokens[:-1]) + "\n")
     fails(r"words\.txt has 59 tokens, .* 60", checkpoint, out, "--vocab-file", vocab)
+    for size in (64, 200):  # padded to a multiple of 8, or simply another size
+        args = argparse.Namespace(vocab_file=str(vocab), cased=False)
+        with pytest.raises(InputError) if size == 200 else contextlib.nullcontext():
+            convert_checkpoint.load_tokenizer(args, tiny(vocab_size=size))
     vocab.write_text("\n".join(tokens) + "\n")
     convert(checkpoint, out, "--vocab-file", vocab, "--cased")
     for name in ("discriminator", "generator"):

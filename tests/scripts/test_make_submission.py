@@ -106,6 +106,18 @@ def test_all_of_glue_at_its_official_size(tmp_path, model_dir, capsys):
     assert printed[12] == str(model_dir / "submission.zip")
 
 
+def test_predictions_of_a_run_with_a_name(tmp_path, model_dir):
+    write_predictions(model_dir, "RTE.tsv", 1)
+    run_dir = model_dir / "finetuning_runs" / "slow"
+    values = ["not_entailment"] * 3000
+    write_predictions(run_dir, "RTE.tsv", 1, values)
+    write_results(run_dir, "rte", "accuracy", [61.25])
+    run(tmp_path, "--allow-missing", "--run-name", "slow")
+    assert not (model_dir / "submission.zip").exists()
+    rows = read_zip(run_dir / "submission.zip")["RTE.tsv"].splitlines()[1:]
+    assert [row.split("\t")[1] for row in rows] == values
+
+
 def test_missing_predictions_are_listed_or_filled_in(tmp_path, model_dir, capsys):
     write_predictions(model_dir, "MNLI-m.tsv", 1)
     write_results(model_dir, "mnli", "accuracy", [70.0])

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 import pipelines
+from common import hub
 from common.errors import InputError
 from pipelines import command_line
 from pipelines.kinds import KINDS
@@ -114,6 +115,17 @@ def test_lines_that_cannot_be_read(tmp_path, monkeypatch, capsys, kind, text, go
         fields.pop("index")
         fields.pop("id", None)
     assert_close([found[i] for i in good], expected)
+
+
+def test_weights_are_fetched_after_the_texts_are_read(tmp_path, monkeypatch):
+    save(tmp_path, pipelines.TextClassifier.model_class)
+    fetched = []
+    monkeypatch.setattr(
+        hub, "resolve", lambda name, *_, weights=True: fetched.append(weights) or name
+    )
+    with pytest.raises(InputError, match="--input"):
+        predict.main([str(tmp_path), "--input", str(tmp_path / "none.txt")])
+    assert fetched == [False]
 
 
 def test_many_texts_show_a_bar_and_keep_their_order(tmp_path, capsys, caplog):
