@@ -134,8 +134,10 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                 dtype="float32",
                 name="loss_scale",
             )
+            # "int" is int64 on TensorFlow, which keeps int32 variables on the host, where a step
+            # that XLA compiles for a GPU cannot reach them.
             self.finite_steps, self.skipped_steps = (
-                self.add_variable(shape=(), initializer="zeros", dtype="int32", name=name)
+                self.add_variable(shape=(), initializer="zeros", dtype="int", name=name)
                 for name in ("finite_steps", "skipped_steps")
             )
 
@@ -205,13 +207,15 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
     def _adapt_loss_scale(self, finite):
         """Halves the scale if the gradients were not finite; doubles it every `GROWTH_STEPS`."""
-        scale, steps = self.loss_scale.value, self.finite_steps.value
+        scale, steps, skipped = (
+            variable.value for variable in (self.loss_scale, self.finite_steps, self.skipped_steps)
+        )
         steps = ops.where(finite, steps + 1, 0)
         grows = steps >= GROWTH_STEPS
         grown = ops.where(grows, scale * 2.0, scale)
         self.loss_scale.assign(ops.where(finite, grown, scale * 0.5))
         self.finite_steps.assign(ops.where(grows, 0, steps))
-        self.skipped_steps.assign(self.skipped_steps.value + ops.where(finite, 0, 1))
+        self.skipped_steps.assign(ops.where(finite, skipped, skipped + 1))
 
     def loss_scaling(self) -> dict[str, float]:
         """Returns the loss scale, and how many steps have overflowed so far; {} without a scale."""

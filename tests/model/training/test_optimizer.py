@@ -14,7 +14,7 @@ from model.training.optimizer import (
     WarmupPolynomialDecay,
     create_optimizer,
 )
-from tests.support import original
+from tests.support import original, small_models
 
 
 @pytest.mark.parametrize("name", ["pretrain_demo", "finetune_10pct"])
@@ -222,6 +222,23 @@ def test_an_overflow_halves_the_loss_scale_and_changes_nothing_else():
     scaled.apply([scaled.scale_loss(gradient) for gradient in gradients])
     assert float(scaled.loss_scale) == INITIAL_LOSS_SCALE
     assert int(scaled.finite_steps) == 0
+
+
+@pytest.mark.parametrize("kind", [*small_models.KINDS, "pre-training"])
+def test_no_variable_is_an_int32(kind):
+    """TensorFlow keeps those on the host, and XLA on a GPU cannot reach them."""
+    if kind == "pre-training":
+        model, objective, data = small_models.pretraining_model(), {}, [small_models.batch()]
+    else:
+        model, data = small_models.make(kind), small_models.training_batch(kind)
+        objective = {"loss": "mse"} if kind == "encoder" else model.objective("sum")
+    model.compile(AdamWeightDecay(dynamic_loss_scale=True), run_eagerly=True, **objective)
+    model.train_on_batch(*data)
+    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    found = {variable.path for variable in variables if variable.dtype == "int32"}
+    assert found == set() and len(variables) > 20
+    model.optimizer.skipped_steps.assign(np.array(3, "int32"))  # as in older checkpoints
+    assert model.optimizer.loss_scaling()["skipped_steps"] == 3
 
 
 def test_keras_saves_and_loads_it():
