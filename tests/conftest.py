@@ -13,6 +13,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if not importlib.util.find_spec(os.environ.get("KERAS_BACKEND", "tensorflow")):
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
+# Expected values are those of exact float32 products, and several processes would share one GPU.
+if os.environ.get("CONVBERT_TEST_GPU", "") in ("", "0"):
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+
 
 def pytest_collection_modifyitems(items):
     # The tests of whole jobs take longest. They come first, so that at the end of a run with two
