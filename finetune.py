@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import shutil
 import time
@@ -41,8 +40,9 @@ from data.tasks.registry import get_task
 from jobs import results_table, trials
 from jobs.command_line import job_parser
 from jobs.encoder import find_encoder, random_encoder
+from jobs.job_models import JobModels
 from jobs.trials import Job, TaskData, TrialResult, Trials
-from model.config import MODEL_SIZES, load_hparams
+from model.config import load_hparams
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -190,10 +190,11 @@ def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
         return
     trials.check_disk(job)  # before the features, which take a while, and before each trial
     features = {part.task.name: make_features(job, part) for part in job.parts}
+    models = JobModels(job)
     for trial in missing:
         logging.info("%s: %s", job.name, trials.describe_progress(jobs, finished))
         trials.check_disk(job)
-        own[trial] = run_trial(job, features, trial)
+        own[trial] = run_trial(models, features, trial)
         trials.write_results(job, {trial: own[trial]})
         for name, result in own[trial].items():
             logging.info("%s", trials.result_line(name, result))
@@ -229,17 +230,19 @@ def make_features(job: Job, part: TaskData) -> dict[str, Any]:
     return features
 
 
-def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict[str, TrialResult]:
+def run_trial(
+    models: JobModels, features: dict[str, dict[str, Any]], trial: int
+) -> dict[str, TrialResult]:
     """Runs a trial (they count from 1) and writes its models and predictions.
 
     Returns:
         Each task's result.
     """
-    started, config = time.time(), job.config
-    models, metrics, outputs = train_and_score(job, features, trial)
+    started, job, config = time.time(), models.job, models.job.config
+    metrics, outputs = train_and_score(models, features, trial)
     training = {
         "trial": trial,
-        "seed": config.seed + trial - 1,
+        "seed": job.seed(trial),
         "seconds": round(time.time() - started, 1),
         "fingerprint": job.fingerprint(),
         "keep_all_models": config.keep_all_models,
@@ -247,7 +250,7 @@ def run_trial(job: Job, features: dict[str, dict[str, Any]], trial: int) -> dict
     # The order is important: it must not matter where a run is killed. The caller writes the
     # results at the end, which mark the trial as finished.
     if config.do_train:
-        save_models(job, models, trial)
+        save_models(job, models.by_task, trial)
     write_predictions(job, features, outputs, trial)
     results, before = {}, trials.kept_trials(job).get(trial, {})
     for part in job.parts:
@@ -276,22 +279,19 @@ def write_predictions(job: Job, features, outputs, trial: int) -> None:
             part.task.write_predictions(splits[split], split_features, split_outputs, path)
 
 
-def train_and_score(job: Job, features: dict[str, dict[str, Any]], trial: int):
-    """A trial's models, their scores, and the outputs to write as predictions, each by task."""
-    import keras
-
-    config, seed = job.config, job.config.seed + trial - 1
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(seed)
-    models = build_models(job, trial)
+def train_and_score(models: JobModels, features: dict[str, dict[str, Any]], trial: int):
+    """A trial's scores, and the outputs to write as predictions, each by task."""
+    job, config = models.job, models.job.config
+    models.start(trial)
     if config.do_train:
         title = f"{job.name} {trial}/{config.num_trials}"
-        train(models, {name: features[name]["train"] for name in models}, config, seed, title)
+        train_features = {name: features[name]["train"] for name in models.by_task}
+        train(models, train_features, job.seed(trial), title)
     metrics, outputs = {}, {}
     for part in job.parts:
-        name = part.task.name
-        metrics[name], outputs[name] = score(job, part, models[name], features[name], trial)
-    return models, metrics, outputs
+        name, model = part.task.name, models.predictors[part.task.name]
+        metrics[name], outputs[name] = score(job, part, model, features[name], trial)
+    return metrics, outputs
 
 
 def score(job: Job, part: TaskData, model, features: dict[str, Any], trial: int):
@@ -311,86 +311,27 @@ def score(job: Job, part: TaskData, model, features: dict[str, Any], trial: int)
     return metrics, outputs
 
 
-def build_models(job: Job, trial: int) -> dict[str, Any]:
-    """A compiled model for each task; the tasks of a job share one encoder."""
-    import model as library
-    from model.backends import backend
+def train(models: JobModels, features, seed: int, title: str) -> None:
+    """Fits a trial's models on the features of their tasks, jointly if there are several.
 
-    models: dict[str, Any] = {}
-    for task in (part.task for part in job.parts):
-        model_class = getattr(library, task.architecture)
-        fields = task.model_fields() | {"mask_padding": job.config.mask_padding}
-        options = task.model_options(job.config)
-        if models:
-            options["convbert"] = next(iter(models.values())).convbert
-        # Where the weights come from:
-        # 1. Without training, each task's model is the one that an earlier run trained.
-        # 2. `--from-scratch` draws all weights from the trial's seed.
-        # 3. Otherwise the encoder is the pre-trained one, and the head is drawn.
-        if not job.config.do_train:
-            directory = job.trained_model(trial, task)
-            models[task.name] = load_trained(model_class, directory, task, fields)
-            continue
-        fields["task_specific_params"] = task.saved_options(job.config) or None
-        if job.encoder.directory is None:
-            models[task.name] = model_class(override(job.encoder.config, fields), **options)
-        else:
-            overrides = job.config.model_hparam_overrides | fields | options
-            models[task.name] = model_class.from_pretrained(job.encoder.directory, **overrides)
-    for model in models.values():
-        model.compile(optimizer=None, jit_compile=backend.default_jit_compile())  # to predict
-    return models
-
-
-def load_trained(model_class, directory: str, task, fields: dict[str, Any]):
-    """A fine-tuned model; an error if it was not trained for `task`."""
-    model = model_class.from_pretrained(directory)
-    found, expected = (c.to_hf_dict("") for c in (model.config, override(model.config, fields)))
-    for name in sorted(found):
-        if found[name] != expected[name]:
-            raise InputError(
-                f"{directory} was trained for another task than {task.name}: `{name}` is "
-                f"{json.dumps(found[name])}, expected {json.dumps(expected[name])}"
-            )
-    return model
-
-
-def train(models, features, config: FinetuningConfig, seed: int, title: str) -> None:
-    """Fits the models. As in the original, losses are summed over the batch and clipped to norm 1.
-
-    Models and features are by task; several models share an encoder and are trained jointly.
+    As in the original, losses are summed over the batch, and gradients clipped to norm 1.
     Source: run_finetuning.py and model/optimization.py of the release.
     """
     import keras
 
     from data.tasks.batching import join_features, training_batches
-    from model.backends import backend
-    from model.joint import JointModel
-    from model.training.optimizer import create_optimizer
 
-    jit_compile = backend.default_jit_compile()
-    is_joint = len(models) > 1
-    model = JointModel(models) if is_joint else next(iter(models.values()))
+    config = models.job.config
     batches = training_batches(
-        join_features(features) if is_joint else next(iter(features.values())),
+        join_features(features) if len(features) > 1 else next(iter(features.values())),
         config.train_batch_size,
         config.num_train_epochs,
         seed,
         pad_to_max=not config.mask_padding,
-        bucket_lengths=jit_compile,
+        bucket_lengths=models.jit_compile,
     )
     steps = int(batches.cardinality())
-    network = next(iter(models.values())).config
-    is_wide = network.hidden_size >= MODEL_SIZES["base"].hidden_size
-    optimizer = create_optimizer(
-        config.learning_rate or (1e-4 if is_wide else 3e-4),
-        num_train_steps=steps,
-        num_warmup_steps=steps * config.warmup_proportion,
-        weight_decay_rate=config.weight_decay_rate,
-        layerwise_lr_decay=config.layerwise_lr_decay,
-        num_hidden_layers=network.num_hidden_layers,
-    )
-    model.compile(optimizer, **model.objective("sum"), jit_compile=jit_compile)
+    model = models.trainer(steps)
     with progress_bar(steps, title, unit="step") as bar:
         show = functools.partial(show_loss, bar, title, config.train_batch_size)
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=show)

@@ -112,6 +112,10 @@ class Job:
             trained += part.train.num_characters if part.train else 0
         return read + 3 * self.config.num_train_epochs * trained
 
+    def seed(self, trial: int) -> int:
+        """The seed of a trial's random draws."""
+        return self.config.seed + trial - 1
+
     def trained_model(self, trial: int, task: Task | None = None) -> str:
         """The directory of a trial's model; for joint tasks, `task` selects one in it."""
         parts = [task.name] if task and self.is_joint else []

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, ClassVar, NamedTuple, Self
 
-import keras
 import numpy as np
 from absl import logging
 
@@ -18,7 +17,7 @@ from data.tasks.examples import parse_text
 from data.tokenizer.saved_files import vocabulary_file
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
 from model import ConvBertConfig, adaptation
-from model.backends import backend
+from model.predictor import Predictor
 from model.weights import pretrained
 from pipelines.saved import find_architecture
 
@@ -26,29 +25,6 @@ from pipelines.saved import find_architecture
 BATCHES_AT_ONCE = 2
 # Texts that are tokenized, and sorted by length, together.
 TEXTS_AT_ONCE = 1024
-
-
-class Predictor(keras.Model):
-    """A network's function for predictions, without touching how the network is compiled."""
-
-    def __init__(self, network: Any):
-        super().__init__()
-        self.network, self.config = network, network.config
-        self.token_outputs = getattr(network, "token_outputs", ("logits",))
-        self.state = adaptation.state(network.encoder())
-        self.process = os.getpid()
-        self.compile(optimizer=None, jit_compile=backend.default_jit_compile())
-
-    def call(self, inputs):
-        """The network's outputs, without dropout."""
-        return self.network(inputs, training=False)
-
-    def make_predict_function(self, *args, **kwargs):
-        """Keras's, without TensorFlow's warning where batches differ in length."""
-        function = super().make_predict_function(*args, **kwargs)
-        if hasattr(function, "_omit_frequent_tracing_warning"):
-            function._omit_frequent_tracing_warning = True
-        return function
 
 
 class Pipeline:

@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from data.tasks import glue
 from data.tasks.batching import make_features
 from data.tasks.classification import task as classification
 from data.tasks.examples import TextExamples
+from jobs.job_models import JobModels
 from model import ConvBertConfig, ConvBertForSequenceClassification
 from pipelines import TextClassifier
 from tests.support import finetuning
@@ -76,7 +78,7 @@ def test_trains_scores_and_predicts_once(data_dir, model_dir, monkeypatch):
     before = tree(model_dir)
     trials = []
 
-    def run_trial(job, features, trial):
+    def run_trial(models, features, trial):
         trials.append(trial)
         return {"cola": results[0]}
 
@@ -217,7 +219,9 @@ def test_loss_is_summed_over_the_batch(data_dir):
         model = ConvBertForSequenceClassification(network)
         examples = TextExamples("", "", texts, None, labels, task.score_range)
         features = make_features(tokenizer, examples, 16)
-        finetune.train({"task": model}, {"task": features}, config, seed=0, title="test")
+        models = JobModels(types.SimpleNamespace(config=config))
+        models.by_task = {"task": model}
+        finetune.train(models, {"task": features}, seed=0, title="test")
         inputs = tokenizer(texts)
         logits = np.asarray(model(inputs))
         if task.is_regression:

@@ -81,10 +81,13 @@ def test_a_trial_depends_only_on_its_seed(fine_tune):
 
 
 def test_deterministic_trials_repeat_bit_for_bit(data_dir):
-    """In two new processes: only those can still be limited to one thread."""
+    """Alone or after another trial, in two new processes: only those can be limited to one thread.
+
+    The second trial of a process takes over the first one's compiled model.
+    """
     running, environment = [], os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    hparams = HPARAMS | {"deterministic": True}
-    for name in ("one", "two"):
+    for name, own in (("one", {"seed": 1}), ("two", {"num_trials": 2})):
+        hparams = HPARAMS | {"deterministic": True} | own
         arguments = finetuning.arguments(data_dir, name, hparams, "cola")
         command = [sys.executable, "finetune.py", *arguments]
         running.append(subprocess.Popen(command, cwd=ROOT, env=environment))
@@ -92,10 +95,10 @@ def test_deterministic_trials_repeat_bit_for_bit(data_dir):
         assert process.wait(timeout=180) == 0
     one, two = (data_dir / "models" / name for name in ("one", "two"))
     for name in (
-        "finetuning_models/cola_1/model.safetensors",
-        "finetuning_models/cola_1/config.json",
-        "test_predictions/cola_test_1.tsv",
+        "finetuning_models/cola_{}/model.safetensors",
+        "finetuning_models/cola_{}/config.json",
+        "test_predictions/cola_test_{}.tsv",
     ):
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+        assert (one / name.format(1)).read_bytes() == (two / name.format(2)).read_bytes(), name
     weights = (one / "finetuning_models/cola_1/model.safetensors").read_bytes()
     assert weights != (one / "discriminator/model.safetensors").read_bytes()

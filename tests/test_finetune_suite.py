@@ -54,15 +54,17 @@ def suite(data_dir, tmp_path, monkeypatch):
     """
     num_trained, num_changes, killed_at = 0, 0, math.inf
 
-    def train_and_score(job, features, trial):
+    def train_and_score(models, features, trial):
         nonlocal num_trained
         num_trained += 1
+        job = models.job
         (part,), model = job.parts, Model(job, trial)
         outputs = {split: model.outputs(part.tests[split]) for split in job.tests_of(part, trial)}
         score = float(model.outputs(range(9)).sum())
         metrics = {name: score + i for i, name in enumerate(part.task.metrics)}
         name = part.task.name
-        return {name: model}, {name: metrics if part.dev else {}}, {name: outputs}
+        models.by_task = {name: model}
+        return {name: metrics if part.dev else {}}, {name: outputs}
 
     def limited(function):
         def change(path, *arguments, **options):

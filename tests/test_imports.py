@@ -42,6 +42,7 @@ INNER_RANKS = {
     "model.pretraining": 6,
     "model.joint": 6,
     "model.adaptation": 3,
+    "model.predictor": 4,
     "model.training": 7,
 }
 HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib"}

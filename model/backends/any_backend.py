@@ -10,6 +10,9 @@ from common.errors import InputError
 # Keras's own name: `keras.distribution.initialize` reads it.
 NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 
+# Whether every function of a model is compiled, anew for each shape of its arrays.
+ALWAYS_COMPILES = True
+
 
 def default_jit_compile(num_devices: int = 1) -> bool:
     """Whether XLA is enabled by default."""

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
 
+ALWAYS_COMPILES = False  # a service must not wait for XLA, on a GPU neither
 SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number works
 
 

@@ -141,6 +141,14 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                 for name in ("finite_steps", "skipped_steps")
             )
 
+    def reset(self) -> None:
+        """Returns to the state before the first update."""
+        for variable in self.variables:
+            if variable is not self._learning_rate:
+                variable.assign(ops.zeros_like(variable))
+        if self.dynamic_loss_scale:
+            self.loss_scale.assign(INITIAL_LOSS_SCALE)
+
     @override
     def scale_loss(self, loss):
         return loss * self.loss_scale if self.dynamic_loss_scale else super().scale_loss(loss)

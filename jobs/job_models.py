@@ -1,0 +1,123 @@
+"""The models of a fine-tuning job: built and compiled once, and drawn anew for every trial."""
+
+import functools
+import gc
+import json
+from typing import Any
+
+from common.errors import InputError
+from common.fields import override
+from jobs.trials import Job
+from model.config import MODEL_SIZES
+
+
+class JobModels:
+    """A model for each task of a job; the tasks share one encoder.
+
+    Tracing and compiling a model takes longer than many a trial. So all trials have the same
+    compiled models: each starts by giving them what new ones would draw from its seed.
+
+    Nothing is built before the first `start`.
+    """
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.by_task: dict[str, Any] = {}
+        self._trainer: Any = None
+
+    def start(self, trial: int) -> None:
+        """Gives the models the weights and the random states that a trial starts from."""
+        import keras
+
+        if not self.by_task:
+            keras.backend.clear_session()  # the models of earlier jobs
+        keras.utils.set_random_seed(self.job.seed(trial))
+        fresh = build_models(self.job, trial)
+        if not self.by_task:
+            self.by_task = fresh
+            return
+        for name, model in self.by_task.items():
+            for variable, value in zip(model.variables, fresh.pop(name).variables, strict=True):
+                variable.assign(value)
+        gc.collect()  # the new models: Keras's have circular references
+        if self._trainer is not None:
+            self._trainer.optimizer.reset()
+
+    @functools.cached_property
+    def jit_compile(self) -> bool:
+        """Whether XLA compiles the models, once for each shape of a batch."""
+        from model.backends import backend
+
+        return backend.default_jit_compile()
+
+    @functools.cached_property
+    def predictors(self) -> dict[str, Any]:
+        """The compiled function that predicts, by task."""
+        from model.predictor import Predictor
+
+        return {name: Predictor(model, self.jit_compile) for name, model in self.by_task.items()}
+
+    def trainer(self, steps: int) -> Any:
+        """The compiled model whose `fit` trains all tasks; every trial has as many steps."""
+        if self._trainer is None:
+            self._trainer = self._compile_trainer(steps)
+        return self._trainer
+
+    def _compile_trainer(self, steps):
+        from model.joint import JointModel
+        from model.training.optimizer import create_optimizer
+
+        config, (first, *others) = self.job.config, self.by_task.values()
+        model = JointModel(self.by_task) if others else first
+        is_wide = first.config.hidden_size >= MODEL_SIZES["base"].hidden_size
+        optimizer = create_optimizer(
+            config.learning_rate or (1e-4 if is_wide else 3e-4),
+            num_train_steps=steps,
+            num_warmup_steps=steps * config.warmup_proportion,
+            weight_decay_rate=config.weight_decay_rate,
+            layerwise_lr_decay=config.layerwise_lr_decay,
+            num_hidden_layers=first.config.num_hidden_layers,
+        )
+        model.compile(optimizer, **model.objective("sum"), jit_compile=self.jit_compile)
+        return model
+
+
+def build_models(job: Job, trial: int) -> dict[str, Any]:
+    """A new model for each task of a job."""
+    import model as library
+
+    models: dict[str, Any] = {}
+    for task in (part.task for part in job.parts):
+        model_class = getattr(library, task.architecture)
+        fields = task.model_fields() | {"mask_padding": job.config.mask_padding}
+        options = task.model_options(job.config)
+        if models:
+            options["convbert"] = next(iter(models.values())).convbert
+        # Where the weights come from:
+        # 1. Without training, each task's model is the one that an earlier run trained.
+        # 2. `--from-scratch` draws all weights from the trial's seed.
+        # 3. Otherwise the encoder is the pre-trained one, and the head is drawn.
+        if not job.config.do_train:
+            directory = job.trained_model(trial, task)
+            models[task.name] = load_trained(model_class, directory, task, fields)
+            continue
+        fields["task_specific_params"] = task.saved_options(job.config) or None
+        if job.encoder.directory is None:
+            models[task.name] = model_class(override(job.encoder.config, fields), **options)
+        else:
+            overrides = job.config.model_hparam_overrides | fields | options
+            models[task.name] = model_class.from_pretrained(job.encoder.directory, **overrides)
+    return models
+
+
+def load_trained(model_class, directory: str, task, fields: dict[str, Any]):
+    """A fine-tuned model; an error if it was not trained for `task`."""
+    model = model_class.from_pretrained(directory)
+    found, expected = (c.to_hf_dict("") for c in (model.config, override(model.config, fields)))
+    for name in sorted(found):
+        if found[name] != expected[name]:
+            raise InputError(
+                f"{directory} was trained for another task than {task.name}: `{name}` is "
+                f"{json.dumps(found[name])}, expected {json.dumps(expected[name])}"
+            )
+    return model

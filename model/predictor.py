@@ -1,0 +1,38 @@
+"""A network's predictions, compiled apart from its training."""
+
+import os
+from typing import Any
+
+import keras
+
+from model import adaptation
+from model.backends import backend
+
+
+class Predictor(keras.Model):
+    """A network's function for predictions, without touching how the network is compiled.
+
+    `jit_compile` is whether XLA compiles it, once for each shape of a batch; None: only where the
+    backend cannot compute without.
+    """
+
+    def __init__(self, network: Any, jit_compile: bool | None = None):
+        super().__init__()
+        self.network, self.config = network, network.config
+        self.token_outputs = getattr(network, "token_outputs", ("logits",))
+        self.state = adaptation.state(network.encoder())
+        self.process = os.getpid()
+        if jit_compile is None:
+            jit_compile = backend.ALWAYS_COMPILES
+        self.compile(optimizer=None, jit_compile=jit_compile)
+
+    def call(self, inputs):
+        """The network's outputs, without dropout."""
+        return self.network(inputs, training=False)
+
+    def make_predict_function(self, *args, **kwargs):
+        """Keras's, without TensorFlow's warning where batches differ in length."""
+        function = super().make_predict_function(*args, **kwargs)
+        if hasattr(function, "_omit_frequent_tracing_warning"):
+            function._omit_frequent_tracing_warning = True
+        return function
