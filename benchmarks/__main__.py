@@ -6,8 +6,10 @@
     python3 -m benchmarks finetune --task sst --tasks-dir D --peer-python .venv-peers/bin/python
     python3 -m benchmarks predict --task sst --tasks-dir D --peer-python .venv-peers/bin/python
     python3 -m benchmarks export --model-dir M --task sst --tasks-dir D
+    python3 -m benchmarks compile --target h100 --precision mixed_bfloat16 --by-kind
 
-All implementations alternate for several rounds on the same cores. The table shows medians.
+All implementations alternate for several rounds on the same cores. The table shows medians. Only
+`compile` measures nothing: it compiles the training step for a GPU, which need not be there.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from pathlib import Path
 if __name__ == "__main__":  # `python PATH/benchmarks` puts that folder first
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.gpu_targets import TARGETS
 from common import errors
 from configure_pretraining import PRECISIONS
 from model.config import MODEL_SIZES
@@ -30,7 +33,7 @@ PEERS = ("torch", "torch-compiled")
 def main():
     """Runs the benchmark that the first argument names."""
     args = parse_arguments()
-    module = args.benchmark if args.benchmark in ("data", "export") else "models"
+    module = args.benchmark if args.benchmark in ("data", "export", "compile") else "models"
     importlib.import_module(f"benchmarks.{module}").run(args)
 
 
@@ -74,17 +77,31 @@ def parse_arguments() -> argparse.Namespace:
         benchmark.add_argument("--output", help="JSON file for all measurements")
         if benchmark is not data:
             add_count(benchmark, "--threads", os.cpu_count(), "threads and cores to use")
+
+    compiler = add("compile", "what XLA makes of the training step for a GPU, without the GPU")
+    compiler.add_argument("--target", required=True, choices=TARGETS, help="the GPU")
+    compiler.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
+    add_shape_options(compiler, 128)
+    add_count(compiler, "--length", 128, "tokens per row")
+    compiler.add_argument("--hparams", default="{}", help="as for pretrain.py")
+    compiler.add_argument("--by-kind", action="store_true", help="list each kind of kernel")
+    compiler.add_argument("--output", help="JSON file, with all kernels")
     return parser.parse_args()
 
 
-def add_model_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    """Adds the options that all benchmarks of models share."""
+def add_shape_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """Adds what every benchmark of a model needs to know."""
     backend = os.environ.get("KERAS_BACKEND", BACKENDS[0])
     parser.add_argument("--size", choices=MODEL_SIZES, default="medium-small", help="of the model")
     add_count(parser, "--batch-size", batch_size, "rows or examples per batch")
+    parser.add_argument("--backend", choices=BACKENDS, default=backend, help="Keras's backend")
+
+
+def add_model_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """Adds the options that the benchmarks of models share."""
+    add_shape_options(parser, batch_size)
     add_count(parser, "--length", None, "tokens per row, if not as the records or the task have it")
     add_count(parser, "--steps", 16, "steps of each implementation per round")
-    parser.add_argument("--backend", choices=BACKENDS, default=backend, help="Keras's backend")
     help = "transformers' ConvBERT, plain or compiled; left out if it is not installed"
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS[:1], help=help)
     help = "a Python with torch and transformers"
