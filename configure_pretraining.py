@@ -60,7 +60,9 @@ class PretrainingConfig(Objective):
     eval_holdout_shards: int = setting(0, "number of shards that are never trained on", least=0)
     num_eval_steps: int = setting(100, "batches in an evaluation", least=1)
     gradient_accumulation_steps: int = setting(1, "micro-batches in a batch", least=1)
-    num_devices: int | None = setting(None, "GPUs that share each batch; null: all")
+    num_devices: int | None = setting(
+        None, "GPUs that share each batch; null: one on TensorFlow, all on JAX"
+    )
     precision: str = setting("float32", "Keras dtype policy", choices=PRECISIONS)
     jit_compile: bool | None = setting(None, "use XLA; null: on GPUs and TPUs")
     deterministic: bool = setting(False, "repeat results bit for bit; slower")

@@ -60,8 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
     import keras
 
     from data.tensorflow_setup import prepare_tensorflow
+    from model.backends import backend, devices
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow", configs[0].deterministic)
+    devices.report("float32", backend.default_jit_compile())
     if args.from_scratch:
         encoder = random_encoder(configs[0], args.data_dir)
     else:

@@ -96,17 +96,20 @@ def prepare_backend(config):
     import keras
 
     from data.tensorflow_setup import prepare_tensorflow
-    from model.backends import backend, distribution
+    from model.backends import backend, devices, distribution
 
     backend.connect_processes(config.seed)
     prepare_tensorflow(
         keras.backend.backend() == "tensorflow", config.deterministic, config.num_devices
     )
-    devices = {"devices": distribution.count_devices(config.num_devices)}
-    parts = devices | {"gradient_accumulation_steps": config.gradient_accumulation_steps}
+    num_devices = distribution.count_devices(config.num_devices)
+    jit_compile = distribution.uses_xla(config.jit_compile, num_devices)
+    devices.report(config.precision, jit_compile, num_devices)
+    divisor = {"devices": num_devices}
+    parts = divisor | {"gradient_accumulation_steps": config.gradient_accumulation_steps}
     distribution.check_batch("train_batch_size", config.train_batch_size, parts)
     if config.do_eval or config.eval_every:
-        distribution.check_batch("eval_batch_size", config.eval_batch_size, devices)
+        distribution.check_batch("eval_batch_size", config.eval_batch_size, divisor)
 
 
 def open_run(args, config):

@@ -26,7 +26,10 @@ _NOISE = re.compile(
     rb"|To enable the following instructions:"
     rb"|E\d{4} .*(oneDNN supports|Unable to register cu\w+ factory|failed call to cuInit)"
 )
-_CONCERNS_GPUS = re.compile(rb"(?i)cuda|gpu|cuinit|dlopen|nvidia|libcu")
+# Warnings and errors; information about a GPU that works is noise, too.
+_CONCERNS_GPUS = re.compile(
+    rb"(?i)(?!I\d{4} |\d{4}-\S+ \S+: I ).*(cuda|gpu|cuinit|dlopen|nvidia|libcu)"
+)
 _STARTED = b"\0started\n"
 
 _filter = None
@@ -72,7 +75,7 @@ def _pass_on(reading, real):
             for line in lines:
                 if line == _STARTED:
                     is_started, held = True, []
-                elif not _NOISE.match(line) or (has_gpu and _CONCERNS_GPUS.search(line)):
+                elif not _NOISE.match(line) or (has_gpu and _CONCERNS_GPUS.match(line)):
                     os.write(real, line)
                 elif not is_started:
                     held.append(line)

@@ -36,8 +36,9 @@ def prepare_tensorflow(
         trains_the_model: TensorFlow is Keras's backend.
         deterministic: results repeat bit for bit. On a CPU that takes one thread: sums on several
             differ in the last bits from run to run, whatever TensorFlow is told.
-        num_devices: that will train it. Where there is no GPU, the CPU is made to look like so
-            many: a trial of a job for several GPUs.
+        num_devices: that will train it; None means one. TensorFlow takes memory on no other GPU,
+            and only what it needs, unless TF_FORCE_GPU_ALLOW_GROWTH says otherwise. Where there is
+            no GPU, the CPU is made to look like so many: a trial of a job for several GPUs.
     """
     # A batch of another length is no reason to warn, and TensorFlow soon traces for any length.
     tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
@@ -47,6 +48,11 @@ def prepare_tensorflow(
         if gpus:
             tf.config.set_visible_devices([], "GPU")
         return
+    if gpus:
+        gpus = gpus[: num_devices or 1]
+        tf.config.set_visible_devices(gpus, "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
     if num_devices and num_devices > 1 and not gpus:
         (cpu,) = tf.config.list_physical_devices("CPU")
         parts = [tf.config.LogicalDeviceConfiguration()] * num_devices

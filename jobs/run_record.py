@@ -10,11 +10,12 @@ import subprocess
 import sys
 from typing import Any
 
-from common import files
+from common import files, gpus
 from common.errors import InputError
 
 FILE = "run.json"
 PACKAGES = ("tensorflow", "keras", "jax", "numpy", "safetensors", "tensorflow-text")
+GPU_PACKAGES = ("nvidia-", "jax-cuda")  # with CUDA, cuDNN and JAX's code for them
 
 
 def add_start(
@@ -54,6 +55,8 @@ def add_start(
             "platform": platform.platform(),
             "host": platform.node(),
             "cpus": os.cpu_count(),
+            "gpus": [gpu._asdict() for gpu in gpus.installed()],
+            "tensorflow_build": build_info(),
         },
     }
     with files.write_errors_named(path):
@@ -67,7 +70,18 @@ def package_versions() -> dict[str, str]:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
+    for package in importlib.metadata.distributions():
+        if package.name.startswith(GPU_PACKAGES):
+            versions[package.name] = package.version
     return versions
+
+
+def build_info() -> dict[str, str]:
+    """The CUDA and cuDNN versions that TensorFlow was built with; {} if it has none."""
+    import tensorflow as tf
+
+    info = tf.sysconfig.get_build_info()
+    return {name: info[name] for name in ("cuda_version", "cudnn_version") if name in info}
 
 
 def code_version(directory: str | os.PathLike) -> dict[str, Any] | None:

@@ -83,13 +83,14 @@ def check_output(path: str | None, ending: str) -> None:
 
 def load_pipeline(name: str, directory: str, **options: Any) -> Any:
     """Sets TensorFlow up and loads a pipeline, by the name of its class in `pipelines`."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
     import pipelines
     from data.tensorflow_setup import prepare_tensorflow
+    from model.backends import backend, devices
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
+    devices.report("float32", backend.default_jit_compile())
     return getattr(pipelines, name).from_pretrained(directory, **options)
 
 

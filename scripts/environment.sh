@@ -5,7 +5,6 @@ DATA_DIR="${DATA_DIR:-data_dir}"
 MODEL_NAME="${MODEL_NAME:-convbert}"
 python="$root/.venv/bin/python"
 [ -x "$python" ] || python=python3
-export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" # errors only
 
 # Runs a Python file of the project with further arguments.
 run_job() {

@@ -19,6 +19,26 @@ def default_jit_compile(num_devices: int = 1) -> bool:
     return True
 
 
+def default_num_devices(available: int) -> int:
+    """How many of the `available` GPUs or TPUs a job uses by default."""
+    return available
+
+
+def accelerator() -> tuple[str, str | None] | None:
+    """Returns the name and compute capability of the device that computes; None for a CPU."""
+    return None
+
+
+def peak_memory() -> int | None:
+    """Returns the most bytes that were in use on the GPU or TPU; None if that is not known."""
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device has too little memory."""
+    return False
+
+
 def scope(num_devices: int) -> contextlib.AbstractContextManager:
     """Returns the context in which to create a model that trains on `num_devices`."""
     return contextlib.nullcontext()

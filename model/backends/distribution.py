@@ -39,12 +39,14 @@ def process_rows(batch_size: int) -> slice:
 def count_devices(requested: int | None) -> int:
     """Counts the devices that a run uses, in all of its processes.
 
-    `requested` is the hyper-parameter `num_devices`; None means all GPUs or TPUs, or one CPU per
-    process. Raises an `InputError` if there are fewer, or processes cannot share them equally.
+    `requested` is the hyper-parameter `num_devices`; None means one GPU on TensorFlow, all GPUs or
+    TPUs on JAX, or one CPU per process. Raises an `InputError` if there are fewer, or processes
+    cannot share them equally.
     """
     devices, processes = keras.distribution.list_devices(), backend.process()[1]
     if requested is None:
-        return processes if devices[0].startswith("cpu") else len(devices)
+        is_cpu = devices[0].startswith("cpu")
+        return processes if is_cpu else backend.default_num_devices(len(devices))
     require(
         1 <= requested <= len(devices),
         "num_devices",
@@ -58,6 +60,25 @@ def count_devices(requested: int | None) -> int:
         requested,
     )
     return requested
+
+
+def uses_xla(jit_compile: bool | None, num_devices: int) -> bool:
+    """Whether XLA compiles a job's steps; `jit_compile` is the hyper-parameter, None its default.
+
+    Raises an `InputError` if XLA cannot compile for so many devices.
+    """
+    default = backend.default_jit_compile(num_devices)
+    if jit_compile is None:
+        return default
+    is_possible = num_devices == 1 or keras.backend.backend() != "tensorflow"
+    require(
+        is_possible or not jit_compile,
+        "jit_compile",
+        f"false or null with `num_devices` {num_devices} on TensorFlow; KERAS_BACKEND=jax compiles "
+        "for several devices",
+        jit_compile,
+    )
+    return jit_compile
 
 
 def check_batch(name: str, batch_size: int, parts: dict[str, int]) -> None:

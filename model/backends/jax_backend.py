@@ -15,6 +15,24 @@ from model.backends.any_backend import *  # noqa: F403 (the functions not define
 from model.backends.any_backend import NUM_PROCESSES
 
 
+def accelerator() -> tuple[str, str | None] | None:
+    """Returns the name and compute capability of the first device; None for a CPU."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return None
+    return device.device_kind, getattr(device, "compute_capability", None)
+
+
+def peak_memory() -> int | None:
+    """Returns the most bytes that were in use on the first device; None on a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device has too little memory."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
 def scope(num_devices: int) -> contextlib.AbstractContextManager:
     """Sets Keras's distribution for the rest of the process: `fit` needs it as well."""
     if num_devices > 1:

@@ -24,6 +24,35 @@ def default_jit_compile(num_devices: int = 1) -> bool:
     return num_devices == 1 and bool(keras.distribution.list_devices("gpu"))
 
 
+def default_num_devices(available: int) -> int:
+    """Returns 1: without XLA for the whole step, several GPUs can be slower than one."""
+    return 1
+
+
+def accelerator() -> tuple[str, str | None] | None:
+    """Returns the name and compute capability of the first visible GPU; None without one."""
+    gpu = next(iter(tf.config.get_visible_devices("GPU")), None)
+    if gpu is None:
+        return None
+    details = tf.config.experimental.get_device_details(gpu)
+    capability = details.get("compute_capability")
+    return details.get("device_name", "GPU"), capability and "{}.{}".format(*capability)
+
+
+def peak_memory() -> int | None:
+    """Returns the most bytes that were in use on the first GPU; None without one."""
+    if not tf.config.list_logical_devices("GPU"):
+        return None
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device has too little memory."""
+    return isinstance(error, tf.errors.ResourceExhaustedError) or (
+        isinstance(error, tf.errors.OpError) and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
 def scope(num_devices: int) -> contextlib.AbstractContextManager:
     """Mirrors the model on the first `num_devices` GPUs, or CPUs if there is no GPU."""
     if num_devices == 1:

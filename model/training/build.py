@@ -16,9 +16,7 @@ def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvB
     """
     keras.utils.set_random_seed(config.seed)
     num_devices = distribution.count_devices(config.num_devices)
-    jit_compile = config.jit_compile
-    if jit_compile is None:
-        jit_compile = backend.default_jit_compile(num_devices)
+    jit_compile = distribution.uses_xla(config.jit_compile, num_devices)
     with backend.scope(num_devices):
         model = ConvBertForPreTraining(
             network,

@@ -1,0 +1,69 @@
+"""The NVIDIA GPUs of this machine, and what to install for them; docs/gpu.md has the same table."""
+
+import functools
+import importlib.metadata
+import os
+import subprocess
+from typing import NamedTuple
+
+from common import console
+
+JAX_VERSION = "0.10.1"
+
+
+class Gpu(NamedTuple):
+    """What the driver says of a GPU."""
+
+    name: str
+    memory_gib: float
+    driver: str
+    capability: str  # the compute capability, such as 9.0
+
+
+@functools.cache
+def installed() -> tuple[Gpu, ...]:
+    """All GPUs of this machine; none if `nvidia-smi` is missing or fails."""
+    fields = "name,memory.total,driver_version,compute_cap"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+        return tuple(Gpu(name, float(mib) / 1024, *others) for name, mib, *others in rows)
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError):
+        return ()
+
+
+def install_command(backend: str, capability: str | None) -> str:
+    """The command that installs what `backend` needs for GPUs of a compute capability.
+
+    TensorFlow's wheel has no binary kernels for capability 9.0 and above: there, it is JAX's.
+    """
+    number = float(capability or 8)
+    is_old = number < 7.5  # cuDNN dropped these GPUs after version 9.10
+    if backend == "jax" or number >= 9:
+        command = f'pip install "jax[cuda12]=={JAX_VERSION}"'
+        command += ' "nvidia-cudnn-cu12==9.10.2.21"' if is_old else ""
+        return command if backend == "jax" else f"{command}, and set KERAS_BACKEND=jax"
+    version = importlib.metadata.version("tensorflow")
+    limit = ' "nvidia-cudnn-cu12<9.11"' if is_old else ""
+    return f'pip install "tensorflow[and-cuda]=={version}"{limit}'
+
+
+def unused_warning(backend: str) -> str | None:
+    """What to say where `backend`, "tensorflow" or "jax", sees no GPU.
+
+    None if the machine has none, or the environment hides it.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    if backend == "jax":
+        hidden |= "cpu" in os.environ.get("JAX_PLATFORMS", "")
+    if hidden or not any(map(os.path.exists, console.NVIDIA_DEVICES)):
+        return None
+    gpu = next(iter(installed()), None)
+    known = gpu and f" ({gpu.name}, compute capability {gpu.capability}, driver {gpu.driver})"
+    name = {"tensorflow": "TensorFlow", "jax": "JAX"}.get(backend, backend)
+    return (
+        f"this machine has an NVIDIA GPU{known or ''}, but {name} does not see it and computes on "
+        f"the CPU. Install what it needs: {install_command(backend, gpu and gpu.capability)}. "
+        "docs/gpu.md says more. To use the CPU on purpose, set CUDA_VISIBLE_DEVICES=-1"
+    )
