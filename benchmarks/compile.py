@@ -27,7 +27,8 @@ from model.config import load_hparams
 LAUNCH_SECONDS = 2e-6
 INTEGER_LANES = 64  # a core starts in a cycle, on all targets
 INTEGER_INSTRUCTIONS = 0.7  # per operation: an instruction adds or mixes three numbers
-XLA_FLAGS = "--xla_gpu_autotune_level=0"  # to tune is to run
+# To tune is to run. Untuned, a product in Triton may find no tiles: cuBLAS has all products.
+XLA_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 
 
 def run(args: argparse.Namespace) -> None:

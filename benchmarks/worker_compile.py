@@ -76,9 +76,12 @@ def trace_tensorflow(hparams: dict) -> bytes:
     from model.convbert import INPUT_NAMES
 
     model, shape = make_step(hparams)
-    step = tf.function(lambda batch: model.train_step((batch,)), jit_compile=True)
-    batch = {name: tf.TensorSpec(shape, tf.int32) for name in INPUT_NAMES}
-    traced = step.experimental_get_compiler_ir(batch)
+
+    def step(*arrays):
+        return model.train_step((dict(zip(INPUT_NAMES, arrays, strict=True)),))
+
+    specs = [tf.TensorSpec(shape, tf.int32)] * len(INPUT_NAMES)
+    traced = tf.function(step, jit_compile=True).experimental_get_compiler_ir(*specs)
     return traced(stage="stablehlo_serialized", device_name="/device:CPU:0")
 
 
