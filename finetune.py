@@ -330,14 +330,13 @@ def train(models: JobModels, features, seed: int, title: str) -> None:
         config.num_train_epochs,
         seed,
         pad_to_max=not config.mask_padding,
-        bucket_lengths=models.jit_compile,
+        few_shapes=models.jit_compile,
     )
-    steps = int(batches.cardinality())
-    model = models.trainer(steps)
-    with progress_bar(steps, title, unit="step") as bar:
+    model = models.trainer(len(batches))
+    with progress_bar(len(batches), title, unit="step") as bar:
         show = functools.partial(show_loss, bar, title, config.train_batch_size)
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=show)
-        model.fit(batches, shuffle=False, verbose=0, callbacks=[callback])
+        model.fit(batches.dataset(), shuffle=False, verbose=0, callbacks=[callback])
 
 
 def show_loss(bar, title: str, batch_size: int, step: int, logs: dict[str, float]) -> None:

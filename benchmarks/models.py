@@ -187,7 +187,7 @@ def transformers_batches(features: Any, batch_size: int, training: bool) -> list
         order = np.random.default_rng(0).permutation(order)
     for indices in np.split(order, range(batch_size, len(order), batch_size)):
         padded = dataclasses.replace(features, max_seq_length=int(features.lengths[indices].max()))
-        inputs, targets = Batches(padded, [indices], pad_to_max=True, bucket_lengths=False)[0]
+        inputs, targets = Batches(padded, [indices], pad_to_max=True)[0]
         batch = {name: inputs[name] for name in ("input_ids", "input_mask", "segment_ids")}
         if training and isinstance(targets, dict):
             batch |= {f"{name}_positions": targets[f"{name}_logits"] for name in ("start", "end")}

@@ -125,12 +125,12 @@ def finetune(session: Session) -> None:
     network, features = make_network(job), load(job["features"])
     shape = (job["batch_size"], NUM_EPOCHS, 0, job["pad_to_max"], jit_compile)
     batches = training_batches(features, *shape)
-    steps, layers = int(batches.cardinality()), network.config.num_hidden_layers
+    steps, layers = len(batches), network.config.num_hidden_layers
     decay = {"layerwise_lr_decay": 0.8, "num_hidden_layers": layers}
     optimizer = create_optimizer(3e-4, steps, steps * 0.1, **decay)
     network.compile(optimizer, **network.objective("sum"), jit_compile=jit_compile)
-    session.facts["tokens_per_row"] = tokens_per_row(batches.take(job["steps"]))
-    network.fit(batches, shuffle=False, verbose=0, callbacks=[StepsOnRequest(session)])
+    session.facts["tokens_per_row"] = tokens_per_row(itertools.islice(batches, job["steps"]))
+    network.fit(batches.dataset(), shuffle=False, verbose=0, callbacks=[StepsOnRequest(session)])
 
 
 def predict(session: Session) -> None:

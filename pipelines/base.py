@@ -138,6 +138,8 @@ class Pipeline:
             )
         if self._predictor.state != adaptation.state(self.network.encoder()):
             self._predictor = Predictor(self.network)  # quantized, or with low-rank updates
+        # Where XLA compiles for each number of rows, a few texts do not fill a batch.
+        batch_size = min(batch_size, 1 << (len(features) - 1).bit_length())
         return compute_outputs(self._predictor, features, batch_size)
 
     def warn_of_cut(self, num_cut: int, num_texts: int, effect: str = " and have been cut") -> None:
@@ -288,7 +290,7 @@ def compute_outputs(model: Any, features: Features, batch_size: int) -> Arrays:
         model.token_outputs,
         batch_size,
         pad_to_max=not model.config.mask_padding,
-        bucket_lengths=model.jit_compile,
+        few_shapes=model.jit_compile,
         num_threads=1 if model.jit_compile else BATCHES_AT_ONCE,
     )
     for array in outputs.values() if isinstance(outputs, dict) else [outputs]:

@@ -42,7 +42,7 @@ def fine_tune(data_dir, monkeypatch):
 
     def record(*args, **options):
         batches = make_batches(*args, **options)
-        arrays = [inputs | {"targets": targets} for inputs, targets in batches.as_numpy_iterator()]
+        arrays = [inputs | {"targets": targets} for inputs, targets in batches]
         trials.append([{name: batch[name].tolist() for name in batch} for batch in arrays])
         return batches
 

@@ -1,6 +1,7 @@
 """Examples → token features → batches, and a model's outputs in the order of the examples.
 
-A batch is padded to its longest row, rounded up so that only a few lengths occur. That is exact,
+A batch is padded to its longest row, rounded up. Where a model is compiled for every shape,
+`few_shapes` rounds up further, and fills the last batch with rows that do not count. That is exact,
 since padding does not change the results of a model that masks it. In shapes, N is the number of
 examples, B the batch size, and T the number of tokens of a row.
 """
@@ -20,7 +21,8 @@ from common.errors import InputError
 from data import tensorflow_setup
 from data.tasks.examples import IGNORED, TextExamples
 
-# With `bucket_lengths`, the lengths of batches are multiples of this.
+# With `few_shapes`, batches have the length that rows may have at most, or a half or a quarter of
+# it, rounded up to a multiple of this.
 LENGTH_MULTIPLE = 16
 # Training examples are sorted by length within pools of this many batches.
 POOL_BATCHES = 64
@@ -66,7 +68,13 @@ class Features:
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each example's longest row, int64 `[N]`."""
-        return np.diff(self.row_splits).reshape(-1, self.rows_per_example).max(axis=1)
+        return self.lengths_of(np.arange(len(self)))
+
+    def lengths_of(self, examples: np.ndarray) -> np.ndarray:
+        """Tokens of each of these examples' longest row, int64 `[len(examples)]`."""
+        rows = self.rows_of(examples)
+        lengths = self.row_splits[rows + 1] - self.row_splits[rows]
+        return lengths.reshape(-1, self.rows_per_example).max(axis=1)
 
     def is_token_level(self, array: np.ndarray) -> bool:
         """Whether an array has one entry per token, not per example."""
@@ -130,8 +138,8 @@ def training_batches(
     num_epochs: float,
     seed: int,
     pad_to_max: bool = False,
-    bucket_lengths: bool = True,
-) -> tf.data.Dataset:
+    few_shapes: bool = False,
+) -> "Batches":
     """Shuffled batches `(inputs, targets)` of all epochs, of examples of similar lengths.
 
     Each epoch's random order is cut into pools of `POOL_BATCHES` batches. Each pool is sorted by
@@ -144,8 +152,7 @@ def training_batches(
         num_epochs: passes over the training set; the last may be a fraction.
         seed: of the order.
         pad_to_max: pad every batch to `features.max_seq_length`, and do not sort.
-        bucket_lengths: use few lengths, since a model may be compiled for each; see
-            `padded_length`.
+        few_shapes: all batches have `batch_size` rows, and few lengths; see `Batches`.
     """
     count = len(features)
     total = max(1, round(count * num_epochs))
@@ -158,38 +165,40 @@ def training_batches(
         end = min((epoch + 1) * count, total) // batch_size * batch_size
         for first in range(begin, end, POOL_BATCHES * batch_size):
             pool = order[first : min(first + POOL_BATCHES * batch_size, end)]
-            by_length = pool[np.argsort(features.lengths[pool], kind="stable")]
+            by_length = pool[np.argsort(features.lengths_of(pool), kind="stable")]
             pool[:] = random.permutation(by_length.reshape(-1, batch_size)).reshape(-1)
     indices = np.split(order, range(batch_size, total, batch_size))
-    return _dataset(Batches(features, indices, pad_to_max, bucket_lengths))
+    return Batches(features, indices, pad_to_max, batch_size if few_shapes else None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches(Sequence):
     """Batches `(inputs, targets)` or `(inputs, targets, weights)` of NumPy arrays, made on demand.
 
-    `indices` are the examples of each batch; see `training_batches` for the others.
+    Args:
+        features: the examples.
+        indices: the examples of each batch.
+        pad_to_max: see `training_batches`.
+        num_rows: fills each batch up to so many examples, with its last one at weight 0, and to one
+            of three lengths; None does not.
     """
 
     features: Features
     indices: list[np.ndarray]
-    pad_to_max: bool
-    bucket_lengths: bool
+    pad_to_max: bool = False
+    num_rows: int | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple:
-        features, examples = self.features, self.indices[index]
-        rows_per_example, length = features.rows_per_example, features.max_seq_length
+        features, examples, shape = self.features, self.indices[index], self.shape(index)
+        is_real = np.arange(shape[0]) < len(examples)
+        examples = np.pad(examples, (0, shape[0] - len(examples)), "edge")
         rows = features.rows_of(examples)
         lengths = features.row_splits[rows + 1] - features.row_splits[rows]
-        if not self.pad_to_max:
-            length = min(length, padded_length(int(lengths.max()), self.bucket_lengths))
-        is_token = np.arange(length) < lengths[:, None]
+        is_token = np.arange(shape[-1]) < lengths[:, None]
         tokens = features.tokens_of(examples)
-        shape = (len(examples), rows_per_example, length)
-        shape = shape if rows_per_example > 1 else is_token.shape
 
         def padded(values, padding=0):
             array = np.full((*is_token.shape, *values.shape[1:]), padding, values.dtype)
@@ -206,13 +215,50 @@ class Batches(Sequence):
         }
         inputs |= {name: array[examples] for name, array in features.inputs.items()}
         batch = (inputs, tf.nest.map_structure(chosen, features.targets))
-        if features.weights is None:
+        if not self.has_weights:
             return batch
-        return (*batch, {name: array[examples] for name, array in features.weights.items()})
+        weights = tf.nest.map_structure(lambda _: is_real.astype(np.float32), features.targets)
+        for name, array in (features.weights or {}).items():
+            weights[name] *= array[examples]
+        return (*batch, weights)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights, one for each example and output."""
+        return self.features.weights is not None or self.num_rows is not None
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """The shape of a batch's `input_ids`."""
+        features, examples = self.features, self.indices[index]
+        length = features.max_seq_length
+        if not self.pad_to_max:
+            longest = int(features.lengths_of(examples).max())
+            length = padded_length(longest, length, few=self.num_rows is not None)
+        rows = features.rows_per_example
+        return (self.num_rows or len(examples), *([rows] if rows > 1 else []), length)
+
+    def dataset(self) -> tf.data.Dataset:
+        """The batches as TensorFlow's `fit` takes them, made while it computes."""
+        features = self.features
+
+        def spec(array):
+            shape = [None, None] if features.is_token_level(array) else [None]
+            return tf.TensorSpec([*shape, *array.shape[1:]], tf.as_dtype(array.dtype))
+
+        tokens = tf.TensorSpec([None] * (3 if features.rows_per_example > 1 else 2), tf.int32)
+        inputs = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), tokens)
+        inputs |= {name: spec(array) for name, array in features.inputs.items()}
+        signature = [inputs, tf.nest.map_structure(spec, features.targets)]
+        if self.has_weights:
+            weight = tf.TensorSpec([None], tf.float32)
+            signature.append(tf.nest.map_structure(lambda _: weight, features.targets))
+        dataset = tensorflow_setup.generator_dataset(lambda: iter(self), tuple(signature))
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(self)))
+        return dataset.prefetch(2)
 
 
 def evaluation_batches(
-    features: Features, batch_size: int, pad_to_max: bool = False, bucket_lengths: bool = True
+    features: Features, batch_size: int, pad_to_max: bool = False, few_shapes: bool = False
 ) -> tuple[Batches, np.ndarray]:
     """Batches of all examples, sorted by length to save padding; and int64 `[N]`, their order.
 
@@ -220,17 +266,20 @@ def evaluation_batches(
     """
     order = np.argsort(features.lengths, kind="stable")
     indices = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
-    return Batches(features, indices, pad_to_max, bucket_lengths), order
+    return Batches(features, indices, pad_to_max, batch_size if few_shapes else None), order
 
 
-def padded_length(longest: int, bucket_lengths: bool) -> int:
-    """The length of a batch whose longest row has `longest` tokens.
+def padded_length(longest: int, most: int, few: bool) -> int:
+    """The length of a batch whose longest row has `longest` tokens, of at most `most`.
 
-    It is rounded up to a multiple of `LENGTH_MULTIPLE`; without `bucket_lengths`, by at most an
-    eighth, to one of eight lengths between a power of two and the next.
+    It is rounded up by at most an eighth, to one of eight lengths between a power of two and the
+    next; with `few`, to a quarter of `most`, a half, or all.
     """
-    multiple = LENGTH_MULTIPLE if bucket_lengths else 1 << max(0, longest.bit_length() - 4)
-    return math.ceil(longest / multiple) * multiple
+    multiple = 1 << max(0, longest.bit_length() - 4)
+    if few:
+        parts = [LENGTH_MULTIPLE * math.ceil(most / part / LENGTH_MULTIPLE) for part in (4, 2)]
+        multiple = next((length for length in parts if length >= longest), most)
+    return min(most, math.ceil(longest / multiple) * multiple)
 
 
 def gather_outputs(
@@ -239,7 +288,7 @@ def gather_outputs(
     token_outputs: tuple[str, ...],
     batch_size: int,
     pad_to_max: bool = False,
-    bucket_lengths: bool = True,
+    few_shapes: bool = False,
     num_threads: int = 1,
 ) -> Arrays:
     """The model's outputs for all examples, in order.
@@ -248,24 +297,25 @@ def gather_outputs(
         features: the examples.
         predict: returns the outputs for a batch's inputs: a dict, or an array named "logits".
         token_outputs: names of the outputs that are `[B, T, …]`; the others are `[B, …]`.
-        batch_size, pad_to_max, bucket_lengths: see `training_batches`.
+        batch_size, pad_to_max, few_shapes: see `training_batches`.
         num_threads: batches to compute at the same time.
 
     Returns:
         For each output `[N, …]`, or `[tokens, …]` in the order of `input_ids`.
     """
     tensorflow_setup.keep_freed_memory()
-    batches, _ = evaluation_batches(features, batch_size, pad_to_max, bucket_lengths)
+    batches, _ = evaluation_batches(features, batch_size, pad_to_max, few_shapes)
     gathered = {}
     results = _in_threads(predict, (inputs for inputs, *_ in batches), num_threads)
     for examples, (inputs, outputs) in zip(batches.indices, results, strict=True):
-        tokens, is_token = features.tokens_of(examples), inputs["input_mask"].astype(bool)
+        count, tokens = len(examples), features.tokens_of(examples)
+        is_token = inputs["input_mask"][:count].astype(bool)
         for name, array in (outputs if isinstance(outputs, dict) else {"logits": outputs}).items():
             is_token_level = name in token_outputs
-            values = array[is_token] if is_token_level else array
+            values = array[:count][is_token] if is_token_level else array[:count]
             if name not in gathered:
-                count = len(features.input_ids) if is_token_level else len(features)
-                gathered[name] = np.empty((count, *values.shape[1:]), values.dtype)
+                total = len(features.input_ids) if is_token_level else len(features)
+                gathered[name] = np.empty((total, *values.shape[1:]), values.dtype)
             gathered[name][tokens if is_token_level else examples] = values
     return gathered if isinstance(outputs, dict) else gathered["logits"]
 
@@ -329,21 +379,3 @@ def join_features(features: dict[str, Features]) -> Features:
         inputs,
         pad_id=parts[0].pad_id,
     )
-
-
-def _dataset(batches):
-    features = batches.features
-
-    def spec(array):
-        shape = [None, None] if features.is_token_level(array) else [None]
-        return tf.TensorSpec([*shape, *array.shape[1:]], tf.as_dtype(array.dtype))
-
-    tokens = tf.TensorSpec([None] * (3 if features.rows_per_example > 1 else 2), tf.int32)
-    inputs = dict.fromkeys(("input_ids", "input_mask", "segment_ids"), tokens)
-    inputs |= {name: spec(array) for name, array in features.inputs.items()}
-    signature = [inputs, tf.nest.map_structure(spec, features.targets)]
-    if features.weights is not None:
-        signature.append(tf.nest.map_structure(spec, features.weights))
-    dataset = tensorflow_setup.generator_dataset(lambda: iter(batches), tuple(signature))
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(batches)))
-    return dataset.prefetch(2)

@@ -70,7 +70,7 @@ def test_targets(tokenizer):
 def test_evaluation_has_every_example_once(tokenizer, batch_size):
     features = numbered(tokenizer, 31)
     batches, order = evaluation_batches(features, batch_size)
-    seen = np.concatenate([np.asarray(targets) for _, targets in batches])
+    seen = np.concatenate([targets for _, targets in batches])
     assert sorted(seen.tolist()) == list(range(31))
     np.testing.assert_array_equal(seen, order)
     assert len(batches) == -(-31 // batch_size)
@@ -79,10 +79,7 @@ def test_evaluation_has_every_example_once(tokenizer, batch_size):
 def test_batches_are_as_long_as_their_longest_example_needs(tokenizer):
     features = numbered(tokenizer, 40)
     for inputs, targets in evaluation_batches(features, 4)[0]:
-        longest = features.lengths[np.asarray(targets)].max()
-        assert inputs["input_ids"].shape == (4, -(-longest // 16) * 16)
-    for inputs, targets in evaluation_batches(features, 4, bucket_lengths=False)[0]:
-        longest = features.lengths[np.asarray(targets)].max()
+        longest = features.lengths[targets].max()
         assert longest <= inputs["input_ids"].shape[1] <= longest * 9 / 8
     for inputs, _ in evaluation_batches(features, 4, pad_to_max=True)[0]:
         assert inputs["input_ids"].shape == (4, 128)
@@ -90,9 +87,9 @@ def test_batches_are_as_long_as_their_longest_example_needs(tokenizer):
 
 def test_padded_lengths():
     lengths = range(1, 129)
-    few = {padded_length(length, bucket_lengths=True) for length in lengths}
-    assert few == {16, 32, 48, 64, 80, 96, 112, 128}
-    more = [padded_length(length, bucket_lengths=False) for length in lengths]
+    for most, expected in ((128, {32, 64, 128}), (40, {16, 32, 40})):
+        assert {padded_length(n, most, few=True) for n in range(1, most + 1)} == expected
+    more = [padded_length(length, 128, few=False) for length in lengths]
     assert more[:17] == [*range(1, 17), 18] and more[24] == 26 and more[127] == 128
     assert len(set(more)) == 8 + 8 * 4
     padding = [1 - length / padded for length, padded in zip(lengths, more, strict=True)]
@@ -113,7 +110,7 @@ def test_training_has_every_example_once_an_epoch(tokenizer, epochs):
     batches = training_batches(features, 8, epochs, seed=3)
     sizes = [len(targets) for _, targets in batches]
     assert sizes == [8] * (23 * epochs // 8) + [23 * epochs % 8]
-    assert len(sizes) == int(batches.cardinality())
+    assert len(sizes) == len(batches) == int(batches.dataset().cardinality())
     seen = np.concatenate([np.asarray(targets) for _, targets in batches])
     for epoch in range(epochs):
         passed = seen[23 * epoch : 23 * (epoch + 1)]
@@ -176,18 +173,18 @@ def made_up(lengths, targets, **fields):
 
 def test_targets_of_tokens_are_padded_as_ignored():
     features = made_up([2, 3], {"tags": np.arange(5, dtype=np.int32)})
-    ((inputs, targets),) = training_batches(features, 2, 1, seed=0, bucket_lengths=False)
-    order = np.argsort(inputs["input_mask"].numpy().sum(axis=1))
+    ((inputs, targets),) = training_batches(features, 2, 1, seed=0)
+    order = np.argsort(inputs["input_mask"].sum(axis=1))
     expected = [[0, 1, IGNORED], [2, 3, 4]]
-    assert targets["tags"].numpy()[order].tolist() == expected
-    assert inputs["input_ids"].numpy()[order].tolist() == [[1, 2, 0], [3, 4, 5]]
+    assert targets["tags"][order].tolist() == expected
+    assert inputs["input_ids"][order].tolist() == [[1, 2, 0], [3, 4, 5]]
 
 
 def test_examples_of_several_rows():
     targets = np.array([1, 0], np.int32)
     features = made_up([2, 3, 4, 2], targets, rows_per_example=2)
     assert len(features) == 2 and features.lengths.tolist() == [3, 4]
-    batches, order = evaluation_batches(features, 2, bucket_lengths=False)
+    batches, order = evaluation_batches(features, 2)
     ((inputs, found),) = batches
     assert order.tolist() == [0, 1] and found.tolist() == [1, 0]
     rows = [[[1, 2, 0, 0], [3, 4, 5, 0]], [[6, 7, 8, 9], [10, 11, 0, 0]]]
@@ -195,8 +192,8 @@ def test_examples_of_several_rows():
     assert inputs["input_mask"].sum(axis=2).tolist() == [[2, 3], [4, 2]]
 
 
-@pytest.mark.parametrize("pad_to_max", [False, True])
-def test_outputs_are_gathered_in_the_examples_order(pad_to_max):
+@pytest.mark.parametrize("options", [{}, {"pad_to_max": True}, {"few_shapes": True}])
+def test_outputs_are_gathered_in_the_examples_order(options):
     features = made_up([4, 2, 3, 6, 2], np.zeros(5, np.int32))
 
     def predict(inputs):
@@ -205,7 +202,7 @@ def test_outputs_are_gathered_in_the_examples_order(pad_to_max):
     def num_tokens(inputs):
         return inputs["input_mask"].sum(axis=1)
 
-    outputs = gather_outputs(features, predict, ("twice",), 2, pad_to_max)
+    outputs = gather_outputs(features, predict, ("twice",), 2, **options)
     assert outputs["first"].tolist() == [1, 5, 7, 10, 16]
     assert outputs["twice"].tolist() == [2.0 * i for i in range(1, 18)]
     for num_threads in (1, 3):
@@ -231,5 +228,9 @@ def test_joined_examples_count_for_their_own_task():
     assert weights == {"a": [1, 1, 0, 0, 0], "b": [0, 0, 1, 1, 0], "c.x": [0, 0, 0, 0, 1]}
     ((_, targets, weights),) = evaluation_batches(joined, 5)[0]
     assert targets["b"].shape[0] == weights["b"].shape[0] == 5
+    batches, order = evaluation_batches(joined, 3, few_shapes=True)
+    found = [(inputs["input_ids"].shape, weights["b"].tolist()) for inputs, _, weights in batches]
+    is_own = [float(example in (2, 3)) for example in order]
+    assert found == [((3, 16), is_own[:3]), ((3, 16), [*is_own[3:], 0.0])]
     with pytest.raises(InputError, match=r"task m .*several rows"):
         join_features({"m": made_up([2, 2], np.zeros(1, np.int32), rows_per_example=2)})
