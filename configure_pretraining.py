@@ -48,8 +48,8 @@ class PretrainingConfig(Objective):
     vocab_file: str | None = setting(None, "vocabulary; null: DATA_DIR/vocab.txt")
     init_checkpoint: str | None = setting(None, "initial weights: a run, a directory or a Hub name")
     max_seq_length: int | None = setting(None, "tokens in a sequence; null: the records'", least=8)
-    steps_per_execution: int = setting(
-        1, "steps in one backend call; logs, checkpoints and signals wait for its end", least=1
+    steps_per_execution: int | None = setting(
+        None, "steps in one backend call; null: up to 8 on GPUs, 1 on CPUs and JAX", least=1
     )
     iterations_per_loop: int = setting(100, "steps between two lines of the log", least=1)
     save_checkpoints_steps: int = setting(10_000, "steps between two checkpoints", least=1)

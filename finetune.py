@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from common import errors, files
+from common import errors, files, gpus
 from common.console import progress_bar
 from common.errors import InputError
 from common.fields import override
@@ -57,6 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     jobs = [load_job(config, args.data_dir, output_dir) for config in configs]
 
     # ---- encoder ---------------------------------------------------------------------------
+    if configs[0].deterministic:
+        gpus.make_deterministic()
     import keras
 
     from data.tensorflow_setup import prepare_tensorflow
@@ -322,6 +324,7 @@ def train(models: JobModels, features, seed: int, title: str) -> None:
     import keras
 
     from data.tasks.batching import join_features, training_batches
+    from model.training.callbacks import StepCallbacks
 
     config = models.job.config
     batches = training_batches(
@@ -336,10 +339,11 @@ def train(models: JobModels, features, seed: int, title: str) -> None:
     with progress_bar(len(batches), title, unit="step") as bar:
         show = functools.partial(show_loss, bar, title, config.train_batch_size)
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=show)
-        model.fit(batches.dataset(), shuffle=False, verbose=0, callbacks=[callback])
+        callbacks = StepCallbacks([callback], model)
+        model.fit(batches.dataset(), shuffle=False, verbose=0, callbacks=callbacks)
 
 
-def show_loss(bar, title: str, batch_size: int, step: int, logs: dict[str, float]) -> None:
+def show_loss(bar, title: str, batch_size: int, step: int, logs: dict[str, Any]) -> None:
     """Advances the progress bar; checks and shows the loss at every tenth step and the last."""
     bar.update()
     if step % 10 == 0 or step == bar.total - 1:  # reading the loss waits for the device

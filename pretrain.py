@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from common import errors, files, hub
+from common import errors, files, gpus, hub
 from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
@@ -91,8 +91,7 @@ class Run:
 def prepare_backend(config):
     """Sets what Keras's backend must know before its first computation."""
     if config.deterministic:
-        flags = [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"]
-        os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+        gpus.make_deterministic()
     import keras
 
     from data.tensorflow_setup import prepare_tensorflow
@@ -290,12 +289,13 @@ def training_log(run, interval):
 def training_callbacks(run, model, log, interval, stop):
     """What happens between the steps, in this order: a checkpoint follows its step's log lines."""
     from model.backends import backend
-    from model.training.callbacks import CheckFinite, SaveCheckpoints
+    from model.training.callbacks import CheckFinite, SaveCheckpoints, StepCallbacks
     from model.training.evaluation import PeriodicEvaluation
 
     config = run.config
     not_finite = functools.partial(not_finite_error, run, "the loss")
-    callbacks = [CheckFinite(not_finite, **interval), log]
+    read_every = (config.iterations_per_loop, config.save_checkpoints_steps)
+    callbacks = [CheckFinite(not_finite, read_every, **interval), log]
     if config.eval_every:
         score_now = functools.partial(score, run, model, stop)
         callbacks.append(
@@ -309,7 +309,7 @@ def training_callbacks(run, model, log, interval, stop):
         ask_every=config.iterations_per_loop if backend.process()[1] > 1 else 1,
         **interval,
     )
-    return [*callbacks, save]
+    return StepCallbacks([*callbacks, save], model)
 
 
 def save_checkpoint(run, model):

@@ -67,3 +67,12 @@ def unused_warning(backend: str) -> str | None:
         f"the CPU. Install what it needs: {install_command(backend, gpu and gpu.capability)}. "
         "docs/gpu.md says more. To use the CPU on purpose, set CUDA_VISIBLE_DEVICES=-1"
     )
+
+
+def make_deterministic() -> None:
+    """Has XLA compile only what repeats bit for bit on GPUs; call it before the first `import jax`.
+
+    On TensorFlow, `prepare_tensorflow` does more.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join(dict.fromkeys([*flags, "--xla_gpu_deterministic_ops=true"]))

@@ -24,6 +24,14 @@ def default_num_devices(available: int) -> int:
     return available
 
 
+def most_steps_per_execution() -> int:
+    """How many steps Keras should make in one call by default, at most.
+
+    Returns 1 where such a call is a loop in Python, as on JAX, and where a step takes long.
+    """
+    return 1
+
+
 def accelerator() -> tuple[str, str | None] | None:
     """Returns the name and compute capability of the device that computes; None for a CPU."""
     return None

@@ -1,5 +1,7 @@
 """The compiled model of a pre-training run."""
 
+import math
+
 import keras
 
 from model.backends import backend, distribution
@@ -37,6 +39,15 @@ def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvB
         model.compile(
             optimizer=optimizer,
             jit_compile=jit_compile,
-            steps_per_execution=config.steps_per_execution,
+            steps_per_execution=steps_per_execution(config),
         )
     return model
+
+
+def steps_per_execution(config) -> int:
+    """The hyper-parameter, or its default, with which no line and no checkpoint comes late."""
+    if config.steps_per_execution is not None:
+        return config.steps_per_execution
+    intervals = (config.iterations_per_loop, config.save_checkpoints_steps, config.eval_every or 0)
+    every = math.gcd(*intervals)
+    return max(n for n in range(1, backend.most_steps_per_execution() + 1) if every % n == 0)

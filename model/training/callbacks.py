@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from common import files
 from common.console import progress_bar
+from model.backends import backend
 
 
 class StepsCallback(keras.callbacks.Callback):
@@ -37,7 +38,10 @@ class StepsCallback(keras.callbacks.Callback):
         self.on_steps(before, logs)
 
     def on_steps(self, before: int, logs: dict[str, float]) -> None:
-        """Handles the steps `before + 1` to `self.step`; `logs` are means since the last reset."""
+        """Handles the steps `before + 1` to `self.step`; `logs` are means since the last reset.
+
+        In a `StepCallbacks`, they are arrays, and making numbers of them waits for the device.
+        """
         raise NotImplementedError
 
     def is_due(self, before: int, every: int) -> bool:
@@ -45,20 +49,48 @@ class StepsCallback(keras.callbacks.Callback):
         return self.step // every > before // every or self.step == self.last_step
 
 
+class StepCallbacks(keras.callbacks.CallbackList):
+    """Keras's list of callbacks, for `fit`, without a wait for the device after every step.
+
+    Keras makes numbers of all logs, whether a callback reads them or not. Here they stay arrays.
+    """
+
+    def __init__(self, callbacks: list[keras.callbacks.Callback], model: keras.Model):
+        super().__init__(callbacks, add_history=True, model=model)
+
+    @override
+    def on_train_batch_end(self, batch, logs=None):
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
+
+
 class CheckFinite(StepsCallback):
     """Ends the run when the loss is no longer finite.
 
-    `error` creates the exception from the first and the last step that can be the cause.
+    The losses stay on the device until a multiple of one of `every`: reading them waits for it.
+    `every` must contain the interval of the log, which resets the means. `error` creates the
+    exception from the first and the last step that can be the cause.
     """
 
-    def __init__(self, error: Callable[[int, int], Exception], **interval: int):
+    def __init__(
+        self, error: Callable[[int, int], Exception], every: tuple[int, ...], **interval: int
+    ):
         super().__init__(**interval)
         self.error = error
+        self.every = every
+        self._unread: list = []
 
     @override
     def on_steps(self, before, logs):
-        if not math.isfinite(logs["loss"]):  # one such loss makes the mean since the reset so
-            raise self.error(before + 1, self.step)
+        self._unread.append((before + 1, self.step, logs["loss"]))
+        if before == self.first_step or any(self.is_due(before, every) for every in self.every):
+            unread, self._unread = self._unread, []
+            if not _is_finite(unread[-1][2]):  # as is every mean after a loss that is not
+                raise self.error(*next(steps for *steps, loss in unread if not _is_finite(loss)))
+
+
+def _is_finite(value):
+    return math.isfinite(keras.ops.convert_to_numpy(value))
 
 
 class SaveCheckpoints(StepsCallback):
@@ -148,15 +180,18 @@ class TrainingLog(StepsCallback):
             tqdm.write(f"first step after {seconds:.1f} s", file=sys.stderr)
 
     def _write_line(self, logs):
-        now = time.monotonic()
-        tokens = (self.step - self.logged_step) * self.tokens_per_step
         logs = self.model.exact_logs(logs)
-        line = {"step": self.step} | {name: round(float(v), 6) for name, v in logs.items()}
+        means = {name: keras.ops.convert_to_numpy(logs[name]) for name in sorted(logs)}
+        now = time.monotonic()  # after the device has done the steps
+        tokens = (self.step - self.logged_step) * self.tokens_per_step
+        line = {"step": self.step} | {name: round(float(v), 6) for name, v in means.items()}
         line["learning_rate"] = self.model.optimizer.learning_rate_at(self.step - 1)
         line |= self.model.optimizer.loss_scaling()
         line["tokens_per_second"] = round(tokens / (now - self.logged_time), 1)
         line["seconds"] = round(now - self.started, 1)
         line["peak_memory_mb"] = peak_memory_mb()
+        if (peak := backend.peak_memory()) is not None:
+            line["device_peak_memory_mb"] = peak // 1_000_000
         self._record(line)
         names = ("loss", "mlm_accuracy", "rtd_auc", "rtd_recall", "tokens_per_second")
         names += ("loss_scale", "skipped_steps")

@@ -1,5 +1,6 @@
 """What is said of GPUs, with an `nvidia-smi` that prints what the test wants."""
 
+import os
 import pathlib
 
 import pytest
@@ -67,3 +68,10 @@ def test_no_gpu_is_no_reason_to_warn(machine, monkeypatch):
 def test_the_version_of_jax_is_the_tested_one():
     assert f"\njax=={gpus.JAX_VERSION} " in (ROOT / "requirements-peers.txt").read_text()
     assert f'"jax[cuda12]=={gpus.JAX_VERSION}"' in (ROOT / "requirements.txt").read_text()
+
+
+def test_xla_keeps_its_other_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/x")
+    for _ in range(2):
+        gpus.make_deterministic()
+        assert os.environ["XLA_FLAGS"] == "--xla_dump_to=/x --xla_gpu_deterministic_ops=true"

@@ -1,11 +1,21 @@
 import json
 import math
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
 from common.errors import InputError
-from model.training.callbacks import CheckFinite, SaveCheckpoints, TrainingLog, drop_lines_after
+from configure_pretraining import PretrainingConfig
+from model.training.build import steps_per_execution
+from model.training.callbacks import (
+    CheckFinite,
+    SaveCheckpoints,
+    StepCallbacks,
+    TrainingLog,
+    drop_lines_after,
+)
 from model.training.checkpoints import TrainingCheckpoints
 from tests.support.small_models import batch, compiled_pretraining_model, fit_pretraining
 
@@ -94,12 +104,70 @@ def test_a_stop_saves_and_ends(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_noticed():
-    check = CheckFinite(lambda *steps: ValueError(f"{steps}"), first_step=20, last_step=28)
-    check.on_train_batch_end(2, {"loss": 1.0})
-    for loss in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"\(24, 26\)"):
-            check.on_train_batch_end(5, {"loss": loss})
-        check.step = 23
+    """At the next step whose loss is read, with the step that was the first one."""
+    check = CheckFinite(
+        lambda *steps: ValueError(f"{steps}"), (10, 8), first_step=20, last_step=100
+    )
+    losses = {20: 1.0, 22: 1.0, 24: np.inf, 26: np.nan}
+    for number, loss in losses.items():
+        check.on_train_batch_end(number - 20 + 1, {"loss": loss})
+    with pytest.raises(ValueError, match=r"\(25, 26\)"):
+        check.on_train_batch_end(9, {"loss": np.nan})
+    for number, step in ((11, 32), (13, 34)):
+        check.on_train_batch_end(number, {"loss": 1.0})
+        assert check.step == step
+
+
+def test_logs_are_read_only_where_they_are_needed():
+    reads = set()
+
+    class Loss:
+        def __init__(self, step):
+            self.step = step
+
+        def __array__(self, *options, **named_options):
+            reads.add(self.step)
+            return np.array(1.0)
+
+        def __float__(self):
+            return float(self.__array__())
+
+    class Model:
+        optimizer = SimpleNamespace(learning_rate_at=float, loss_scaling=dict)
+
+        def exact_logs(self, logs):
+            return logs
+
+        def reset_metrics(self):
+            pass
+
+    interval = {"first_step": 0, "last_step": 12}
+    check = CheckFinite(lambda *steps: ValueError(), (5, 8), **interval)
+    log = TrainingLog(None, None, tokens_per_step=1, every=5, **interval)
+    save = SaveCheckpoints(lambda: "x", every=8, **interval)
+    callbacks = StepCallbacks([check, log, save], Model())
+    callbacks.on_train_begin()
+    for step in range(1, 13):
+        callbacks.on_train_batch_end(step - 1, {"loss": Loss(step)})
+    log.close()
+    assert reads == {1, 5, 8, 10, 12}
+
+
+@pytest.mark.parametrize(
+    ("hparams", "expected"),
+    [
+        ({}, 5),
+        ({"iterations_per_loop": 64}, 8),
+        ({"iterations_per_loop": 64, "save_checkpoints_steps": 100}, 4),
+        ({"eval_every": 7, "eval_holdout_shards": 1}, 1),
+        ({"steps_per_execution": 9}, 9),
+    ],
+)
+def test_default_steps_an_execution_on_gpus(monkeypatch, hparams, expected):
+    config = PretrainingConfig.from_hparams(hparams)
+    assert steps_per_execution(config) == hparams.get("steps_per_execution", 1)
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: [f"{kind}:0"])
+    assert steps_per_execution(config) == expected
 
 
 def test_another_model_is_refused(run):
