@@ -11,9 +11,10 @@ from common import fields as common_fields
 from common.errors import InputError
 from model import adaptation
 from model.config import ConvBertConfig, as_config
+from model.layers import fused
 from model.layers.base import MASK_BIAS
 from model.layers.embeddings import Embeddings
-from model.layers.encoder import EncoderLayer
+from model.layers.encoder import NUM_DROPOUTS, EncoderLayer
 from model.weights import pretrained
 
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
@@ -32,6 +33,11 @@ class TrainableModel(keras.Model):
         super().compile(optimizer, *args, **kwargs)
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
+
+    @override
+    def train_step(self, *state_and_data):
+        with fused.whole_step(bool(self.jit_compile)):
+            return super().train_step(*state_and_data)
 
     @override
     def compile_from_config(self, config):
@@ -282,6 +288,8 @@ class ConvBertModel(PretrainedModel):
             EncoderLayer(config, name=f"layer_{i}", dtype=policy)
             for i in range(config.num_hidden_layers)
         ]
+        # One draw for all dropouts of a step: they may be computed again in the backward pass.
+        self.dropout_random = keras.random.SeedGenerator(name="dropout_random")
         self.build(self.input_shapes())
 
     def build(self, input_shape=None):
@@ -316,7 +324,8 @@ class ConvBertModel(PretrainedModel):
     def _encode(self, inputs, training, keep=False):
         """Returns the last layer's output, and with `keep` the activations of all layers."""
         input_ids, input_mask, segment_ids = read_inputs(inputs)
-        embedded = self.embeddings(input_ids, segment_ids, training=training)
+        seed = self.dropout_random.next() if training else None
+        embedded = self.embeddings(input_ids, segment_ids, seed)
         hidden = embedded
         if self.embeddings_project is not None:
             hidden = self.embeddings_project(embedded)
@@ -327,8 +336,10 @@ class ConvBertModel(PretrainedModel):
             if self.config.mask_padding:
                 masks["conv_mask"] = ops.expand_dims(mask, -1)
         seen = {"embeddings": embedded, "projected": hidden}
-        for layer in self.encoder_layers:
-            hidden, inside = layer(hidden, **masks, training=training)
+        for i, layer in enumerate(self.encoder_layers):
+            if training:
+                masks["seed"] = fused.seed_of(seed, 1 + NUM_DROPOUTS * i)
+            hidden, inside = layer(hidden, **masks)
             if keep:
                 for name, value in (inside | {"layers": hidden}).items():
                     seen.setdefault(name, []).append(value)

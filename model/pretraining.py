@@ -272,7 +272,8 @@ class ConvBertForPreTraining(TrainableModel):
             return super().train_step(*state_and_data)
         *state, data = state_and_data
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        return backend.train_step_in_parts(self, *state, batch)
+        with fused.whole_step(bool(self.jit_compile)):
+            return backend.train_step_in_parts(self, *state, batch)
 
     @property
     def part_outputs(self) -> dict[str, str]:

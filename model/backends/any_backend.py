@@ -117,3 +117,30 @@ def in_graph(*arrays, static_shapes: bool = False) -> bool:
     `tensorflow_backend`. `static_shapes` also requires that all shapes are known.
     """
     return False
+
+
+COMPILES_STEPS = False  # whether XLA compiles every step that is trained
+
+
+def custom_gradient(function, *arguments):
+    """Calls a function that returns its value and the function for its gradient."""
+    return keras.ops.custom_gradient(function)(*arguments)
+
+
+def bias_gradient(gradient):
+    """Sums over all but the last axis, in float32: […, C] → [C]."""
+    axes = tuple(range(len(gradient.shape) - 1))
+    total = keras.ops.sum(keras.ops.cast(gradient, "float32"), axes)
+    return keras.ops.cast(total, gradient.dtype)
+
+
+def random_bits(shape, seed):
+    """Draws uniform uint32 numbers; `seed` is int [2]."""
+    number = int(keras.ops.convert_to_numpy(seed) @ (1_000_003, 1)) % 2**31
+    drawn = keras.random.uniform(shape, seed=number, dtype="float64")
+    return keras.ops.floor(drawn * 2**32)
+
+
+def materialized(array):
+    """Has XLA compute and keep this array, not what it is computed from."""
+    return array

@@ -14,6 +14,8 @@ from jax.experimental import multihost_utils
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
 from model.backends.any_backend import NUM_PROCESSES
 
+COMPILES_STEPS = True
+
 
 def accelerator() -> tuple[str, str | None] | None:
     """Returns the name and compute capability of the first device; None for a CPU."""
@@ -104,3 +106,15 @@ def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
         logs = model.finish_step(masked, outputs)
     metric_values = values_in(scope, model.metrics_variables)
     return logs, (trainable, others, optimizer_values, metric_values)
+
+
+def random_bits(shape, seed) -> jax.Array:
+    """Draws uniform uint32 numbers by Philox, as TensorFlow does: JAX's own are slower on GPUs."""
+    key = jax.numpy.tile(seed.astype("uint32"), 2)
+    algorithm = jax.lax.RandomAlgorithm.RNG_PHILOX
+    return jax.lax.rng_bit_generator(key, shape, algorithm=algorithm)[1]
+
+
+def materialized(array) -> jax.Array:
+    """Has XLA compute and keep this array, not what it is computed from."""
+    return jax.lax.optimization_barrier(array)

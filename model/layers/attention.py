@@ -5,7 +5,8 @@ import math
 import keras
 from keras import ops
 
-from model.layers.base import ConfiguredLayer, Dropout, truncated_normal
+from model.layers import fused
+from model.layers.base import ConfiguredLayer, truncated_normal
 from model.layers.dense import to_tensor
 
 
@@ -67,16 +68,15 @@ class MixedAttention(ConfiguredLayer):
             taps = config.num_heads * config.conv_kernel_size
             self.conv_attn_kernel = self.dense(width, taps, "conv_attn_kernel")
             self.conv_attn_point = self.dense(hidden, width, "conv_attn_point")
-        self.dropout = Dropout(config.attention_probs_dropout_prob, dtype=self.dtype_policy)
 
-    def call(self, hidden, scores_mask=None, conv_mask=None, training=False):
+    def call(self, hidden, scores_mask=None, conv_mask=None, seed=None):
         """Mixes the positions of each row.
 
         Args:
             hidden: [B, T, H].
             scores_mask: [B, 1, 1, T], added to the attention scores.
             conv_mask: [B, T, 1], 0 at positions that the convolutions must not see.
-            training: whether dropout is active.
+            seed: int [2], that of dropout; None means none.
 
         Returns:
             [B, T, A] or [B, T, 2 A], the attention heads followed by the convolution heads; and
@@ -93,7 +93,10 @@ class MixedAttention(ConfiguredLayer):
             scores += scores_mask
         attention = ops.softmax(scores)  # [B, N, T, T]
         values = ops.transpose(ops.reshape(value, heads), (0, 2, 1, 3))
-        contexts = [ops.matmul(self.dropout(attention, training=training), values)]
+        kept, rate = attention, config.attention_probs_dropout_prob
+        if seed is not None and rate:
+            kept = fused.dropout(attention, rate, seed)
+        contexts = [ops.matmul(kept, values)]
         internals = {"attention": attention}
         if config.conv_type == "sdconv":
             conv_input, (conv_values,) = hidden, point

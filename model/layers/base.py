@@ -28,23 +28,6 @@ class LayerNorm(keras.layers.LayerNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
 
-@keras.saving.register_keras_serializable(package="convbert")
-class Dropout(keras.layers.Dropout):
-    """Keras's Dropout, with fewer operations."""
-
-    def call(self, inputs, training=False):
-        """Any shape → the same shape."""
-        if not training or not self.rate:
-            return inputs
-        return fused.dropout(inputs, self.rate, self.seed_generator)
-
-    def add(self, residual, inputs, bias, training=False):
-        """`residual + dropout(inputs + bias)`: [B, T, C], [B, T, C] and [C] → [B, T, C]."""
-        rate = self.rate if training else 0.0
-        generator = self.seed_generator if rate else None
-        return fused.add_dropped(residual, inputs, bias, rate, generator)
-
-
 def activation(name: str):
     """A `hidden_act` as a function; "gelu" is the exact erf form, "gelu_new" the tanh form."""
     if name in ("gelu", "gelu_new"):

@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-from model.layers.base import ConfiguredLayer, Dropout, truncated_normal
+from model.layers import fused
+from model.layers.base import ConfiguredLayer, truncated_normal
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -23,21 +24,24 @@ class Embeddings(ConfiguredLayer):
                 name=name,
                 shape=(rows, config.embedding_size),
                 initializer=truncated_normal(config.initializer_range),
+                autocast=False,  # a table's gradient is summed in its own precision
             )
 
         self.word_embeddings = table("word_embeddings", config.vocab_size)
         self.position_embeddings = table("position_embeddings", config.max_position_embeddings)
         self.token_type_embeddings = table("token_type_embeddings", config.type_vocab_size)
         self.norm = self.layer_norm("LayerNorm", config.embedding_size)
-        self.dropout = Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy)
 
     @property
     def output_shape(self):
         """Shown by `summary`."""
         return (None, None, self.config.embedding_size)
 
-    def call(self, input_ids, segment_ids=None, training=False):
-        """Two int32 [B, T] → [B, T, E]; segment ids default to zeros."""
+    def call(self, input_ids, segment_ids=None, seed=None):
+        """Two int32 [B, T] → [B, T, E]; segment ids default to zeros.
+
+        `seed`, int [2], is that of dropout; there is none without it.
+        """
         length, longest = input_ids.shape[1], self.config.max_position_embeddings
         if length is not None and length > longest:
             raise ValueError(
@@ -54,4 +58,5 @@ class Embeddings(ConfiguredLayer):
         else:  # for so small a table, a product's gradient is much cheaper than a gather's
             types = ops.one_hot(segment_ids, self.config.type_vocab_size, dtype=embedded.dtype)
             embedded += ops.matmul(types, self.token_type_embeddings)
-        return self.dropout(self.norm(embedded), training=training)
+        normal, rate = self.norm(embedded), self.config.hidden_dropout_prob
+        return normal if seed is None or not rate else fused.dropout(normal, rate, seed)

@@ -3,9 +3,12 @@
 import keras
 from keras import ops
 
+from model.layers import fused
 from model.layers.attention import MixedAttention
-from model.layers.base import ConfiguredLayer, Dropout, biased_activation
+from model.layers.base import ConfiguredLayer, biased_activation
 from model.layers.dense import split_bias, to_tensor
+
+NUM_DROPOUTS = 3  # of a layer, each with its own seed
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -27,9 +30,6 @@ class EncoderLayer(ConfiguredLayer):
         self.activation = biased_activation(config.hidden_act)
         self.output_dense = self.dense(intermediate, hidden, "output_dense", groups)
         self.output_norm = self.layer_norm("output_norm", hidden)
-        self.dropouts = [
-            Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy) for _ in range(2)
-        ]
 
     @property
     def output_shape(self):
@@ -42,19 +42,19 @@ class EncoderLayer(ConfiguredLayer):
         names = ("attention_output", "intermediate", "output_dense")
         return attention | {name: getattr(self, name) for name in names}
 
-    def call(self, hidden, scores_mask=None, conv_mask=None, training=False):
+    def call(self, hidden, scores_mask=None, conv_mask=None, seed=None):
         """[B, T, H] → [B, T, H], and what `MixedAttention` returns, its first result as "context".
 
-        The masks are those of `MixedAttention`.
+        The masks are those of `MixedAttention`. `seed`, int [2], is that of `NUM_DROPOUTS`
+        dropouts; there are none without it.
         """
-        context, seen = self.attention(
-            hidden, scores_mask=scores_mask, conv_mask=conv_mask, training=training
-        )
+        seeds = [None if seed is None else fused.seed_of(seed, i) for i in range(NUM_DROPOUTS)]
+        rate = 0.0 if seed is None else self.config.hidden_dropout_prob
+        context, seen = self.attention(hidden, scores_mask, conv_mask, seeds[0])
         mixed, bias = split_bias(self.attention_output, context)
-        mixed = self.dropouts[0].add(hidden, mixed, bias, training)
-        hidden = self.attention_norm(mixed)
+        hidden = self.attention_norm(fused.add_dropped(hidden, mixed, bias, rate, seeds[1]))
         outputs, bias = self._feed_forward(hidden)
-        hidden = self.output_norm(self.dropouts[1].add(hidden, outputs, bias, training))
+        hidden = self.output_norm(fused.add_dropped(hidden, outputs, bias, rate, seeds[2]))
         return hidden, seen | {"context": context}
 
     def _feed_forward(self, hidden):

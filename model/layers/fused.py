@@ -1,13 +1,16 @@
-"""Chains of small operations computed as one, where TensorFlow would run each separately.
+"""Chains of small operations, with gradients of their own that keep and move few arrays.
 
-On a CPU, every elementwise operation of a graph reads and writes whole arrays, and a training step
-spends as long on these as on its matrix products. XLA turns such a chain into a single loop. It
-gets nothing else: its CPU code for matrix products and random numbers is far slower than
-TensorFlow's. (If the whole step is compiled, these functions become part of it.)
+Each function returns the result of the plain Keras operations, up to rounding, in one of three
+ways:
 
-Each function returns the result of the plain Keras operations, up to rounding. Those are used on
-other backends, in eager mode, in precisions other than float32, and, where XLA would be used, in
-graphs of unknown shapes: XLA would compile again for every new shape.
+- XLA compiles the whole step (on JAX, and on GPUs): the operations are left to it, and only their
+  gradients are written here. They keep the inputs alone, where automatic ones keep every
+  intermediate result. In half precision, sums are in float32.
+- TensorFlow runs a graph on a CPU, in float32 and of known shapes: each chain is compiled by
+  itself. TensorFlow would otherwise read and write whole arrays for every operation, which takes as
+  long as the matrix products. Those, and random numbers, XLA would compute far more slowly there.
+- Otherwise, such as in eager mode: Keras's operations. (For unknown shapes, XLA would compile again
+  for every new one.)
 """
 
 import contextlib
@@ -19,7 +22,7 @@ from keras import ops
 
 from model.backends import backend
 
-_for_export = _without_loops = False
+_for_export = _without_loops = _whole_step = False
 
 
 @contextlib.contextmanager
@@ -37,6 +40,17 @@ def exporting(loops: bool = True) -> Iterator[None]:
         _for_export = _without_loops = False
 
 
+@contextlib.contextmanager
+def whole_step(is_compiled: bool) -> Iterator[None]:
+    """Tells, in its context, whether XLA compiles all of the graph that is being traced."""
+    global _whole_step  # noqa: PLW0603 (one thread traces)
+    before, _whole_step = _whole_step, is_compiled
+    try:
+        yield
+    finally:
+        _whole_step = before
+
+
 def map_rows(function, arrays, count: int):
     """Applies `function` to each of `count` arrays in sequence: [count, …] → [count, …]."""
     if _without_loops:
@@ -45,13 +59,26 @@ def map_rows(function, arrays, count: int):
 
 
 def applies(*arrays) -> bool:
-    """Whether XLA may compute with these arrays; see the module."""
-    return not _for_export and backend.in_graph(*arrays, static_shapes=True)
+    """Whether chains of these arrays are compiled by themselves; see the module."""
+    return not (_for_export or _is_whole()) and backend.in_graph(*arrays, static_shapes=True)
+
+
+def _is_whole():
+    """Whether XLA compiles the whole step."""
+    return not _for_export and (backend.COMPILES_STEPS or _whole_step)
+
+
+def _compiler(*arrays):
+    """What makes a function of these arrays one operation; None for Keras's operations."""
+    if _is_whole():
+        return lambda function: function
+    return backend.compiled if applies(*arrays) else None
 
 
 def gelu(x, bias, approximate: bool = False):
     """`gelu(x + bias)`: [B, T, C] and [C] → [B, T, C]; `approximate` selects the tanh form."""
-    if not applies(x, bias):
+    compiled = _compiler(x, bias)
+    if compiled is None:
         return plain_gelu(x + bias, approximate)
     forward, backward = (
         (_gelu_tanh, _gelu_tanh_gradient) if approximate else (_gelu, _gelu_gradient)
@@ -59,10 +86,10 @@ def gelu(x, bias, approximate: bool = False):
 
     def apply(x, bias):
         def gradient(upstream):
-            inner = backend.compiled(backward)(x, bias, upstream)
+            inner = compiled(backward)(x, bias, upstream)
             return inner, backend.bias_gradient(inner)
 
-        return backend.compiled(forward)(x, bias), gradient
+        return compiled(forward)(x, bias), gradient
 
     return backend.custom_gradient(apply, x, bias)
 
@@ -75,97 +102,125 @@ def plain_gelu(x, approximate: bool = False):
 
 
 def _gelu(x, bias):
-    x += bias
-    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+    wide = _sum(x, bias)
+    return ops.cast(0.5 * wide * (1.0 + ops.erf(wide * math.sqrt(0.5))), x.dtype)
 
 
 def _gelu_gradient(x, bias, upstream):
-    x += bias
-    density = ops.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
-    return upstream * (0.5 * (1.0 + ops.erf(x * math.sqrt(0.5))) + x * density)
+    wide = _sum(x, bias)
+    density = ops.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
+    slope = 0.5 * (1.0 + ops.erf(wide * math.sqrt(0.5))) + wide * density
+    return ops.cast(ops.cast(upstream, "float32") * slope, x.dtype)
 
 
 _TANH_SCALE, _TANH_CUBIC = math.sqrt(2.0 / math.pi), 0.044715
 
 
 def _gelu_tanh(x, bias):
-    x += bias
-    return 0.5 * x * (1.0 + ops.tanh(_TANH_SCALE * (x + _TANH_CUBIC * x * x * x)))
+    wide = _sum(x, bias)
+    tanh = ops.tanh(_TANH_SCALE * (wide + _TANH_CUBIC * wide * wide * wide))
+    return ops.cast(0.5 * wide * (1.0 + tanh), x.dtype)
 
 
 def _gelu_tanh_gradient(x, bias, upstream):
-    x += bias
-    tanh = ops.tanh(_TANH_SCALE * (x + _TANH_CUBIC * x * x * x))
-    slope = _TANH_SCALE * (1.0 + 3.0 * _TANH_CUBIC * x * x)
-    return upstream * (0.5 * (1.0 + tanh) + 0.5 * x * (1.0 - tanh * tanh) * slope)
+    wide = _sum(x, bias)
+    tanh = ops.tanh(_TANH_SCALE * (wide + _TANH_CUBIC * wide * wide * wide))
+    inner = _TANH_SCALE * (1.0 + 3.0 * _TANH_CUBIC * wide * wide)
+    slope = 0.5 * (1.0 + tanh) + 0.5 * wide * (1.0 - tanh * tanh) * inner
+    return ops.cast(ops.cast(upstream, "float32") * slope, x.dtype)
+
+
+def _sum(x, bias):
+    """In float32."""
+    return ops.cast(x, "float32") + ops.cast(bias, "float32")
 
 
 def layer_norm(x, gamma, beta, epsilon: float):
     """LayerNorm over the last axis: [..., C] and two [C] → [..., C].
 
-    Without XLA, whose reductions are no faster, but with a short gradient, for any shape.
+    On CPUs without XLA, whose reductions are no faster, but with a short gradient, for any shape.
     """
-    if _for_export or not backend.in_graph(x, gamma, beta):
+    is_whole = _is_whole()
+    if not is_whole and (_for_export or not backend.in_graph(x, gamma, beta)):
         return ops.layer_normalization(x, gamma, beta, -1, epsilon)
 
-    def apply(x, gamma, beta):
-        centered = x - ops.mean(x, axis=-1, keepdims=True)
+    def normalized(x):
+        centered = ops.cast(x, "float32")
+        centered -= ops.mean(centered, axis=-1, keepdims=True)
         variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
         inverse = ops.rsqrt(variance + epsilon)
-        normal = centered * inverse
+        return centered * inverse, inverse
+
+    def apply(x, gamma, beta):
+        normal, inverse = normalized(x)
 
         def gradient(upstream):
-            scaled = upstream * gamma
-            along = ops.mean(scaled * normal, axis=-1, keepdims=True)
-            inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - normal * along
-            gamma_gradient = backend.bias_gradient(upstream * normal)
-            return inner * inverse, gamma_gradient, backend.bias_gradient(upstream)
+            # XLA computes it again sooner than it reads it.
+            again, scale = normalized(x) if is_whole else (normal, inverse)
+            upstream = ops.cast(upstream, "float32")
+            scaled = upstream * ops.cast(gamma, "float32")
+            along = ops.mean(scaled * again, axis=-1, keepdims=True)
+            inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - again * along
+            gradients = backend.bias_gradient(upstream * again), backend.bias_gradient(upstream)
+            return (
+                ops.cast(inner * scale, x.dtype),
+                *(ops.cast(each, gamma.dtype) for each in gradients),
+            )
 
-        return normal * gamma + beta, gradient
+        outputs = normal * ops.cast(gamma, "float32") + ops.cast(beta, "float32")
+        return ops.cast(outputs, x.dtype), gradient
 
     return backend.custom_gradient(apply, x, gamma, beta)
 
 
-def dropout(x, rate: float, seed_generator):
-    """Sets a share `rate` of `x` to 0 and divides the rest by 1 - rate."""
-    if not applies(x):
-        return keras.random.dropout(x, rate, seed=seed_generator)
-    kept, scale = _kept(x.shape, rate, seed_generator), 1.0 / (1.0 - rate)
+def seed_of(seed, number: int):
+    """The seed of one of a step's dropouts: the step's `seed`, int [2], changed by a number."""
+    return seed + ops.convert_to_tensor([number, 0], dtype=seed.dtype)
+
+
+def dropout(x, rate: float, seed):
+    """Sets a share `rate` of `x` to 0 and divides the rest by 1 - rate; `seed` is int [2]."""
+    kept, scale = _kept(x, rate, seed), 1.0 / (1.0 - rate)
+    compiled = _compiler(x)
+    if compiled is None:
+        return _select(x, kept, scale)
 
     def select(x):
-        return backend.compiled(_select)(x, kept, scale)
+        return compiled(_select)(x, kept, scale)
 
     return backend.custom_gradient(lambda x: (select(x), select), x)
 
 
-def add_dropped(residual, x, bias, rate: float, seed_generator):
+def add_dropped(residual, x, bias, rate: float, seed):
     """`residual + dropout(x + bias)`: [B, T, C], [B, T, C] and [C] → [B, T, C].
 
-    A rate of 0 needs no `seed_generator`.
+    A rate of 0 needs no `seed`.
     """
-    if not applies(residual, x, bias):
-        x += bias
-        return residual + (keras.random.dropout(x, rate, seed=seed_generator) if rate else x)
-    kept = (_kept(x.shape, rate, seed_generator),) if rate else ()
+    kept = (_kept(x, rate, seed),) if rate else ()
     scale = 1.0 / (1.0 - rate)
+    compiled = _compiler(residual, x, bias)
+    if compiled is None:
+        return _add_selected(residual, x, bias, *kept, scale)
 
     def apply(residual, x, bias):
         def gradient(upstream):
-            inner = backend.compiled(_select)(upstream, *kept, scale) if kept else upstream
+            inner = compiled(_select)(upstream, *kept, scale) if kept else upstream
             return upstream, inner, backend.bias_gradient(inner)
 
-        return backend.compiled(_add_selected)(residual, x, bias, *kept, scale), gradient
+        return compiled(_add_selected)(residual, x, bias, *kept, scale), gradient
 
     return backend.custom_gradient(apply, residual, x, bias)
 
 
-def _kept(shape, rate, seed_generator):
-    """Booleans, False with probability `rate`."""
-    return backend.random_bits(shape, seed_generator.next()) >= round(rate * 2**32)
+def _kept(x, rate, seed):
+    """Booleans of the shape of `x`, False with probability `rate`."""
+    kept = backend.random_bits(ops.shape(x), seed) >= round(rate * 2**32)
+    # A byte each, for the gradient; XLA might keep the numbers.
+    return backend.materialized(kept) if _is_whole() else kept
 
 
 def _select(x, kept, scale):
-    return ops.where(kept, x * scale, 0.0)
+    return ops.where(kept, x * scale, ops.zeros((), dtype=x.dtype))
 
 
 def _add_selected(residual, x, bias, *kept_and_scale):
@@ -177,15 +232,16 @@ def _add_selected(residual, x, bias, *kept_and_scale):
 
 def cross_entropy(logits, targets):
     """`-log softmax(logits)[targets]`: [B, P, V] and int32 [B, P] → [B, P]."""
-    if not applies(logits):
+    compiled = _compiler(logits)
+    if compiled is None:
         return keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
 
     def apply(logits):
-        normalizer = backend.compiled(_log_sum_exp)(logits)
+        normalizer = compiled(_log_sum_exp)(logits)
         chosen = ops.take_along_axis(logits, targets[..., None], axis=-1)
 
         def gradient(upstream):
-            return backend.compiled(_cross_entropy_gradient)(logits, normalizer, targets, upstream)
+            return compiled(_cross_entropy_gradient)(logits, normalizer, targets, upstream)
 
         return (normalizer - chosen)[..., 0], gradient
 

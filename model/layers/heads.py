@@ -5,7 +5,7 @@ from keras import ops
 
 from model.config import ConvBertConfig
 from model.layers import fused
-from model.layers.base import MASK_BIAS, ConfiguredLayer, Dropout, activation
+from model.layers.base import MASK_BIAS, ConfiguredLayer, activation
 from model.layers.dense import to_tensor
 
 
@@ -23,7 +23,7 @@ class MaskedLMHead(ConfiguredLayer):
         self.activation = activation(config.hidden_act)
         self.norm = self.layer_norm("LayerNorm", config.embedding_size)
         self.output_bias = self.add_weight(
-            name="output_bias", shape=(config.vocab_size,), initializer="zeros"
+            name="output_bias", shape=(config.vocab_size,), initializer="zeros", autocast=False
         )
 
     def compute_output_shape(self, input_shape):
@@ -34,8 +34,8 @@ class MaskedLMHead(ConfiguredLayer):
         """[B, P, H] and [V, E] → float32 logits [B, P, V]."""
         transformed = self.norm(self.activation(self.transform(hidden)))
         table = ops.cast(word_embeddings, transformed.dtype)
-        logits = ops.matmul(transformed, ops.transpose(table)) + self.output_bias
-        return ops.cast(logits, "float32")
+        logits = ops.cast(ops.matmul(transformed, ops.transpose(table)), "float32")
+        return logits + ops.cast(self.output_bias, "float32")
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -47,7 +47,9 @@ class DiscriminatorHead(ConfiguredLayer):
         hidden = self.config.hidden_size
         self.transform = self.dense(hidden, hidden, "dense")
         self.activation = activation(self.config.hidden_act)
-        self.prediction = keras.layers.Dense(1, name="dense_prediction", dtype=self.dtype_policy)
+        # In half precision, the sum over all tokens that is its bias's gradient would overflow.
+        dtype = self.dtype_policy.variable_dtype
+        self.prediction = keras.layers.Dense(1, name="dense_prediction", dtype=dtype)
         self.prediction.build((None, None, hidden))
 
     def compute_output_shape(self, input_shape):
@@ -84,12 +86,14 @@ class ClassificationHead(ConfiguredLayer):
         rate = config.classifier_dropout
         rate = config.hidden_dropout_prob if rate is None else rate
         self.dropouts = [
-            Dropout(rate, dtype=self.dtype_policy) for _ in range(2 if self.kind == "mlp" else 1)
+            keras.layers.Dropout(rate, dtype=self.dtype_policy)
+            for _ in range(2 if self.kind == "mlp" else 1)
         ]
         if self.kind == "mlp":
             self.transform = self.dense(config.hidden_size, config.hidden_size, "dense")
             self.activation = activation(config.hidden_act)
-        self.prediction = keras.layers.Dense(self.units, name="prediction", dtype=self.dtype_policy)
+        dtype = self.dtype_policy.variable_dtype  # float32 in mixed precision
+        self.prediction = keras.layers.Dense(self.units, name="prediction", dtype=dtype)
         self.prediction.build((None, config.hidden_size))
 
     def compute_output_shape(self, input_shape):

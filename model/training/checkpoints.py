@@ -44,7 +44,7 @@ class TrainingState:
             InputError: the state belongs to another model.
         """
         variables = state_variables(model)
-        arrays = _current_layout(self.arrays, model, variables)
+        arrays = _current_layout(_with_one_dropout(self.arrays, variables), model, variables)
         expected = {name: tuple(variable.shape) for name, variable in variables.items()}
         found = {name: array.shape for name, array in arrays.items()}
         names = sorted(expected | found)
@@ -199,6 +199,27 @@ def state_variables(model: keras.Model) -> dict:
             path = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
             state[f"{part}/{i:04d}/{path}"] = variable
     return state
+
+
+def _with_one_dropout(arrays, variables):
+    """A state's arrays by the names of `variables`, if each dropout had its own random state.
+
+    Now a network has one for all of them, which takes the value of one of those. What cannot be
+    mapped exactly keeps its name.
+    """
+    old = sorted(name for name in arrays if name.startswith("model/"))
+    dropouts = [name for name in old if "/seed_generator/" in name]
+    if not dropouts:
+        return arrays
+    others = iter([name for name in old if name not in dropouts])
+    current = {name: array for name, array in arrays.items() if name not in old}
+    for name in (name for name in variables if name.startswith("model/")):
+        if "dropout_random/" in name:
+            current[name] = arrays[dropouts.pop()]
+        elif source := next(others, None):
+            is_same = source.split("/", 2)[2] == name.split("/", 2)[2]
+            current[name if is_same else source] = arrays[source]
+    return current | {name: arrays[name] for name in others}
 
 
 def _current_layout(arrays, model, variables):

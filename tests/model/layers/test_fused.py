@@ -15,17 +15,22 @@ def numbers(*shape, seed=0):
     return np.random.RandomState(seed).normal(size=shape).astype("float32") * 2
 
 
-def with_gradients(function, arguments, upstream, graph):
-    """Values and gradients of `function`, in eager mode or in a graph that knows the shapes."""
+def with_gradients(function, arguments, upstream, mode="graph", dtype="float32"):
+    """Values and gradients of `function`.
+
+    They are computed in eager mode, in a graph that knows the shapes, or in a step that XLA
+    compiles as a whole.
+    """
 
     def run(*arguments):
-        with tf.GradientTape() as tape:
+        with fused.whole_step(mode == "whole"), tf.GradientTape() as tape:
             tape.watch(arguments)
             value = function(*arguments)
-        return value, *tape.gradient(value, arguments, upstream)
+        return value, *tape.gradient(value, arguments, tf.cast(upstream, value.dtype))
 
-    run = tf.function(run, jit_compile=False) if graph else run
-    return [np.array(array) for array in run(*map(tf.constant, arguments))]
+    run = run if mode == "eager" else tf.function(run, jit_compile=mode == "whole")
+    results = run(*(tf.cast(array, dtype) for array in arguments))
+    return [np.array(array, "float32") for array in results]
 
 
 CASES = {
@@ -45,10 +50,17 @@ def test_values_and_gradients(name):
     function, shapes = CASES[name]
     arguments = [numbers(*shape, seed=seed) for seed, shape in enumerate(shapes)]
     upstream = numbers(*function(*map(tf.constant, arguments)).shape, seed=9)
-    plain = with_gradients(function, arguments, upstream, graph=False)
-    compiled = with_gradients(function, arguments, upstream, graph=True)
-    for ours, theirs in zip(compiled, plain, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+    plain = with_gradients(function, arguments, upstream, "eager")
+    for mode in ("graph", "whole"):
+        for ours, theirs in zip(
+            with_gradients(function, arguments, upstream, mode), plain, strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+    if name == "cross_entropy":  # logits are float32 in every precision
+        return
+    half = with_gradients(function, arguments, upstream, "whole", "bfloat16")
+    for ours, theirs in zip(half, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02 * np.abs(theirs).max())
 
 
 def test_layer_norm_needs_no_shapes():
@@ -70,15 +82,19 @@ def test_layer_norm_needs_no_shapes():
     assert kinds.count("BiasAddGrad") == 2  # the short gradient's
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph", "whole"])
 @pytest.mark.parametrize("function", ["dropout", "add_dropped"])
-def test_dropout(function):
-    rate, seeds = 0.25, keras.random.SeedGenerator(0)
+def test_dropout(function, mode):
+    rate, seed = 0.25, tf.constant([3, 7], tf.int64)
     x, bias = np.ones((8, 64, 32), "float32"), np.ones(32, "float32")
     calls = {
-        "dropout": lambda x: fused.dropout(x, rate, seeds),
-        "add_dropped": lambda x: fused.add_dropped(5 * x, x, tf.constant(bias), rate, seeds),
+        "dropout": lambda x, seed=seed: fused.dropout(x, rate, seed),
+        "add_dropped": lambda x, seed=seed: fused.add_dropped(
+            5 * x, x, tf.constant(bias), rate, seed
+        ),
     }
-    value, gradient = with_gradients(calls[function], [x], tf.ones(x.shape), graph=True)
+    call = calls[function]
+    value, gradient = with_gradients(call, [x], tf.ones(x.shape), mode)
     kept = gradient > (0 if function == "dropout" else 5)
     assert kept.mean() == pytest.approx(1 - rate, abs=0.01)
     assert set(np.unique(gradient[kept])) == {np.float32(1 / 0.75 + gradient.min())}
@@ -86,9 +102,15 @@ def test_dropout(function):
         np.testing.assert_array_equal(value, gradient)  # what the forward pass keeps
     else:
         np.testing.assert_allclose(value, np.where(kept, 5 + 2 / 0.75, 5), rtol=1e-6)
-    # Another call draws again; and each place is kept about as often as any other.
-    again, _ = with_gradients(calls[function], [x], tf.ones(x.shape), graph=True)
-    assert (again != value).mean() > 0.3
+    # Another seed draws again; and each place is kept about as often as any other.
+    for other in (fused.seed_of(seed, 1), tf.add(seed, [0, 1])):
+        again, _ = with_gradients(
+            lambda x: call(x, other),
+            [x],
+            tf.ones(x.shape),
+            mode,  # noqa: B023
+        )
+        assert (again != value).mean() > 0.3
     assert np.abs(kept.mean(axis=(0, 1)) - (1 - rate)).max() < 0.1
 
 
@@ -117,9 +139,11 @@ def test_where_it_applies():
     note("eager", x)
     tf.function(lambda x: note("graph", x))(x)
     tf.function(lambda x: note("half", tf.cast(x, tf.bfloat16)))(x)
+    with fused.whole_step(True):
+        tf.function(lambda x: note("whole", x))(x)
     dynamic = [tf.TensorSpec([None, 3], tf.float32)]
     tf.function(lambda x: note("dynamic", x), input_signature=dynamic)(x)
-    assert seen == {"eager": False, "graph": True, "half": False, "dynamic": False}
+    assert [name for name, applies in seen.items() if applies] == ["graph"] and len(seen) == 5
 
 
 @pytest.mark.parametrize("groups", [1, 2])
