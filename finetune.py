@@ -324,6 +324,7 @@ def train(models: JobModels, features, seed: int, title: str) -> None:
     import keras
 
     from data.tasks.batching import join_features, training_batches
+    from model.training import memory
     from model.training.callbacks import StepCallbacks
 
     config = models.job.config
@@ -340,7 +341,8 @@ def train(models: JobModels, features, seed: int, title: str) -> None:
         show = functools.partial(show_loss, bar, title, config.train_batch_size)
         callback = keras.callbacks.LambdaCallback(on_train_batch_end=show)
         callbacks = StepCallbacks([callback], model)
-        model.fit(batches.dataset(), shuffle=False, verbose=0, callbacks=callbacks)
+        with memory.explained(config, config.max_seq_length):
+            model.fit(batches.dataset(), shuffle=False, verbose=0, callbacks=callbacks)
 
 
 def show_loss(bar, title: str, batch_size: int, step: int, logs: dict[str, Any]) -> None:

@@ -164,7 +164,9 @@ def start_model(run):
     """The compiled model with its initial or restored state, and the number of steps done."""
     import keras
 
+    from model.backends import distribution
     from model.masking import SpecialTokens
+    from model.training import memory
     from model.training.build import make_model
 
     logging.set_verbosity(logging.INFO)
@@ -190,7 +192,9 @@ def start_model(run):
             logging.info("resuming from the run's own checkpoint: `init_checkpoint` is ignored")
     elif config.init_checkpoint:
         warm_start_model(run, model)
-    step = state.step if state else 0
+    step, num_devices = state.step if state else 0, distribution.count_devices(config.num_devices)
+    size = (run.length, model.count_params(), num_devices)
+    memory.warn_if_large(config, run.network, *size)
     logging.info(
         "%s on %s: %s parameters, %s at step %s of %s",
         config.model_size,
@@ -415,13 +419,15 @@ def evaluate(run, model, stop):
 
 @contextlib.contextmanager
 def explain_errors(run, metadata):
-    """Adds to the error of a damaged record or a full disk what it means for the run."""
+    """Says what a damaged record, a full disk or a full memory means for the run."""
     import tensorflow as tf
 
     from data.records.metadata import explain_data_error
+    from model.training import memory
 
     try:
-        yield
+        with memory.explained(run.config, run.length):
+            yield
     except (
         tf.errors.DataLossError,
         tf.errors.NotFoundError,

@@ -17,6 +17,7 @@ from data.tasks.examples import parse_text
 from data.tokenizer.saved_files import vocabulary_file
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
 from model import ConvBertConfig, adaptation
+from model.backends import devices
 from model.predictor import Predictor
 from model.weights import pretrained
 from pipelines.saved import find_architecture
@@ -284,15 +285,17 @@ def compute_outputs(model: Any, features: Features, batch_size: int) -> Arrays:
 
     An output that is not a finite number is an `InputError`.
     """
-    outputs = gather_outputs(
-        features,
-        model.predict_on_batch,
-        model.token_outputs,
-        batch_size,
-        pad_to_max=not model.config.mask_padding,
-        few_shapes=model.jit_compile,
-        num_threads=1 if model.jit_compile else BATCHES_AT_ONCE,
-    )
+    smaller = "use a smaller batch (--batch-size, or `predict_batch_size` of fine-tuning)"
+    with devices.lack_of_memory_explained(f"a batch of {batch_size} rows", smaller):
+        outputs = gather_outputs(
+            features,
+            model.predict_on_batch,
+            model.token_outputs,
+            batch_size,
+            pad_to_max=not model.config.mask_padding,
+            few_shapes=model.jit_compile,
+            num_threads=1 if model.jit_compile else BATCHES_AT_ONCE,
+        )
     for array in outputs.values() if isinstance(outputs, dict) else [outputs]:
         if not np.isfinite(array).all():
             raise InputError(

@@ -1,14 +1,17 @@
 """The device that a job computes on: what the user is told about it."""
 
+import contextlib
 import os
 import platform
 import re
 import sys
+from collections.abc import Iterator
 
 import keras
 from absl import logging
 
 from common import gpus
+from common.errors import InputError
 from model.backends import backend
 
 
@@ -19,13 +22,12 @@ def report(precision: str, jit_compile: bool, num_devices: int = 1) -> None:
     """
     if backend.process()[0] > 0:
         return
-    found = backend.accelerator()
-    if found is None and (warning := gpus.unused_warning(keras.backend.backend())):
+    warning = gpus.unused_warning(keras.backend.backend())
+    if warning and backend.accelerator() is None:
         logging.warning(warning)
-    name = _cpu() if found is None else _accelerator(*found)
     count = f"{num_devices} x " if num_devices > 1 else ""
     xla = "XLA" if jit_compile else "no XLA"
-    print(f"device: {count}{name}, {precision}, {xla}", file=sys.stderr)
+    print(f"device: {count}{_name()}, {precision}, {xla}", file=sys.stderr)
 
 
 def memory_gib() -> float | None:
@@ -34,8 +36,23 @@ def memory_gib() -> float | None:
     return next((gpu.memory_gib for gpu in gpus.installed() if gpu.name == name), None)
 
 
-def _accelerator(name, capability):
-    memory = memory_gib()
+@contextlib.contextmanager
+def lack_of_memory_explained(what: str, advice: str) -> Iterator[None]:
+    """Inside, an error that the device has too little memory for `what` is an `InputError`."""
+    try:
+        yield
+    except Exception as error:
+        if not backend.is_out_of_memory(error):
+            raise
+        message = f"out of memory: {what} does not fit {_name()}. To need less, {advice}"
+        raise InputError(message) from error
+
+
+def _name():
+    found = backend.accelerator()
+    if found is None:
+        return _cpu()
+    (name, capability), memory = found, memory_gib()
     known = [f"{memory:.0f} GiB"] if memory else []
     known += [f"compute capability {capability}"] if capability else []
     return f"{name} ({', '.join(known)})" if known else name

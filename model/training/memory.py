@@ -1,0 +1,83 @@
+"""Whether a training step fits the device's memory, and what to do where it does not."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging
+
+from model.backends import backend, devices
+from model.config import ConvBertConfig
+
+# Numbers that a layer keeps for each token and unit of its width, for the backward pass: measured
+# as the peak memory of compiled steps, which docs/gpu.md lists.
+KEPT_PER_UNIT = 25
+
+
+def estimate_gib(
+    config: Any, network: ConvBertConfig, length: int, num_parameters: int, num_devices: int = 1
+) -> float:
+    """Roughly the memory of a pre-training step on each device, within about a third.
+
+    `config` is the run's `PretrainingConfig`, `network` describes the discriminator.
+    """
+    rows = config.train_batch_size / (num_devices * config.gradient_accumulation_steps)
+    networks = [network]
+    if config.has_separate_generator:
+        networks.append(network.generator(config.generator_hidden_size, config.generator_layers))
+    units = sum(each.num_hidden_layers * each.hidden_size for each in networks)
+    itemsize = 4 if config.precision == "float32" else 2
+    activations = rows * length * units * KEPT_PER_UNIT * itemsize
+    logits = 2 * 4 * rows * length * config.mask_prob * network.vocab_size
+    state = 4 * 4 * num_parameters  # weights, two moments, gradients
+    return (activations + logits + state) / 2**30
+
+
+def warn_if_large(
+    config: Any, network: ConvBertConfig, length: int, num_parameters: int, num_devices: int = 1
+) -> None:
+    """Warns if a step will probably not fit the GPU's memory; see `estimate_gib`."""
+    needed = estimate_gib(config, network, length, num_parameters, num_devices)
+    memory = devices.memory_gib()
+    if memory and needed > memory and not getattr(config, "remat", False):
+        logging.warning(
+            "%s may need about %.0f GiB, and the GPU has %.0f GiB. If it does not fit, %s",
+            _batch(config, length),
+            needed,
+            memory,
+            _advice(config),
+        )
+
+
+@contextlib.contextmanager
+def explained(config: Any, length: int) -> Iterator[None]:
+    """Inside, the device's lack of memory is an `InputError` that says what needs less.
+
+    `config` has the hyper-parameters of pre-training or of fine-tuning.
+    """
+    with devices.lack_of_memory_explained(_batch(config, length), _advice(config)):
+        yield
+
+
+def _batch(config, length):
+    precision = getattr(config, "precision", "float32")
+    return (
+        f"a step of `train_batch_size` {config.train_batch_size} x {length} tokens in {precision}"
+    )
+
+
+def _advice(config):
+    """What makes a step need less memory, the simplest first."""
+    batch_size, found = config.train_batch_size, []
+    parts = getattr(config, "gradient_accumulation_steps", batch_size)
+    for more in range(parts + 1, batch_size + 1):
+        if batch_size % more == 0:
+            found.append(f'"gradient_accumulation_steps": {more} (the result stays the same)')
+            break
+    if getattr(config, "precision", None) == "float32":
+        _, capability = backend.accelerator() or (None, None)
+        half = "mixed_float16" if float(capability or 8) < 8 else "mixed_bfloat16"
+        found.append(f'"precision": "{half}" (in a new run)')
+    if not getattr(config, "remat", True):
+        found.append('"remat": true')
+    return f"set {', or '.join([*found, 'a smaller `train_batch_size`'])}"
