@@ -90,7 +90,7 @@ def load_pipeline(name: str, directory: str, **options: Any) -> Any:
     from model.backends import backend, devices
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
-    devices.report("float32", backend.default_jit_compile())
+    devices.report("float32", backend.ALWAYS_COMPILES)
     return getattr(pipelines, name).from_pretrained(directory, **options)
 
 

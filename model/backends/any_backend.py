@@ -24,6 +24,19 @@ def default_num_devices(available: int) -> int:
     return available
 
 
+def allow_tf32(is_allowed: bool) -> None:
+    """Sets whether GPUs may round the factors of float32 products to 10 bits; they do by default.
+
+    Raises:
+        InputError: this backend cannot be told not to.
+    """
+    if not is_allowed:
+        raise InputError(
+            "`tf32` must be true unless KERAS_BACKEND is tensorflow or jax. "
+            f"Received: false on {keras.backend.backend()}"
+        )
+
+
 def most_steps_per_execution() -> int:
     """How many steps Keras should make in one call by default, at most.
 

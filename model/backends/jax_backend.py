@@ -17,6 +17,11 @@ from model.backends.any_backend import NUM_PROCESSES
 COMPILES_STEPS = True
 
 
+def allow_tf32(is_allowed: bool) -> None:
+    """Sets whether GPUs may round the factors of float32 products to 10 bits."""
+    jax.config.update("jax_default_matmul_precision", None if is_allowed else "highest")
+
+
 def accelerator() -> tuple[str, str | None] | None:
     """Returns the name and compute capability of the first device; None for a CPU."""
     device = jax.local_devices()[0]

@@ -8,6 +8,7 @@ import functools
 
 import keras
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
 
@@ -16,17 +17,23 @@ SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number works
 
 
 def default_jit_compile(num_devices: int = 1) -> bool:
-    """Enables XLA by default on one GPU.
+    """Enables XLA by default on one GPU, but not with op determinism, where Keras refuses it.
 
     On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels. XLA cannot
     compile a whole step of `tf.distribute` on several devices.
     """
-    return num_devices == 1 and bool(keras.distribution.list_devices("gpu"))
+    is_possible = num_devices == 1 and not is_op_determinism_enabled()
+    return is_possible and bool(keras.distribution.list_devices("gpu"))
 
 
 def default_num_devices(available: int) -> int:
     """Returns 1: without XLA for the whole step, several GPUs can be slower than one."""
     return 1
+
+
+def allow_tf32(is_allowed: bool) -> None:
+    """Sets whether GPUs may round the factors of float32 products to 10 bits."""
+    tf.config.experimental.enable_tensor_float_32_execution(is_allowed)
 
 
 def most_steps_per_execution() -> int:

@@ -4,11 +4,13 @@ import pathlib
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
+from common import gpus
 from common.errors import InputError
 from jobs import run_record
 
@@ -16,6 +18,10 @@ from jobs import run_record
 def test_every_start_adds_an_entry(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["pretrain.py", "--model-name", "x"])
     (tmp_path / "metadata.json").write_text("{}")
+    gpu = gpus.Gpu("NVIDIA A100", 40.0, "550.2", "8.0")
+    monkeypatch.setattr(gpus, "installed", lambda: (gpu,))
+    cudnn = SimpleNamespace(name="nvidia-cudnn-cu12", version="9.10.2.21")
+    monkeypatch.setattr(run_record.importlib.metadata, "distributions", lambda: [cudnn])
     for step in (0, 7):
         run_record.add_start(tmp_path / "run", step, {"seed": 1}, tmp_path)
     starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
@@ -27,7 +33,10 @@ def test_every_start_adds_an_entry(tmp_path, monkeypatch):
     assert last["versions"]["python"] == platform.python_version()
     assert last["versions"]["numpy"] == np.__version__
     assert last["backend"] == keras.backend.backend()
+    assert last["versions"]["nvidia-cudnn-cu12"] == "9.10.2.21"
     assert last["machine"]["platform"] == platform.platform()
+    assert last["machine"]["gpus"] == [gpu._asdict()]
+    assert last["machine"]["tensorflow_build"].keys() == {"cuda_version", "cudnn_version"}
 
 
 def test_records_without_metadata(tmp_path):
