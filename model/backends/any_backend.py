@@ -152,8 +152,3 @@ def random_bits(shape, seed):
     number = int(keras.ops.convert_to_numpy(seed) @ (1_000_003, 1)) % 2**31
     drawn = keras.random.uniform(shape, seed=number, dtype="float64")
     return keras.ops.floor(drawn * 2**32)
-
-
-def materialized(array):
-    """Has XLA compute and keep this array, not what it is computed from."""
-    return array

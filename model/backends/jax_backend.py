@@ -111,15 +111,3 @@ def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
         logs = model.finish_step(masked, outputs)
     metric_values = values_in(scope, model.metrics_variables)
     return logs, (trainable, others, optimizer_values, metric_values)
-
-
-def random_bits(shape, seed) -> jax.Array:
-    """Draws uniform uint32 numbers by Philox, as TensorFlow does: JAX's own are slower on GPUs."""
-    key = jax.numpy.tile(seed.astype("uint32"), 2)
-    algorithm = jax.lax.RandomAlgorithm.RNG_PHILOX
-    return jax.lax.rng_bit_generator(key, shape, algorithm=algorithm)[1]
-
-
-def materialized(array) -> jax.Array:
-    """Has XLA compute and keep this array, not what it is computed from."""
-    return jax.lax.optimization_barrier(array)

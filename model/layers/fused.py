@@ -60,17 +60,17 @@ def map_rows(function, arrays, count: int):
 
 def applies(*arrays) -> bool:
     """Whether chains of these arrays are compiled by themselves; see the module."""
-    return not (_for_export or _is_whole()) and backend.in_graph(*arrays, static_shapes=True)
+    return not (_for_export or is_whole()) and backend.in_graph(*arrays, static_shapes=True)
 
 
-def _is_whole():
+def is_whole():
     """Whether XLA compiles the whole step."""
     return not _for_export and (backend.COMPILES_STEPS or _whole_step)
 
 
 def _compiler(*arrays):
     """What makes a function of these arrays one operation; None for Keras's operations."""
-    if _is_whole():
+    if is_whole():
         return lambda function: function
     return backend.compiled if applies(*arrays) else None
 
@@ -140,8 +140,8 @@ def layer_norm(x, gamma, beta, epsilon: float):
 
     On CPUs without XLA, whose reductions are no faster, but with a short gradient, for any shape.
     """
-    is_whole = _is_whole()
-    if not is_whole and (_for_export or not backend.in_graph(x, gamma, beta)):
+    whole = is_whole()
+    if not whole and (_for_export or not backend.in_graph(x, gamma, beta)):
         return ops.layer_normalization(x, gamma, beta, -1, epsilon)
 
     def normalized(x):
@@ -156,7 +156,7 @@ def layer_norm(x, gamma, beta, epsilon: float):
 
         def gradient(upstream):
             # XLA computes it again sooner than it reads it.
-            again, scale = normalized(x) if is_whole else (normal, inverse)
+            again, scale = normalized(x) if whole else (normal, inverse)
             upstream = ops.cast(upstream, "float32")
             scaled = upstream * ops.cast(gamma, "float32")
             along = ops.mean(scaled * again, axis=-1, keepdims=True)
@@ -214,9 +214,37 @@ def add_dropped(residual, x, bias, rate: float, seed):
 
 def _kept(x, rate, seed):
     """Booleans of the shape of `x`, False with probability `rate`."""
-    kept = backend.random_bits(ops.shape(x), seed) >= round(rate * 2**32)
-    # A byte each, for the gradient; XLA might keep the numbers.
-    return backend.materialized(kept) if _is_whole() else kept
+    draw = hashed_bits if is_whole() else backend.random_bits
+    return draw(ops.shape(x), seed) >= round(rate * 2**32)
+
+
+def hashed_bits(shape, seed):
+    """Uniform uint32 numbers, each a hash of its index and of `seed`, int [2].
+
+    Where XLA compiles the step, they become part of whatever reads them: nothing is stored, and the
+    gradient computes them again. Philox, XLA's own, takes several kernels and stores its numbers.
+    The hash is Chris Wellons's lowbias32 (nullprogram.com/blog/2018/07/31), twice.
+    """
+    seed = ops.cast(seed, "uint32")
+    # (XLA has no `range` of uint32 for TensorFlow.)
+    numbers = ops.cast(ops.arange(math.prod(shape), dtype="int32"), "uint32")
+    numbers = ops.reshape(numbers, shape)
+    for key in (seed[0], seed[1]):
+        # Neighboring seeds must not give the same numbers in another order.
+        numbers = _mixed(numbers + _mixed(key))
+    return numbers
+
+
+def _mixed(numbers):
+    """A bijection of uint32 numbers in which every bit of the result depends on all others."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        numbers = ops.bitwise_xor(numbers, ops.right_shift(numbers, _uint32(shift)))
+        numbers = numbers * _uint32(factor)
+    return ops.bitwise_xor(numbers, ops.right_shift(numbers, _uint32(16)))
+
+
+def _uint32(number):
+    return ops.convert_to_tensor(number, dtype="uint32")
 
 
 def _select(x, kept, scale):
@@ -258,6 +286,16 @@ def _cross_entropy_gradient(logits, normalizer, targets, upstream):
     return (probabilities - ops.cast(is_target, "float32")) * upstream[..., None]
 
 
+def adam_update(gradient, first, second, numbers):
+    """As `adam`, but returns the moments and what to subtract from the values, without the decay.
+
+    Where XLA compiles the step, each variable is then read and written by one kernel for many.
+    """
+    scale, rate, beta_1, beta_2, epsilon = numbers
+    first, second, update = _moments(gradient * scale, first, second, beta_1, beta_2, epsilon)
+    return first, second, rate * update
+
+
 def adam(gradient, first, second, values, numbers):
     """Returns the moments and values, float32 [n], after an Adam step without bias correction.
 
@@ -269,8 +307,11 @@ def adam(gradient, first, second, values, numbers):
 
 
 def _adam(gradient, first, second, values, scale, rate, beta_1, beta_2, epsilon, decay):
-    gradient = gradient * scale
+    first, second, update = _moments(gradient * scale, first, second, beta_1, beta_2, epsilon)
+    return first, second, values - rate * (update + decay * values)
+
+
+def _moments(gradient, first, second, beta_1, beta_2, epsilon):
     first = beta_1 * first + (1 - beta_1) * gradient
     second = beta_2 * second + (1 - beta_2) * gradient * gradient
-    update = first / (ops.sqrt(second) + epsilon) + decay * values
-    return first, second, values - rate * update
+    return first, second, first / (ops.sqrt(second) + epsilon)

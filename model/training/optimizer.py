@@ -195,15 +195,21 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         ):
             rate = learning_rate * self.learning_rate_scale(group[0])
             decay = 0.0 if group[0].name in NO_DECAY else self.weight_decay_rate
-            first, second, values = fused.adam(
-                gradient,
-                *(moment.value for moment in moments),
-                _joined(group, {id(variable): variable.value for variable in group}),
-                (clip, rate, self.beta_1, self.beta_2, self.epsilon, decay),
-            )
+            numbers = (clip, rate, self.beta_1, self.beta_2, self.epsilon)
+            arrays = (gradient, *(moment.value for moment in moments))
+            if fused.is_whole():
+                first, second, update = fused.adam_update(*arrays, numbers)
+                values = [
+                    variable.value * (1.0 - rate * decay) - part
+                    for variable, part in zip(group, _split(update, group), strict=True)
+                ]
+            else:
+                joined = _joined(group, {id(variable): variable.value for variable in group})
+                first, second, joined = fused.adam(*arrays, joined, (*numbers, decay))
+                values = _split(joined, group)
             updates = [*zip(moments, (first, second), strict=True)]
             # As in the original, weights without a gradient do not decay either.
-            for variable, value in zip(group, _split(values, group), strict=True):
+            for variable, value in zip(group, values, strict=True):
                 if given.get(id(variable)) is not None:
                     updates.append((variable, value))
             for variable, value in updates:
