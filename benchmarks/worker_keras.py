@@ -1,5 +1,6 @@
 """This project's models as workers of the benchmarks."""
 
+import importlib.metadata
 import itertools
 import pickle
 import time
@@ -180,19 +181,10 @@ def make_product(m: int, k: int, n: int, dtype: str):
 
 def report() -> dict:
     """Versions, device and its peak memory."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        device, version = jax.devices()[0].device_kind, jax.__version__
-        memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    else:
-        import tensorflow as tf
-
-        gpus, version = tf.config.list_physical_devices("GPU"), tf.__version__
-        device = gpus[0].name if gpus else "cpu"
-        memory = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None
-    versions = {"keras": keras.__version__, keras.backend.backend(): version}
-    return {"device": device, "device_peak_bytes": memory, "versions": versions}
+    device, _ = backend.accelerator() or ("cpu", None)
+    packages = ("keras", keras.backend.backend())
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    return {"device": device, "device_peak_bytes": backend.peak_memory(), "versions": versions}
 
 
 if __name__ == "__main__":
