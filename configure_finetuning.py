@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import InputError
 from common.fields import MAX_SEED, check_settings, override, require, setting
 from common.files import read_json_object
-from model.config import HEAD_FIELDS, MODEL_SIZES
+from model.config import HEAD_FIELDS, MODEL_SIZES, Execution
 
 # Holds TASK.json for each task with values that differ from the defaults, and their `source`.
 TASK_HPARAMS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", "tasks")
@@ -22,7 +22,7 @@ _SET_ELSEWHERE -= {"classifier_dropout", "summary_type"}
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuningConfig:
+class FinetuningConfig(Execution):
     """The hyper-parameters of one job: one task, or several trained jointly.
 
     Raises:
@@ -34,7 +34,6 @@ class FinetuningConfig:
     do_eval: bool = setting(True, "evaluate on the dev sets")
     num_trials: int = setting(1, "number of runs, each with its own seed", least=1)
     seed: int = setting(0, "seed of trial 1; trial i has seed + i - 1", least=0)
-    deterministic: bool = setting(False, "repeat results bit for bit; slower")
     keep_all_models: bool = setting(False, "keep every trial's model; false: only the last one's")
     write_test_outputs: bool = setting(True, "write predictions for the test files")
     n_writes_test: int = setting(5, "number of trials that write test predictions", least=0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.fields import MAX_SEED, override, require, setting
-from model.config import MODEL_SIZES, ConvBertConfig, Objective
+from model.config import MODEL_SIZES, ConvBertConfig, Execution, Objective
 
 # The default learning rate and batch size of each model size.
 RECIPES = {
@@ -18,11 +18,10 @@ RECIPES = {
     "medium-small": {"learning_rate": 5e-4, "train_batch_size": 128},
     "base": {"learning_rate": 2e-4, "train_batch_size": 256},
 }
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclasses.dataclass(frozen=True)
-class PretrainingConfig(Objective):
+class PretrainingConfig(Objective, Execution):
     """All hyper-parameters of a run; where the default is None, the size's own value holds."""
 
     model_size: str = setting("medium-small", "a row of the table of sizes", choices=MODEL_SIZES)
@@ -59,13 +58,6 @@ class PretrainingConfig(Objective):
     eval_tfrecords: str | None = setting(None, "null: held-out shards, or else training records")
     eval_holdout_shards: int = setting(0, "number of shards that are never trained on", least=0)
     num_eval_steps: int = setting(100, "batches in an evaluation", least=1)
-    gradient_accumulation_steps: int = setting(1, "micro-batches in a batch", least=1)
-    num_devices: int | None = setting(
-        None, "GPUs that share each batch; null: one on TensorFlow, all on JAX"
-    )
-    precision: str = setting("float32", "Keras dtype policy", choices=PRECISIONS)
-    jit_compile: bool | None = setting(None, "use XLA; null: on GPUs and TPUs")
-    deterministic: bool = setting(False, "repeat results bit for bit; slower")
     seed: int = setting(42, "seed of every random draw", least=0, most=MAX_SEED)
 
     def __post_init__(self):

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from common import errors, files, gpus
+from common import errors, files
 from common.console import progress_bar
 from common.errors import InputError
 from common.fields import override
@@ -41,6 +41,7 @@ from jobs import results_table, trials
 from jobs.command_line import job_parser
 from jobs.encoder import find_encoder, random_encoder
 from jobs.job_models import JobModels
+from jobs.prepare import check_batches, prepare_backend
 from jobs.trials import Job, TaskData, TrialResult, Trials
 from model.config import load_hparams
 
@@ -57,15 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
     jobs = [load_job(config, args.data_dir, output_dir) for config in configs]
 
     # ---- encoder ---------------------------------------------------------------------------
-    if configs[0].deterministic:
-        gpus.make_deterministic()
-    import keras
-
-    from data.tensorflow_setup import prepare_tensorflow
-    from model.backends import backend, devices
-
-    prepare_tensorflow(keras.backend.backend() == "tensorflow", configs[0].deterministic)
-    devices.report("float32", backend.default_jit_compile())
+    num_devices = prepare_backend(configs[0])
+    for config in configs:
+        predicted = {"eval_batch_size": config.do_eval}
+        predicted["predict_batch_size"] = config.write_test_outputs
+        check_batches(config, num_devices, predicted)
     if args.from_scratch:
         encoder = random_encoder(configs[0], args.data_dir)
     else:
@@ -334,7 +331,7 @@ def train(models: JobModels, features, seed: int, title: str) -> None:
         config.num_train_epochs,
         seed,
         pad_to_max=not config.mask_padding,
-        few_shapes=models.jit_compile,
+        few_shapes=models.few_shapes,
     )
     model = models.trainer(len(batches))
     with progress_bar(len(batches), title, unit="step") as bar:

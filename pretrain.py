@@ -14,12 +14,13 @@ from typing import Any
 
 from absl import logging
 
-from common import errors, files, gpus, hub
+from common import errors, files, hub
 from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
 from jobs import run_record, same_run
 from jobs.command_line import job_parser
+from jobs.prepare import check_batches, prepare_backend
 from jobs.stop_signals import StopSignals
 from model.config import ConvBertConfig, load_hparams
 
@@ -29,7 +30,8 @@ def main(arguments=None):
     args, config = parse_arguments(arguments)
     with StopSignals() as stop, contextlib.ExitStack() as stack:
         # ---- input ---------------------------------------------------------------------------
-        prepare_backend(config)
+        num_devices = prepare_backend(config, connect=True)
+        check_batches(config, num_devices, {"eval_batch_size": config.do_eval or config.eval_every})
         run = open_run(args, config)
         stack.enter_context(same_run.lock(run.directory))
 
@@ -86,29 +88,6 @@ class Run:
             "records": os.path.abspath(self.metadata.records_dir),
             "records_sha256": self.metadata.sha256(),
         }
-
-
-def prepare_backend(config):
-    """Sets what Keras's backend must know before its first computation."""
-    if config.deterministic:
-        gpus.make_deterministic()
-    import keras
-
-    from data.tensorflow_setup import prepare_tensorflow
-    from model.backends import backend, devices, distribution
-
-    backend.connect_processes(config.seed)
-    prepare_tensorflow(
-        keras.backend.backend() == "tensorflow", config.deterministic, config.num_devices
-    )
-    num_devices = distribution.count_devices(config.num_devices)
-    jit_compile = distribution.uses_xla(config.jit_compile, num_devices)
-    devices.report(config.precision, jit_compile, num_devices)
-    divisor = {"devices": num_devices}
-    parts = divisor | {"gradient_accumulation_steps": config.gradient_accumulation_steps}
-    distribution.check_batch("train_batch_size", config.train_batch_size, parts)
-    if config.do_eval or config.eval_every:
-        distribution.check_batch("eval_batch_size", config.eval_batch_size, divisor)
 
 
 def open_run(args, config):

@@ -23,8 +23,7 @@ if __name__ == "__main__":  # `python PATH/benchmarks` puts that folder first
 
 from benchmarks.gpu_targets import TARGETS
 from common import errors
-from configure_pretraining import PRECISIONS
-from model.config import MODEL_SIZES
+from model.config import MODEL_SIZES, PRECISIONS
 
 BACKENDS = ("tensorflow", "jax")
 PEERS = ("torch", "torch-compiled")

@@ -165,9 +165,14 @@ def chosen_settings(args: argparse.Namespace, config_class: type) -> dict[str, A
 
 
 def hyperparameter_table(config_class: type) -> str:
-    """A Markdown table of the settings of a dataclass: name, type, default, and meaning."""
+    """A Markdown table of the settings of a dataclass: name, type, default, and meaning.
+
+    Those that it inherits come last.
+    """
     annotations, rows = typing.get_type_hints(config_class), []
-    for field in filter(lambda field: field.metadata, dataclasses.fields(config_class)):
+    own = vars(config_class)["__annotations__"]
+    fields = [field for field in dataclasses.fields(config_class) if field.metadata]
+    for field in sorted(fields, key=lambda field: field.name not in own):
         is_made = field.default is dataclasses.MISSING
         default = field.default_factory() if is_made else field.default
         phrases = map(_type_phrase, _options(annotations[field.name]))

@@ -32,23 +32,43 @@ class JobModels:
         if not self.by_task:
             keras.backend.clear_session()  # the models of earlier jobs
         keras.utils.set_random_seed(self.job.seed(trial))
-        fresh = build_models(self.job, trial)
-        if not self.by_task:
-            self.by_task = fresh
-            return
-        for name, model in self.by_task.items():
-            for variable, value in zip(model.variables, fresh.pop(name).variables, strict=True):
-                variable.assign(value)
+        with self._scope():
+            fresh = build_models(self.job, trial)
+            if not self.by_task:
+                self.by_task = fresh
+                return
+            for name, model in self.by_task.items():
+                new = fresh.pop(name).variables
+                for variable, value in zip(model.variables, new, strict=True):
+                    variable.assign(value)
+            if self._trainer is not None:
+                self._trainer.optimizer.reset()
         gc.collect()  # the new models: Keras's have circular references
-        if self._trainer is not None:
-            self._trainer.optimizer.reset()
+
+    @functools.cached_property
+    def num_devices(self) -> int:
+        """How many devices share each batch in training."""
+        from model.backends import distribution
+
+        return distribution.count_devices(self.job.config.num_devices)
 
     @functools.cached_property
     def jit_compile(self) -> bool:
         """Whether XLA compiles the models, once for each shape of a batch."""
+        from model.backends import distribution
+
+        return distribution.uses_xla(self.job.config.jit_compile, self.num_devices)
+
+    @property
+    def few_shapes(self) -> bool:
+        """Whether training batches must have few shapes, and rows that can be shared equally."""
+        num_parts = self.num_devices * self.job.config.gradient_accumulation_steps
+        return self.jit_compile or num_parts > 1
+
+    def _scope(self):
         from model.backends import backend
 
-        return backend.default_jit_compile()
+        return backend.scope(self.num_devices)
 
     @functools.cached_property
     def predictors(self) -> dict[str, Any]:
@@ -60,7 +80,8 @@ class JobModels:
     def trainer(self, steps: int) -> Any:
         """The compiled model whose `fit` trains all tasks; every trial has as many steps."""
         if self._trainer is None:
-            self._trainer = self._compile_trainer(steps)
+            with self._scope():
+                self._trainer = self._compile_trainer(steps)
         return self._trainer
 
     def _compile_trainer(self, steps):
@@ -77,7 +98,9 @@ class JobModels:
             weight_decay_rate=config.weight_decay_rate,
             layerwise_lr_decay=config.layerwise_lr_decay,
             num_hidden_layers=first.config.num_hidden_layers,
+            dynamic_loss_scale=config.precision == "mixed_float16",
         )
+        model.gradient_accumulation_steps = config.gradient_accumulation_steps
         model.compile(optimizer, **model.objective("sum"), jit_compile=self.jit_compile)
         return model
 
@@ -90,7 +113,7 @@ def build_models(job: Job, trial: int) -> dict[str, Any]:
     for task in (part.task for part in job.parts):
         model_class = getattr(library, task.architecture)
         fields = task.model_fields() | {"mask_padding": job.config.mask_padding}
-        options = task.model_options(job.config)
+        options = task.model_options(job.config) | {"dtype": job.config.precision}
         if models:
             options["convbert"] = next(iter(models.values())).convbert
         # Where the weights come from:
@@ -99,7 +122,8 @@ def build_models(job: Job, trial: int) -> dict[str, Any]:
         # 3. Otherwise the encoder is the pre-trained one, and the head is drawn.
         if not job.config.do_train:
             directory = job.trained_model(trial, task)
-            models[task.name] = load_trained(model_class, directory, task, fields)
+            dtype = job.config.precision
+            models[task.name] = load_trained(model_class, directory, dtype, task, fields)
             continue
         fields["task_specific_params"] = task.saved_options(job.config) or None
         if job.encoder.directory is None:
@@ -110,9 +134,9 @@ def build_models(job: Job, trial: int) -> dict[str, Any]:
     return models
 
 
-def load_trained(model_class, directory: str, task, fields: dict[str, Any]):
+def load_trained(model_class, directory: str, dtype: str, task, fields: dict[str, Any]):
     """A fine-tuned model; an error if it was not trained for `task`."""
-    model = model_class.from_pretrained(directory)
+    model = model_class.from_pretrained(directory, dtype)
     found, expected = (c.to_hf_dict("") for c in (model.config, override(model.config, fields)))
     for name in sorted(found):
         if found[name] != expected[name]:

@@ -18,8 +18,9 @@ from data.tasks.base import Examples, Task
 from jobs import results_table
 from jobs.encoder import Encoder
 
-# Hyper-parameters that change neither a trained model nor its scores. (A trial's seed is compared
-# separately.)
+# Hyper-parameters that change neither a trained model nor its scores, or only by rounding and the
+# draws of dropout. (A trial's seed is compared separately. `precision` is none of them: in half
+# precision, a model is trained and scored differently.)
 NOT_IN_FINGERPRINT = (
     "do_train",
     "do_eval",
@@ -29,6 +30,9 @@ NOT_IN_FINGERPRINT = (
     "n_writes_test",
     "eval_batch_size",
     "predict_batch_size",
+    "gradient_accumulation_steps",
+    "num_devices",
+    "jit_compile",
     "seed",
     "task_names",
 )

@@ -23,6 +23,7 @@ from common.files import parse_json_object, read_json_object
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "swish", "tanh")
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 SUMMARY_TYPES = ("first", "last")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 # Fields of `ConvBertConfig` that concern only a head: models that differ only in these can share an
 # encoder.
@@ -316,6 +317,22 @@ class Objective:
     def has_separate_generator(self) -> bool:
         """Whether the generator is a separate network."""
         return self.electra_objective and self.untied_generator and not self.uniform_generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How pre-training and fine-tuning compute: in the end, the result is the same up to rounding.
+
+    `model.backends.distribution` checks what depends on the devices.
+    """
+
+    gradient_accumulation_steps: int = setting(1, "micro-batches in a batch", least=1)
+    num_devices: int | None = setting(
+        None, "GPUs that share each batch; null: one on TensorFlow, all on JAX"
+    )
+    precision: str = setting("float32", "Keras dtype policy", choices=PRECISIONS)
+    jit_compile: bool | None = setting(None, "use XLA; null: on GPUs and TPUs")
+    deterministic: bool = setting(False, "repeat results bit for bit; slower")
 
 
 def max_predictions_per_seq(length: int, mask_prob: float) -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 
 import keras
 from keras import ops
@@ -10,6 +11,7 @@ from typing_extensions import override
 from common import fields as common_fields
 from common.errors import InputError
 from model import adaptation
+from model.backends import backend
 from model.config import ConvBertConfig, as_config
 from model.layers import fused
 from model.layers.base import MASK_BIAS
@@ -21,10 +23,19 @@ INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
 
 
 class TrainableModel(keras.Model):
-    """A `keras.Model` that builds its optimizer before the first step.
+    """A `keras.Model` that builds its optimizer before the first step, and may step in parts.
 
-    Keras would build it during that step, and TensorFlow would then trace the step twice.
+    Keras would build the optimizer during that step, and TensorFlow would then trace it twice.
+
+    With `gradient_accumulation_steps` above 1, `fit` splits a batch into so many parts and computes
+    their gradients one after the other. The update is the same, up to rounding and the draws of
+    dropout, if losses are summed over the examples (or a subclass divides them by a whole batch's
+    total).
     """
+
+    gradient_accumulation_steps = 1
+    # What `outputs_of` must keep of a part for `finish_step`, and the dtypes.
+    part_outputs: Mapping[str, str] = {"loss": "float32"}
 
     @override
     def compile(self, optimizer="rmsprop", *args, **kwargs):
@@ -35,13 +46,56 @@ class TrainableModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     @override
-    def train_step(self, *state_and_data):
-        with fused.whole_step(bool(self.jit_compile)):
-            return super().train_step(*state_and_data)
-
-    @override
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+    @override
+    def fit(self, *args, **kwargs):
+        backend.separate_random_states(self, self.shared_random())
+        return super().fit(*args, **kwargs)
+
+    def shared_random(self) -> list[keras.random.SeedGenerator]:
+        """Returns the random generators that draw the same numbers on all devices."""
+        return []
+
+    @override
+    def train_step(self, *state_and_data):
+        with fused.whole_step(bool(self.jit_compile)):
+            if self.gradient_accumulation_steps == 1:
+                return super().train_step(*state_and_data)
+            return backend.train_step_in_parts(self, *state_and_data)
+
+    def prepare(self, data, training: bool = False) -> tuple:
+        """Returns what a step in parts splits, and what each part must know of the whole batch."""
+        return data, {}
+
+    def split(self, arrays):
+        """Arrays [B, …] → [parts, B / parts, …]; part i has the rows i, i + parts, ….
+
+        So every device has rows of each part.
+        """
+        count = self.gradient_accumulation_steps
+
+        def split_one(array):
+            rows = ops.reshape(array, (-1, count, *ops.shape(array)[1:]))
+            return ops.swapaxes(rows, 0, 1)
+
+        return keras.tree.map_structure(split_one, arrays)
+
+    def outputs_of(self, part, totals: dict, training: bool = False) -> dict:
+        """Returns a part's `loss`, and whatever else `part_outputs` names."""
+        inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(part)
+        outputs = self(inputs, training=training)
+        return {"loss": self.compute_loss(inputs, targets, outputs, weights, training)}
+
+    def finish_step(self, data, stacked: dict) -> dict:
+        """Updates the metrics after a step in parts, and returns their values by name.
+
+        `data` is from `prepare`; `stacked` has the `part_outputs`, [parts, …].
+        """
+        (loss,) = (metric for metric in self.metrics if metric.name == "loss")
+        loss.update_state(backend.sum_over_replicas(ops.sum(stacked["loss"])))
+        return self.get_metrics_result()
 
     @override
     def summary(self, *args, expand_nested=True, **kwargs):

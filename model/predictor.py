@@ -24,6 +24,8 @@ class Predictor(keras.Model):
         self.process = os.getpid()
         if jit_compile is None:
             jit_compile = backend.ALWAYS_COMPILES
+        # Devices share only batches with a multiple of rows.
+        self.few_shapes = jit_compile or keras.distribution.distribution() is not None
         self.compile(optimizer=None, jit_compile=jit_compile)
 
     def call(self, inputs):

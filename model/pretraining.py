@@ -138,6 +138,7 @@ class ConvBertForPreTraining(TrainableModel):
             sum of weights over the whole batch, on all devices.
         """
         random = self.train_random if training else self.eval_random
+        inputs, _, _ = keras.utils.unpack_x_y_sample_weight(inputs)
         ids, mask, segments = read_inputs(inputs)
         mask = ops.ones_like(ids) if mask is None else mask
         segments = ops.zeros_like(ids) if segments is None else segments
@@ -262,20 +263,11 @@ class ConvBertForPreTraining(TrainableModel):
         return self.get_metrics_result() if backend.is_replicated(self) else logs
 
     @override
-    def fit(self, *args, **kwargs):
-        backend.separate_random_states(self, [self.train_random, self.eval_random])
-        return super().fit(*args, **kwargs)
-
-    def train_step(self, *state_and_data):
-        """Runs Keras's step, or one that accumulates the gradients of several parts."""
-        if self.gradient_accumulation_steps == 1:
-            return super().train_step(*state_and_data)
-        *state, data = state_and_data
-        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        with fused.whole_step(bool(self.jit_compile)):
-            return backend.train_step_in_parts(self, *state, batch)
+    def shared_random(self):
+        return [self.train_random, self.eval_random]
 
     @property
+    @override
     def part_outputs(self) -> dict[str, str]:
         """The outputs that a step in parts keeps, and their dtypes."""
         kept = {"loss": "float32", "mlm_loss": "float32", "mlm_predictions": "int32"}
@@ -283,17 +275,6 @@ class ConvBertForPreTraining(TrainableModel):
             kept |= {"rtd_loss": "float32", "rtd_logits": "float32"}
             kept |= {"sampled_ids": "int32", "is_replaced": "float32"}
         return kept
-
-    def split(self, masked: dict) -> dict:
-        """Arrays [B, …] → [parts, B / parts, …]; part i has the rows i, i + parts, ….
-
-        So every device has rows of each part.
-        """
-        count = self.gradient_accumulation_steps
-        return {
-            name: ops.swapaxes(ops.reshape(value, (-1, count, *value.shape[1:])), 0, 1)
-            for name, value in masked.items()
-        }
 
     def finish_step(self, masked: dict, stacked: dict) -> dict:
         """Updates the metrics after a step in parts, and returns their values by name.
@@ -310,8 +291,7 @@ class ConvBertForPreTraining(TrainableModel):
         for name in ("masked_lm_ids", "masked_lm_weights"):
             outputs[name] = masked[name]
         outputs["rtd_weights"] = ops.cast(masked["input_mask"], "float32")
-        (loss,) = (metric for metric in self.metrics if metric.name == "loss")
-        loss.update_state(backend.sum_over_replicas(outputs["loss"]))
+        super().finish_step(masked, stacked)
         return self.compute_metrics(None, None, outputs)
 
     def evaluate(self, *args, **kwargs):

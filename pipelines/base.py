@@ -293,7 +293,7 @@ def compute_outputs(model: Any, features: Features, batch_size: int) -> Arrays:
             model.token_outputs,
             batch_size,
             pad_to_max=not model.config.mask_padding,
-            few_shapes=model.jit_compile,
+            few_shapes=model.few_shapes,
             num_threads=1 if model.jit_compile else BATCHES_AT_ONCE,
         )
     for array in outputs.values() if isinstance(outputs, dict) else [outputs]:

@@ -89,10 +89,10 @@ def separate_random_states(model: keras.Model, shared: list) -> None:
 
 
 def train_step_in_parts(model, *state_and_batch):
-    """Makes one update of a `ConvBertForPreTraining`; adds up the gradients of a batch's parts.
+    """Makes one update of a `TrainableModel`; adds up the gradients of a batch's parts.
 
-    Receives what Keras's `train_step` does on this backend, with the batch alone in place of
-    (inputs, targets, weights). Returns what that does: metrics by name, and on JAX the new state.
+    Receives and returns what Keras's `train_step` does on this backend: metrics by name, and on JAX
+    the new state.
     """
     raise InputError(
         "`gradient_accumulation_steps` above 1 needs KERAS_BACKEND=tensorflow or jax. "

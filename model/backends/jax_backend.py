@@ -71,7 +71,7 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(numpy.array(flag)).any())
 
 
-def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
+def train_step_in_parts(model, state: tuple, data) -> tuple:
     """Scans over the parts, adding up their gradients.
 
     `state` has the values of trainable, other, optimizer and metric variables.
@@ -100,14 +100,14 @@ def train_step_in_parts(model, state: tuple, batch: dict) -> tuple:
         return (jax.tree.map(jax.numpy.add, gradients, added), others), outputs
 
     with keras.StatelessScope(pairs(model.non_trainable_variables, others)) as scope:
-        masked, totals = model.prepare(batch, training=True)
+        prepared, totals = model.prepare(data, training=True)
     others = values_in(scope, model.non_trainable_variables)
     zeros = jax.tree.map(jax.numpy.zeros_like, trainable)
-    (gradients, others), outputs = jax.lax.scan(step, (zeros, others), model.split(masked))
+    (gradients, others), outputs = jax.lax.scan(step, (zeros, others), model.split(prepared))
     trainable, optimizer_values = model.optimizer.stateless_apply(
         optimizer_values, gradients, trainable
     )
     with keras.StatelessScope(pairs(model.metrics_variables, metric_values)) as scope:
-        logs = model.finish_step(masked, outputs)
+        logs = model.finish_step(prepared, outputs)
     metric_values = values_in(scope, model.metrics_variables)
     return logs, (trainable, others, optimizer_values, metric_values)

@@ -69,8 +69,14 @@ def scope(num_devices: int) -> contextlib.AbstractContextManager:
     """Mirrors the model on the first `num_devices` GPUs, or CPUs if there is no GPU."""
     if num_devices == 1:
         return tf.distribute.get_strategy().scope()
+    return _mirrored(num_devices).scope()
+
+
+@functools.cache
+def _mirrored(num_devices):
+    """One strategy for a model and its optimizer, wherever each is created."""
     kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    return tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(num_devices)]).scope()
+    return tf.distribute.MirroredStrategy([f"{kind}:{i}" for i in range(num_devices)])
 
 
 def replica() -> tuple:
@@ -100,20 +106,20 @@ def separate_random_states(model: keras.Model, shared: list) -> None:
         return
     kept = {id(generator.state) for generator in shared}
     for variable in model.non_trainable_variables:
-        if id(variable) not in kept:
+        if variable.name == "seed_generator_state" and id(variable) not in kept:
             copies = model.distribute_strategy.experimental_local_results(variable.value)
             for i, copy in enumerate(copies[1:], start=1):
                 copy.assign(copies[0] + tf.constant([i * SEED_STRIDE, 0], copy.dtype))
 
 
-def train_step_in_parts(model, batch: dict):
+def train_step_in_parts(model, data):
     """Loops over the parts of the calling replica's rows, adding up their gradients."""
-    masked, totals = model.prepare(batch, training=True)
-    parts = model.split(masked)
+    prepared, totals = model.prepare(data, training=True)
+    parts = model.split(prepared)
     variables = [variable.value for variable in model.trainable_variables]
 
     def step(i, gradients, arrays):
-        part = {name: value[i] for name, value in parts.items()}
+        part = keras.tree.map_structure(lambda array: array[i], parts)
         with tf.GradientTape() as tape:
             outputs = model.outputs_of(part, totals, training=True)
             loss = model.optimizer.scale_loss(outputs["loss"])
@@ -136,7 +142,7 @@ def train_step_in_parts(model, batch: dict):
         maximum_iterations=count,
     )
     model.optimizer.apply(gradients, model.trainable_variables)
-    return model.finish_step(masked, {name: array.stack() for name, array in arrays.items()})
+    return model.finish_step(prepared, {name: array.stack() for name, array in arrays.items()})
 
 
 def in_graph(*arrays, static_shapes: bool = False) -> bool:

@@ -1,0 +1,52 @@
+"""What both jobs do before anything is computed: set up Keras's backend, and check the batches."""
+
+from typing import Any
+
+from common import gpus
+
+
+def prepare_backend(config: Any, connect: bool = False) -> int:
+    """Sets what Keras's backend must know before its first computation; reports the device.
+
+    Args:
+        config: the job's hyper-parameters, a `model.config.Execution` with a `seed`.
+        connect: join the processes that the environment names into one run.
+
+    Returns:
+        The number of devices that share each batch.
+
+    Raises:
+        InputError: so many devices are not there, or XLA cannot compile for them.
+    """
+    if config.deterministic:
+        gpus.make_deterministic()
+    import keras
+
+    from data.tensorflow_setup import prepare_tensorflow
+    from model.backends import backend, devices, distribution
+
+    if connect:
+        backend.connect_processes(config.seed)
+    prepare_tensorflow(
+        keras.backend.backend() == "tensorflow", config.deterministic, config.num_devices
+    )
+    num_devices = distribution.count_devices(config.num_devices)
+    jit_compile = distribution.uses_xla(config.jit_compile, num_devices)
+    devices.report(config.precision, jit_compile, num_devices)
+    return num_devices
+
+
+def check_batches(config: Any, num_devices: int, predicted: dict[str, bool]) -> None:
+    """Checks that devices and micro-batches can share `train_batch_size` equally.
+
+    `predicted` names the sizes of batches that are not trained on, with whether there are any.
+    Raises an `InputError` that names the size.
+    """
+    from model.backends import distribution
+
+    divisor = {"devices": num_devices}
+    parts = divisor | {"gradient_accumulation_steps": config.gradient_accumulation_steps}
+    distribution.check_batch("train_batch_size", config.train_batch_size, parts)
+    for name, is_used in predicted.items():
+        if is_used:
+            distribution.check_batch(name, getattr(config, name), divisor)
