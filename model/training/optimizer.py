@@ -201,7 +201,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
                 first, second, update = fused.adam_update(*arrays, numbers)
                 values = [
                     variable.value * (1.0 - rate * decay) - part
-                    for variable, part in zip(group, _split(update, group), strict=True)
+                    for variable, part in zip(group, _gathered(update, group), strict=True)
                 ]
             else:
                 joined = _joined(group, {id(variable): variable.value for variable in group})
@@ -285,6 +285,14 @@ def _split(vector, group) -> list:
     """Inverts `_joined`: returns each variable's part, in its shape."""
     ends = list(itertools.accumulate(map(_size, group)))[:-1]
     parts = ops.split(vector, ends) if ends else [vector]
+    return [ops.reshape(part, v.shape) for part, v in zip(parts, group, strict=True)]
+
+
+def _gathered(vector, group) -> list:
+    """As `_split`, by gathers: XLA does not join the kernels of several slices of one array."""
+    begins = itertools.accumulate(map(_size, group), initial=0)
+    indices = [ops.arange(begin, begin + _size(v)) for begin, v in zip(begins, group, strict=False)]
+    parts = [ops.take(vector, each) for each in indices]
     return [ops.reshape(part, v.shape) for part, v in zip(parts, group, strict=True)]
 
 
