@@ -59,10 +59,9 @@ def run(args: argparse.Namespace) -> None:
         "tokens/s": round(tokens / total),
     }
     kinds = by_kind(kernels, seconds)
-    print(f"{target.name}, {config.precision}, {args.backend}: {describe(target, config)}")
+    print(describe(target, config.precision), args.backend, end="\n\n")
     print_table([row])
     if args.by_kind:
-        print()
         print_table(kinds)
     if args.output:
         parts = [
@@ -119,11 +118,11 @@ def kernel_seconds(kernel: Kernel, target: Target, precision: str) -> float:
     )
 
 
-def describe(target: Target, config: PretrainingConfig) -> str:
-    """The assumptions of the roofline."""
-    peak = target.products_per_second(config.precision) / 1e12
-    bandwidth = target.bandwidth / 1e12
-    return f"{peak:.0f} TFLOP/s, {bandwidth:.2f} TB/s, {LAUNCH_SECONDS * 1e6:.0f} µs a launch"
+def describe(target: Target, precision: str) -> str:
+    """The GPU, and the assumptions of the roofline."""
+    peak, bandwidth = target.products_per_second(precision) / 1e12, target.bandwidth / 1e12
+    limits = f"{peak:.0f} TFLOP/s, {bandwidth:.2f} TB/s, {LAUNCH_SECONDS * 1e6:.0f} µs a launch"
+    return f"{target.name}, {precision}: {limits};"
 
 
 def by_kind(kernels: list[Kernel], seconds: list[float]) -> list[dict]:

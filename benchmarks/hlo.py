@@ -164,8 +164,6 @@ class Program:
             return "convolutions"
         if kernel.products:
             return "matrix products"
-        if ops["xor"] > RANDOM_XORS:
-            return "random numbers"
         if "adam" in kernel.path:
             return "optimizer"
         for op, kind in KINDS.items():
@@ -173,11 +171,12 @@ class Program:
                 return kind
         if x.op.startswith("copy"):
             return "copies"
+        if ops["xor"] > RANDOM_XORS:
+            return "random numbers"
         moves = {op for op in ops if op not in NOT_LAUNCHED} - {"broadcast", "iota"}
-        for only, kind in (({"convert"}, "casts"), ({"slice", "pad", "copy"}, "slices and pads")):
-            if moves <= only:
-                return kind
-        return "element-wise"
+        if moves <= {"convert"}:
+            return "casts"
+        return "slices and pads" if moves <= SLICES_AND_PADS else "element-wise"
 
     def _operations(self, x) -> collections.Counter:
         """How often each operation occurs in an instruction."""
@@ -187,6 +186,7 @@ class Program:
         return sum(map(self._operations, inner), collections.Counter())
 
 
+SLICES_AND_PADS = {"slice", "pad", "copy", "dynamic-slice", "dynamic-update-slice"}
 KINDS = {
     "scatter": "scatters and sorts",
     "sort": "scatters and sorts",
