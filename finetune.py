@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     jobs = [load_job(config, args.data_dir, output_dir) for config in configs]
 
     # ---- encoder ---------------------------------------------------------------------------
-    num_devices = prepare_backend(configs[0])
+    num_devices = prepare_backend(configs[0], args.data_dir)
     for config in configs:
         predicted = {"eval_batch_size": config.do_eval}
         predicted["predict_batch_size"] = config.write_test_outputs
@@ -336,7 +336,10 @@ def train(models: JobModels, features, seed: int, title: str) -> None:
     model = models.trainer(len(batches))
     with progress_bar(len(batches), title, unit="step") as bar:
         show = functools.partial(show_loss, bar, title, config.train_batch_size)
-        callback = keras.callbacks.LambdaCallback(on_train_batch_end=show)
+        callback = keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda step, logs=None: models.before_step(batches.shape(step)),
+            on_train_batch_end=show,
+        )
         callbacks = StepCallbacks([callback], model)
         with memory.explained(config, config.max_seq_length):
             model.fit(batches.dataset(), shuffle=False, verbose=0, callbacks=callbacks)

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from common import errors, files, hub
+from common import console, errors, files, hub
 from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
@@ -30,7 +30,7 @@ def main(arguments=None):
     args, config = parse_arguments(arguments)
     with StopSignals() as stop, contextlib.ExitStack() as stack:
         # ---- input ---------------------------------------------------------------------------
-        num_devices = prepare_backend(config, connect=True)
+        num_devices = prepare_backend(config, args.data_dir, connect=True)
         check_batches(config, num_devices, {"eval_batch_size": config.do_eval or config.eval_every})
         run = open_run(args, config)
         stack.enter_context(same_run.lock(run.directory))
@@ -238,6 +238,8 @@ def train(run, model, first_step, stop):
             files.require_writable(run.directory, 4 * 4 * model.count_params())
             hparams = dataclasses.asdict(config)
             run_record.add_start(run.directory, first_step, hparams, run.metadata.records_dir)
+        if model.jit_compile:
+            console.say_compiling((config.train_batch_size, run.length), set())
         with contextlib.closing(training_log(run, interval)) as log:
             model.fit(
                 dataset,

@@ -35,6 +35,14 @@ _STARTED = b"\0started\n"
 _filter = None
 
 
+def say_compiling(shape: tuple[int, ...], known: set[tuple[int, ...]]) -> None:
+    """Explains the silence while XLA compiles for a shape of `input_ids`, and makes it `known`."""
+    if shape not in known:
+        known.add(shape)
+        words = " x ".join(map(str, shape))
+        absl_logging.info("compiling for %s tokens; this can take a minute", words)
+
+
 def filter_stderr() -> None:
     """Holds back TensorFlow's start-up lines; a child process passes on everything else.
 

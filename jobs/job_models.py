@@ -5,6 +5,7 @@ import gc
 import json
 from typing import Any
 
+from common import console
 from common.errors import InputError
 from common.fields import override
 from jobs.trials import Job
@@ -24,6 +25,7 @@ class JobModels:
         self.job = job
         self.by_task: dict[str, Any] = {}
         self._trainer: Any = None
+        self._compiled_shapes: set[tuple[int, ...]] = set()
 
     def start(self, trial: int) -> None:
         """Gives the models the weights and the random states that a trial starts from."""
@@ -76,6 +78,11 @@ class JobModels:
         from model.predictor import Predictor
 
         return {name: Predictor(model, self.jit_compile) for name, model in self.by_task.items()}
+
+    def before_step(self, shape: tuple[int, ...]) -> None:
+        """Says so if training compiles for this shape of a batch."""
+        if self.jit_compile:
+            console.say_compiling(shape, self._compiled_shapes)
 
     def trainer(self, steps: int) -> Any:
         """The compiled model whose `fit` trains all tasks; every trial has as many steps."""

@@ -4,7 +4,9 @@ import os
 from typing import Any
 
 import keras
+from typing_extensions import override
 
+from common import console
 from model import adaptation
 from model.backends import backend
 
@@ -25,12 +27,20 @@ class Predictor(keras.Model):
         if jit_compile is None:
             jit_compile = backend.ALWAYS_COMPILES
         # Devices share only batches with a multiple of rows.
+        self.compiled_shapes: set[tuple[int, ...]] = set()
         self.few_shapes = jit_compile or keras.distribution.distribution() is not None
+        self.built = True  # the network is; on JAX, Keras would run it to find out
         self.compile(optimizer=None, jit_compile=jit_compile)
 
     def call(self, inputs):
         """The network's outputs, without dropout."""
         return self.network(inputs, training=False)
+
+    @override
+    def predict_on_batch(self, inputs):
+        if self.jit_compile:
+            console.say_compiling(inputs["input_ids"].shape, self.compiled_shapes)
+        return super().predict_on_batch(inputs)
 
     def make_predict_function(self, *args, **kwargs):
         """Keras's, without TensorFlow's warning where batches differ in length."""

@@ -10,6 +10,7 @@ import pytest
 
 import data.tasks.batching
 import finetune
+from model import ConvBertModel
 from tests.support import finetuning
 from tests.support.finetuning import WORDS, read_predictions, read_results, write_tsv
 
@@ -67,9 +68,16 @@ def logits(model_dir, trial):
     return found
 
 
-def test_a_trial_depends_only_on_its_seed(fine_tune):
-    """It does not depend on what its process did before."""
+def test_a_trial_depends_only_on_its_seed(fine_tune, monkeypatch):
+    """It does not depend on what its process did before, though it has the same compiled model."""
+    traced, trials, run_trial = [], [], finetune.run_trial
+    call = ConvBertModel.call
+    monkeypatch.setattr(ConvBertModel, "call", lambda *a, **b: traced.append(1) or call(*a, **b))
+    monkeypatch.setattr(
+        finetune, "run_trial", lambda *a: (run_trial(*a), trials.append(len(traced)))[0]
+    )
     first, second = fine_tune("both", num_trials=2, seed=5)
+    assert trials[0] == trials[1] <= 6
     (again,) = fine_tune("second", seed=6)
     batches, scores, found = second
     assert len(batches) == np.ceil(3 * TRAIN / 8)

@@ -1,5 +1,6 @@
 """Whole jobs on Keras's JAX backend."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -8,24 +9,53 @@ import sys
 import pytest
 
 from tests.support import finetuning
+from tests.support.finetuning import sentence, write_tsv
 
 ROOT = pathlib.Path(__file__).parents[1]
+# Fine-tunes, and prints which of the models' functions JAX has compiled in each trial.
+COUNT_COMPILATIONS = """
+import json, logging, re, sys
+import jax
+import finetune
+
+class Compilations(logging.Handler):
+    def emit(self, record):
+        found.extend(re.findall(r"Compiling jit.(train_step|predict_step)", record.getMessage()))
+
+found, trials, run_trial = [], [], finetune.run_trial
+
+def counted(*arguments):
+    result = run_trial(*arguments)
+    trials.append(sorted(found))
+    found.clear()
+    return result
+
+jax.config.update("jax_log_compiles", True)
+logging.getLogger("jax._src.interpreters.pxla").addHandler(Compilations())
+finetune.run_trial = counted
+finetune.main(sys.argv[1:])
+print(json.dumps(trials))
+"""
 
 
 @pytest.mark.peers
-def test_fine_tuning_learns_and_predicts(tmp_path):
+def test_fine_tuning_learns_predicts_and_compiles_few_shapes_once(tmp_path):
     data_dir = finetuning.build_data_dir(tmp_path)
+    texts = [f"{sentence(i)}{' mat' * (i % 4 * 7)}" for i in range(30)]  # up to 28 tokens
+    rows = [f"x\t{i % 2}\t\t{text}" for i, text in enumerate(texts)]
+    write_tsv(data_dir / "finetuning_data" / "cola", "train", rows)
     hparams = {
-        "max_seq_length": 16,
+        "max_seq_length": 32,
         "learning_rate": 0.003,
         "layerwise_lr_decay": 1.0,
         "num_train_epochs": 25.0,
         "train_batch_size": 15,
+        "num_trials": 2,
     }
-    command = [sys.executable, str(ROOT / "finetune.py")]
-    command += finetuning.arguments(data_dir, "small_one", hparams, "cola", "sts")
+    command = finetuning.arguments(data_dir, "small_one", hparams, "cola", "sts")
     done = subprocess.run(
-        command,
+        [sys.executable, "-c", COUNT_COMPILATIONS, *command],
+        cwd=ROOT,
         env=os.environ | {"KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,
@@ -34,9 +64,15 @@ def test_fine_tuning_learns_and_predicts(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     model_dir = data_dir / "models" / "small_one"
-    (result,) = finetuning.read_results(model_dir, "cola")
-    assert result["metrics"] == {"mcc": 100.0}  # one word decides
-    labels = [label for _, label, _ in finetuning.read_predictions(model_dir, "cola_test_1")]
+    for result in finetuning.read_results(model_dir, "cola"):
+        assert result["metrics"] == {"mcc": 100.0}  # one word decides
+    labels = [label for _, label, _ in finetuning.read_predictions(model_dir, "cola_test_2")]
     assert labels == list("0101010")
-    (result,) = finetuning.read_results(model_dir, "sts")
-    assert result["metrics"]["pearson"] > 90
+    for result in finetuning.read_results(model_dir, "sts"):
+        assert result["metrics"]["pearson"] > 90
+    # Training CoLA has two lengths; its dev and test sets, and all of STS-B, have one.
+    of_cola, of_sts = ["predict_step", "train_step", "train_step"], ["predict_step", "train_step"]
+    assert json.loads(done.stdout.splitlines()[-1]) == [of_cola, [], of_sts, []]
+    assert done.stderr.count("compiling for 15 x 32 tokens; this can take a minute") == 1
+    assert done.stderr.count("compiling for") == 5
+    assert os.listdir(data_dir / ".compilation_cache")

@@ -59,6 +59,12 @@ def connect_processes(seed: int) -> None:
         keras.distribution.initialize()
 
 
+def keep_compilations(directory: str) -> None:
+    """Sets JAX's cache, unless the environment does: JAX_COMPILATION_CACHE_DIR."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", directory)
+
+
 def process() -> tuple[int, int]:
     """Returns (index, count) of this process."""
     return jax.process_index(), jax.process_count()

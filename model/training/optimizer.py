@@ -145,7 +145,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         """Returns to the state before the first update."""
         for variable in self.variables:
             if variable is not self._learning_rate:
-                variable.assign(ops.zeros_like(variable))
+                variable.assign(ops.zeros(variable.shape, variable.dtype))
         if self.dynamic_loss_scale:
             self.loss_scale.assign(INITIAL_LOSS_SCALE)
 
