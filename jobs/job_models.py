@@ -59,7 +59,7 @@ class JobModels:
         """Whether XLA compiles the models, once for each shape of a batch."""
         from model.backends import distribution
 
-        return distribution.uses_xla(self.job.config.jit_compile, self.num_devices)
+        return distribution.uses_xla(self.job.config.jit_compile)
 
     @property
     def few_shapes(self) -> bool:

@@ -36,7 +36,7 @@ def prepare_backend(config: Any, data_dir: str, connect: bool = False) -> int:
         keras.backend.backend() == "tensorflow", config.deterministic, config.num_devices
     )
     num_devices = distribution.count_devices(config.num_devices)
-    jit_compile = distribution.uses_xla(config.jit_compile, num_devices)
+    jit_compile = distribution.uses_xla(config.jit_compile)
     devices.report(config.precision, jit_compile, num_devices)
     return num_devices
 

@@ -34,6 +34,7 @@ class TrainableModel(keras.Model):
     """
 
     gradient_accumulation_steps = 1
+    compiles_gradients = False  # XLA compiles these on each device, instead of the whole step
     # What `outputs_of` must keep of a part for `finish_step`, and the dtypes.
     part_outputs: Mapping[str, str] = {"loss": "float32"}
 
@@ -41,6 +42,10 @@ class TrainableModel(keras.Model):
     def compile(self, optimizer="rmsprop", *args, **kwargs):
         if getattr(optimizer, "dynamic_loss_scale", False):
             kwargs["auto_scale_loss"] = False  # Keras would scale the loss a second time
+        # XLA cannot compile the sums over the devices of `tf.distribute`.
+        self.compiles_gradients = kwargs.get("jit_compile") is True and backend.is_replicated(self)
+        if self.compiles_gradients:
+            kwargs["jit_compile"] = False
         super().compile(optimizer, *args, **kwargs)
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
@@ -60,8 +65,8 @@ class TrainableModel(keras.Model):
 
     @override
     def train_step(self, *state_and_data):
-        with fused.whole_step(bool(self.jit_compile)):
-            if self.gradient_accumulation_steps == 1:
+        with fused.whole_step(self.compiles_gradients or bool(self.jit_compile)):
+            if self.gradient_accumulation_steps == 1 and not self.compiles_gradients:
                 return super().train_step(*state_and_data)
             return backend.train_step_in_parts(self, *state_and_data)
 

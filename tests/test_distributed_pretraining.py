@@ -98,10 +98,14 @@ def assert_same_training(run_dir, expected_dir):
         np.testing.assert_allclose(value, others[name], atol=1e-5, err_msg=str(name))
 
 
-def test_two_devices_equal_one(records, whole):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_two_devices_equal_one(records, whole, jit_compile):
     """And each in two micro-batches, whose numbers of tokens differ."""
-    finish(start(records, "two", num_devices=2, gradient_accumulation_steps=2))
-    assert_same_training(records / "models" / "two", whole)
+    name = f"two_{jit_compile}"
+    options = {"num_devices": 2, "gradient_accumulation_steps": 2, "jit_compile": jit_compile}
+    quickly = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    finish(start(records, name, quickly, **options))
+    assert_same_training(records / "models" / name, whole)
 
 
 @pytest.mark.peers

@@ -14,7 +14,7 @@ NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 ALWAYS_COMPILES = True
 
 
-def default_jit_compile(num_devices: int = 1) -> bool:
+def default_jit_compile() -> bool:
     """Whether XLA is enabled by default."""
     return True
 

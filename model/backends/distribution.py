@@ -62,23 +62,12 @@ def count_devices(requested: int | None) -> int:
     return requested
 
 
-def uses_xla(jit_compile: bool | None, num_devices: int) -> bool:
+def uses_xla(jit_compile: bool | None) -> bool:
     """Whether XLA compiles a job's steps; `jit_compile` is the hyper-parameter, None its default.
 
-    Raises an `InputError` if XLA cannot compile for so many devices.
+    With several devices on TensorFlow, it compiles what each of them computes alone.
     """
-    default = backend.default_jit_compile(num_devices)
-    if jit_compile is None:
-        return default
-    is_possible = num_devices == 1 or keras.backend.backend() != "tensorflow"
-    require(
-        is_possible or not jit_compile,
-        "jit_compile",
-        f"false or null with `num_devices` {num_devices} on TensorFlow; KERAS_BACKEND=jax compiles "
-        "for several devices",
-        jit_compile,
-    )
-    return jit_compile
+    return backend.default_jit_compile() if jit_compile is None else jit_compile
 
 
 def check_batch(name: str, batch_size: int, parts: dict[str, int]) -> None:

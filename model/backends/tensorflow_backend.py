@@ -16,18 +16,16 @@ ALWAYS_COMPILES = False  # a service must not wait for XLA, on a GPU neither
 SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number works
 
 
-def default_jit_compile(num_devices: int = 1) -> bool:
-    """Enables XLA by default on one GPU, but not with op determinism, where Keras refuses it.
+def default_jit_compile() -> bool:
+    """Enables XLA by default on GPUs, but not with op determinism, where Keras refuses it.
 
-    On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels. XLA cannot
-    compile a whole step of `tf.distribute` on several devices.
+    On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels.
     """
-    is_possible = num_devices == 1 and not is_op_determinism_enabled()
-    return is_possible and bool(keras.distribution.list_devices("gpu"))
+    return not is_op_determinism_enabled() and bool(keras.distribution.list_devices("gpu"))
 
 
 def default_num_devices(available: int) -> int:
-    """Returns 1: without XLA for the whole step, several GPUs can be slower than one."""
+    """Returns 1: several GPUs have not been seen to be faster."""
     return 1
 
 
@@ -113,36 +111,47 @@ def separate_random_states(model: keras.Model, shared: list) -> None:
 
 
 def train_step_in_parts(model, data):
-    """Loops over the parts of the calling replica's rows, adding up their gradients."""
-    prepared, totals = model.prepare(data, training=True)
-    parts = model.split(prepared)
+    """Loops over the parts of the calling replica's rows, adding up their gradients.
+
+    Where XLA cannot compile the whole step, because of the sums over replicas, it may compile this
+    loop for each replica.
+    """
     variables = [variable.value for variable in model.trainable_variables]
-
-    def step(i, gradients, arrays):
-        part = keras.tree.map_structure(lambda array: array[i], parts)
-        with tf.GradientTape() as tape:
-            outputs = model.outputs_of(part, totals, training=True)
-            loss = model.optimizer.scale_loss(outputs["loss"])
-        added = tape.gradient(loss, variables, unconnected_gradients="zero")
-        gradients = [
-            total + tf.convert_to_tensor(gradient)
-            for total, gradient in zip(gradients, added, strict=True)
-        ]
-        return i + 1, gradients, {k: array.write(i, outputs[k]) for k, array in arrays.items()}
-
     count = model.gradient_accumulation_steps
-    _, gradients, arrays = tf.while_loop(
-        lambda i, *_: i < count,
-        step,
-        (
-            0,
-            [tf.zeros(variable.shape) for variable in variables],
-            {name: tf.TensorArray(dtype, count) for name, dtype in model.part_outputs.items()},
-        ),
-        maximum_iterations=count,
-    )
+
+    def add_up(prepared, totals):
+        parts = model.split(prepared)
+
+        def step(i, gradients, arrays):
+            part = keras.tree.map_structure(lambda array: array[i], parts)
+            with tf.GradientTape() as tape:
+                outputs = model.outputs_of(part, totals, training=True)
+                loss = model.optimizer.scale_loss(outputs["loss"])
+            added = tape.gradient(loss, variables, unconnected_gradients="zero")
+            gradients = [
+                total + tf.convert_to_tensor(gradient)
+                for total, gradient in zip(gradients, added, strict=True)
+            ]
+            return i + 1, gradients, {k: array.write(i, outputs[k]) for k, array in arrays.items()}
+
+        _, gradients, arrays = tf.while_loop(
+            lambda i, *_: i < count,
+            step,
+            (
+                0,
+                [tf.zeros(variable.shape) for variable in variables],
+                {name: tf.TensorArray(dtype, count) for name, dtype in model.part_outputs.items()},
+            ),
+            maximum_iterations=count,
+        )
+        return gradients, {name: array.stack() for name, array in arrays.items()}
+
+    if model.compiles_gradients:
+        add_up = tf.function(add_up, jit_compile=True, autograph=False)
+    prepared, totals = model.prepare(data, training=True)
+    gradients, outputs = add_up(prepared, totals)
     model.optimizer.apply(gradients, model.trainable_variables)
-    return model.finish_step(prepared, {name: array.stack() for name, array in arrays.items()})
+    return model.finish_step(prepared, outputs)
 
 
 def in_graph(*arrays, static_shapes: bool = False) -> bool:

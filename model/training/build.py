@@ -18,7 +18,7 @@ def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvB
     """
     keras.utils.set_random_seed(config.seed)
     num_devices = distribution.count_devices(config.num_devices)
-    jit_compile = distribution.uses_xla(config.jit_compile, num_devices)
+    jit_compile = distribution.uses_xla(config.jit_compile)
     with backend.scope(num_devices):
         model = ConvBertForPreTraining(
             network,
