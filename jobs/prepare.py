@@ -20,7 +20,7 @@ def prepare_backend(config: Any, data_dir: str, connect: bool = False) -> int:
         The number of devices that share each batch.
 
     Raises:
-        InputError: so many devices are not there, or XLA cannot compile for them.
+        InputError: so many devices are not there.
     """
     if config.deterministic:
         gpus.make_deterministic()
@@ -35,6 +35,7 @@ def prepare_backend(config: Any, data_dir: str, connect: bool = False) -> int:
     prepare_tensorflow(
         keras.backend.backend() == "tensorflow", config.deterministic, config.num_devices
     )
+    backend.allow_tf32(config.tf32)
     num_devices = distribution.count_devices(config.num_devices)
     jit_compile = distribution.uses_xla(config.jit_compile)
     devices.report(config.precision, jit_compile, num_devices)

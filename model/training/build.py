@@ -4,6 +4,7 @@ import math
 
 import keras
 
+from common.fields import require
 from model.backends import backend, distribution
 from model.config import ConvBertConfig
 from model.masking import SpecialTokens
@@ -39,15 +40,23 @@ def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvB
         model.compile(
             optimizer=optimizer,
             jit_compile=jit_compile,
-            steps_per_execution=steps_per_execution(config),
+            steps_per_execution=steps_per_execution(config, num_devices),
         )
     return model
 
 
-def steps_per_execution(config) -> int:
-    """The hyper-parameter, or its default, with which no line and no checkpoint comes late."""
-    if config.steps_per_execution is not None:
-        return config.steps_per_execution
+def steps_per_execution(config, num_devices: int = 1) -> int:
+    """The hyper-parameter, or its default, with which no line and no checkpoint comes late.
+
+    Raises an `InputError` for several steps on several devices with TensorFlow, where Keras's loop
+    over the steps fails.
+    """
+    is_possible = num_devices == 1 or keras.backend.backend() != "tensorflow"
+    if (given := config.steps_per_execution) is not None:
+        expected = f"1 or null with `num_devices` {num_devices} on TensorFlow"
+        require(is_possible or given == 1, "steps_per_execution", expected, given)
+        return given
     intervals = (config.iterations_per_loop, config.save_checkpoints_steps, config.eval_every or 0)
     every = math.gcd(*intervals)
-    return max(n for n in range(1, backend.most_steps_per_execution() + 1) if every % n == 0)
+    most = backend.most_steps_per_execution() if is_possible else 1
+    return max(n for n in range(1, most + 1) if every % n == 0)

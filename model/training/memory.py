@@ -9,15 +9,15 @@ from absl import logging
 from model.backends import backend, devices
 from model.config import ConvBertConfig
 
-# Numbers that a layer keeps for each token and unit of its width, for the backward pass: measured
-# as the peak memory of compiled steps, which docs/gpu.md lists.
+# Numbers that a layer keeps for each token and unit of its width, for the backward pass: fitted to
+# the memory that XLA's compiler plans for steps; see the test.
 KEPT_PER_UNIT = 25
 
 
 def estimate_gib(
     config: Any, network: ConvBertConfig, length: int, num_parameters: int, num_devices: int = 1
 ) -> float:
-    """Roughly the memory of a pre-training step on each device, within about a third.
+    """Roughly the memory of a pre-training step on each device.
 
     `config` is the run's `PretrainingConfig`, `network` describes the discriminator.
     """

@@ -46,3 +46,9 @@ def test_several_gpus(monkeypatch):
     assert distribution.uses_xla(None) and not distribution.uses_xla(False)
     monkeypatch.setattr(distribution.keras.distribution, "list_devices", lambda kind=None: [])
     assert distribution.uses_xla(True) and not distribution.uses_xla(None)
+
+
+def test_tf32_can_be_forbidden():
+    for allowed in (False, True):
+        backend.allow_tf32(allowed)
+        assert tf.config.experimental.tensor_float_32_execution_enabled() == allowed

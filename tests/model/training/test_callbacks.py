@@ -168,6 +168,11 @@ def test_default_steps_an_execution_on_gpus(monkeypatch, hparams, expected):
     assert steps_per_execution(config) == hparams.get("steps_per_execution", 1)
     monkeypatch.setattr(keras.distribution, "list_devices", lambda kind: [f"{kind}:0"])
     assert steps_per_execution(config) == expected
+    if expected == 9:
+        with pytest.raises(InputError, match=r"`steps_per_execution` must be .* `num_devices` 2"):
+            steps_per_execution(config, 2)
+    else:
+        assert steps_per_execution(config, 2) == 1
 
 
 def test_another_model_is_refused(run):

@@ -66,3 +66,22 @@ def test_a_step_that_will_not_fit(v100, monkeypatch, hparams, length, expected):
     assert len(warnings) == bool(expected)
     if expected:
         assert re.search(expected, warnings[0])
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "length", "parameters", "compiled"),
+    [
+        ("medium-small", 128, 128, 18_539_191, 5.07),
+        ("medium-small", 128, 512, 18_539_191, 24.83),
+        ("base", 256, 128, 115_836_059, 22.07),
+    ],
+)
+def test_the_estimate_is_near_what_the_compiler_says(
+    size, batch_size, length, parameters, compiled
+):
+    """In GB, from `python3 -m benchmarks compile --target h200 --precision mixed_bfloat16`."""
+    hparams = {"model_size": size, "train_batch_size": batch_size, "precision": "mixed_bfloat16"}
+    config = PretrainingConfig.from_hparams(hparams)
+    network = config.model_config(30522)
+    needed = memory.estimate_gib(config, network, length, parameters)
+    assert needed * 2**30 / 1e9 == pytest.approx(compiled, rel=0.2)
