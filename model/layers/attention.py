@@ -7,41 +7,8 @@ from keras import ops
 
 from model.layers import fused
 from model.layers.base import ConfiguredLayer, truncated_normal
+from model.layers.convolution import depthwise_convolution, dynamic_convolution
 from model.layers.dense import to_tensor
-
-
-def dynamic_convolution(values, kernels):
-    """Weights each position's window of K values by that position's own kernel.
-
-    The kernels become one banded `[T, T + K - 1]` matrix per head, and the convolution a batched
-    matrix product, so no unfolded `[B, T, N·D, K]` tensor is needed. To shift row t by t columns,
-    T zeros are appended to each row of K, the rows are laid end to end, and the result is cut into
-    rows that are one shorter than before.
-
-    Args:
-        values: [B, T, N, D].
-        kernels: [B, T, N, K]; tap k of position t weighs position t + k - K // 2, and positions
-            outside the sequence count as zero.
-
-    Returns:
-        [B, N, T, D].
-    """
-    num_heads, kernel_size = kernels.shape[2:]
-    batch, length = ops.shape(values)[0], ops.shape(values)[1]
-    kernels = ops.transpose(kernels, (0, 2, 1, 3))  # [B, N, T, K]
-    zeros = ops.zeros((batch, num_heads, length, length), dtype=kernels.dtype)
-    line = ops.reshape(
-        ops.concatenate([kernels, zeros], axis=-1),
-        (batch, num_heads, length * (length + kernel_size)),
-    )
-    width = length + kernel_size - 1
-    # ops.slice: its gradient is a pad, several times cheaper in TensorFlow than that of `line[…]`
-    cut = ops.slice(line, (0, 0, 0), (batch, num_heads, length * width))
-    banded = ops.reshape(cut, (batch, num_heads, length, width))
-    reach = kernel_size // 2
-    values = ops.transpose(values, (0, 2, 1, 3))  # [B, N, T, D]
-    padded = ops.pad(values, ((0, 0), (0, 0), (reach, reach), (0, 0)))
-    return ops.matmul(banded, padded)
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -96,7 +63,7 @@ class MixedAttention(ConfiguredLayer):
         kept, rate = attention, config.attention_probs_dropout_prob
         if seed is not None and rate:
             kept = fused.dropout(attention, rate, seed)
-        contexts = [ops.matmul(kept, values)]
+        contexts = [ops.transpose(ops.matmul(kept, values), (0, 2, 1, 3))]  # [B, T, N, D]
         internals = {"attention": attention}
         if config.conv_type == "sdconv":
             conv_input, (conv_values,) = hidden, point
@@ -107,10 +74,9 @@ class MixedAttention(ConfiguredLayer):
             kernels = ops.softmax(ops.reshape(kernels, taps))  # [B, T, N, K]
             contexts.append(dynamic_convolution(ops.reshape(conv_values, heads), kernels))
             internals["conv_kernel"] = kernels
-        context = ops.concatenate(contexts, axis=1)  # [B, N or 2 N, T, D]
-        width = len(contexts) * config.num_heads * config.head_size
-        context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (batch, length, width))
-        return context, internals
+        width = config.num_heads * config.head_size
+        contexts = [ops.reshape(context, (batch, length, width)) for context in contexts]
+        return ops.concatenate(contexts, axis=-1), internals
 
     def _project(self, hidden) -> list:
         """[B, T, H] → query, key, value and the convolution's values, [B, T, A] each.
@@ -129,5 +95,5 @@ class MixedAttention(ConfiguredLayer):
     def _conv_key(self, hidden):
         """The separable convolution, [B, T, H] → [B, T, A]; its pointwise part is a product."""
         layer = self.conv_attn_key
-        mixed = ops.depthwise_conv(hidden, layer.depthwise_kernel, padding="same")
+        mixed = depthwise_convolution(hidden, to_tensor(layer.depthwise_kernel))
         return ops.matmul(mixed, layer.pointwise_kernel[0]) + layer.bias

@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from model import ConvBertConfig, ConvBertForPreTraining, ConvBertModel
 from model.config import MODEL_SIZES, Objective
-from model.layers.attention import dynamic_convolution
 from tests.support import original
 
 COUNTS = {  # of the encoder, and of the whole graph
@@ -90,18 +89,6 @@ def test_gradients_are_the_originals(golden_run):
         elif abs(norm - expected[name]) > 1e-4 * expected[name]:
             wrong[name] = (norm, expected[name])
     assert wrong == {}
-
-
-def test_dynamic_convolution_is_the_weighted_window():
-    random = np.random.default_rng(0)
-    values = random.standard_normal((2, 7, 3, 4)).astype("float32")
-    kernels = random.standard_normal((2, 7, 3, 5)).astype("float32")
-    expected = np.zeros((2, 3, 7, 4), "float32")
-    for t in range(7):
-        for k in range(5):
-            if 0 <= t + k - 2 < 7:
-                expected[:, :, t] += kernels[:, t, :, k, None] * values[:, t + k - 2]
-    np.testing.assert_allclose(dynamic_convolution(values, kernels), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("conv_type", ["sdconv", "noconv"])
