@@ -140,37 +140,64 @@ def layer_norm(x, gamma, beta, epsilon: float):
 
     On CPUs without XLA, whose reductions are no faster, but with a short gradient, for any shape.
     """
-    whole = is_whole()
-    if not whole and (_for_export or not backend.in_graph(x, gamma, beta)):
+    if is_whole():
+        return backend.custom_gradient(_layer_norm_of_sums(epsilon), x, gamma, beta)
+    if _for_export or not backend.in_graph(x, gamma, beta):
         return ops.layer_normalization(x, gamma, beta, -1, epsilon)
 
-    def normalized(x):
-        centered = ops.cast(x, "float32")
-        centered -= ops.mean(centered, axis=-1, keepdims=True)
+    def apply(x, gamma, beta):
+        centered = x - ops.mean(x, axis=-1, keepdims=True)
         variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
         inverse = ops.rsqrt(variance + epsilon)
-        return centered * inverse, inverse
-
-    def apply(x, gamma, beta):
-        normal, inverse = normalized(x)
+        normal = centered * inverse
 
         def gradient(upstream):
-            # XLA computes it again sooner than it reads it.
-            again, scale = normalized(x) if whole else (normal, inverse)
+            scaled = upstream * gamma
+            along = ops.mean(scaled * normal, axis=-1, keepdims=True)
+            inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - normal * along
+            gamma_gradient = backend.bias_gradient(upstream * normal)
+            return inner * inverse, gamma_gradient, backend.bias_gradient(upstream)
+
+        return normal * gamma + beta, gradient
+
+    return backend.custom_gradient(apply, x, gamma, beta)
+
+
+def _layer_norm_of_sums(epsilon):
+    """LayerNorm for XLA: of each row only sums that need no other sum first.
+
+    One kernel computes all of them, and another one the result. The variance is E[x²] - E[x]²; like
+    Flax's, it is as good as the usual one unless a row's mean is far larger than its deviation.
+    """
+
+    def mean_of(array):
+        return ops.mean(array, axis=-1, keepdims=True)
+
+    def apply(x, gamma, beta):
+        wide = ops.cast(x, "float32")
+        mean = mean_of(wide)
+        variance = ops.maximum(mean_of(ops.square(wide)) - ops.square(mean), 0.0)
+        inverse = ops.rsqrt(variance + epsilon)
+
+        def gradient(upstream):
             upstream = ops.cast(upstream, "float32")
+            wide = ops.cast(x, "float32")
+            normal = (wide - mean) * inverse
             scaled = upstream * ops.cast(gamma, "float32")
-            along = ops.mean(scaled * again, axis=-1, keepdims=True)
-            inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - again * along
-            gradients = backend.bias_gradient(upstream * again), backend.bias_gradient(upstream)
+            total = mean_of(scaled)
+            along = (mean_of(scaled * wide) - mean * total) * inverse
+            inner = (scaled - total - normal * along) * inverse
             return (
-                ops.cast(inner * scale, x.dtype),
-                *(ops.cast(each, gamma.dtype) for each in gradients),
+                ops.cast(inner, x.dtype),
+                ops.cast(backend.bias_gradient(upstream * normal), gamma.dtype),
+                ops.cast(backend.bias_gradient(upstream), beta.dtype),
             )
 
+        normal = (wide - mean) * inverse
         outputs = normal * ops.cast(gamma, "float32") + ops.cast(beta, "float32")
         return ops.cast(outputs, x.dtype), gradient
 
-    return backend.custom_gradient(apply, x, gamma, beta)
+    return apply
 
 
 def seed_of(seed, number: int):
