@@ -150,9 +150,9 @@ class ConvBertForMaskedLM(HeadModel):
     def apply_head(self, hidden, inputs, training=False):
         return self.predict_tokens(hidden)
 
-    def predict_tokens(self, hidden):
-        """Vectors [B, P, H] → float32 logits [B, P, V]."""
-        return self.head(hidden, self.convbert.embeddings.word_embeddings)
+    def predict_tokens(self, hidden, multiple: int = 1):
+        """Vectors [B, P, H] → float32 logits [B, P, V]; for `multiple`, see `MaskedLMHead`."""
+        return self.head(hidden, self.convbert.embeddings.word_embeddings, multiple=multiple)
 
     @override
     def head_loss(self, reduction):

@@ -102,16 +102,17 @@ def sample_tokens(logits, temperature: float, uniforms, disallowed=None):
         logits = logits / temperature
     if disallowed is not None:
         logits -= 1000.0 * ops.one_hot(disallowed, vocab_size, dtype=logits.dtype)
-    probabilities = ops.softmax(logits)
+    # Softmax without its division, so that XLA need not store the result.
+    weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
     width = math.isqrt(vocab_size - 1) + 1  # number of blocks, and size of a block
     padding = ((0, 0), (0, 0), (0, width * width - vocab_size))
     shape = (*ops.shape(logits)[:2], width, width)
     # Block k holds the tokens k, k + width, k + 2 · width, …: the sum over blocks then reads memory
     # in order, and a block is gathered along the last axis.
-    probabilities = ops.reshape(ops.pad(probabilities, padding), shape)
-    sums = ops.sum(probabilities, axis=2)
+    weights = ops.reshape(ops.pad(weights, padding), shape)
+    sums = ops.sum(weights, axis=2)
     block, rest = _search_running_sum(sums, uniforms * ops.sum(sums, axis=-1))
-    inside = ops.take_along_axis(probabilities, block[:, :, None, None], axis=-1)[..., 0]
+    inside = ops.take_along_axis(weights, block[:, :, None, None], axis=-1)[..., 0]
     row, _ = _search_running_sum(inside, rest)
     return row * width + block
 

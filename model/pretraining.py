@@ -191,8 +191,8 @@ class ConvBertForPreTraining(TrainableModel):
         }
 
     def _generator_logits(self, masked, training):
-        """Float32 [B, P, V]."""
-        positions = masked["masked_lm_positions"]
+        """Float32 [B, P, V], where XLA compiles the step with V rounded up to a multiple of 8."""
+        positions, multiple = masked["masked_lm_positions"], 8 if fused.is_whole() else 1
         if self.objective.uniform_generator:
             return ops.zeros((*ops.shape(positions), self.config.vocab_size), dtype="float32")
         inputs = {name: masked[name] for name in INPUT_NAMES} | {
@@ -200,9 +200,10 @@ class ConvBertForPreTraining(TrainableModel):
         }
         if self.generator is None:  # one encoder is both
             hidden = gather_positions(self.discriminator(inputs, training=training), positions)
-            return self.masked_lm_head(hidden, self.discriminator.embeddings.word_embeddings)
+            table = self.discriminator.embeddings.word_embeddings
+            return self.masked_lm_head(hidden, table, multiple=multiple)
         hidden = self.generator.convbert(inputs, training=training)
-        return self.generator.predict_tokens(gather_positions(hidden, positions))
+        return self.generator.predict_tokens(gather_positions(hidden, positions), multiple)
 
     def discriminate(self, masked: dict, sampled_ids, training: bool = False, total=None) -> dict:
         """Returns the discriminator's logits and loss for the batch with `sampled_ids` [B, P]."""

@@ -304,7 +304,8 @@ def cross_entropy(logits, targets):
 
 
 def _log_sum_exp(logits):
-    return ops.logsumexp(logits, axis=-1, keepdims=True)
+    largest = ops.max(logits, axis=-1, keepdims=True)
+    return ops.log(ops.sum(ops.exp(logits - largest), axis=-1, keepdims=True)) + largest
 
 
 def _cross_entropy_gradient(logits, normalizer, targets, upstream):

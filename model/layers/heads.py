@@ -8,6 +8,8 @@ from model.layers import fused
 from model.layers.base import MASK_BIAS, ConfiguredLayer, activation
 from model.layers.dense import to_tensor
 
+NO_TOKEN = -1e9  # the logit of what pads a vocabulary
+
 
 @keras.saving.register_keras_serializable(package="convbert")
 class MaskedLMHead(ConfiguredLayer):
@@ -30,12 +32,19 @@ class MaskedLMHead(ConfiguredLayer):
         """[B, P, V]."""
         return (*input_shape[:-1], self.config.vocab_size)
 
-    def call(self, hidden, word_embeddings):
-        """[B, P, H] and [V, E] → float32 logits [B, P, V]."""
+    def call(self, hidden, word_embeddings, multiple: int = 1):
+        """[B, P, H] and [V, E] → float32 logits [B, P, V].
+
+        V is rounded up to a multiple of `multiple`, by tokens that cannot be predicted. Tensor
+        cores need that, and XLA would otherwise copy the logits and their gradient.
+        """
         transformed = self.norm(self.activation(self.transform(hidden)))
         table = ops.cast(word_embeddings, transformed.dtype)
-        logits = ops.cast(ops.matmul(transformed, ops.transpose(table)), "float32")
-        return logits + ops.cast(self.output_bias, "float32")
+        bias = ops.cast(self.output_bias, "float32")
+        if spare := -self.config.vocab_size % multiple:
+            table = ops.pad(table, ((0, spare), (0, 0)))
+            bias = ops.pad(bias, (0, spare), constant_values=NO_TOKEN)
+        return ops.cast(ops.matmul(transformed, ops.transpose(table)), "float32") + bias
 
 
 @keras.saving.register_keras_serializable(package="convbert")
