@@ -6,7 +6,9 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests.support import finetuning
 from tests.support.finetuning import sentence, write_tsv
@@ -38,6 +40,21 @@ print(json.dumps(trials))
 """
 
 
+def run(script, arguments):
+    """A Python process on JAX."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
 @pytest.mark.peers
 def test_fine_tuning_learns_predicts_and_compiles_few_shapes_once(tmp_path):
     data_dir = finetuning.build_data_dir(tmp_path)
@@ -53,16 +70,7 @@ def test_fine_tuning_learns_predicts_and_compiles_few_shapes_once(tmp_path):
         "num_trials": 2,
     }
     command = finetuning.arguments(data_dir, "small_one", hparams, "cola", "sts")
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT_COMPILATIONS, *command],
-        cwd=ROOT,
-        env=os.environ | {"KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    done = run(COUNT_COMPILATIONS, command)
     model_dir = data_dir / "models" / "small_one"
     for result in finetuning.read_results(model_dir, "cola"):
         assert result["metrics"] == {"mcc": 100.0}  # one word decides
@@ -76,3 +84,21 @@ def test_fine_tuning_learns_predicts_and_compiles_few_shapes_once(tmp_path):
     assert done.stderr.count("compiling for 15 x 32 tokens; this can take a minute") == 1
     assert done.stderr.count("compiling for") == 5
     assert os.listdir(data_dir / ".compilation_cache")
+
+
+@pytest.mark.peers
+def test_micro_batches_equal_whole_ones(tmp_path):
+    """In joint training, whose outputs have a loss each."""
+    data_dir = finetuning.build_data_dir(tmp_path)
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    hparams = {"max_seq_length": 16, "num_train_epochs": 1.0, "train_batch_size": 16}
+    hparams |= {"task_names": ["cola", "sts"], "model_hparam_overrides": no_dropout}
+    for name, parts in (("one", 1), ("two", 2)):
+        own = hparams | {"gradient_accumulation_steps": parts}
+        command = finetuning.arguments(data_dir, "small_one", own)
+        run("import finetune, sys; finetune.main(sys.argv[1:])", [*command, "--run-name", name])
+    runs = data_dir / "models" / "small_one" / "finetuning_runs"
+    path = "finetuning_models/cola+sts_1/sts/model.safetensors"
+    one, two = (safetensors.numpy.load_file(runs / name / path) for name in ("one", "two"))
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)

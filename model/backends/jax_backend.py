@@ -93,6 +93,7 @@ def train_step_in_parts(model, state: tuple, data) -> tuple:
     def loss_of(trainable, others, part):
         values = pairs(model.trainable_variables, trainable)
         values += pairs(model.non_trainable_variables, others)
+        values += pairs(model.metrics_variables, metric_values)  # Keras's, of each output's loss
         with keras.StatelessScope(state_mapping=values) as scope:
             outputs = model.outputs_of(part, totals, training=True)
         with keras.StatelessScope(pairs(model.optimizer.variables, optimizer_values)):
