@@ -66,6 +66,8 @@ class EncoderLayer(ConfiguredLayer):
         first, second, groups = self.intermediate, self.output_dense, self.config.linear_groups
         if groups == 1:
             return split_bias(second, self.activation(*split_bias(first, hidden)))
+        if fused.is_whole():
+            return self._grouped_products(hidden)
         parts = zip(
             ops.split(hidden, groups, axis=-1),
             ops.unstack(to_tensor(first.kernel)),
@@ -74,3 +76,18 @@ class EncoderLayer(ConfiguredLayer):
         )
         wide = [self.activation(ops.matmul(part, kernel), bias) for part, kernel, bias in parts]
         return second.multiply(wide), to_tensor(second.bias)
+
+    def _grouped_products(self, hidden):
+        """As `_feed_forward` with several groups, by products that have them as an axis.
+
+        XLA then needs one kernel for all groups, and moves them to the front in what it computes
+        before and after.
+        """
+        first, second = self.intermediate, self.output_dense
+        shape, groups = ops.shape(hidden), self.config.linear_groups
+        parts = ops.reshape(hidden, (-1, groups, shape[-1] // groups))
+        parts = ops.transpose(parts, (1, 0, 2))  # [G, B · T, H / G]
+        bias = ops.reshape(to_tensor(first.bias), (groups, 1, -1))
+        wide = self.activation(ops.matmul(parts, to_tensor(first.kernel)), bias)
+        outputs = ops.transpose(ops.matmul(wide, to_tensor(second.kernel)), (1, 0, 2))
+        return ops.reshape(outputs, shape), to_tensor(second.bias)

@@ -76,7 +76,10 @@ def _compiler(*arrays):
 
 
 def gelu(x, bias, approximate: bool = False):
-    """`gelu(x + bias)`: [B, T, C] and [C] → [B, T, C]; `approximate` selects the tanh form."""
+    """`gelu(x + bias)`: [B, T, C] and [C] → [B, T, C]; `approximate` selects the tanh form.
+
+    For groups that are an axis, `x` is [G, B · T, C] and `bias` [G, 1, C].
+    """
     compiled = _compiler(x, bias)
     if compiled is None:
         return plain_gelu(x + bias, approximate)
@@ -87,7 +90,10 @@ def gelu(x, bias, approximate: bool = False):
     def apply(x, bias):
         def gradient(upstream):
             inner = compiled(backward)(x, bias, upstream)
-            return inner, backend.bias_gradient(inner)
+            if len(bias.shape) == 1:
+                return inner, backend.bias_gradient(inner)
+            total = ops.sum(ops.cast(inner, "float32"), axis=1, keepdims=True)
+            return inner, ops.cast(total, bias.dtype)
 
         return compiled(forward)(x, bias), gradient
 
