@@ -7,6 +7,7 @@ from keras import ops
 
 from model.backends import distribution
 from model.config import max_predictions_per_seq
+from model.layers import fused
 
 MASK_SHARE = 0.85  # of the chosen positions become [MASK]; the rest keep their token
 
@@ -102,8 +103,7 @@ def sample_tokens(logits, temperature: float, uniforms, disallowed=None):
         logits = logits / temperature
     if disallowed is not None:
         logits -= 1000.0 * ops.one_hot(disallowed, vocab_size, dtype=logits.dtype)
-    # Softmax without its division, so that XLA need not store the result.
-    weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    weights = fused.exponentials(logits)
     width = math.isqrt(vocab_size - 1) + 1  # number of blocks, and size of a block
     padding = ((0, 0), (0, 0), (0, width * width - vocab_size))
     shape = (*ops.shape(logits)[:2], width, width)

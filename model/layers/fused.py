@@ -309,6 +309,13 @@ def cross_entropy(logits, targets):
     return backend.custom_gradient(apply, logits)
 
 
+def exponentials(logits):
+    """The softmax over the last axis, up to a factor for each row."""
+    if is_whole():  # without the division, XLA need not store the result
+        return ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    return ops.softmax(logits)
+
+
 def _log_sum_exp(logits):
     largest = ops.max(logits, axis=-1, keepdims=True)
     return ops.log(ops.sum(ops.exp(logits - largest), axis=-1, keepdims=True)) + largest
