@@ -108,6 +108,7 @@ class JobModels:
             dynamic_loss_scale=config.precision == "mixed_float16",
         )
         model.gradient_accumulation_steps = config.gradient_accumulation_steps
+        model.set_remat(config.remat)
         model.compile(optimizer, **model.objective("sum"), jit_compile=self.jit_compile)
         return model
 

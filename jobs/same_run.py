@@ -32,6 +32,7 @@ CHANGEABLE = {
     "pretrain_tfrecords",
     "vocab_file",
     "jit_compile",
+    "remat",
     "tf32",
     "deterministic",
 }

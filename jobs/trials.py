@@ -33,6 +33,7 @@ NOT_IN_FINGERPRINT = (
     "gradient_accumulation_steps",
     "num_devices",
     "jit_compile",
+    "remat",
     "tf32",
     "seed",
     "task_names",

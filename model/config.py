@@ -331,6 +331,7 @@ class Execution:
         None, "GPUs that share each batch; null: one on TensorFlow, all on JAX"
     )
     precision: str = setting("float32", "Keras dtype policy", choices=PRECISIONS)
+    remat: bool = setting(False, "compute layers again for their gradients: less memory, slower")
     tf32: bool = setting(True, "float32 products may be TF32 on GPUs; false: exact, slower")
     jit_compile: bool | None = setting(None, "use XLA; null: on GPUs and TPUs")
     deterministic: bool = setting(False, "repeat results bit for bit; slower")

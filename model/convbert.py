@@ -106,6 +106,15 @@ class TrainableModel(keras.Model):
     def summary(self, *args, expand_nested=True, **kwargs):
         super().summary(*args, expand_nested=expand_nested, **kwargs)
 
+    def encoders(self) -> list["ConvBertModel"]:
+        """Returns the encoders that training runs."""
+        raise NotImplementedError
+
+    def set_remat(self, remat: bool) -> None:
+        """Sets whether training computes each layer again for its gradient: less memory."""
+        for encoder in self.encoders():
+            encoder.remat = remat
+
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """Raises an `InputError`, unless a subclass overrides it."""
         raise InputError(
@@ -202,6 +211,10 @@ class PretrainedModel(TrainableModel):
         """Returns the encoder: the model itself, or the one that its head reads."""
         return self
 
+    @override
+    def encoders(self):
+        return [self.encoder()]
+
     def input_shapes(self) -> dict[str, tuple]:
         """Returns the shapes of the encoder's inputs, for `export` and `summary`."""
         return dict.fromkeys(INPUT_NAMES, (None,) * self.input_rank)
@@ -290,6 +303,11 @@ class PretrainedModel(TrainableModel):
         return super().get_compile_config()
 
 
+def _again_for_gradients(layer, masks):
+    """A layer's outputs as a function that keeps its inputs alone for the backward pass."""
+    return keras.remat(lambda hidden: layer(hidden, **masks)[0])
+
+
 def read_inputs(inputs: dict) -> tuple:
     """Returns `input_ids`, and `input_mask` and `segment_ids` or None: int32 [B, T] each.
 
@@ -348,6 +366,7 @@ class ConvBertModel(PretrainedModel):
             for i in range(config.num_hidden_layers)
         ]
         # One draw for all dropouts of a step: they may be computed again in the backward pass.
+        self.remat = False  # whether layers are computed again for their gradients
         self.dropout_random = keras.random.SeedGenerator(name="dropout_random")
         self.build(self.input_shapes())
 
@@ -398,6 +417,9 @@ class ConvBertModel(PretrainedModel):
         for i, layer in enumerate(self.encoder_layers):
             if training:
                 masks["seed"] = fused.seed_of(seed, 1 + NUM_DROPOUTS * i)
+            if self.remat and training:
+                hidden = _again_for_gradients(layer, dict(masks))(hidden)
+                continue
             hidden, inside = layer(hidden, **masks)
             if keep:
                 for name, value in (inside | {"layers": hidden}).items():

@@ -54,6 +54,10 @@ class JointModel(TrainableModel):
             }
         )
 
+    @override
+    def encoders(self):
+        return [self.convbert]
+
     def get_config(self):
         """Raises an `InputError`."""
         raise InputError("a JointModel cannot be saved as a whole: save each of its heads")

@@ -57,26 +57,27 @@ def mask_tokens(inputs: dict, mask_prob: float, special: SpecialTokens, seed) ->
         [B, P], and `masked_lm_weights`, float32 [B, P]: 1 for a chosen position, 0 for an unused
         entry.
     """
-    input_ids, input_mask = inputs["input_ids"], inputs["input_mask"]
+    input_ids = inputs["input_ids"]
+    # In float32, which has all ids and positions exactly: TensorFlow computes int32 on the CPU.
+    ids, mask = (ops.cast(inputs[name], "float32") for name in ("input_ids", "input_mask"))
     count = max_predictions_per_seq(input_ids.shape[1], mask_prob)
-    candidates = input_mask > 0
+    candidates = mask > 0
     for token in dataclasses.astuple(special):
-        candidates = ops.logical_and(candidates, input_ids != token)
-    tokens = ops.cast(ops.sum(input_mask, axis=1), "float32")
+        candidates = ops.logical_and(candidates, ids != token)
+    tokens = ops.sum(mask, axis=1)
     chosen = ops.clip(ops.round(tokens * mask_prob), 1, count)
     chosen = ops.minimum(chosen, ops.sum(ops.cast(candidates, "float32"), axis=1))
     noise = distribution.uniform_rows(ops.shape(input_ids), seed)
     _, positions = ops.top_k(ops.where(candidates, noise, -1.0), count)
-    positions = ops.cast(positions, "int32")
     weights = ops.cast(ops.arange(count, dtype="float32")[None] < chosen[:, None], "float32")
-    positions *= ops.cast(weights, "int32")
+    positions = ops.cast(ops.cast(positions, "float32") * weights, "int32")
     hidden = distribution.uniform_rows(ops.shape(positions), seed) < MASK_SHARE
     hidden = weights * ops.cast(hidden, "float32")
-    mask_ids = ops.full_like(positions, special.mask_id)
+    mask_ids = ops.full_like(weights, special.mask_id)
     return inputs | {
         "masked_input_ids": replace_positions(input_ids, positions, hidden, mask_ids),
         "masked_lm_positions": positions,
-        "masked_lm_ids": gather_positions(input_ids, positions) * ops.cast(weights, "int32"),
+        "masked_lm_ids": ops.cast(gather_positions(ids, positions) * weights, "int32"),
         "masked_lm_weights": weights,
     }
 
@@ -112,9 +113,10 @@ def sample_tokens(logits, temperature: float, uniforms, disallowed=None):
     weights = ops.reshape(ops.pad(weights, padding), shape)
     sums = ops.sum(weights, axis=2)
     block, rest = _search_running_sum(sums, uniforms * ops.sum(sums, axis=-1))
-    inside = ops.take_along_axis(weights, block[:, :, None, None], axis=-1)[..., 0]
+    blocks = ops.cast(block, "int32")[:, :, None, None]
+    inside = ops.take_along_axis(weights, blocks, axis=-1)[..., 0]
     row, _ = _search_running_sum(inside, rest)
-    return row * width + block
+    return ops.cast(row * width + block, "int32")
 
 
 def _search_running_sum(values, targets):
@@ -124,15 +126,15 @@ def _search_running_sum(values, targets):
     an index with value 0 is never chosen, and the last index with another value is the fallback.
 
     Returns:
-        int32 [B, P], the index; float32 [B, P], the target minus the sum of the values before it.
+        Float32 [B, P] both: the index, and the target minus the sum of the values before it.
     """
     count = values.shape[-1]
-    indices = ops.arange(count, dtype="int32")
+    indices = ops.arange(count, dtype="float32")  # TensorFlow computes int32 on the CPU
     possible = values > 0
     sums = ops.cumsum(values, axis=-1)
     passed = ops.logical_and(possible, sums > targets[:, :, None])
-    first = ops.min(ops.where(passed, indices, count), axis=-1)
-    index = ops.minimum(first, ops.max(ops.where(possible, indices, 0), axis=-1))
+    first = ops.min(ops.where(passed, indices, float(count)), axis=-1)
+    index = ops.minimum(first, ops.max(ops.where(possible, indices, 0.0), axis=-1))
     is_index = indices == index[:, :, None]
     before = ops.sum(ops.where(is_index, sums - values, 0.0), axis=-1)
     return index, targets - before

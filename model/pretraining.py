@@ -37,6 +37,32 @@ def weighted_mean(values, weights, total=None):
     return ops.sum(values * weights) / (total + EPSILON)
 
 
+class HistogramAUC(keras.metrics.AUC):
+    """Keras's AUC of labels and probabilities [N, 1], without its scatters.
+
+    Those take long on GPUs, where all numbers of a batch fall into a few of 200 buckets.
+    """
+
+    @override
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """`sample_weight`, [N], is needed."""
+        buckets = ops.relu(ops.ceil(y_pred * (self.num_thresholds - 1)) - 1.0)
+        thresholds = ops.arange(self.num_thresholds, dtype="float32")
+        members = ops.cast(ops.equal(buckets, thresholds), "float32")  # [N, buckets]
+        labels = y_true[:, 0]
+        weights = ops.stack([labels * sample_weight, (1.0 - labels) * sample_weight])
+        counts = ops.matmul(weights, members)  # [2, buckets]: positives and negatives
+        above = ops.flip(ops.cumsum(ops.flip(counts, axis=1), axis=1), axis=1)
+        below = ops.sum(counts, axis=1, keepdims=True) - above
+        for variable, added in (
+            (self.true_positives, above[0]),
+            (self.false_positives, above[1]),
+            (self.false_negatives, below[0]),
+            (self.true_negatives, below[1]),
+        ):
+            variable.assign(variable + added)
+
+
 def _from_dict(kind, value):
     """Returns `value`, or creates the dataclass `kind` from a saved dict or its defaults."""
     return value if isinstance(value, kind) else fields.override(kind(), value or {})
@@ -112,6 +138,11 @@ class ConvBertForPreTraining(TrainableModel):
             self.masked_lm_head = MaskedLMHead(config, name="generator_predictions", dtype=policy)
             self.masked_lm_head.build((None, None, config.hidden_size))
 
+    @override
+    def encoders(self):
+        generator = [] if self.generator is None else [self.generator.convbert]
+        return generator if self.discriminator is None else [self.discriminator, *generator]
+
     def _make_metrics(self):
         metrics = keras.metrics
         self.mlm_metrics = [metrics.Mean("mlm_loss"), metrics.Mean("mlm_accuracy")]
@@ -120,7 +151,7 @@ class ConvBertForPreTraining(TrainableModel):
             self.rtd_metrics = [
                 metrics.Mean("sampled_mlm_accuracy"),
                 metrics.Mean("rtd_loss"),
-                metrics.AUC(name="rtd_auc"),
+                HistogramAUC(name="rtd_auc"),
                 metrics.BinaryAccuracy("rtd_accuracy"),
                 metrics.Precision(name="rtd_precision"),
                 metrics.Recall(name="rtd_recall"),
@@ -213,7 +244,8 @@ class ConvBertForPreTraining(TrainableModel):
             masked["masked_lm_weights"],
             sampled_ids,
         )
-        is_replaced = ops.cast(corrupted != masked["input_ids"], "float32")
+        before, after = (ops.cast(ids, "float32") for ids in (masked["input_ids"], corrupted))
+        is_replaced = ops.cast(after != before, "float32")
         inputs = {name: masked[name] for name in INPUT_NAMES} | {"input_ids": corrupted}
         logits = self.discriminator_head(self.discriminator(inputs, training=training))
         weights = ops.cast(masked["input_mask"], "float32")

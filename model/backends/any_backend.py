@@ -142,11 +142,6 @@ def in_graph(*arrays, static_shapes: bool = False) -> bool:
 COMPILES_STEPS = False  # whether XLA compiles every step that is trained
 
 
-def custom_gradient(function, *arguments):
-    """Calls a function that returns its value and the function for its gradient."""
-    return keras.ops.custom_gradient(function)(*arguments)
-
-
 def bias_gradient(gradient):
     """Sums over all but the last axis, in float32: […, C] → [C]."""
     axes = tuple(range(len(gradient.shape) - 1))

@@ -118,3 +118,28 @@ def train_step_in_parts(model, state: tuple, data) -> tuple:
         logs = model.finish_step(prepared, outputs)
     metric_values = values_in(scope, model.metrics_variables)
     return logs, (trainable, others, optimizer_values, metric_values)
+
+
+def custom_gradient(function, *arguments, constants=()):
+    """Calls a function that returns its value and the function for its gradients.
+
+    The latter returns a tuple, one for each of the arguments; `constants` follow them, and have no
+    gradient. The function must use no other arrays, and is called again for the gradients; XLA
+    computes only what these need.
+    """
+
+    @jax.custom_vjp
+    def call(arguments, constants):
+        return function(*arguments, *constants)[0]
+
+    def forward(arguments, constants):
+        return call(arguments, constants), (arguments, constants)
+
+    def backward(saved, upstream):
+        arguments, constants = saved
+        _, gradient = function(*arguments, *constants)
+        zeros = [numpy.zeros(array.shape, jax.dtypes.float0) for array in constants]
+        return gradient(upstream), tuple(zeros)
+
+    call.defvjp(forward, backward)
+    return call(arguments, tuple(constants))

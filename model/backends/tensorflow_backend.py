@@ -170,9 +170,18 @@ def compiled(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-def custom_gradient(function, *arguments):
-    """Calls a function that returns its value and the function for its gradient."""
-    return tf.custom_gradient(function)(*arguments)
+def custom_gradient(function, *arguments, constants=()):
+    """Calls a function that returns its value and the function for its gradients.
+
+    The latter returns a tuple, one for each of the arguments; `constants` follow them, and have no
+    gradient.
+    """
+
+    def call(*everything):
+        value, gradient = function(*everything)
+        return value, lambda upstream: (*gradient(upstream), *[None] * len(constants))
+
+    return tf.custom_gradient(call)(*arguments, *constants)
 
 
 def bias_gradient(gradient) -> tf.Tensor:

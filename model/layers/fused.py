@@ -218,10 +218,13 @@ def dropout(x, rate: float, seed):
     if compiled is None:
         return _select(x, kept, scale)
 
-    def select(x):
-        return compiled(_select)(x, kept, scale)
+    def apply(x, kept):
+        def select(x):
+            return compiled(_select)(x, kept, scale)
 
-    return backend.custom_gradient(lambda x: (select(x), select), x)
+        return select(x), lambda upstream: (select(upstream),)
+
+    return backend.custom_gradient(apply, x, constants=(kept,))
 
 
 def add_dropped(residual, x, bias, rate: float, seed):
@@ -235,14 +238,14 @@ def add_dropped(residual, x, bias, rate: float, seed):
     if compiled is None:
         return _add_selected(residual, x, bias, *kept, scale)
 
-    def apply(residual, x, bias):
+    def apply(residual, x, bias, *kept):
         def gradient(upstream):
             inner = compiled(_select)(upstream, *kept, scale) if kept else upstream
             return upstream, inner, backend.bias_gradient(inner)
 
         return compiled(_add_selected)(residual, x, bias, *kept, scale), gradient
 
-    return backend.custom_gradient(apply, residual, x, bias)
+    return backend.custom_gradient(apply, residual, x, bias, constants=kept)
 
 
 def _kept(x, rate, seed):
@@ -297,16 +300,16 @@ def cross_entropy(logits, targets):
     if compiled is None:
         return keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
 
-    def apply(logits):
+    def apply(logits, targets):
         normalizer = compiled(_log_sum_exp)(logits)
         chosen = ops.take_along_axis(logits, targets[..., None], axis=-1)
 
         def gradient(upstream):
-            return compiled(_cross_entropy_gradient)(logits, normalizer, targets, upstream)
+            return (compiled(_cross_entropy_gradient)(logits, normalizer, targets, upstream),)
 
         return (normalizer - chosen)[..., 0], gradient
 
-    return backend.custom_gradient(apply, logits)
+    return backend.custom_gradient(apply, logits, constants=(targets,))
 
 
 def exponentials(logits):

@@ -29,6 +29,7 @@ def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvB
             gradient_accumulation_steps=config.gradient_accumulation_steps,
             dtype=config.precision,
         )
+        model.set_remat(config.remat)
         optimizer = create_optimizer(
             config.learning_rate,
             config.num_train_steps,

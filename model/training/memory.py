@@ -27,7 +27,10 @@ def estimate_gib(
         networks.append(network.generator(config.generator_hidden_size, config.generator_layers))
     units = sum(each.num_hidden_layers * each.hidden_size for each in networks)
     itemsize = 4 if config.precision == "float32" else 2
-    activations = rows * length * units * KEPT_PER_UNIT * itemsize
+    kept = units * KEPT_PER_UNIT
+    if config.remat:  # each layer's input, and all of one layer
+        kept = units + network.hidden_size * KEPT_PER_UNIT
+    activations = rows * length * kept * itemsize
     logits = 2 * 4 * rows * length * config.mask_prob * network.vocab_size
     state = 4 * 4 * num_parameters  # weights, two moments, gradients
     return (activations + logits + state) / 2**30
@@ -39,7 +42,7 @@ def warn_if_large(
     """Warns if a step will probably not fit the GPU's memory; see `estimate_gib`."""
     needed = estimate_gib(config, network, length, num_parameters, num_devices)
     memory = devices.memory_gib()
-    if memory and needed > memory and not getattr(config, "remat", False):
+    if memory and needed > memory:
         logging.warning(
             "%s may need about %.0f GiB, and the GPU has %.0f GiB. If it does not fit, %s",
             _batch(config, length),
@@ -78,6 +81,6 @@ def _advice(config):
         _, capability = backend.accelerator() or (None, None)
         half = "mixed_float16" if float(capability or 8) < 8 else "mixed_bfloat16"
         found.append(f'"precision": "{half}" (in a new run)')
-    if not getattr(config, "remat", True):
+    if not config.remat:
         found.append('"remat": true')
     return f"set {', or '.join([*found, 'a smaller `train_batch_size`'])}"

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from model.config import max_predictions_per_seq
 from model.masking import mask_tokens, replace_positions, sample_tokens
+from model.pretraining import HistogramAUC
 from model.training.optimizer import create_optimizer
 from tests.support.small_models import (
     NO_DROPOUT,
@@ -250,3 +251,32 @@ def test_half_the_precision_trains_alike(usual, dtype):
     assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
     assert model.discriminator.encoder_layers[0].compute_dtype == dtype.removeprefix("mixed_")
     assert int(model.optimizer.iterations) == 8
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation_steps": 2}])
+def test_layers_that_are_computed_again_change_nothing(options):
+    """Dropout included: it draws the same numbers again."""
+    found = []
+    for remat in (False, True):
+        model = pretraining_model(options=options, num_hidden_layers=2)
+        model.set_remat(remat)
+        model.compile(optimizer=create_optimizer(1e-3, 40), jit_compile=False)
+        history = fit_pretraining(model, batch([9, 12, 30, 32], 32), steps=1, epochs=3)
+        found.append([history["loss"], *map(np.array, model.trainable_variables)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_histogram_has_kerass_auc():
+    draw = np.random.default_rng(0)
+    ours, theirs = HistogramAUC(), keras.metrics.AUC()
+    for _ in range(3):
+        labels = draw.integers(0, 2, (500, 1)).astype("float32")
+        scores = np.clip(draw.normal(0.4 + 0.2 * labels, 0.3), 0, 1).astype("float32")
+        scores[:5, 0] = 0, 1, 0.5, 1 / 199, 198 / 199
+        weights = draw.integers(0, 2, 500).astype("float32")
+        for metric in (ours, theirs):
+            metric.update_state(labels, scores, sample_weight=weights)
+    assert float(ours.result()) == pytest.approx(float(theirs.result()), abs=1e-6)
+    for variable, other in zip(ours.variables, theirs.variables, strict=True):
+        np.testing.assert_allclose(variable, other, atol=1e-4)

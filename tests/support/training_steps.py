@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = 3
 
 
-def train(precision="float32", parts=1, jit_compile=False):
+def train(precision="float32", parts=1, jit_compile=False, remat=False):
     """Makes `STEPS` pre-training steps; the first weights are the same on every backend.
 
     Returns arrays: each metric by name [steps], and all changes of weights in one vector.
@@ -46,6 +46,7 @@ def train(precision="float32", parts=1, jit_compile=False):
     for variable in model.trainable_variables:
         first.append(random.normal(variable.name == "gamma", 0.1, variable.shape))
         variable.assign(first[-1])
+    model.set_remat(remat)
     scaled = precision == "mixed_float16"
     adam = optimizer.create_optimizer(1e-3, 20, 4, dynamic_loss_scale=scaled)
     model.compile(adam, jit_compile=jit_compile)
