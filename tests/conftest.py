@@ -14,6 +14,7 @@ if not importlib.util.find_spec(os.environ.get("KERAS_BACKEND", "tensorflow")):
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
 # Expected values are those of exact float32 products, and several processes would share one GPU.
+os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 if os.environ.get("CONVBERT_TEST_GPU", "") in ("", "0"):
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
