@@ -122,10 +122,12 @@ def vectors(extractor):
     return {"vector": extractor.encode(TEXTS)}
 
 
+CLASS_FIELDS = {"seed": 2}  # with it, not all answers are alike
+PAIRS = {"text": TEXTS, "text_pair": OTHERS}
 QUESTIONS = {"question": OTHERS, "context": TEXTS}
 # Pipeline, fields of the configuration, options, inputs, and expected outputs, by directory.
 KINDS = {
-    "classes": ("TextClassifier", {"seed": 2}, ["--pairs"], {"text": TEXTS, "text_pair": OTHERS}, classes),
+    "classes": ("TextClassifier", CLASS_FIELDS, ["--pairs"], PAIRS, classes),
     "tags": ("Tagger", TAG_FIELDS, [], {"text": TEXTS}, tagged),
     "answers": ("QuestionAnswerer", ANSWER_FIELDS, [], QUESTIONS, answers),
     "choices": ("MultipleChoice", {}, [], {"context": TEXTS, "choices": CHOICES}, choices),
