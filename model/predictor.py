@@ -44,7 +44,7 @@ class Predictor(keras.Model):
 
     def make_predict_function(self, *args, **kwargs):
         """Keras's, without TensorFlow's warning where batches differ in length."""
-        function = super().make_predict_function(*args, **kwargs)
-        if hasattr(function, "_omit_frequent_tracing_warning"):
-            function._omit_frequent_tracing_warning = True
-        return function
+        super().make_predict_function(*args, **kwargs)
+        if hasattr(self.predict_function, "_omit_frequent_tracing_warning"):
+            self.predict_function._omit_frequent_tracing_warning = True
+        return self.predict_function

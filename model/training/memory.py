@@ -10,8 +10,9 @@ from model.backends import backend, devices
 from model.config import ConvBertConfig
 
 # Numbers that a layer keeps for each token and unit of its width, for the backward pass: fitted to
-# the memory that XLA's compiler plans for steps; see the test.
-KEPT_PER_UNIT = 22
+# the memory that XLA's compiler plans for steps; see the test. Each attention head also keeps one
+# for each pair of tokens.
+KEPT_PER_UNIT = 16
 
 
 def estimate_gib(
@@ -25,11 +26,15 @@ def estimate_gib(
     networks = [network]
     if config.has_separate_generator:
         networks.append(network.generator(config.generator_hidden_size, config.generator_layers))
-    units = sum(each.num_hidden_layers * each.hidden_size for each in networks)
     itemsize = 4 if config.precision == "float32" else 2
-    kept = units * KEPT_PER_UNIT
+
+    def kept_by(each):
+        return each.hidden_size * KEPT_PER_UNIT + each.num_heads * length
+
+    kept = sum(each.num_hidden_layers * kept_by(each) for each in networks)
     if config.remat:  # each layer's input, and all of one layer
-        kept = units + network.hidden_size * KEPT_PER_UNIT
+        inputs = sum(each.num_hidden_layers * each.hidden_size for each in networks)
+        kept = inputs + kept_by(network)
     activations = rows * length * kept * itemsize
     logits = 2 * 4 * rows * length * config.mask_prob * network.vocab_size
     state = 4 * 4 * num_parameters  # weights, two moments, gradients

@@ -71,9 +71,9 @@ def test_a_step_that_will_not_fit(v100, monkeypatch, hparams, length, expected):
 @pytest.mark.parametrize(
     ("size", "precision", "length", "parameters", "compiled"),
     [
-        ("small", "float32", 128, 14_019_903, 5.07),
-        ("medium-small", "mixed_bfloat16", 512, 18_539_191, 24.83),
-        ("base", "mixed_bfloat16", 128, 115_836_059, 22.07),
+        ("small", "float32", 128, 14_019_903, 4.69),
+        ("medium-small", "mixed_bfloat16", 512, 18_539_191, 20.44),
+        ("base", "mixed_bfloat16", 128, 115_836_059, 15.51),
     ],
 )
 def test_the_estimate_is_near_what_the_compiler_says(size, precision, length, parameters, compiled):
@@ -81,4 +81,4 @@ def test_the_estimate_is_near_what_the_compiler_says(size, precision, length, pa
     config = PretrainingConfig.from_hparams({"model_size": size, "precision": precision})
     network = config.model_config(30522)
     needed = memory.estimate_gib(config, network, length, parameters)
-    assert needed * 2**30 / 1e9 == pytest.approx(compiled, rel=0.3)
+    assert needed * 2**30 / 1e9 == pytest.approx(compiled, rel=0.15)
