@@ -1,4 +1,4 @@
-"""The models of a fine-tuning job: built and compiled once, and drawn anew for every trial."""
+"""The models of a fine-tuning job: compiled once, with new weights for every trial."""
 
 import functools
 import gc

@@ -365,8 +365,8 @@ class ConvBertModel(PretrainedModel):
             EncoderLayer(config, name=f"layer_{i}", dtype=policy)
             for i in range(config.num_hidden_layers)
         ]
-        # One draw for all dropouts of a step: they may be computed again in the backward pass.
         self.remat = False  # whether layers are computed again for their gradients
+        # One draw for all dropouts of a step: they may be computed again in the backward pass.
         self.dropout_random = keras.random.SeedGenerator(name="dropout_random")
         self.build(self.input_shapes())
 

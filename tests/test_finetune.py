@@ -21,19 +21,18 @@ from model import ConvBertConfig, ConvBertForSequenceClassification
 from pipelines import TextClassifier
 from tests.support import finetuning
 from tests.support.files import write
-from tests.support.finetuning import NETWORK, VOCAB, read_predictions, read_results, sentence
+from tests.support.finetuning import (
+    HPARAMS,
+    NETWORK,
+    VOCAB,
+    read_predictions,
+    read_results,
+    sentence,
+)
 from tests.support.pretraining import tree
 from tests.support.random_models import softmax
 
 ROOT = pathlib.Path(__file__).parents[1]
-HPARAMS = {
-    "max_seq_length": 16,
-    "learning_rate": 0.003,
-    "layerwise_lr_decay": 1.0,
-    "num_train_epochs": 25.0,
-    "train_batch_size": 15,
-    "model_hparam_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-}
 
 
 @pytest.fixture(scope="module")

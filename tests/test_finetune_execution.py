@@ -1,9 +1,6 @@
 """How a fine-tuning job computes: devices, micro-batches and precision."""
 
 import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,15 +11,7 @@ from common.errors import InputError
 from tests.support import finetuning
 from tests.support.finetuning import read_predictions, read_results
 
-ROOT = pathlib.Path(__file__).parents[1]
-HPARAMS = {
-    "max_seq_length": 16,
-    "learning_rate": 0.003,
-    "layerwise_lr_decay": 1.0,
-    "num_train_epochs": 25.0,
-    "train_batch_size": 16,
-    "model_hparam_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
-}
+HPARAMS = finetuning.HPARAMS | {"train_batch_size": 16}
 
 
 @pytest.fixture
@@ -41,16 +30,8 @@ def test_two_devices_with_micro_batches_equal_one(data_dir):
     """For two tasks trained jointly, whose last batch is not full, and for a second trial."""
     hparams = HPARAMS | {"num_train_epochs": 2.0, "num_trials": 2, "task_names": ["cola", "sts"]}
     shared = {"num_devices": 2, "gradient_accumulation_steps": 2}
-    done = subprocess.run(
-        [sys.executable, "finetune.py", *finetuning.arguments(data_dir, "two", hparams | shared)],
-        cwd=ROOT,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    arguments = finetuning.arguments(data_dir, "two", hparams | shared)
+    finetuning.run_python("finetune.py", *arguments, TF_CPP_MIN_LOG_LEVEL="3")
     finetune.main(finetuning.arguments(data_dir, "one", hparams))
     for task in ("cola", "sts"):
         one, two = (saved(data_dir, name, f"cola+sts_2/{task}") for name in ("one", "two"))

@@ -2,9 +2,6 @@
 
 import json
 import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +10,6 @@ import safetensors.numpy
 from tests.support import finetuning
 from tests.support.finetuning import sentence, write_tsv
 
-ROOT = pathlib.Path(__file__).parents[1]
 # Fine-tunes, and prints which of the models' functions JAX has compiled in each trial.
 COUNT_COMPILATIONS = """
 import json, logging, re, sys
@@ -42,17 +38,7 @@ print(json.dumps(trials))
 
 def run(script, arguments):
     """A Python process on JAX."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"KERAS_BACKEND": "jax"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
+    return finetuning.run_python("-c", script, *arguments, KERAS_BACKEND="jax")
 
 
 @pytest.mark.peers

@@ -116,7 +116,8 @@ def connect_processes(seed: int) -> None:
 def keep_compilations(directory: str) -> None:
     """Keeps compiled functions for further processes in a directory, where that is safe.
 
-    TensorFlow's cache takes a file that another GPU, driver or set of XLA flags has written.
+    TensorFlow's cache is not used: nothing in its files' names tells GPUs, drivers or XLA's flags
+    apart.
     """
 
 

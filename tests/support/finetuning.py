@@ -1,6 +1,10 @@
 """A small pre-trained encoder and made-up tasks in GLUE's format."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import keras
 
@@ -8,6 +12,7 @@ from data import ConvBertTokenizer
 from model import ConvBertConfig, ConvBertModel
 from tests.support.files import write
 
+ROOT = pathlib.Path(__file__).parents[2]
 WORDS = ["good", "bad", "the", "dog", "cat", "ran", "sat", "on", "a", "mat"]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 NETWORK = {
@@ -18,6 +23,16 @@ NETWORK = {
     "num_attention_heads": 2,
     "intermediate_size": 32,
     "max_position_embeddings": 32,
+}
+
+
+HPARAMS = {
+    "max_seq_length": 16,
+    "learning_rate": 0.003,
+    "layerwise_lr_decay": 1.0,
+    "num_train_epochs": 25.0,
+    "train_batch_size": 15,
+    "model_hparam_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
 }
 
 
@@ -72,6 +87,21 @@ def arguments(data_dir, model_name, hparams, *tasks):
     """finetune.py's command line."""
     names = ["--data-dir", str(data_dir), "--model-name", model_name]
     return [*names, "--hparams", json.dumps(hparams), *tasks]
+
+
+def run_python(*arguments, **environment):
+    """Runs Python in the project's folder; returns the process, which must have succeeded."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
 
 
 def read_results(model_dir, task, job=None):
