@@ -70,6 +70,11 @@ def test_random_batches():
     assert batches[0]["segment_ids"][0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
+def test_matrix_product_in_each_precision(dtype):
+    assert isinstance(worker_keras.make_product(2, 3, 4, dtype)(), float)
+
+
 @pytest.mark.parametrize(
     ("benchmark", "task"), [("finetune", "chunk"), ("predict", "sst"), ("predict", "squadv1")]
 )
