@@ -9,8 +9,9 @@ A task is a GLUE task or a JSON file that describes one: see data/tasks/registry
 arguments are trained one after the other; several `task_names` are trained jointly, by one encoder.
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK. Writes below D/models/N:
-results/TASK_results.json and .txt, test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model
-finetuning_models/TASK_TRIAL (for joint tasks results/A+B_results.json, test_predictions/A+B/ and
+results/TASK_results.json and .txt, results/TASK_report.html about the errors on the dev set,
+test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model finetuning_models/TASK_TRIAL (for
+joint tasks results/A+B_results.json, results/A+B/, test_predictions/A+B/ and
 finetuning_models/A+B_TRIAL/TASK); with --run-name RUN, below D/models/N/finetuning_runs/RUN.
 Finished trials are not repeated, and results of other settings are not replaced. For several tasks,
 a table of all results is printed and written to results/summary.md, .json and .png.
@@ -37,7 +38,7 @@ from common.lock import locked
 from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 from data.tasks.registry import get_task
-from jobs import results_table, trials
+from jobs import report, results_table, trials
 from jobs.command_line import job_parser
 from jobs.encoder import find_encoder, random_encoder
 from jobs.job_models import JobModels
@@ -267,21 +268,28 @@ def run_trial(
         else:
             known = before.get(name, training)
             results[name] = trials.merge_evaluation(job, part, known, scores)
+    if config.do_eval:
+        report.write(job, features, outputs, trials.kept_trials(job) | {trial: results}, trial)
     return results
 
 
 def write_predictions(job: Job, features, outputs, trial: int) -> None:
-    """Writes a trial's predictions; `features` and `outputs` are by task and split."""
+    """Writes a trial's predictions; `features` and `outputs` are by task and split.
+
+    Those for dev sets are written only if the task asks for it.
+    """
     for part in job.parts:
         name, splits = part.task.name, part.dev | part.tests
         for split, split_outputs in outputs[name].items():
+            if split in part.dev and not part.task.predicts_dev:
+                continue
             path = job.predictions(part.task, split, trial)
             split_features = features[name][split]
             part.task.write_predictions(splits[split], split_features, split_outputs, path)
 
 
 def train_and_score(models: JobModels, features: dict[str, dict[str, Any]], trial: int):
-    """A trial's scores, and the outputs to write as predictions, each by task."""
+    """A trial's scores, and its outputs by split, each by task."""
     job, config = models.job, models.job.config
     models.start(trial)
     if config.do_train:
@@ -296,17 +304,15 @@ def train_and_score(models: JobModels, features: dict[str, dict[str, Any]], tria
 
 
 def score(job: Job, part: TaskData, model, features: dict[str, Any], trial: int):
-    """One task's scores by metric, and the outputs to write as predictions by split."""
+    """One task's scores by metric, and its outputs by split."""
     from pipelines.base import compute_outputs
 
     metrics, outputs, task = {}, {}, part.task
     for split, examples in part.dev.items():
-        dev_outputs = compute_outputs(model, features[split], job.config.eval_batch_size)
-        scores = task.score(examples, features[split], dev_outputs)
+        outputs[split] = compute_outputs(model, features[split], job.config.eval_batch_size)
+        scores = task.score(examples, features[split], outputs[split])
         suffix = split.removeprefix("dev")  # accuracy, and accuracy_mismatched
         metrics |= {metric + suffix: value for metric, value in scores.items()}
-        if task.predicts_dev:
-            outputs[split] = dev_outputs
     for split in job.tests_of(part, trial):
         outputs[split] = compute_outputs(model, features[split], job.config.predict_batch_size)
     return metrics, outputs

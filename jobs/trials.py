@@ -133,6 +133,11 @@ class Job:
         name = f"{task.name}_{split}_{trial}.tsv"
         return os.path.join(self.model_dir, "test_predictions", *folder, name)
 
+    def report(self, task: Task) -> str:
+        """The page about a task's dev sets; see `jobs.report`."""
+        folder = [self.name] if self.is_joint else []
+        return os.path.join(self.model_dir, "results", *folder, f"{task.name}_report.html")
+
     def outputs(self) -> list[str]:
         """The paths of all trials' models and predictions."""
         numbers = range(1, self.config.num_trials + 1)

@@ -29,6 +29,7 @@ from tests.support.finetuning import (
     read_results,
     sentence,
 )
+from tests.support.pages import Page
 from tests.support.pretraining import tree
 from tests.support.random_models import softmax
 
@@ -74,6 +75,11 @@ def test_trains_scores_and_predicts_once(data_dir, model_dir, monkeypatch):
     batch = ConvBertTokenizer.from_pretrained(saved)([sentence(i) for i in range(7)])
     np.testing.assert_allclose(np.asarray(model(batch)), logits, atol=1e-5)
 
+    page = Page((model_dir / "results" / "cola_report.html").read_text())
+    assert page.ids() == ["scores", "labels-dev", "confusion-dev", "mistakes-dev", "lengths"]
+    assert "trial 2, seed 6" in page.texts["body"] and "No wrong texts" in page.texts["body"]
+    assert "100.00" in page.texts["scores"] and "0 (0.0%) texts cut" in page.texts["lengths"]
+
     before = tree(model_dir)
     trials = []
 
@@ -102,6 +108,8 @@ def test_a_run_has_a_place_of_its_own(data_dir, model_dir, capsys):
         "finetuning_models",
         "test_predictions",
     }
+    page = Page((run_dir / "results" / "mrpc_report.html").read_text())
+    assert page.texts["title"] == "mrpc: small_one, short" and page.count("article") > 0
     assert "# small_one, short: scores on dev sets" in capsys.readouterr().out
     assert before.items() <= tree(model_dir).items()
     assert all(
@@ -110,7 +118,7 @@ def test_a_run_has_a_place_of_its_own(data_dir, model_dir, capsys):
     )
 
 
-def test_regression_and_pairs(data_dir, model_dir):
+def test_regression_and_pairs(data_dir, model_dir, monkeypatch):
     finetune.main(arguments(data_dir, "sts", "mrpc", classifier_head="mlp"))
     (sts,), (mrpc,) = read_results(model_dir, "sts"), read_results(model_dir, "mrpc")
     assert sts["num_examples"] == mrpc["num_examples"] == 11
@@ -123,8 +131,12 @@ def test_regression_and_pairs(data_dir, model_dir):
     assert not (model_dir / "test_predictions" / "mrpc_test_1.tsv").exists()
 
     weights = model_dir / "finetuning_models" / "mrpc_1" / "model.safetensors"
-    before = weights.read_bytes()
+    before, page = weights.read_bytes(), model_dir / "results" / "mrpc_report.html"
+    page.unlink()
+    # A report that fails costs nothing but the report.
+    monkeypatch.setattr(classification.ClassificationTask, "review", lambda *_: 1 / 0)
     finetune.main(arguments(data_dir, "mrpc", classifier_head="mlp", do_train=False))
+    assert not page.exists()
     assert read_results(model_dir, "mrpc") == [mrpc] and weights.read_bytes() == before
 
 
@@ -134,6 +146,10 @@ def test_several_tasks_jointly(data_dir, model_dir):
     (cola,), (sts,) = (read_results(model_dir, name, "cola+sts") for name in ("cola", "sts"))
     assert cola["metrics"]["mcc"] == 100.0 and sts["metrics"]["pearson"] > 90
     assert (cola["num_examples"], sts["num_examples"], cola["seconds"]) == (11, 11, sts["seconds"])
+    assert {path.name for path in (model_dir / "results" / "cola+sts").iterdir()} == {
+        "cola_report.html",
+        "sts_report.html",
+    }
     text = (model_dir / "results" / "cola+sts_results.txt").read_text()
     assert text.startswith("cola trial 1: mcc: 100.00") and "sts trial 1: pearson" in text
     table = json.loads((model_dir / "results" / "cola+sts_summary.json").read_text())

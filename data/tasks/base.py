@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from absl import logging
 
 from common.errors import InputError
 from data.tasks.examples import Examples
+from data.tasks.review import Review
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +136,28 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def write_predictions(self, examples: Examples, features: Any, outputs: Any, path: str) -> None:
         """Writes predictions to `path`, which ends in `.tsv`; see `score` for the others."""
+
+    @abc.abstractmethod
+    def review(self, examples: Examples, features: Any, outputs: Any) -> Review:
+        """What the model got right and wrong on a dev file's examples; see `score`."""
+
+    @abc.abstractmethod
+    def describe(self, examples: Examples) -> list[tuple[tuple[str, ...], str | None]]:
+        """Each example's texts, and its label in words; None in a test file."""
+
+    def count_labels(self, examples: Examples) -> Counter[str]:
+        """How often each label occurs; nothing for a test file."""
+        return Counter(label for _, label in self.describe(examples) if label is not None)
+
+    @abc.abstractmethod
+    def count_cut(
+        self, tokenizer: Any, examples: Examples, features: Any
+    ) -> dict[str, tuple[int, int]]:
+        """How many texts were longer than a row when `features` were made of the examples.
+
+        Returns:
+            What became of texts, in words → how many, and of how many: {"texts cut": (2, 100)}.
+        """
 
     def identity(self) -> list[Any]:
         """The fields that decide what the task is; not its name, nor where its files are."""

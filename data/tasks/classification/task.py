@@ -31,6 +31,7 @@ from data.tasks.classification.decoding import (
 )
 from data.tasks.examples import TextExamples, listed, parse_number, parse_text, unexpected
 from data.tasks.labels import count_labels, label_ids, label_name
+from data.tasks.review import Review
 from data.tasks.tables import (
     ENDINGS,
     LATE_QUOTE_HINT,
@@ -50,6 +51,7 @@ METRICS = {
     MULTI_LABEL: ("micro_f1", "macro_f1", "exact_match"),
     REGRESSION: ("pearson", "spearman", "r2"),
 }
+SCORE_BINS = 5
 DEFAULT_METRICS = METRICS | {SINGLE_LABEL: ("accuracy", "macro_f1")}
 
 
@@ -188,6 +190,49 @@ class ClassificationTask(Task):
         found = answers(self.problem_type, outputs, self.labels, self.score_range)
         texts = (answer_text(answer, self.label_delimiter) for answer in found)
         write_predictions(path, texts, outputs)
+
+    @override
+    def review(self, examples, features, outputs) -> Review:
+        from data.tasks.classification.review import review_texts
+
+        return review_texts(self, examples, outputs)
+
+    @override
+    def describe(self, examples):
+        labels = [None] * len(examples)
+        if examples.labels is not None:
+            labels = [answer_text(name, self.label_delimiter) for name in self._names(examples)]
+        pairs = [examples.texts] + [examples.text_pairs] * (examples.text_pairs is not None)
+        return list(zip(zip(*pairs, strict=True), labels, strict=True))
+
+    @override
+    def count_labels(self, examples):
+        if examples.labels is None:
+            return Counter()
+        if self.is_regression:
+            scores = np.clip(examples.labels, *self.score_range)
+            counts, bounds = np.histogram(scores, SCORE_BINS, self.score_range)
+            names = (f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(bounds))
+            return Counter(dict(zip(names, counts.tolist(), strict=True)))
+        names = self._names(examples)
+        if self.problem_type == MULTI_LABEL:
+            names = itertools.chain.from_iterable(row or ["(none)"] for row in names)
+        counts = Counter(dict.fromkeys(self.labels, 0))
+        counts.update(names)
+        return counts
+
+    @override
+    def count_cut(self, tokenizer, examples, features):
+        from data.tasks.batching import count_cut
+
+        return {"texts cut": (count_cut(tokenizer, examples, features), len(examples))}
+
+    def _names(self, examples):
+        """The label, labels or score of each example."""
+        if self.problem_type == MULTI_LABEL:
+            return [[self.labels[i] for i in np.flatnonzero(row)] for row in examples.labels]
+        labels = examples.labels.tolist()
+        return labels if self.is_regression else [self.labels[number] for number in labels]
 
     def _with_found_labels(self, path):
         """The task with the labels, or the range of scores, of its training file."""

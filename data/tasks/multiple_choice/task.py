@@ -17,6 +17,7 @@ from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.examples import Examples, TextExamples, listed, parse_text, unexpected
 from data.tasks.labels import label_ids, label_name
+from data.tasks.review import Review
 from data.tasks.tables import ENDINGS, OTHER_ENDINGS, Column, read_table, write_predictions
 
 KIND = "multiple_choice"
@@ -117,6 +118,29 @@ class MultipleChoiceTask(Task):
     def write_predictions(self, examples, features, outputs, path: str) -> None:
         names = self.labels or range(outputs.shape[1])
         write_predictions(path, (str(names[best]) for best in outputs.argmax(axis=1)), outputs)
+
+    @override
+    def review(self, examples, features, outputs) -> Review:
+        from data.tasks.multiple_choice.review import review_choices
+
+        return review_choices(self, examples, outputs)
+
+    @override
+    def describe(self, examples):
+        names = self.labels or tuple(map(str, range(examples.num_choices)))
+        labels = [None] * len(examples)
+        if examples.labels is not None:
+            labels = [names[number] for number in examples.labels]
+        texts = zip(examples.contexts, examples.choices, strict=True)
+        rows = ((context, *choices) for context, choices in texts)
+        return list(zip(rows, labels, strict=True))
+
+    @override
+    def count_cut(self, tokenizer, examples, features):
+        from data.tasks.batching import count_cut
+
+        pairs, rows = examples.as_pairs(), dataclasses.replace(features, rows_per_example=1)
+        return {"choices cut": (count_cut(tokenizer, pairs, rows), len(pairs))}
 
     def _parse_row(self, cells, columns, has_label):
         """The context, the choices with their stem, and the label's number or None."""

@@ -7,6 +7,7 @@ MRQA 2019 shared task. docs/finetuning.md explains the JSON fields of a user's o
 import dataclasses
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.question_answering.evaluation import evaluate, evaluate_with_unanswerable
 from data.tasks.question_answering.files import ENDINGS, QuestionExamples, read_questions
+from data.tasks.review import Review
 
 KIND = "question_answering"
 METRICS = {False: ("exact_match", "f1"), True: ("exact", "f1")}  # by `unanswerable`
@@ -96,6 +98,48 @@ class QuestionAnsweringTask(Task):
         for index, (question, text) in enumerate(texts.items()):
             lines.append(f"{index}\t{question}\t{' '.join(text.split())}")
         write_text(path, "\n".join(lines) + "\n")
+
+    @override
+    def review(self, examples, features, outputs) -> Review:
+        from data.tasks.question_answering.answers import find_answers
+        from data.tasks.question_answering.review import review_answers
+
+        answers = find_answers(examples, features, outputs)
+        return review_answers(self, examples, answers, features.na_threshold)
+
+    @override
+    def describe(self, examples):
+        """The label of a question is its first answer; "" if it has none."""
+        return [
+            (
+                (question.text, examples.contexts[question.context]),
+                _first_answer(examples, question),
+            )
+            for question in examples.questions
+        ]
+
+    @override
+    def count_labels(self, examples):
+        """How many questions have an answer."""
+        answers = (_first_answer(examples, question) for question in examples.questions)
+        return Counter("has an answer" if answer else "has no answer" for answer in answers)
+
+    @override
+    def count_cut(self, tokenizer, examples, features):
+        import numpy as np
+
+        windows = np.bincount(features.questions, minlength=len(examples))
+        return {
+            "contexts read in windows": (int((windows > 1).sum()), len(examples)),
+            "questions cut": (features.num_cut, len(examples)),
+        }
+
+
+def _first_answer(examples, question):
+    """A training file says where the answer is, a dev file what the answers are."""
+    if question.span is not None:
+        return examples.contexts[question.context][slice(*question.span)]
+    return question.answers[0] if question.answers else ""
 
 
 def _answers_by_id(examples, features, outputs):

@@ -30,6 +30,7 @@ class WindowFeatures(Features):
         offsets: int64 `[R]`, the position in its row of a window's first token.
         n_best_size: how many answers to list for a question.
         max_answer_length: the most tokens of an answer.
+        num_cut: how many questions are cut to `max_query_length` tokens.
         na_threshold: a question with higher `Answer.null_odds` has no answer.
     """
 
@@ -39,6 +40,7 @@ class WindowFeatures(Features):
     offsets: np.ndarray
     n_best_size: int
     max_answer_length: int
+    num_cut: int
     na_threshold: float
 
     @property
@@ -93,6 +95,7 @@ def make_features(
         offsets=offsets,
         n_best_size=options.n_best_size,
         max_answer_length=options.max_answer_length,
+        num_cut=num_cut,
         na_threshold=options.qa_na_threshold,
     )
 

@@ -23,6 +23,7 @@ from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.examples import IGNORED, listed
 from data.tasks.files import JSON_ENDINGS
+from data.tasks.review import Review
 from data.tasks.tables import Column
 from data.tasks.tagging import entities
 from data.tasks.tagging.conll import SentenceExamples
@@ -150,6 +151,38 @@ class TaggingTask(Task):
             lines += ["\t".join(row) for row in rows[begin:end]]
             lines.append("")
         write_text(path, "\n".join(lines) + "\n")
+
+    @override
+    def review(self, examples, features, outputs) -> Review:
+        from data.tasks.tagging.review import review_tags
+
+        predicted = self.predictions(examples, features, outputs)
+        logits = outputs[features.word_positions]
+        return review_tags(examples, predicted, logits, self.tags == ENTITIES)
+
+    @override
+    def describe(self, examples):
+        described = []
+        for begin, end in itertools.pairwise(examples.row_splits):
+            label = None if examples.tags is None else " ".join(examples.tags[begin:end])
+            described.append(((" ".join(examples.words[begin:end]),), label))
+        return described
+
+    @override
+    def count_labels(self, examples):
+        """How often each tag, or type of entity, occurs."""
+        if examples.tags is None or self.tags == LABELS:
+            return Counter(examples.tags)
+        tags, bounds = examples.tags, itertools.pairwise(examples.row_splits)
+        sentences = (entities.entities_of(tags[begin:end]) for begin, end in bounds)
+        return Counter(kind for found in sentences for _, _, kind in found)
+
+    @override
+    def count_cut(self, tokenizer, examples, features):
+        return {
+            "sentences read in windows": (features.num_windowed, len(examples)),
+            "words cut": (features.num_cut, len(examples.words)),
+        }
 
     def _read(self, path, may_lack_tags):
         columns = (self.word_column, self.tag_column, self.num_columns)
