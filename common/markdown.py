@@ -27,3 +27,8 @@ def markdown_table(
         for i, width in enumerate(widths)
     ]
     return "".join([lines[0], f"|{'|'.join(rules)}|\n", *lines[1:]])
+
+
+def with_share(count: int, total: int) -> str:
+    """A count with its share of a total: "2 (0.5%)"."""
+    return f"{count:,} ({count / max(1, total):.1%})"

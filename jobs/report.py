@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from common import files
+from common.markdown import with_share
 from data.tasks.review import MISSED, RIGHT, WRONG, Confusion, Mistake, Piece, Review
 from jobs import figures
 from jobs.results_table import over_trials
@@ -83,14 +84,9 @@ def describe_lengths(job: Job, part: TaskData, features: dict[str, Any]) -> list
         lengths = features[split].lengths
         quantiles = np.quantile(lengths, (0.5, 0.95, 1.0), method="higher")
         cuts = part.task.count_cut(job.encoder.tokenizer, examples, features[split])
-        shares = (f"{share_of(*counts)} {what}" for what, counts in cuts.items())
+        shares = (f"{with_share(*counts)} {what}" for what, counts in cuts.items())
         rows.append([split, f"{len(examples):,}", *map(str, quantiles), ", ".join(shares)])
     return rows
-
-
-def share_of(count: int, total: int) -> str:
-    """A count with its share."""
-    return f"{count:,} ({count / max(1, total):.1%})"
 
 
 def make_page(
@@ -168,7 +164,7 @@ def _split_sections(split: str, review: Review) -> list[str]:
 
     if review.outcomes:
         total = sum(review.outcomes.values())
-        rows = [[name, share_of(count, total)] for name, count in review.outcomes.items()]
+        rows = [[name, with_share(count, total)] for name, count in review.outcomes.items()]
         section("outcomes", "Outcomes", _table(["outcome", review.unit], rows))
     if review.labels:
         header = ["label", "precision", "recall", "F1", review.label_unit, "missed", "wrong"]
@@ -201,7 +197,7 @@ def _confusion(confusion: Confusion) -> list[str]:
         cells = []
         for j in shown:
             share = counts[i, j] / max(1, totals[i])
-            title = html.escape(f"{labels[i]} → {labels[j]}: {share_of(counts[i, j], totals[i])}")
+            title = html.escape(f"{labels[i]} → {labels[j]}: {with_share(counts[i, j], totals[i])}")
             color = "0, 114, 178" if i == j else "213, 94, 0"
             text = "#fff" if share > 0.6 else "#222"
             style = f"background: rgba({color}, {share:.3f}); color: {text}"
