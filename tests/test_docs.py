@@ -130,7 +130,8 @@ def check_hparams(script, arguments, hparams):
         assert all(task == "all" or registry.get_task(task) for task in tasks)
         FinetuningConfig.for_tasks(tuple(tasks), hparams)
     else:
-        override(ConvBertConfig(), hparams)
+        config = FinetuningConfig() if "check_task" in script else ConvBertConfig()
+        override(config, hparams)
 
 
 @pytest.mark.parametrize("code", [pytest.param(b[1], id=b[0]) for b in blocks("json")])
