@@ -27,6 +27,7 @@ from model.config import MODEL_SIZES, PRECISIONS
 
 BACKENDS = ("tensorflow", "jax")
 PEERS = ("torch", "torch-compiled")
+PRETRAINING_PEERS = (*PEERS, "torch-autocast", "garden")
 
 
 def main():
@@ -53,8 +54,9 @@ def parse_arguments() -> argparse.Namespace:
     finetune = add("finetune", "the training step of finetune.py, on a task's examples")
     predict = add("predict", "finetune.py's predictions for a dev set")
     export = add("export", "size and latency of a fine-tuned classifier in each format")
-    for benchmark, batch_size in ((pretrain, 16), (infer, 32), (finetune, 32), (predict, 32)):
-        add_model_options(benchmark, batch_size)
+    add_model_options(pretrain, 16, PRETRAINING_PEERS)
+    for benchmark in (infer, finetune, predict):
+        add_model_options(benchmark, 32, PEERS)
     infer.set_defaults(peers=PEERS, records=None, steps_per_execution=1)
 
     data.add_argument("--corpus", required=True, help="as for build_data.py")
@@ -64,7 +66,10 @@ def parse_arguments() -> argparse.Namespace:
         benchmark.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
         flag = argparse.BooleanOptionalAction
         benchmark.add_argument("--jit-compile", action=flag, help="use XLA, or not, for our step")
+        benchmark.add_argument("--hparams", default="{}", help="as for pretrain.py")
     add_count(pretrain, "--steps-per-execution", 1, "the hyper-parameter")
+    help = "a Python with what requirements-garden.txt lists, for the peer garden"
+    pretrain.add_argument("--garden-python", default=".venv-garden/bin/python", help=help)
     pretrain.add_argument("--records", help="train on these, and measure the input pipeline, too")
     for benchmark in (finetune, predict, export):
         benchmark.add_argument("--task", default="sst", help="as for finetune.py")
@@ -96,13 +101,15 @@ def add_shape_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default=backend, help="Keras's backend")
 
 
-def add_model_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
+def add_model_options(
+    parser: argparse.ArgumentParser, batch_size: int, peers: tuple[str, ...]
+) -> None:
     """Adds the options that the benchmarks of models share."""
     add_shape_options(parser, batch_size)
     add_count(parser, "--length", None, "tokens per row, if not as the records or the task have it")
     add_count(parser, "--steps", 16, "steps of each implementation per round")
-    help = "transformers' ConvBERT, plain or compiled; left out if it is not installed"
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS[:1], help=help)
+    help = "transformers in PyTorch, or the Model Garden's ELECTRA; left out if not installed"
+    parser.add_argument("--peers", nargs="*", choices=peers, default=peers[:1], help=help)
     help = "a Python with torch and transformers"
     parser.add_argument("--peer-python", default=sys.executable, help=help)
 

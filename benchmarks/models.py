@@ -18,12 +18,21 @@ import numpy as np
 
 from benchmarks import flops, rounds
 from benchmarks.rounds import OURS, ROOT
+from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from configure_pretraining import PretrainingConfig
-from model.config import ConvBertConfig, max_predictions_per_seq
+from model.config import ConvBertConfig, load_hparams, max_predictions_per_seq
 
 READER, PADDED, JOINT = "input pipeline", "ours, all padded", "ours, joint head"
-PEERS = {"torch": "transformers", "torch-compiled": "transformers, torch.compile"}
+PEERS = {  # what they are called in tables, and how their jobs differ from ours
+    "torch": ("transformers", {"framework": "torch"}),
+    "torch-compiled": ("transformers, torch.compile", {"framework": "torch", "compiled": True}),
+    "torch-autocast": (
+        "transformers, bfloat16 autocast",
+        {"framework": "torch", "precision": "mixed_bfloat16"},
+    ),
+    "garden": ("Model Garden", {"framework": "garden"}),
+}
 READER_EXAMPLES = 1 << 17  # per round: two of the blocks that are read ahead between rounds
 NUM_BATCHES = 8  # of random tokens, which repeat
 VOCAB_SIZE = 30522  # BERT's
@@ -31,7 +40,13 @@ PADDED_SHARE = 8  # "all padded" takes fewer training steps: each is long, and a
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures our model next to transformers', and reports."""
+    """Measures our model next to its peers, and reports."""
+    rows, notes = measure(args)
+    rounds.report(args, rows, "step", "examples_per_second", notes=notes)
+
+
+def measure(args: argparse.Namespace) -> tuple[dict[str, dict], list[str]]:
+    """Measurements by worker, and notes, as from `rounds.measure`; and shares of the peak."""
     with tempfile.TemporaryDirectory() as scratch:
         shared = {
             "kind": args.benchmark,
@@ -41,16 +56,35 @@ def run(args: argparse.Namespace) -> None:
         }
         plan = plan_task if args.benchmark in ("finetune", "predict") else plan_pretraining
         jobs = {name: shared | job for name, job in plan(args, scratch).items()}
-        peers = {PEERS[p]: jobs[OURS] | {"compiled": p == "torch-compiled"} for p in args.peers}
+        peers = {name: peer_job(jobs[OURS], job) for name, job in map(PEERS.get, args.peers)}
         rows, notes = rounds.measure(args, jobs, peers, scratch)
     products = [(row[field], field) for row in rows.values() for field in row if field[0] == "["]
     if products:
         peak, shape = max(products)
         notes.append(f"peak: {peak / 1e9:,.1f} GFLOP/s, the fastest matrix product, {shape}")
         for row in rows.values():
-            if "flops_per_second" in row:
+            if "flops_per_second" in row and any(field[0] == "[" for field in row):
                 row["share_of_peak"] = row["flops_per_second"] / peak
-    rounds.report(args, rows, "step", "examples_per_second", notes=notes)
+    return rows, notes
+
+
+def peer_job(ours: dict, differences: dict) -> dict:
+    """A peer's job; products in another precision than ours are not measured.
+
+    Raises:
+        InputError: the peer has no such network.
+    """
+    job = {"compiled": False} | ours | differences
+    if job["precision"] != ours["precision"]:
+        job.pop("products", None)
+    if job["framework"] == "garden":
+        network = job["network"]
+        if network["model_type"] != "electra" or network["num_groups"] > 1:
+            raise InputError(
+                "--peers garden: the Model Garden has ELECTRA's network alone: add --hparams "
+                """'{"conv_type": "noconv", "head_ratio": 1, "linear_groups": 1}'"""
+            )
+    return job
 
 
 def plan_pretraining(args: argparse.Namespace, scratch: str) -> dict[str, dict]:
@@ -70,35 +104,46 @@ def plan_pretraining(args: argparse.Namespace, scratch: str) -> dict[str, dict]:
         "steps_per_execution": args.steps_per_execution,
         "jit_compile": args.jit_compile,
         "num_devices": 1,
-    }
+    } | load_hparams(args.hparams)
     config = PretrainingConfig.from_hparams(hparams)
+    if not config.has_separate_generator:
+        raise InputError("--hparams: peers have ELECTRA's objective with two networks alone")
+    batch_size, length = config.train_batch_size, config.max_seq_length
     network, objective = config.model_config(vocab_size), config.objective()
     generator = network.generator(objective.generator_hidden_size, objective.generator_layers)
-    shape, hidden = (args.batch_size, length), network.hidden_size
+    shape, hidden = (batch_size, length), network.hidden_size
     operations = flops.encoder_flops(network, *shape)
     if args.benchmark == "pretrain":
         operations = flops.pretraining_flops(network, objective, *shape)
-    amounts = {"examples": args.batch_size, "tokens": args.batch_size * length}
+    amounts = {"examples": batch_size, "tokens": batch_size * length}
     job = {
-        "architecture": "ConvBertModel",
-        "network": network.to_hf_dict("ConvBertModel"),
+        "architecture": "AutoModel",
+        "network": for_transformers(network, "ConvBertModel"),
         "precision": config.precision,
-        "products": [(args.batch_size * length, hidden, 4 * hidden)],
+        "products": [(batch_size * length, hidden, 4 * hidden)],
         "amounts": amounts | {"flops": operations},
         "hparams": hparams,
         "vocab_size": vocab_size,
         "records": args.records and os.path.abspath(args.records),
-        "generator": generator.to_hf_dict("ConvBertForMaskedLM"),
+        "generator": for_transformers(generator, "ConvBertForMaskedLM"),
         "mask_prob": objective.mask_prob,
         "max_predictions": max_predictions_per_seq(length, objective.mask_prob),
         "disc_weight": objective.disc_weight,
     }
     if args.records:  # the reader comes first: it writes batches for the peers
         reader = {name: value for name, value in job.items() if name != "products"}
-        steps = max(1, READER_EXAMPLES // args.batch_size)
+        steps = max(1, READER_EXAMPLES // batch_size)
         return {READER: reader | {"kind": "read", "amounts": amounts, "steps": steps}, OURS: job}
-    save(f"{scratch}/batches", random_batches(args.batch_size, length, vocab_size))
+    save(f"{scratch}/batches", random_batches(batch_size, length, vocab_size))
     return {OURS: job}
+
+
+def for_transformers(network: ConvBertConfig, architecture: str) -> dict[str, Any]:
+    """`config.json`; without convolutions it is that of an ELECTRA, whose fields are the same."""
+    fields = network.to_hf_dict(architecture)
+    if network.conv_type == "noconv":
+        fields["model_type"] = "electra"
+    return fields
 
 
 def random_batches(batch_size: int, length: int, vocab_size: int) -> list[dict[str, np.ndarray]]:

@@ -46,20 +46,27 @@ COLUMNS = (  # field, title, divisor, format
 class Worker:
     """A process that builds a model and then works on request; see `benchmarks.session`.
 
-    The process ends with `stack`. `peer_python` is the interpreter for a worker in PyTorch.
+    The process ends with `stack`. `framework` and `interpreter` are of a peer's worker.
     """
 
-    def __init__(self, job: dict, stack: contextlib.ExitStack, environment: dict, peer_python=None):
+    def __init__(
+        self,
+        job: dict,
+        stack: contextlib.ExitStack,
+        environment: dict,
+        framework: str = "keras",
+        interpreter: str = sys.executable,
+    ):
         self.job = job
-        python = shutil.which(peer_python or sys.executable)
+        python = shutil.which(interpreter)
         if python is None:
-            raise InputError(f"--peer-python: no such program: {peer_python}")
+            option = "--garden-python" if framework == "garden" else "--peer-python"
+            raise InputError(f"{option}: no such program: {interpreter}")
         print("starting a worker", file=sys.stderr, flush=True)
-        module = "benchmarks.worker_torch" if peer_python else "benchmarks.worker_keras"
         self.stderr = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         begin = time.monotonic()
         process = subprocess.Popen(
-            [os.path.abspath(python), "-m", module, json.dumps(job)],
+            [os.path.abspath(python), "-m", f"benchmarks.worker_{framework}", json.dumps(job)],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -96,8 +103,8 @@ def measure(
 ) -> tuple[dict[str, dict], list[str]]:
     """Starts workers one after the other, and measures them in alternating rounds.
 
-    Returns measurements by worker, as from `alternate`, and notes about `peers`, the workers in
-    PyTorch, that did not work and were left out.
+    Returns measurements by worker, as from `alternate`, and notes about `peers`, the workers of
+    other implementations, that did not work and were left out.
     """
     use_cores(args.threads)
     environment = {
@@ -111,8 +118,10 @@ def measure(
         for name, job in jobs.items():
             runs[name] = Worker(job, stack, environment).run_round
         for name, job in peers.items():
+            python = args.garden_python if job["framework"] == "garden" else args.peer_python
             try:
-                runs[name] = Worker(job, stack, environment, args.peer_python).run_round
+                worker = Worker(job, stack, environment, job["framework"], python)
+                runs[name] = worker.run_round
             except InputError as error:
                 notes.append(f"{name} was left out: {str(error).splitlines()[-1]}")
         return alternate(runs, args.rounds), notes

@@ -1,8 +1,8 @@
-"""Hugging Face's ConvBERT in PyTorch as a worker of the benchmarks.
+"""Hugging Face's ConvBERT, or ELECTRA, in PyTorch as a worker of the benchmarks.
 
-transformers cannot pre-train a ConvBERT, so the ELECTRA step around its two networks is written
-here, as lean as possible: one uniform number per sampled token, logits of masked positions alone,
-no metrics, no loss scaling, and PyTorch's fused AdamW.
+transformers cannot pre-train them, so the step around the two networks is written here, as lean as
+possible: one uniform number per sampled token, logits of masked positions alone, no metrics, no
+loss scaling, and PyTorch's fused AdamW.
 """
 
 import itertools
@@ -13,7 +13,6 @@ import torch
 import transformers
 from torch import nn
 from torch.nn import functional
-from transformers import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
 
 from benchmarks.session import Session
 
@@ -37,10 +36,10 @@ class Electra(nn.Module):
     def __init__(self, job: dict):
         super().__init__()
         self.job = {name: job[name] for name in ("mask_prob", "max_predictions", "disc_weight")}
-        self.discriminator = ConvBertModel(ConvBertConfig(**job["network"]))
-        self.generator = ConvBertForMaskedLM(ConvBertConfig(**job["generator"]))
+        self.discriminator = make_network("AutoModel", job["network"])
+        self.generator = make_network("AutoModelForMaskedLM", job["generator"])
         embeddings = self.discriminator.embeddings
-        self.generator.convbert.embeddings = embeddings
+        self.generator.base_model.embeddings = embeddings
         self.generator.generator_lm_head.weight = embeddings.word_embeddings.weight
         hidden = self.discriminator.config.hidden_size
         self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 1))
@@ -50,7 +49,7 @@ class Electra(nn.Module):
         rest = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
         masked_ids, positions, weights = self.mask(input_ids, attention_mask)
         targets = input_ids.gather(1, positions)
-        hidden = self.generator.convbert(masked_ids, **rest).last_hidden_state
+        hidden = self.generator.base_model(masked_ids, **rest).last_hidden_state
         hidden = hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[2]))
         logits = self.generator.generator_lm_head(self.generator.generator_predictions(hidden))
         logits = logits.float()  # [B, P, V]
@@ -89,7 +88,8 @@ def train(session: Session) -> None:
     """Steps of pre-training, or of fine-tuning with Hugging Face's head for the task."""
     job = session.job
     is_pretraining = job["kind"] == "pretrain"
-    model = (Electra(job) if is_pretraining else make_model(job)).to(DEVICE).train()
+    make_model = Electra if is_pretraining else make_task_model
+    model = make_model(job).to(DEVICE).train()
     batches, parameters = load_batches(session, model), list(model.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
@@ -117,7 +117,7 @@ def train(session: Session) -> None:
 def infer(session: Session) -> None:
     """Forward passes of the encoder or of a model for a task; outputs end in the host's memory."""
     job = session.job
-    model = make_model(job).to(DEVICE, dtype_of(job["precision"])).eval()
+    model = make_task_model(job).to(DEVICE, dtype_of(job["precision"])).eval()
     batches = load_batches(session, model)
     compute = torch.compile(model) if job["compiled"] else model
 
@@ -130,9 +130,16 @@ def infer(session: Session) -> None:
     session.serve(run)
 
 
-def make_model(job: dict) -> nn.Module:
-    """The class of transformers that the job names, with random weights."""
-    return getattr(transformers, job["architecture"])(ConvBertConfig(**job["network"]))
+def make_task_model(job: dict) -> nn.Module:
+    """What the job names, with random weights."""
+    return make_network(job["architecture"], job["network"])
+
+
+def make_network(architecture: str, fields: dict) -> nn.Module:
+    """A class of transformers, or what an Auto class chooses, with random weights."""
+    config = transformers.AutoConfig.for_model(**fields)
+    kind = getattr(transformers, architecture)
+    return kind.from_config(config) if architecture.startswith("Auto") else kind(config)
 
 
 def load_batches(session: Session, model: nn.Module):

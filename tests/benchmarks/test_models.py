@@ -9,9 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import __main__, models, worker_keras
+from benchmarks import __main__, models, worker_garden, worker_keras
+from benchmarks.rounds import ROOT
+from common.errors import InputError
 from tests.support.corpora import write_records
 from tests.support.files import write
+
+ELECTRA = '{"conv_type": "noconv", "head_ratio": 1, "linear_groups": 1}'
+GARDEN = ROOT / ".venv-garden" / "bin" / "python"
 
 
 def parse(monkeypatch, *arguments):
@@ -131,16 +136,69 @@ def test_pretraining_on_records_without_peers(monkeypatch, tmp_path, capsys):
     assert "transformers was left out: No module named 'torch'" in capsys.readouterr().out
 
 
+def test_peers_of_another_network_and_precision(monkeypatch, tmp_path):
+    args = parse(monkeypatch, "pretrain", "--hparams", ELECTRA, "--length", 32)
+    ours = models.plan_pretraining(args, str(tmp_path))[models.OURS]
+    peers = {peer: models.peer_job(ours, job) for peer, (_, job) in models.PEERS.items()}
+    assert {job["network"]["model_type"] for job in peers.values()} == {"electra"}
+    assert {peer for peer, job in peers.items() if job["compiled"]} == {"torch-compiled"}
+    assert peers["torch-autocast"]["precision"] == "mixed_bfloat16"
+    assert "products" in peers["garden"] and "products" not in peers["torch-autocast"]
+    for hparams in ("{}", '{"conv_type": "noconv", "head_ratio": 1}'):  # tiny has two groups
+        args = parse(monkeypatch, "pretrain", "--hparams", hparams)
+        ours = models.plan_pretraining(args, str(tmp_path))[models.OURS]
+        with pytest.raises(InputError, match=r"--peers garden: .*linear_groups"):
+            models.peer_job(ours, models.PEERS["garden"][1])
+    args = parse(monkeypatch, "pretrain", "--hparams", '{"electra_objective": false}')
+    with pytest.raises(InputError, match=r"--hparams: .*two networks"):
+        models.plan_pretraining(args, str(tmp_path))
+
+
+def test_masks_for_the_model_garden():
+    batch = models.random_batches(3, 40, 500)[0]
+    batch["input_mask"] = batch["input_mask"] * (np.arange(40) < [[40], [20], [3]])
+    job = {"max_predictions": 6, "mask_prob": 0.15}
+    masked = worker_garden.mask(batch, job, np.random.default_rng(0))
+    positions, weights = masked["masked_lm_positions"], masked["masked_lm_weights"]
+    assert weights.sum(1).tolist() == [6, 3, 1] and (positions[weights == 0] == 0).all()
+    is_predicted = np.zeros((3, 40), bool)
+    np.put_along_axis(is_predicted, positions, True, 1)
+    is_predicted[:, 0] = False
+    assert is_predicted.sum(1).tolist() == [6, 3, 1]
+    assert (batch["input_mask"][is_predicted] == 1).all()
+    assert not np.isin(batch["input_ids"][is_predicted], (101, 102)).any()
+    changed = masked["input_word_ids"] != batch["input_ids"]
+    assert (masked["input_word_ids"][changed] == 103).all() and changed.sum() > 5
+    assert (is_predicted | ~changed).all()
+    originals = np.take_along_axis(batch["input_ids"], positions, 1) * (weights > 0)
+    assert (masked["masked_lm_ids"] == originals).all()
+
+
+@pytest.mark.skipif(not GARDEN.exists(), reason="needs what requirements-garden.txt lists")
+def test_next_to_the_model_garden(monkeypatch, tmp_path):
+    options = ("--length", 32, "--peers", "garden", "--garden-python", GARDEN)
+    rows = run(monkeypatch, tmp_path, "pretrain", *options, "--hparams", ELECTRA)["rows"]
+    ours, garden = rows["ours"], rows["Model Garden"]
+    assert abs(garden["first_loss"] - ours["first_loss"]) < 6
+    # It has embeddings of positions and segments and their LayerNorm twice, two poolers, and a
+    # classifier of two layers, which its step does not train.
+    more = (512 + 2 + 2) * 128 + (128 + 1) * 128 + 2 * (64 + 1) * 64 + (64 + 1) * 2
+    assert garden["parameters"] - ours["parameters"] == more
+
+
 @pytest.mark.peers
-@pytest.mark.parametrize("benchmark", ("pretrain", "infer", "finetune", "predict"))
+@pytest.mark.parametrize("benchmark", ("pretrain", "electra", "infer", "finetune", "predict"))
 def test_next_to_transformers(benchmark, monkeypatch, tmp_path):
     options = ["--length", 32, "--peers", "torch"]
+    if benchmark == "electra":
+        benchmark, options = "pretrain", [*options, "torch-autocast", "--hparams", ELECTRA]
     if benchmark in ("finetune", "predict"):
         write_task(tmp_path, "chunk")
         options += ["--task", "chunk", "--tasks-dir", tmp_path]
-    else:
+    elif "--hparams" not in options:
         options += ["--backend", "jax"]
     rows = run(monkeypatch, tmp_path, benchmark, *options)["rows"]
     assert rows["ours"]["parameters"] == rows["transformers"]["parameters"]
     if benchmark == "pretrain":
-        assert abs(rows["transformers"]["first_loss"] - rows["ours"]["first_loss"]) < 3
+        # It depends on the random weights: our six seeds at width 256 gave 44.4 to 49.1.
+        assert abs(rows["transformers"]["first_loss"] - rows["ours"]["first_loss"]) < 6

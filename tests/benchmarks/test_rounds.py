@@ -44,6 +44,7 @@ def test_a_worker_that_fails(tmp_path):
     python.chmod(0o755)
     with contextlib.ExitStack() as stack:
         with pytest.raises(InputError, match=r"exit code 3:\nNo module named 'torch'"):
-            rounds.Worker({}, stack, {}, str(python))
-        with pytest.raises(InputError, match=r"--peer-python: .*nowhere"):
-            rounds.Worker({}, stack, {}, str(tmp_path / "nowhere"))
+            rounds.Worker({}, stack, {}, "torch", str(python))
+        for framework, option in (("torch", "--peer-python"), ("garden", "--garden-python")):
+            with pytest.raises(InputError, match=rf"{option}: .*nowhere"):
+                rounds.Worker({}, stack, {}, framework, str(tmp_path / "nowhere"))
