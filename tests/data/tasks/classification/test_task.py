@@ -226,3 +226,21 @@ def test_predicted_scores():
 def test_answers_as_text(answer, text):
     assert decoding.answer_text(answer, "|") == text
     assert decoding.answer_text(0.000123456) == "0.000123456"
+
+
+def test_examples_in_words(tmp_path):
+    rows = {"x": "z,x", "y": "", "z": "x"}
+    write(tmp_path / "own" / "train.csv", HEAD + "".join(f'{k},"{v}"\n' for k, v in rows.items()))
+    examples = SEVERAL.load(str(tmp_path), "train")
+    assert SEVERAL.describe(examples) == [(("x",), "x,z"), (("y",), ""), (("z",), "x")]
+    assert SEVERAL.count_labels(examples) == {"x": 2, "y": 0, "z": 1, "(none)": 1}
+
+    write(tmp_path / "own" / "train.csv", HEAD + "a,-1\nb,2.5\nc,3\n")
+    examples = SCORES.load(str(tmp_path), "train")
+    assert SCORES.describe(examples)[1] == (("b",), "2.5")
+    counts = SCORES.count_labels(examples)
+    assert list(counts.values()) == [1, 0, 0, 0, 2] and list(counts)[-1] == "2.2 to 3"
+
+    write(tmp_path / "own" / "test.csv", "text\na\n")
+    examples = TASK.load(str(tmp_path), "test")
+    assert TASK.describe(examples) == [(("a",), None)] and not TASK.count_labels(examples)
