@@ -180,6 +180,8 @@ def _split_sections(split: str, review: Review) -> list[str]:
         section("scatter", "Right and predicted scores", _scatter(review.scores))
     marks = {piece.mark for m in review.mistakes for _, pieces in m.texts for piece in pieces}
     legend = [f'<mark class="{mark}">{MARKS[mark]}</mark>' for mark in MARKS if mark in marks]
+    if any(piece.note for m in review.mistakes for _, pieces in m.texts for piece in pieces):
+        legend.append("small: right tag → predicted tag")
     articles = map(_article, review.mistakes)
     section("mistakes", _mistakes_heading(review), f"<p>{' '.join(legend)}</p>", *articles)
     return parts

@@ -140,6 +140,7 @@ def test_entities():
         (50.0, 50.0, 50.0, 2, 1, 1),
     ]
     page = page_of(review)
+    assert "right tag → predicted tag" in page.texts["mistakes-dev"]
     assert "w3O → B-L" in page.texts["article"] and page.count("mark") == 3 + 2
 
 
