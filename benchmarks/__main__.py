@@ -1,5 +1,6 @@
 """Measures speed and memory next to other implementations, on the same machine in the same run.
 
+    python3 -m benchmarks smoke
     python3 -m benchmarks data --corpus openwebtext.tar --num-processes 2 --output data.json
     python3 -m benchmarks pretrain --peer-python .venv-peers/bin/python --output pretrain.json
     python3 -m benchmarks infer --peers torch torch-compiled --peer-python .venv-peers/bin/python
@@ -8,7 +9,8 @@
     python3 -m benchmarks export --model-dir M --task sst --tasks-dir D
     python3 -m benchmarks compile --target h100 --precision mixed_bfloat16 --by-kind
 
-All implementations alternate for several rounds on the same cores. The table shows medians. Only
+All implementations alternate for several rounds on the same cores. The table shows medians; `smoke`
+shows ratios next to those recorded for the same processor. Only
 `compile` measures nothing: it compiles the training step for a GPU, which need not be there.
 """
 
@@ -26,6 +28,7 @@ from common import errors
 from model.config import MODEL_SIZES, PRECISIONS
 
 BACKENDS = ("tensorflow", "jax")
+OF_MODELS = ("pretrain", "infer", "finetune", "predict")
 PEERS = ("torch", "torch-compiled")
 PRETRAINING_PEERS = (*PEERS, "torch-autocast", "garden")
 
@@ -33,7 +36,7 @@ PRETRAINING_PEERS = (*PEERS, "torch-autocast", "garden")
 def main():
     """Runs the benchmark that the first argument names."""
     args = parse_arguments()
-    module = args.benchmark if args.benchmark in ("data", "export", "compile") else "models"
+    module = "models" if args.benchmark in OF_MODELS else args.benchmark
     importlib.import_module(f"benchmarks.{module}").run(args)
 
 
@@ -81,6 +84,12 @@ def parse_arguments() -> argparse.Namespace:
         benchmark.add_argument("--output", help="JSON file for all measurements")
         if benchmark is not data:
             add_count(benchmark, "--threads", os.cpu_count(), "threads and cores to use")
+
+    smoke = add("smoke", "in a minute, whether a change costs speed on this kind of processor")
+    add_count(smoke, "--threads", os.cpu_count(), "threads and cores to use")
+    help = "a Python with torch and transformers"
+    smoke.add_argument("--peer-python", default=".venv-peers/bin/python", help=help)
+    smoke.add_argument("--record", action="store_true", help="record the ratios in smoke.json")
 
     compiler = add("compile", "what XLA makes of the training step for a GPU, without the GPU")
     compiler.add_argument("--target", required=True, choices=TARGETS, help="the GPU")

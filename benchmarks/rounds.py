@@ -21,6 +21,8 @@ from common.markdown import markdown_table
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "ours"
 PAUSE = 0.3  # seconds before each measurement: threads of the one before stop spinning
+MODEL_FIELDS = ("cpu family", "model", "stepping")  # of x86; next: of Arm
+MODEL_FIELDS += ("CPU implementer", "CPU variant", "CPU part", "CPU revision")
 INSTRUCTION_SETS = ("avx", "amx", "fma", "asimd", "sve", "bf16")  # how their names start
 COLUMNS = (  # field, title, divisor, format
     ("seconds", "s per {unit}", 1, ".4g"),
@@ -186,12 +188,13 @@ def report(
 
 
 def describe_machine() -> dict:
-    """The processor, its instruction sets, and the load."""
+    """The processor, its exact model, its instruction sets, and the load."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     fields = {key.strip(): text.split() for key, _, text in (line.partition(":") for line in lines)}
     flags = fields.get("flags") or fields.get("Features", [])
     return {
         "cpu": " ".join(fields.get("model name", [platform.machine()])),
+        "model": ", ".join(f"{f} {fields[f][0]}" for f in MODEL_FIELDS if fields.get(f)),
         "instruction_sets": " ".join(flag for flag in flags if flag.startswith(INSTRUCTION_SETS)),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
