@@ -48,3 +48,21 @@ class Predictor(keras.Model):
         if hasattr(self.predict_function, "_omit_frequent_tracing_warning"):
             self.predict_function._omit_frequent_tracing_warning = True
         return self.predict_function
+
+
+class TokenPredictor(keras.Model):
+    """A masked language model's head: vectors [1, M, H] → probabilities float32 [1, M, tokens].
+
+    It is compiled where a backend cannot compute without, once for each M.
+    """
+
+    def __init__(self, network: Any, num_tokens: int):
+        super().__init__()
+        self.network, self.num_tokens = network, num_tokens
+        self.built = True
+        compiles = backend.ALWAYS_COMPILES
+        self.compile(optimizer=None, jit_compile=compiles, run_eagerly=not compiles)
+
+    def call(self, hidden):
+        """The probabilities of the vocabulary's tokens; a table may have more rows."""
+        return keras.ops.softmax(self.network.predict_tokens(hidden)[..., : self.num_tokens])

@@ -49,6 +49,10 @@ class Pipeline:
         # [CLS], a token of each of two texts, and two [SEP].
         check_count("max_seq_length", max_seq_length, least=5)
         self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
+        self._compile()
+
+    def _compile(self):
+        """Makes the compiled functions, which nothing else of the pipeline refers to."""
         self._predictor = Predictor(self.network)
 
     @property
@@ -57,12 +61,13 @@ class Pipeline:
         return self.model
 
     def __getstate__(self):
-        """All but the compiled function, for `pickle` and `copy`."""
-        return {name: value for name, value in vars(self).items() if name != "_predictor"}
+        """All but the compiled functions, for `pickle` and `copy`."""
+        compiled = ("_predictor", "_token_predictor")
+        return {name: value for name, value in vars(self).items() if name not in compiled}
 
     def __setstate__(self, state):
         vars(self).update(state)
-        self._predictor = Predictor(self.network)
+        self._compile()
 
     @classmethod
     def from_pretrained(
@@ -138,10 +143,14 @@ class Pipeline:
                 "in this process, or start processes with the method `spawn`"
             )
         if self._predictor.state != adaptation.state(self.network.encoder()):
-            self._predictor = Predictor(self.network)  # quantized, or with low-rank updates
+            self._compile()  # quantized, or with low-rank updates
         # Where XLA compiles for each number of rows, a few texts do not fill a batch.
         batch_size = min(batch_size, 1 << (len(features) - 1).bit_length())
         return compute_outputs(self._predictor, features, batch_size)
+
+    def report_device(self) -> None:
+        """Prints a line about the device, the precision and XLA; see `devices.report`."""
+        devices.report(self.model.dtype_policy.name, self._predictor.jit_compile)
 
     def warn_of_cut(self, num_cut: int, num_texts: int, effect: str = " and have been cut") -> None:
         """Logs how many texts were too long, if any, and the effect."""

@@ -5,8 +5,6 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from tqdm import tqdm
-
 from common import console, files, hub
 from common.errors import InputError
 
@@ -87,14 +85,14 @@ def load_pipeline(name: str, directory: str, **options: Any) -> Any:
 
     import pipelines
     from data.tensorflow_setup import prepare_tensorflow
-    from model.backends import backend, devices
 
     prepare_tensorflow(keras.backend.backend() == "tensorflow")
-    devices.report("float32", backend.ALWAYS_COMPILES)
-    return getattr(pipelines, name).from_pretrained(directory, **options)
+    pipeline = getattr(pipelines, name).from_pretrained(directory, **options)
+    pipeline.report_device()
+    return pipeline
 
 
-def progress_bar(total: int, unit: str = "text", many: int = MANY) -> tqdm:
+def progress_bar(total: int, unit: str = "text", many: int = MANY) -> Any:
     """A progress bar on stderr, shown if there are more than `many` rows."""
     return console.progress_bar(total, unit=unit, disable=total <= many)
 

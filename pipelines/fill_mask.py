@@ -12,6 +12,7 @@ from common.fields import require
 from data.tasks.batching import Features
 from data.tasks.examples import parse_text
 from model import ConvBertForMaskedLM
+from model.predictor import TokenPredictor
 from pipelines.base import Answers, Pipeline, check_count, check_inputs, chunks
 
 MASK = "[MASK]"
@@ -47,6 +48,11 @@ class FillMask(Pipeline):
     @override
     def network(self):
         return self.model.convbert
+
+    @override
+    def _compile(self):
+        super()._compile()
+        self._token_predictor = TokenPredictor(self.model, self.tokenizer.vocab_size)
 
     @override
     @classmethod
@@ -139,11 +145,13 @@ class FillMask(Pipeline):
     def _best_tokens(self, hidden, top_k) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yields the likeliest tokens, and their probabilities, for each vector of `[M, H]`."""
         for begin in range(0, len(hidden), _MASKS_AT_ONCE):
-            logits = self.model.predict_tokens(hidden[None, begin : begin + _MASKS_AT_ONCE])
-            # A table may have more rows than there are tokens.
-            logits = logits[0, :, : self.tokenizer.vocab_size]
-            found = ops.top_k(ops.softmax(logits), top_k)
-            for probabilities, ids in zip(*map(ops.convert_to_numpy, found), strict=True):
+            part = hidden[begin : begin + _MASKS_AT_ONCE]
+            # Powers of two, where each number of masks is compiled for.
+            padding = (1 << (len(part) - 1).bit_length()) - len(part)
+            padded = np.pad(part, ((0, padding), (0, 0)))
+            found = ops.top_k(self._token_predictor.predict_on_batch(padded[None])[0], top_k)
+            best = (ops.convert_to_numpy(array)[: len(part)] for array in found)
+            for probabilities, ids in zip(*best, strict=True):
                 yield self.tokenizer.convert_ids_to_tokens(ids), probabilities
 
 

@@ -235,6 +235,8 @@ def verify_outputs(directory: str, model_class: type, path: str, tolerance: floa
     """
     import numpy as np
 
+    from model.backends import devices
+
     arrays = read_npz(path)
     inputs = {ours: arrays.pop(theirs) for theirs, ours in INPUTS.items() if theirs in arrays}
     if "input_ids" not in inputs:
@@ -251,6 +253,7 @@ def verify_outputs(directory: str, model_class: type, path: str, tolerance: floa
         axes = "[B, choices, T]" if model.input_rank == 3 else "[B, T]"
         found = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
         raise InputError(f"{path}: expected arrays {axes} with T up to {longest}, got {found}")
+    devices.report(model.dtype_policy.name, jit_compile=False)
     computed = outputs_of(model, inputs)
     compared = sorted(set(computed) & set(arrays))
     if not compared:

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from tests.support import finetuning
 from tests.support.finetuning import sentence, write_tsv
+from tests.support.random_models import VOCAB, rows_of, save, softmax
 
 # Fine-tunes, and prints which of the models' functions JAX has compiled in each trial.
 COUNT_COMPILATIONS = """
@@ -33,6 +34,26 @@ logging.getLogger("jax._src.interpreters.pxla").addHandler(Compilations())
 finetune.run_trial = counted
 finetune.main(sys.argv[1:])
 print(json.dumps(trials))
+"""
+
+# Fills masks, and prints what JAX has compiled beside top_k.
+FILL_MASKS = """
+import json, logging, re, sys
+import jax
+from pipelines import FillMask
+
+class Compilations(logging.Handler):
+    def emit(self, record):
+        found.extend(re.findall(r"Compiling (?:jit.)?(\\w+)", record.getMessage()))
+
+found, fill_mask = [], FillMask.from_pretrained(sys.argv[1])
+jax.config.update("jax_log_compiles", True)
+logging.getLogger("jax._src.interpreters.pxla").addHandler(Compilations())
+tokens = [
+    [[mask.tokens, mask.probabilities.tolist()] for mask in fill_mask.predict([text], top_k=2)[0]]
+    for text in json.loads(sys.argv[2])
+]
+print(json.dumps([tokens, found]))
 """
 
 
@@ -88,3 +109,21 @@ def test_micro_batches_equal_whole_ones(tmp_path):
     one, two = (safetensors.numpy.load_file(runs / name / path) for name in ("one", "two"))
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.peers
+def test_a_mask_head_is_compiled_as_a_whole(tmp_path):
+    texts = ["a [MASK] b [MASK] c [MASK]", "a [MASK] b [MASK] [MASK] [MASK]"]
+    model = save(tmp_path)
+    done = run(FILL_MASKS, [str(tmp_path), json.dumps(texts)])
+    filled, compiled = json.loads(done.stdout.splitlines()[-1])
+    for text, masks in zip(texts, filled, strict=True):
+        (ids,) = rows_of(text)
+        expected = softmax(model({"input_ids": ids}))[0][ids[0] == VOCAB.index("[MASK]")]
+        assert len(masks) == len(expected)
+        for (tokens, probabilities), row in zip(masks, expected, strict=True):
+            best = np.argsort(-row)[:2]
+            assert tokens == [VOCAB[i] for i in best]
+            np.testing.assert_allclose(probabilities, row[best], atol=1e-5)
+    # The encoder, the head for three masks and then for four, and the likeliest tokens.
+    assert compiled == ["predict_step", "predict_step", "top_k"]
