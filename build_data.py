@@ -1,7 +1,6 @@
 """Builds the pre-training records of a corpus: DATA_DIR/pretrain_tfrecords."""
 
 import argparse
-import os
 
 from common import errors
 from data.records.command_line import add_arguments, build
@@ -14,8 +13,7 @@ def main():
     parser.add_argument(
         "--num-processes",
         type=int,
-        default=os.cpu_count(),
-        help="processes that build shards (default: %(default)s)",
+        help="processes that build shards (default: one per CPU, fewer for a small corpus)",
     )
     args = parser.parse_args()
     build(args, args.num_processes)

@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 from absl import logging as absl_logging
-from tqdm import tqdm
 
 # One of these exists where the kernel has an NVIDIA driver.
 NVIDIA_DEVICES = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
@@ -106,6 +105,8 @@ class _Handler(logging.Handler):
     """Prints log lines as they are, above a progress bar if there is one."""
 
     def emit(self, record):
+        from tqdm import tqdm  # takes a while to import, which `--help` should not
+
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         tqdm.write(level + record.getMessage(), file=sys.stderr)
 
@@ -140,8 +141,10 @@ class _Lines:
         sys.stderr.flush()
 
 
-def progress_bar(total: int | None = None, desc: str = "", **options: Any) -> tqdm:
+def progress_bar(total: int | None = None, desc: str = "", **options: Any) -> Any:
     """A bar of tqdm's on a terminal; elsewhere a line every 30 seconds, and one at the end."""
+    from tqdm import tqdm
+
     if sys.stderr.isatty():
         return tqdm(total=total, desc=desc, mininterval=0.5, dynamic_ncols=True, **options)
     count = "{n_fmt}" if total is None else "{n_fmt} of {total_fmt}"

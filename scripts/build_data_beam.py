@@ -19,7 +19,6 @@ import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError
-from data.records.cluster import BeamWorkers, collect_notes
 from data.records.command_line import add_arguments, build
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +29,8 @@ def main():
     args = parse_arguments()
     if importlib.util.find_spec("apache_beam") is None:
         raise InputError(f"Apache Beam is missing: pip install -r {ROOT}/requirements-beam.txt")
+    from data.records.cluster import BeamWorkers, collect_notes
+
     for name in ("data_dir", "corpus", "vocab_file"):  # workers have other working directories
         if getattr(args, name):
             setattr(args, name, os.path.abspath(getattr(args, name)))

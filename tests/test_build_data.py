@@ -94,6 +94,20 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, build, caplog, caps
     assert contents(records) == built
 
 
+def test_a_small_corpus_is_built_by_few_processes(tmp_path, monkeypatch):
+    counts = []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(command_line, "BYTES_PER_PROCESS", 10)
+    monkeypatch.setattr("data.records.build.build_records", lambda *args: counts.append(args[3]))
+    for size, *options in ((9,), (10,), (999,), (9, "--num-processes", "2")):
+        (tmp_path / "t.txt").write_text("x" * size)
+        options += ["--data-dir", str(tmp_path), "--corpus", str(tmp_path / "t.txt")]
+        monkeypatch.setattr(sys, "argv", ["build_data.py", *options])
+        build_data.main()
+    assert counts == [1, 2, 3, 2]
+
+
 def run_and_kill(data_dir, victim, num_finished):
     """Kills the build after `num_finished` shards; returns its stderr."""
     progress = data_dir / "pretrain_tfrecords" / "build_progress.jsonl"

@@ -1,82 +1,26 @@
-"""A shard: the unit of work in building records, and the options that decide what it holds.
+"""A shard: the unit of work in building records.
 
 What `build_shard` writes depends only on the shard's index, its part of the corpus and the options;
 not on the process or the time, or on how many shards are built at once.
 """
 
-import dataclasses
 import itertools
 import os
 import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
-from common.fields import check_settings, setting
 from data.corpus.readers import Skipped, TextSource, read_documents
-from data.corpus.sources import Corpus
-from data.records.examples import (
-    MAX_TARGET_LENGTH,
-    MIN_TARGET_LENGTH,
-    SEGMENT_RULES,
-    ExampleBuilder,
-)
+from data.records.examples import ExampleBuilder
 from data.records.metadata import TOKENIZER_FIELDS, Shard
-from data.records.shard_io import RECORD_FORMATS, id_type, open_shard
+from data.records.options import BuildOptions
+from data.records.shard_io import id_type, open_shard
 
 TOKENIZER_BATCH_BYTES = 1 << 19
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """Everything that decides, with the corpus, what the shards hold."""
-
-    vocab_file: str
-    max_seq_length: int = setting(
-        128, "most tokens in an example", least=MIN_TARGET_LENGTH, most=MAX_TARGET_LENGTH
-    )
-    do_lower_case: bool = True
-    strip_accents: bool = True
-    segment_rule: str = setting(
-        "electra",
-        "how lines are divided between two segments; convbert: as in the ConvBERT release",
-        choices=SEGMENT_RULES,
-    )
-    carry_over: bool = True
-    """Whether text that does not fit into an example begins the next one; False: it is dropped."""
-    record_format: str = setting(
-        "compact",
-        "original: padded int64 lists, which the original ConvBERT and ELECTRA read",
-        choices=RECORD_FORMATS,
-    )
-    seed: int = setting(42, "seed of the examples' random choices", least=0)
-    num_out_files: int = setting(1000, "most shards to write", least=1)
-
-    __post_init__ = check_settings
-
-    def identity(self, corpus: Corpus) -> dict:
-        """Returns what two builds must have in common to give the same shards."""
-        options = dataclasses.asdict(self)
-        try:
-            vocabulary = Path(options.pop("vocab_file")).read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"cannot read the vocabulary {self.vocab_file}: {error.strerror}."
-            ) from error
-        files = "".join(f"{source.name}\t{source.size}\n" for source in corpus.sources)
-        return {
-            **options,
-            **corpus.relevant_options,
-            "vocab_file_sha256": sha256(vocabulary).hexdigest(),
-            "corpus": corpus.path.name,
-            # Names need not be UTF-8.
-            "corpus_files_sha256": sha256(files.encode(errors="surrogateescape")).hexdigest(),
-        }
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import logging
 
@@ -14,12 +15,15 @@ from common.fields import add_settings, chosen_settings
 from common.files import atomic_path
 from data.corpus.readers import ReadOptions
 from data.corpus.sources import find_corpus
-from data.records.build import build_records
-from data.records.build_shard import BuildOptions
-from data.records.metadata import METADATA_FILE, RecordsMetadata
+from data.records.options import BuildOptions
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_options
 
+if TYPE_CHECKING:
+    from data.records.metadata import RecordsMetadata
+
 BERT_VOCAB = Path(__file__).parents[1] / "vocab" / "bert_uncased.txt"
+# What one process builds while another starts: importing TensorFlow takes seconds.
+BYTES_PER_PROCESS = 1 << 22
 # A vocabulary made for the text leaves few words unknown (BERT's leaves 0.006 % of the tokens in
 # English web text); a vocabulary made for another script leaves nearly all.
 MAX_UNKNOWN_RATE = 0.01
@@ -83,11 +87,14 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
     )
 
 
-def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -> None:
+def build(args: argparse.Namespace, num_processes: int | None = None, make_workers=None) -> None:
     """Finds corpus and vocabulary, builds the records, and prints a summary; see `build_records`.
 
-    `args` are the options of `add_arguments`.
+    `args` are the options of `add_arguments`. By default there are as many processes as CPUs, but
+    fewer for a small corpus.
     """
+    from data.records.build import build_records
+
     logging.set_verbosity(logging.INFO)
     # The worker processes inherit this: tokenizing does not need a GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -108,6 +115,8 @@ def build(args: argparse.Namespace, num_processes: int = 1, make_workers=None) -
     count = len(corpus.sources)
     logging.info("corpus %s: %.1f MB, %d sources", corpus.path, corpus.size / 1e6, count)
     logging.info("vocabulary %s", vocab_file)
+    if num_processes is None:
+        num_processes = min(os.cpu_count() or 1, 1 + corpus.size // BYTES_PER_PROCESS)
     metadata = build_records(
         corpus, options, records_dir, num_processes, args.overwrite, make_workers
     )
@@ -187,8 +196,10 @@ def _config_to_copy(data_dir, vocab_file):
     return config
 
 
-def summary(metadata: RecordsMetadata) -> str:
+def summary(metadata: "RecordsMetadata") -> str:
     """Describes what was built in a few lines, and warns if the vocabulary does not fit."""
+    from data.records.metadata import METADATA_FILE
+
     total = metadata.total
     examples, tokens, text_tokens = map(total, ("examples", "tokens", "text_tokens"))
     double = total("two_segment_examples") / examples

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-SEGMENT_RULES = ("electra", "convbert")
-MIN_TARGET_LENGTH, MAX_TARGET_LENGTH = 5, (1 << 16) - 1  # compact records write it in 16 bits
+from data.records.options import MIN_TARGET_LENGTH
+
 SINGLE_SEGMENT_PROBABILITY = 0.1
 SHORT_EXAMPLE_PROBABILITY = 0.05
 UNLIMITED_LENGTH = 100_000  # the original's target length for "everything in the first segment"

@@ -17,9 +17,9 @@ from absl import logging
 from common.errors import InputError
 from common.files import read_json_object, write_text
 from data.corpus.readers import MAX_LISTED
+from data.records.options import RECORD_FORMATS
 from data.records.shard_io import (
     FEATURES,
-    RECORD_FORMATS,
     find_damage,
     gzip_hint,
     record_offsets,

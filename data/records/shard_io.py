@@ -21,7 +21,6 @@ import numpy as np
 from common.errors import InputError
 from common.files import atomic_path, write_errors_named
 
-RECORD_FORMATS = ("compact", "original")
 FEATURES = ("input_ids", "input_mask", "segment_ids")
 
 write_errors = functools.partial(

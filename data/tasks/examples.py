@@ -6,12 +6,14 @@ import itertools
 import json
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from typing_extensions import override
 
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # The target of a token that has no label, or a label that the model does not know.
 IGNORED = -100
@@ -52,7 +54,7 @@ class TextExamples(Examples):
 
     texts: list[str]
     text_pairs: list[str] | None
-    labels: np.ndarray | None
+    labels: "np.ndarray | None"
     score_range: tuple[float, float] | None = None
 
     def __len__(self) -> int:
@@ -64,12 +66,14 @@ class TextExamples(Examples):
         return sum(map(len, self.texts)) + sum(map(len, self.text_pairs or ()))
 
     @property
-    def targets(self) -> np.ndarray:
+    def targets(self) -> "np.ndarray":
         """Training targets of the model's logits.
 
         Int32 `[N]` label ids (zeros for a test file), float32 `[N, labels]` of ones and zeros, or
         float32 `[N, 1]` scores scaled from `score_range` to 0–1.
         """
+        import numpy as np  # `--help` of the scripts that only read texts does without
+
         if self.labels is None:
             return np.zeros(len(self), np.int32)
         if self.score_range is not None:

@@ -11,7 +11,6 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from common.errors import InputError
@@ -145,7 +144,7 @@ def has_late_quote(cell: str) -> bool:
     return cell[:1].isspace() and cell.lstrip().startswith('"')
 
 
-def write_predictions(path: str, answers: Iterable[str], logits: np.ndarray) -> None:
+def write_predictions(path: str, answers: Iterable[str], logits: Iterable[Iterable[float]]) -> None:
     """Writes a TSV file with one row per example: its index, its answer and its logits."""
     lines = ["index\tprediction\tlogits"]
     for index, (answer, row) in enumerate(zip(answers, logits, strict=True)):
