@@ -9,6 +9,7 @@ from typing import NamedTuple
 from common import console
 
 JAX_VERSION = "0.10.1"
+PACKAGES = ("nvidia-", "jax-cuda")  # with CUDA, cuDNN and JAX's code for them
 
 
 class Gpu(NamedTuple):
@@ -31,6 +32,12 @@ def installed() -> tuple[Gpu, ...]:
         return tuple(Gpu(name, float(mib) / 1024, *others) for name, mib, *others in rows)
     except (OSError, subprocess.SubprocessError, ValueError, TypeError):
         return ()
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of all installed packages for GPUs."""
+    packages = importlib.metadata.distributions()
+    return {each.name: each.version for each in packages if each.name.startswith(PACKAGES)}
 
 
 def install_command(backend: str, capability: str | None) -> str:

@@ -15,7 +15,6 @@ from common.errors import InputError
 
 FILE = "run.json"
 PACKAGES = ("tensorflow", "keras", "jax", "numpy", "safetensors", "tensorflow-text")
-GPU_PACKAGES = ("nvidia-", "jax-cuda")  # with CUDA, cuDNN and JAX's code for them
 
 
 def add_start(
@@ -70,10 +69,7 @@ def package_versions() -> dict[str, str]:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    for package in importlib.metadata.distributions():
-        if package.name.startswith(GPU_PACKAGES):
-            versions[package.name] = package.version
-    return versions
+    return versions | gpus.package_versions()
 
 
 def build_info() -> dict[str, str]:

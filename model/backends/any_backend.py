@@ -19,6 +19,11 @@ def default_jit_compile() -> bool:
     return True
 
 
+def forbids_xla() -> bool:
+    """Whether XLA cannot be used, because of how this process was set up."""
+    return False
+
+
 def default_num_devices(available: int) -> int:
     """How many of the `available` GPUs or TPUs a job uses by default."""
     return available
@@ -114,10 +119,9 @@ def connect_processes(seed: int) -> None:
 
 
 def keep_compilations(directory: str) -> None:
-    """Keeps compiled functions for further processes in a directory, where that is safe.
+    """Keeps compiled functions for further processes below a directory, where that is safe.
 
-    TensorFlow's cache is not used: nothing in its files' names tells GPUs, drivers or XLA's flags
-    apart.
+    Call it before the first computation, and before anything asks for the devices.
     """
 
 

@@ -65,9 +65,15 @@ def count_devices(requested: int | None) -> int:
 def uses_xla(jit_compile: bool | None) -> bool:
     """Whether XLA compiles a job's steps; `jit_compile` is the hyper-parameter, None its default.
 
-    With several devices on TensorFlow, it compiles what each of them computes alone.
+    With several devices on TensorFlow, it compiles what each of them computes alone. Raises an
+    `InputError` where XLA was asked for and Keras would turn it off.
     """
-    return backend.default_jit_compile() if jit_compile is None else jit_compile
+    if jit_compile is None:
+        return backend.default_jit_compile()
+    is_possible = not (jit_compile and backend.forbids_xla())
+    expected = "false or null with `deterministic` on TensorFlow, where XLA cannot repeat results"
+    require(is_possible, "jit_compile", expected, jit_compile)
+    return jit_compile
 
 
 def check_batch(name: str, batch_size: int, parts: dict[str, int]) -> None:

@@ -5,23 +5,34 @@
 
 import contextlib
 import functools
+import hashlib
+import os
 
 import keras
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
+from common import gpus
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
 
 ALWAYS_COMPILES = False  # a service must not wait for XLA, on a GPU neither
+KEPT_FOR = (
+    "GPU,XLA_GPU_JIT"  # TensorFlow's names for GPUs, in its two ways to run compiled functions
+)
 SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number works
 
 
 def default_jit_compile() -> bool:
-    """Enables XLA by default on GPUs, but not with op determinism, where Keras refuses it.
+    """Enables XLA by default on GPUs, but not where it is forbidden.
 
     On a CPU, TensorFlow's XLA was measured five to ten times slower than its kernels.
     """
-    return not is_op_determinism_enabled() and bool(keras.distribution.list_devices("gpu"))
+    return not forbids_xla() and bool(keras.distribution.list_devices("gpu"))
+
+
+def forbids_xla() -> bool:
+    """Whether results must repeat bit for bit: Keras then turns XLA off."""
+    return is_op_determinism_enabled()
 
 
 def default_num_devices(available: int) -> int:
@@ -61,6 +72,47 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, tf.errors.ResourceExhaustedError) or (
         isinstance(error, tf.errors.OpError) and "RESOURCE_EXHAUSTED" in str(error)
     )
+
+
+def keep_compilations(directory: str) -> None:
+    """Keeps what XLA compiles for the GPUs, if they are of one kind; see `_compilations_folder`.
+
+    TF_XLA_FLAGS of the user that name a cache, or a file of flags, stay as they are. TensorFlow
+    reads the variable when its devices are first asked for.
+
+    On CPUs nothing is kept: the code may use instructions that another machine lacks.
+    """
+    flags = os.environ.get("TF_XLA_FLAGS", "").strip()
+    kinds = {gpu._replace(memory_gib=0) for gpu in gpus.installed()}
+    is_taken = "tf_xla_persistent_cache_directory" in flags or not (flags + "--").startswith("--")
+    if len(kinds) != 1 or is_taken or "'" in directory:
+        return
+    folder = _compilations_folder(os.path.abspath(directory), *kinds)
+    try:  # an entry that cannot be written would end the job
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return
+    except OSError:
+        return
+    flags += f" --tf_xla_persistent_cache_directory='{folder}'"
+    os.environ["TF_XLA_FLAGS"] = f"{flags} --tf_xla_persistent_cache_device_types={KEPT_FOR}"
+
+
+def _compilations_folder(directory: str, gpu: gpus.Gpu) -> str:
+    """The folder for all that decides what is compiled, and is not in the names of its files.
+
+    Their names have a function's HLO, its arguments' shapes, and that it is for some GPU: see
+    `BuildSerializedCacheKey` in tensorflow/compiler/jit/device_executable_persistor.h. A file that
+    was made otherwise is loaded all the same, or is an error: see `CompileStrict` in
+    device_compiler.h. The code depends on the GPU, the driver and XLA's flags as well; the chosen
+    algorithms depend on the versions of cuBLAS and cuDNN, wherever they come from.
+    """
+    variables = ("XLA_FLAGS", "TF_XLA_FLAGS", "LD_LIBRARY_PATH")
+    parts = [tf.__version__, gpu.name, gpu.capability, gpu.driver]
+    parts += [os.environ.get(name, "") for name in variables]
+    parts += map(str, sorted(gpus.package_versions().items()))
+    digest = hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
+    return os.path.join(directory, f"tensorflow-{tf.__version__}-{digest[:16]}")
 
 
 def scope(num_devices: int) -> contextlib.AbstractContextManager:
