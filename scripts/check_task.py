@@ -11,6 +11,7 @@ are the same if they differ at most in case and spaces.
 
 import argparse
 import csv
+import functools
 import gzip
 import io
 from collections import Counter, defaultdict
@@ -179,8 +180,10 @@ def check_lengths(
 def group(rows: list[tuple], unordered: bool) -> dict[tuple, list]:
     """The labels of each example with the same texts, by those texts as they are compared."""
     groups = defaultdict(list)
+    # Many questions have the same context: one copy of it is enough.
+    normal = functools.cache(lambda text: " ".join(text.split()).casefold())
     for texts, label in rows:
-        key = tuple(" ".join(text.split()).casefold() for text in texts)
+        key = tuple(map(normal, texts))
         groups[tuple(sorted(key)) if unordered else key].append(label)
     return groups
 
