@@ -39,7 +39,7 @@ from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 from data.tasks.registry import get_task
 from jobs import report, results_table, trials
-from jobs.command_line import job_parser
+from jobs.command_line import job_parser, print_config
 from jobs.encoder import find_encoder, random_encoder
 from jobs.job_models import JobModels
 from jobs.prepare import check_batches, prepare_backend
@@ -51,6 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Checks everything, then fine-tunes on one task after the other."""
     args = parse_arguments(arguments)
     logging.set_verbosity(logging.INFO)
+    if args.print_config:
+        print_config(*job_configs(args))
+        return
     model_dir = trials.output_directory(args.data_dir, args.model_name, None)
     output_dir = trials.output_directory(args.data_dir, args.model_name, args.run_name)
 

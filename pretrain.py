@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
 from jobs import run_record, same_run
-from jobs.command_line import job_parser
+from jobs.command_line import job_parser, print_config
 from jobs.prepare import check_batches, prepare_backend
 from jobs.stop_signals import StopSignals
 from model.config import ConvBertConfig, load_hparams
@@ -28,6 +28,9 @@ from model.config import ConvBertConfig, load_hparams
 def main(arguments=None):
     """Checks the input, then trains, then evaluates."""
     args, config = parse_arguments(arguments)
+    if args.print_config:
+        print_config(config)
+        return
     with StopSignals() as stop, contextlib.ExitStack() as stack:
         # ---- input ---------------------------------------------------------------------------
         num_devices = prepare_backend(config, args.data_dir, connect=True)

@@ -1,6 +1,9 @@
 """The command line that pretrain.py and finetune.py have in common."""
 
 import argparse
+import dataclasses
+import json
+from typing import Any
 
 from common.fields import hyperparameter_table
 
@@ -17,7 +20,16 @@ def job_parser(description: str, config_class: type) -> argparse.ArgumentParser:
         "--model-name", type=_name, required=True, help="name of the directory in models/"
     )
     parser.add_argument("--hparams", default="{}", help="a JSON object, or a file with one")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the hyper-parameters as JSON, and end"
+    )
     return parser
+
+
+def print_config(*configs: Any) -> None:
+    """Prints all hyper-parameters of a job, such that `--hparams` takes them; a list of several."""
+    objects = [dataclasses.asdict(config) for config in configs]
+    print(json.dumps(objects if len(objects) > 1 else objects[0], indent=2))
 
 
 def _name(text):
