@@ -5,6 +5,7 @@ file of a task applies if the task is trained alone.
 """
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -52,6 +53,10 @@ class FinetuningConfig(Execution):
     predict_batch_size: int = setting(32, "examples in a batch of a test set", least=1)
     # [CLS], a token of each of two texts, and two [SEP].
     max_seq_length: int = setting(128, "most tokens in a sequence", least=5)
+    class_weights: str | dict[str, Any] | None = setting(
+        None, 'factors of the loss by label; "balanced": by how rare labels are; null: 1'
+    )
+    label_smoothing: float = setting(0.0, "share of a target for all labels", least=0, below=1)
     double_unordered: bool = setting(True, "train on both orders of symmetric pairs")
     max_query_length: int = setting(64, "most tokens of a question; the rest is cut", least=1)
     doc_stride: int = setting(128, "tokens between the starts of two context windows", least=1)
@@ -68,6 +73,12 @@ class FinetuningConfig(Execution):
         most = MAX_SEED - self.num_trials + 1
         expected = f"at most {most} with `num_trials` {self.num_trials}"
         require(self.seed <= most, "seed", expected, self.seed)
+        weights = self.class_weights
+        is_allowed = weights in (None, "balanced") or (
+            isinstance(weights, dict) and weights and all(map(_is_factor, weights.values()))
+        )
+        expected = '"balanced", or an object with factors of at least 0 by label'
+        require(is_allowed, "class_weights", expected, weights)
         for name in sorted(_SET_ELSEWHERE & self.model_hparam_overrides.keys()):
             expected = f"an object without `{name}`, which the task or another hyper-parameter sets"
             require(False, "model_hparam_overrides", expected, self.model_hparam_overrides)
@@ -84,3 +95,8 @@ class FinetuningConfig(Execution):
             except InputError as error:
                 raise InputError(f"{path}: {error}") from None
         return override(config, hparams | {"task_names": list(tasks)})
+
+
+def _is_factor(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < math.inf

@@ -37,6 +37,7 @@ from common.fields import override
 from common.lock import locked
 from configure_finetuning import FinetuningConfig
 from data.tasks import glue
+from data.tasks.class_weights import check_loss, class_weights
 from data.tasks.registry import get_task
 from jobs import report, results_table, trials
 from jobs.command_line import job_parser, print_config
@@ -124,6 +125,7 @@ def load_job(config: FinetuningConfig, data_dir: str, model_dir: str) -> Job:
     parts = []
     for name in config.task_names:
         task = get_task(name).complete(directory)
+        check_loss(task, config)
         train = task.load(directory, "train") if config.do_train else None
         dev = {"dev": task.load(directory, "dev")} if config.do_eval else {}
         if config.do_eval:
@@ -342,6 +344,11 @@ def train(models: JobModels, features, seed: int, title: str) -> None:
         pad_to_max=not config.mask_padding,
         few_shapes=models.few_shapes,
     )
+    for name, model in models.by_task.items():
+        model.label_smoothing = config.label_smoothing
+        if config.class_weights:
+            labels, targets = model.config.id2label, features[name].targets
+            model.class_weights = class_weights(labels, targets, config.class_weights)
     model = models.trainer(len(batches))
     with progress_bar(len(batches), title, unit="step") as bar:
         show = functools.partial(show_loss, bar, title, config.train_batch_size)

@@ -55,6 +55,8 @@ ONLY_TRAINING = {
     "train_batch_size",
     "double_unordered",
     "answerable_weight",
+    "class_weights",
+    "label_smoothing",
     "seed",
     "encoder",
     "training data",

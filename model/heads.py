@@ -39,6 +39,9 @@ class HeadModel(PretrainedModel):
     # tensor that only this kind has. The first is the default.
     kind_argument = ""
     kinds: Mapping[str, Any] = {}
+    # Of the losses of labels; set them before `compile`. See `TokenCrossEntropy`.
+    class_weights: tuple[float, ...] | None = None
+    label_smoothing = 0.0
 
     def __init__(self, config, convbert: ConvBertModel | None = None, **kwargs):
         super().__init__(config, **kwargs)
@@ -83,7 +86,13 @@ class HeadModel(PretrainedModel):
 
     def head_loss(self, reduction: str) -> keras.losses.Loss:
         """Returns the loss of a head with a single output: by default that of classes int [B]."""
+        if self.class_weights or self.label_smoothing:
+            return self.token_loss(reduction)
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+
+    def token_loss(self, reduction: str) -> keras.losses.Loss:
+        """Returns the cross-entropy with the head's `class_weights` and `label_smoothing`."""
+        return TokenCrossEntropy(self.class_weights, self.label_smoothing, reduction=reduction)
 
     def objective(self, reduction: str = "sum") -> dict[str, Any]:
         """Returns the arguments `loss` and `loss_weights` of `compile` that train the head.
@@ -196,7 +205,8 @@ class ConvBertForSequenceClassification(HeadModel):
         if kind == "regression" or (kind is None and self.config.num_labels == 1):
             return keras.losses.MeanSquaredError(reduction=reduction)
         if kind == "multi_label_classification":  # the mean over an example's labels
-            return keras.losses.BinaryCrossentropy(from_logits=True, reduction=reduction)
+            smoothing = {"label_smoothing": self.label_smoothing, "reduction": reduction}
+            return keras.losses.BinaryCrossentropy(from_logits=True, **smoothing)
         return super().head_loss(reduction)
 
     def get_config(self):
@@ -229,7 +239,7 @@ class ConvBertForTokenClassification(HeadModel):
 
     @override
     def head_loss(self, reduction):
-        return TokenCrossEntropy(reduction=reduction)
+        return self.token_loss(reduction)
 
 
 @keras.saving.register_keras_serializable(package="convbert")

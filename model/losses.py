@@ -1,5 +1,7 @@
 """Losses that Keras lacks: one number per example, some of whose targets may be missing."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 from typing_extensions import override
@@ -11,10 +13,29 @@ IGNORED = -100  # the target of a token without one, as in PyTorch
 class TokenCrossEntropy(keras.losses.Loss):
     """Cross-entropy of logits [B, T, C] with targets int [B, T], except those that are `IGNORED`.
 
+    Logits [B, C] with targets [B] are possible, too.
+
     With the reduction "sum", an example's loss is the sum over its tokens, and examples may have
     weights; otherwise the loss is the mean over all targets of the batch. (Keras's `ignore_class`
     does not support weights.)
+
+    Args:
+        class_weights: C factors of the loss, by a target's class; None is 1.
+        label_smoothing: a share of each target's probability that all classes divide equally.
+        **kwargs: of `keras.losses.Loss`.
     """
+
+    def __init__(
+        self, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.class_weights = class_weights
+        self.label_smoothing = label_smoothing
+
+    @override
+    def get_config(self):
+        names = ("class_weights", "label_smoothing")
+        return super().get_config() | {name: getattr(self, name) for name in names}
 
     def has_target(self, targets, logits):
         """Selects the targets that count: bool, of their shape."""
@@ -23,9 +44,13 @@ class TokenCrossEntropy(keras.losses.Loss):
     def call(self, targets, logits):
         """→ [B]."""
         counts = self.has_target(targets, logits)
-        losses = ops.sparse_categorical_crossentropy(
-            ops.cast(ops.where(counts, targets, 0), "int32"), logits, from_logits=True
-        )
+        classes = ops.cast(ops.where(counts, targets, 0), "int32")
+        losses = ops.sparse_categorical_crossentropy(classes, logits, from_logits=True)
+        if self.label_smoothing:
+            of_all = ops.logsumexp(logits, axis=-1) - ops.mean(logits, axis=-1)
+            losses += self.label_smoothing * (of_all - losses)
+        if self.class_weights is not None:
+            losses *= ops.take(ops.convert_to_tensor(self.class_weights, losses.dtype), classes)
         losses = ops.where(counts, losses, 0.0)
         if len(losses.shape) > 1:
             losses = ops.sum(losses, axis=-1)

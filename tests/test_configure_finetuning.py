@@ -70,6 +70,8 @@ IMPOSSIBLE = {
     "doc_stride": [0],
     "answerable_weight": [-1.0],
     "qa_na_threshold": [float("inf")],
+    "label_smoothing": [1.0, -0.1],
+    "class_weights": ["even", {}, {"1": -1}, {"1": "2"}, {"1": float("inf")}],
     "model_hparam_overrides": [[1], {"num_labels": 3}, {"beam_size": 3}],
 }
 

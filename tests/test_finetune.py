@@ -249,6 +249,17 @@ def test_loss_is_summed_over_the_batch(data_dir):
         assert loss == pytest.approx(expected, rel=1e-5)
 
 
+def test_weights_and_smoothing_of_labels_reach_the_loss(data_dir):
+    """With no weight for a label, it is never predicted; smoothing bounds the probabilities."""
+    hparams = {"class_weights": {"0": 0.0}, "label_smoothing": 0.2}
+    finetune.main([*arguments(data_dir, "cola", **hparams), "--run-name", "weights"])
+    run_dir = data_dir / "models" / "small_one" / "finetuning_runs" / "weights"
+    rows = read_predictions(run_dir, "cola_test_1")
+    assert {label for _, label, _ in rows} == {"1"}
+    probabilities = softmax(np.array([numbers.split() for _, _, numbers in rows], float))
+    assert np.abs(probabilities[:, 1] - 0.9).max() < 0.05
+
+
 def test_from_scratch_needs_no_model(data_dir):
     command = arguments(
         data_dir,

@@ -38,6 +38,11 @@ class Task(abc.ABC):
     predicts_dev: ClassVar[bool] = False  # whether to write predictions for dev splits, too
     file_hint: ClassVar[str] = ""  # ends the message about a missing file
 
+    @property
+    def loss_settings(self) -> tuple[str, ...]:
+        """The hyper-parameters of losses of labels that the task's loss can have."""
+        return ()
+
     def paths(self, directory: str, split: str) -> list[str]:
         """The paths where a split's file should be; `directory` holds the tasks' folders."""
         if split in self.files:

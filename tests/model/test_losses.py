@@ -38,6 +38,25 @@ def test_positions_outside_the_row_do_not_count():
     assert float(both) == pytest.approx(expected - LOG_PROBS[1, 0, 3], rel=1e-5)
 
 
+def test_classes_may_have_weights():
+    weights = [1.0, 2.0, 0.0, 4.0]
+    expected = -np.array([2 * LOG_PROBS[0, 0, 1] + 4 * LOG_PROBS[0, 2, 3], LOG_PROBS[1, 0, 0]])
+    total = TokenCrossEntropy(weights, reduction="sum")(TARGETS, LOGITS)
+    assert float(total) == pytest.approx(expected.sum(), rel=1e-5)
+    config = keras.losses.serialize(TokenCrossEntropy(weights, label_smoothing=0.1))["config"]
+    assert (config["class_weights"], config["label_smoothing"]) == (weights, 0.1)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_smoothed_labels(axes):
+    targets, logits = (TARGETS, LOGITS) if axes == 2 else (TARGETS[:, 0], LOGITS[:, 0])
+    one_hot = np.eye(4)[np.maximum(targets, 0)]
+    kerass = keras.losses.CategoricalCrossentropy(True, label_smoothing=0.2, reduction=None)
+    expected = (np.asarray(kerass(one_hot, logits)) * (targets >= 0)).sum()
+    found = TokenCrossEntropy(label_smoothing=0.2, reduction="sum")(targets, logits)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("loss", [TokenCrossEntropy, PositionCrossEntropy, BinaryCrossEntropy])
 def test_keras_can_save_them(loss):
     again = keras.losses.deserialize(keras.losses.serialize(loss(reduction="sum")))

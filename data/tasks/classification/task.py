@@ -101,6 +101,13 @@ class ClassificationTask(Task):
         return {KIND: {"reads_pairs": True}} if len(self.text_columns) == 2 else {}
 
     @property
+    @override
+    def loss_settings(self) -> tuple[str, ...]:
+        several = ("label_smoothing",)
+        single = ("class_weights", *several)
+        return {SINGLE_LABEL: single, MULTI_LABEL: several}.get(self.problem_type, ())
+
+    @property
     def is_regression(self) -> bool:
         """Whether the task predicts a score, not labels."""
         return self.problem_type == REGRESSION

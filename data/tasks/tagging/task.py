@@ -85,6 +85,11 @@ class TaggingTask(Task):
             self, labels=labels, file_scheme=scheme, num_columns=file.num_columns
         )
 
+    @property
+    @override
+    def loss_settings(self) -> tuple[str, ...]:
+        return ("class_weights", "label_smoothing")
+
     @override
     def read(self, path: str, split: str) -> SentenceExamples:
         examples = self._read(path, may_lack_tags=split in self.test_splits)
