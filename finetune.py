@@ -39,7 +39,7 @@ from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 from data.tasks.class_weights import check_loss, class_weights
 from data.tasks.registry import get_task
-from jobs import report, results_table, trials
+from jobs import model_card, report, results_table, trials
 from jobs.command_line import job_parser, print_config
 from jobs.encoder import find_encoder, random_encoder
 from jobs.job_models import JobModels
@@ -193,7 +193,8 @@ def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
     if not config.do_train:
         missing = [trial for trial in missing if os.path.isdir(job.trained_model(trial))]
     if not missing:
-        trials.write_results_as_text(job)  # a run may have ended between the two files
+        trials.write_results_as_text(job)  # a run may have ended between the files
+        model_card.write_finetuned(job)
         return
     trials.check_disk(job)  # before the features, which take a while, and before each trial
     features = {part.task.name: make_features(job, part) for part in job.parts}
@@ -203,6 +204,7 @@ def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
         trials.check_disk(job)
         own[trial] = run_trial(models, features, trial)
         trials.write_results(job, {trial: own[trial]})
+        model_card.write_finetuned(job)
         for name, result in own[trial].items():
             logging.info("%s", trials.result_line(name, result))
     logging.info("results: %s", job.results_path)
@@ -388,6 +390,8 @@ def save_models(job: Job, models: dict[str, Any], trial: int) -> None:
             folder = os.path.join(temporary, name) if job.is_joint else temporary
             model.save_pretrained(folder)
             job.encoder.tokenizer.save_pretrained(folder, job.config.max_seq_length)
+            part = name if job.is_joint else ""
+            model_card.keep_edited(os.path.join(directory, part), folder)
     for earlier, results in trials.kept_trials(job).items():
         # Only what a job like this one has written, and would not keep.
         keeps = [result.get("keep_all_models", True) for result in results.values()]

@@ -18,7 +18,7 @@ from common import console, errors, files, hub
 from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
-from jobs import run_record, same_run
+from jobs import model_card, run_record, same_run
 from jobs.command_line import job_parser, print_config
 from jobs.prepare import check_batches, prepare_backend
 from jobs.stop_signals import StopSignals
@@ -319,8 +319,10 @@ def save_checkpoint(run, model):
     ):
         for directory in model.save_pretrained(temporary):
             run.tokenizer.save_pretrained(directory)
-            name = os.path.basename(directory)
-            files.replace_directory(directory, os.path.join(run.directory, name))
+            target = os.path.join(run.directory, os.path.basename(directory))
+            model_card.keep_edited(target, directory)
+            model_card.write_pretrained(directory, run, step)
+            files.replace_directory(directory, target)
     return run.checkpoints.save(model, dataclasses.asdict(run.config), run.data())
 
 
@@ -398,6 +400,9 @@ def evaluate(run, model, stop):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
         append_line(os.path.join(run.directory, "train_log.jsonl"), line)
+        directories = [os.path.join(run.directory, name) for name in model.saved_models()]
+        for directory in filter(os.path.isdir, directories):
+            model_card.write_pretrained(directory, run, line["step"])
     logging.info("evaluation on %s: %s", records_dir, json.dumps(line))
 
 

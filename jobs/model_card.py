@@ -1,0 +1,391 @@
+"""README.md of a saved model: its card, which the Hugging Face hub shows as the model's page.
+
+Cards are written again as results come in, until somebody edits them. The last line of a card is a
+hidden comment with the hash of the text before it, so that an edited one is known.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from common import files
+from common.errors import InputError
+from common.markdown import markdown_table
+from jobs import results_table, run_record, trials
+
+FILE = "README.md"
+HUB_NAME = "OWNER/NAME"  # stands for the model's name on the hub until it has one
+_MARK = re.compile(r"\n<!-- generated, sha256 (\w{64}): [^\n]*-->\n\Z")
+_COMMENT = "this file is written again until it is edited"
+
+# By the class of the model: the task's name on the hub, transformers' class, and the pipeline here.
+KINDS = {
+    "ConvBertModel": ("feature-extraction", "AutoModel", "FeatureExtractor"),
+    "ConvBertForMaskedLM": ("fill-mask", "AutoModelForMaskedLM", "FillMask"),
+    "ConvBertForSequenceClassification": (
+        "text-classification",
+        "AutoModelForSequenceClassification",
+        "TextClassifier",
+    ),
+    "ConvBertForTokenClassification": (
+        "token-classification",
+        "AutoModelForTokenClassification",
+        "Tagger",
+    ),
+    "ConvBertForQuestionAnswering": (
+        "question-answering",
+        "AutoModelForQuestionAnswering",
+        "QuestionAnswerer",
+    ),
+    "ConvBertForMultipleChoice": (
+        "multiple-choice",
+        "AutoModelForMultipleChoice",
+        "MultipleChoice",
+    ),
+}
+# Tensors of heads that transformers' classes do not have; it would draw other heads at random.
+OWN_HEADS = {
+    "ConvBertForSequenceClassification": ("classifier.weight", 'head "linear"'),
+    "ConvBertForQuestionAnswering": ("qa_joint.start.weight", "joint head"),
+}
+# Hyper-parameters that may be paths of the machine: only the last part of an absolute one is shown.
+_PATHS = ("pretrain_tfrecords", "eval_tfrecords", "vocab_file", "init_checkpoint")
+LONGEST_SAMPLE = 500  # characters of a widget's text
+SAMPLE_TOKENS = 24
+
+
+def is_edited(path: str | os.PathLike) -> bool:
+    """Whether there is a card that people wrote or changed."""
+    if not os.path.exists(path):
+        return False
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        return is_edited_text(file.read())
+
+
+def is_edited_text(text: str) -> bool:
+    """Whether people wrote or changed the text of a card."""
+    mark = _MARK.search(text)
+    return not mark or mark[1] != _sha256(text[: mark.start()])
+
+
+def sign(text: str) -> str:
+    """A generated text, with the mark by which a change is known; an earlier mark is replaced."""
+    text = _MARK.sub("", text)
+    return f"{text}\n<!-- generated, sha256 {_sha256(text)}: {_COMMENT} -->\n"
+
+
+def _sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(directory: str | os.PathLike, text: str) -> None:
+    """Writes a card to a model's directory, unless the one that is there was edited."""
+    path = Path(directory, FILE)
+    text = sign(text)
+    if not is_edited(path) and not (path.exists() and path.read_text("utf-8") == text):
+        files.write_text(path, text)
+
+
+def keep_edited(old: str | os.PathLike, new: str | os.PathLike) -> None:
+    """Copies an edited card to the directory that will replace its own."""
+    path = os.path.join(old, FILE)
+    if is_edited(path):
+        shutil.copyfile(path, os.path.join(new, FILE))
+
+
+def write_pretrained(directory: str | os.PathLike, run: Any, step: int) -> None:
+    """Writes the card of a network that the pre-training run `run` saved after `step` updates.
+
+    `directory` may still be in a temporary place. What the card says is from the run's `run.json`,
+    the metadata of its records, and the scores of an evaluation after the same step.
+    """
+    with _failures_logged(directory):
+        _write_pretrained(directory, run, step)
+
+
+def _write_pretrained(directory, run, step):
+    start, metadata = _read_run(run.directory)
+    model = os.path.basename(os.path.abspath(run.directory))
+    hparams = start.get("hparams", {})
+    rtd = hparams.get("electra_objective", True)
+    role = os.path.basename(directory) if rtd else "encoder"
+    objective = "replaced-token detection, as ELECTRA" if rtd else "masked language modeling"
+    sections = [
+        f"# {model}: {role}\n\nA [ConvBERT](https://arxiv.org/abs/2008.02496) of size "
+        f"`{hparams.get('model_size')}`, pre-trained with {objective}.",
+        _loading(directory),
+        _pretraining(start, metadata, step),
+        _pretraining_scores(run.directory, step),
+        _hparams(hparams),
+    ]
+    fills_masks = _described(directory)[0] == "ConvBertForMaskedLM"
+    sample = {"text": masked_text(run.metadata, run.tokenizer)} if fills_masks else None
+    write(directory, _card(directory, sections, sample, []))
+
+
+def plain_card(directory: str | os.PathLike) -> str:
+    """A card for a model that no job wrote: what it is, and how to load it."""
+    title = f"# {HUB_NAME}\n\nA [ConvBERT](https://arxiv.org/abs/2008.02496)."
+    return sign(_card(directory, [title, _loading(directory)], None, []))
+
+
+def masked_text(metadata: Any, tokenizer: Any) -> str:
+    """The first words of the records, one of them hidden by [MASK]."""
+    from data.records.batches import evaluation_batches
+
+    (batch,) = evaluation_batches(metadata, 1, 1, pad_id=tokenizer.pad_id).as_numpy_iterator()
+    ids = batch["input_ids"][0][batch["segment_ids"][0] == 0]
+    words = tokenizer.decode(ids[:SAMPLE_TOKENS].tolist()).split()
+    if words:
+        words[len(words) // 2] = tokenizer.mask_token
+    return " ".join(words)
+
+
+def write_finetuned(job: trials.Job) -> None:
+    """Writes the cards of all models of a job that are kept, with the scores of all its trials."""
+    found = trials.kept_trials(job)
+    for part in job.parts:
+        results = {number: each[part.task.name] for number, each in found.items()}
+        directories = {trial: job.trained_model(trial, part.task) for trial in found}
+        for trial, directory in directories.items():
+            if os.path.isdir(directory):
+                with _failures_logged(directory):
+                    _write_trial(directory, job, part, results, trial)
+
+
+@contextlib.contextmanager
+def _failures_logged(directory):
+    """A card that cannot be made is a warning, since the model matters more."""
+    try:
+        yield
+    except files.WriteError:
+        raise
+    except Exception as error:
+        path = os.path.join(directory, FILE)
+        logging.warning("%s: not written: %s: %s", path, type(error).__name__, error)
+
+
+def _write_trial(directory, job, part, results, trial):
+    """The card of one trial's model; `results` are those of all trials."""
+    result, task = results[trial], part.task
+    settings = result.get("settings", {})
+    joint = f", trained jointly on {job.name.replace('+', ', ')}" if job.is_joint else ""
+    base = job.encoder.directory
+    start, metadata, step = {}, {}, None
+    if base is not None:
+        run_dir = os.path.dirname(base)
+        start, metadata = _read_run(run_dir)
+        step = _last_step(run_dir)
+    origin = "random weights" if base is None else "a pre-trained encoder"
+    rows = [["training file (SHA-256)", settings.get("training data")]]
+    rows += [["dev files (SHA-256)", value] for value in settings.get("dev data", ())]
+    rows += [["examples in the dev file", f"{result['num_examples']:,}"]]
+    rows += [["encoder (SHA-256)", settings.get("encoder")]]
+    names = {"seed", "encoder", "task", "training data", "dev data"}
+    sections = [
+        f"# {job.title}: {task.name}\n\nA [ConvBERT](https://arxiv.org/abs/2008.02496), fine-tuned "
+        f"from {origin} on the task {task.name}{joint}. It is trial {trial}, with seed "
+        f"{result['seed']}.",
+        _scores(results, trial),
+        _loading(directory),
+        "## Training data\n\n" + _facts(rows),
+        _pretraining(start, metadata, step) if start else "",
+        _hparams({k: v for k, v in settings.items() if k not in names}),
+    ]
+    _, kind, _ = _described(directory)
+    scores = [
+        {
+            "task_type": kind[0],
+            "dataset_type": task.name,
+            "dataset_name": task.name,
+            "dataset_split": "dev",
+            "metric_type": name,
+            "metric_value": value,
+        }
+        for name, value in result["metrics"].items()
+    ]
+    write(directory, _card(directory, sections, _sample(part), scores))
+
+
+def _card(directory, sections, sample, scores):
+    """A card's text: its metadata for the hub, then the sections that are not empty."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    _, kind, problem = _described(directory)
+    hub_task, _, _ = kind
+    results = [EvalResult(**score) for score in scores]
+    data = ModelCardData(
+        library_name=None if problem else "transformers",
+        pipeline_tag=hub_task,
+        tags=["convbert", "keras"],
+        model_name=HUB_NAME if results else None,
+        eval_results=results or None,
+        metrics=list(dict.fromkeys(score["metric_type"] for score in scores)) or None,
+        widget=[sample] if sample else None,
+    )
+    text = "\n\n".join(section.strip() for section in sections if section)
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+
+
+def _described(directory):
+    """A saved model's class, its row of `KINDS`, and why transformers cannot open it or None."""
+    from safetensors import safe_open
+
+    config = files.read_json_object(os.path.join(directory, "config.json"))
+    (architecture,) = config["architectures"]
+    problem = config.get("transformers_note")
+    tensor, head = OWN_HEADS.get(architecture, (None, None))
+    with safe_open(os.path.join(directory, "model.safetensors"), "numpy") as weights:
+        if tensor in weights.keys():  # noqa: SIM118 (not a dict)
+            problem = f"its class does not have the {head}"
+    return architecture, KINDS[architecture], problem
+
+
+def _loading(directory):
+    """How to open the model here, and in transformers where it can."""
+    architecture, (_, auto_class, pipeline), problem = _described(directory)
+    own = (
+        "```python\nfrom data import ConvBertTokenizer\n"
+        f"from model import {architecture}\nfrom pipelines import {pipeline}\n\n"
+        f'tokenizer = ConvBertTokenizer.from_pretrained("{HUB_NAME}")\n'
+        f'model = {architecture}.from_pretrained("{HUB_NAME}")\n'
+        f'pipeline = {pipeline}.from_pretrained("{HUB_NAME}")  # both, for texts\n```'
+    )
+    theirs = (
+        f"```python\nfrom transformers import AutoTokenizer, {auto_class}\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{HUB_NAME}")\n'
+        f'model = {auto_class}.from_pretrained("{HUB_NAME}")\n```'
+    )
+    if problem:
+        theirs = f"transformers cannot open this model: {problem}."
+    return f"## Load it\n\nIn transformers:\n\n{theirs}\n\nIn ConvBERT for Keras 3:\n\n{own}"
+
+
+def _scores(results: Mapping[int, Any], trial: int) -> str:
+    """The dev scores of all trials, and their mean; a star marks this model's."""
+    scored = {number: each for number, each in results.items() if each["metrics"]}
+    if not scored:
+        return ""
+    names = [
+        name
+        for name in next(iter(scored.values()))["metrics"]
+        if all(name in each["metrics"] for each in scored.values())
+    ]
+    rows: list[Sequence[object]] = [
+        [f"{number}{' *' * (number == trial)}", each["seed"]]
+        + [f"{each['metrics'][name]:.2f}" for name in names]
+        for number, each in scored.items()
+    ]
+    columns = [[each["metrics"][name] for each in scored.values()] for name in names]
+    summaries = [results_table.over_trials(values) for values in columns]
+    if len(scored) > 1:
+        for key in ("mean", "deviation", "median"):
+            rows.append([key, None, *(f"{each[key]:.2f}" for each in summaries)])
+    text = "## Scores on the dev set, in percent\n\n"
+    text += markdown_table(["trial", "seed", *names], rows)
+    return f"{text}\n\\* this model" if trial in scored else text
+
+
+def _read_run(run_dir):
+    """The last start in a run's record, and the metadata of its records if they are still there.
+
+    Both are {} where a model came without them.
+    """
+    try:
+        path = os.path.join(run_dir, run_record.FILE)
+        start = files.read_json_object(path, max_bytes=1 << 30)["starts"][-1]
+        path, known = start["records"]["metadata"], start["records"]["sha256"]
+    except (InputError, LookupError, TypeError):
+        return {}, {}
+    if not known or not os.path.isfile(path) or files.sha256_of(path) != known:
+        return start, {}
+    return start, files.read_json_object(path, max_bytes=1 << 30)
+
+
+def _last_step(run_dir):
+    """The step of a run's newest checkpoint, or None."""
+    from model.training.checkpoints import TrainingCheckpoints
+
+    steps = TrainingCheckpoints(os.path.join(run_dir, "checkpoints")).steps()
+    return steps[-1] if steps else None
+
+
+def _pretraining(start, metadata, step):
+    """What a network was pre-trained on, for how long, and with what."""
+    options, totals = metadata.get("options", {}), metadata.get("totals", {})
+    hparams, code = start.get("hparams", {}), start.get("code") or {}
+    steps = f"{step:,} of {hparams.get('num_train_steps', 0):,}" if step else None
+    length = hparams.get("max_seq_length") or metadata.get("max_seq_length")
+    gpus = [gpu["name"] for gpu in start.get("machine", {}).get("gpus", ())]
+    versions = start.get("versions", {})
+    rows = [
+        ["corpus", options.get("corpus")],
+        ["revision of the corpus", options.get("corpus_revision")],
+        ["names and sizes of its files (SHA-256)", options.get("corpus_files_sha256")],
+        *(
+            [name.replace("_", " "), f"{totals[name]:,}"]
+            for name in ("documents", "text_bytes")
+            if name in totals
+        ),
+        ["tokens in the records", f"{totals['tokens']:,}" if "tokens" in totals else None],
+        ["records' metadata.json (SHA-256)", start.get("records", {}).get("sha256")],
+        ["vocabulary (SHA-256)", metadata.get("vocab_sha256")],
+        ["tokens in the vocabulary", metadata.get("vocab_size")],
+        ["steps", steps],
+        ["batch size", hparams.get("train_batch_size")],
+        ["tokens in a sequence, at most", length],
+        ["backend", start.get("backend")],
+        ["Keras", versions.get("keras")],
+        ["GPUs", ", ".join(gpus)],
+        ["commit of the code", code.get("commit")],
+    ]
+    return "## Pre-training\n\n" + _facts(rows) if start else ""
+
+
+def _pretraining_scores(run_dir, step):
+    """The scores of the evaluation at the same step; "" if there was none."""
+    path = os.path.join(run_dir, "results", "pretrain_results.json")
+    scores = files.read_json_object(path) if os.path.exists(path) else {}
+    if scores.pop("step", None) != step:
+        return ""
+    rows = [[name, value] for name, value in scores.items() if name.startswith("eval_")]
+    return "## Evaluation\n\n" + markdown_table(["score", "value"], rows)
+
+
+def _facts(rows):
+    """A table of what is known."""
+    return markdown_table(["", ""], [row for row in rows if row[1] not in (None, "")], 2)
+
+
+def _hparams(hparams):
+    """All hyper-parameters, as `--hparams` takes them."""
+    if not hparams:
+        return ""
+    shown = {name: _public(value) if name in _PATHS else value for name, value in hparams.items()}
+    text = json.dumps(shown, indent=2, ensure_ascii=False)
+    return f"## Hyper-parameters\n\n```json\n{text}\n```"
+
+
+def _public(value):
+    """A path without the folders of the machine that it was used on."""
+    is_absolute = isinstance(value, str) and value.startswith(("/", "~"))
+    return os.path.basename(value.rstrip("/")) if is_absolute else value
+
+
+def _sample(part):
+    """The widget's example: the first of the dev set, or of the training set; None for choices."""
+    examples = part.dev.get("dev", part.train)
+    hub_task = KINDS[part.task.architecture][0]
+    if examples is None or hub_task == "multiple-choice":
+        return None
+    texts, _ = part.task.describe(examples)[0]
+    second = "context" if hub_task == "question-answering" else "text_pair"
+    return dict(zip(("text", second), (text[:LONGEST_SAMPLE] for text in texts), strict=False))
