@@ -1,12 +1,15 @@
-"""Models by name: a repository on the Hugging Face hub becomes a directory in the local cache.
+"""Models by name: a repository on the Hugging Face hub becomes a directory in the local cache, and
+a directory becomes a repository.
 
 The huggingface_hub package downloads, resumes and caches, and obeys its environment variables
 (`HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_TOKEN`). Only files that this project reads are
 downloaded, and only the best of several weight formats.
 """
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 
 from common.errors import InputError
 
@@ -126,3 +129,78 @@ def _download(name, revision, patterns, cache_dir, local_files_only):
                 "directory of a copy"
             )
     raise InputError(f"{name} {problem}")
+
+
+def find_card(name: str, public: bool) -> str | None:
+    """The README.md of a model on the hub; None if there is no such model, or it has none.
+
+    Raises:
+        InputError: the model exists and is public although `public` is false, the hub refuses, or
+            there is no connection.
+    """
+    from huggingface_hub import HfApi, errors
+
+    api = HfApi()
+    with _upload_errors(name):
+        try:
+            if not api.model_info(name).private and not public:
+                raise InputError(
+                    f"{name} exists on the hub and is public: everybody would see what is sent. "
+                    "Add --public if that is meant, or choose another name"
+                )
+            with open(api.hf_hub_download(name, "README.md"), encoding="utf-8", newline="") as file:
+                return file.read()
+        except (errors.RepositoryNotFoundError, errors.EntryNotFoundError):
+            return None
+
+
+def upload(directory: str | os.PathLike, name: str, card: str | None, public: bool) -> str:
+    """Sends all files of a directory to a model's repository on the hub, in a commit.
+
+    Args:
+        directory: of the files; links are followed.
+        name: "owner/model"; the repository is created if there is none.
+        card: the text of README.md, for the hub to check before anything is sent.
+        public: whether everybody may see a new repository.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InputError: the hub refuses the card, the name or the user, or there is no connection.
+    """
+    from huggingface_hub import HfApi, ModelCard
+
+    api = HfApi()
+    with _upload_errors(name):
+        if card is not None:
+            ModelCard(card).validate()
+        api.create_repo(name, private=not public, exist_ok=True)
+        message = "Upload a ConvBERT"
+        return api.upload_folder(
+            repo_id=name, folder_path=directory, commit_message=message
+        ).commit_url
+
+
+@contextlib.contextmanager
+def _upload_errors(name: str) -> Iterator[None]:
+    """Says what an error of the hub means for an upload."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+        return
+    except InputError:
+        raise
+    except errors.HFValidationError:
+        problem = "it is not a valid name on the hub, such as owner/model"
+    except errors.OfflineModeIsEnabled:
+        problem = "HF_HUB_OFFLINE is set"
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+        problem = f"{error.__cause__ or error}"
+        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            problem = (
+                "the hub does not allow it. Log in with `hf auth login`, or set HF_TOKEN, to a "
+                "token that may write to this owner's models"
+            )
+    raise InputError(f"cannot upload {name} to {constants.ENDPOINT}: {problem}")

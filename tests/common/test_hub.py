@@ -23,24 +23,12 @@ SMALL = {"config.json": b"{}", "vocab.txt": b"[PAD]\n", "README.md": b"text", "e
 WEIGHTS = dict.fromkeys(("model.safetensors", "pytorch_model.bin", "tf_model.h5"), b"1")
 
 
-def connect(monkeypatch, url):
-    """Points huggingface_hub, which reads the environment when it is imported, to a server."""
-    settings = {
-        "ENDPOINT": url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_OFFLINE": False,
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN": True,
-    }
-    for name, value in settings.items():
-        monkeypatch.setattr(constants, name, value)
-
-
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A hub with "owner/model"; the cache is `tmp_path / "cache"`."""
     with hub_server.serve() as server:
         server.files["owner/model"] = {"main": SMALL | WEIGHTS, "v1": SMALL | {"tf_model.h5": b"1"}}
-        connect(monkeypatch, server.url)
+        hub_server.connect(monkeypatch, server.url)
         monkeypatch.chdir(tmp_path)
         yield server
 
@@ -100,7 +88,7 @@ def test_without_a_connection_the_cache_is_used(server, monkeypatch):
     fails(r"owner/other \(main\) .* local cache", "owner/other", local_files_only=True)
     resolve(revision="v1", weights=False)
     fails(r"owner/model \(\w+\) .* local cache", revision="v1", local_files_only=True)
-    connect(monkeypatch, "http://127.0.0.1:9")
+    hub_server.connect(monkeypatch, "http://127.0.0.1:9")
     assert resolve() == directory
     fails(r"owner/other cannot be downloaded from http://127\.0\.0\.1:9: .*refused", "owner/other")
 

@@ -1,11 +1,14 @@
 """A local server that answers like the Hugging Face hub."""
 
+import base64
 import contextlib
 import hashlib
 import http.server
 import json
 import threading
 import urllib.parse
+
+from huggingface_hub import constants
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
@@ -15,7 +18,11 @@ class Hub(http.server.ThreadingHTTPServer):
 
     Attributes:
         files: name of a repository → branch or tag → path → content.
+        commits: branch or tag → hash; the same for all repositories.
         gated: names of repositories that need a license to be accepted.
+        private: names of repositories that need a token.
+        has_large_files: whether weights are sent to Git's large file storage.
+        large: SHA-256 → content of files in Git's large file storage that no commit has named yet.
         requests: (method, path, Range header or None) of all requests.
         cut_after: number of bytes after which the next download breaks off, or None.
     """
@@ -24,6 +31,8 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url, self.cut_after = f"http://127.0.0.1:{self.server_port}", None
         self.files, self.gated, self.requests = {}, set(), []
+        self.commits, self.private, self.large = dict(COMMITS), set(), {}
+        self.has_large_files = False
 
     def downloads(self):
         """The names of the files whose content was sent."""
@@ -41,21 +50,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self):
-        hub, path = self.server, urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-        hub.requests.append((self.command, path, self.headers.get("Range")))
+        hub, path = self.server, self.begin()
         parts = path.removeprefix("/api/models").strip("/").split("/")
         name, (verb, revision, *file) = "/".join(parts[:2]), (*parts[2:], "revision", "main")[:3]
-        branch = {commit: branch for branch, commit in COMMITS.items()}.get(revision, revision)
+        branch = {commit: branch for branch, commit in hub.commits.items()}.get(revision, revision)
         if name in hub.gated and verb == "resolve":
             return self.fail(403, "GatedRepo")
-        if name not in hub.files:
+        if name not in hub.files or (name in hub.private and not self.has_token()):
             return self.fail(404, "RepoNotFound")
         if branch not in hub.files[name]:
             return self.fail(404, "RevisionNotFound")
-        files, commit = hub.files[name][branch], COMMITS[branch]
+        files, commit = hub.files[name][branch], hub.commits[branch]
         if verb == "revision":
             siblings = [{"rfilename": path} for path in files]
-            return self.send({"id": name, "sha": commit, "siblings": siblings})
+            return self.send(
+                {"id": name, "sha": commit, "siblings": siblings, "private": name in hub.private}
+            )
         if verb == "tree":
             sizes = [{"path": path, "size": len(content)} for path, content in files.items()]
             return self.send([s | {"type": "file", "oid": etag(files[s["path"]])} for s in sizes])
@@ -63,8 +73,78 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.fail(404, "EntryNotFound")
         return self.send_file(files[file[0]], commit)
 
-    def send(self, value):
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def begin(self):
+        """Notes the request, and returns its path."""
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        self.server.requests.append((self.command, path, self.headers.get("Range")))
+        return path
+
+    def has_token(self):
+        return self.headers.get("Authorization", "").startswith("Bearer ")
+
+    def do_POST(self):
+        """What an upload asks for: a repository, how to send files, and a commit."""
+        hub, path, body = self.server, self.begin(), self.body()
+        if path == "/api/validate-yaml":
+            lines = json.loads(body)["content"].splitlines()
+            if "license: none" in lines:
+                return self.answer(400, b'"license" must be one of a list', {})
+            return self.send({"errors": [], "warnings": []})
+        if not self.has_token():
+            return self.fail(401, "")
+        if path == "/api/repos/create":
+            fields = json.loads(body)
+            name = f"{fields['organization']}/{fields['name']}"
+            if name in hub.files:
+                return self.send({"url": f"{hub.url}/{name}"}, 409)
+            hub.files[name] = {"main": {}}
+            if fields.get("visibility") == "private" or fields.get("private"):
+                hub.private.add(name)
+            return self.send({"url": f"{hub.url}/{name}"})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self.send(
+                {"objects": [self.large_file(each) for each in json.loads(body)["objects"]]}
+            )
+        name, verb = "/".join(path.split("/")[3:5]), path.split("/")[5]
+        if name not in hub.files:
+            return self.fail(404, "RepoNotFound")
+        if verb == "preupload":
+            modes = [self.upload_mode(name, each["path"]) for each in json.loads(body)["files"]]
+            return self.send({"files": modes})
+        return self.commit(name, [json.loads(line) for line in body.splitlines()])
+
+    def upload_mode(self, name, path):
+        mode = "lfs" if path.endswith(".safetensors") and self.server.has_large_files else "regular"
+        return {"path": path, "uploadMode": mode, "shouldIgnore": False}
+
+    def large_file(self, asked):
+        href = f"{self.server.url}/large/{asked['oid']}"
+        return asked | {"actions": {"upload": {"href": href}}}
+
+    def do_PUT(self):
+        oid, content = self.begin().split("/")[-1], self.body()
+        assert oid == hashlib.sha256(content).hexdigest()
+        self.server.large[oid] = content
+        self.send({})
+
+    def commit(self, name, lines):
+        hub, files = self.server, self.server.files[name]["main"]
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = hub.large.pop(value["oid"])
+        known = repr({path: etag(content) for path, content in files.items()})
+        hub.commits["main"] = hashlib.sha1(known.encode()).hexdigest()
+        url = f"{hub.url}/{name}/commit/{hub.commits['main']}"
+        self.send({"commitUrl": url, "commitOid": hub.commits["main"]})
+
+    def body(self):
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def send(self, value, status=200):
+        self.answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def send_file(self, content, commit):
         status, start = 200, 0
@@ -95,6 +175,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def etag(content):
     """Git's hash of a file, which the hub uses."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def connect(monkeypatch, url):
+    """Points huggingface_hub, which reads the environment when it is imported, to a server."""
+    settings = {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": True,
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
 
 
 @contextlib.contextmanager
