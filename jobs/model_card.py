@@ -24,6 +24,7 @@ from jobs import results_table, run_record, trials
 FILE = "README.md"
 HUB_NAME = "OWNER/NAME"  # stands for the model's name on the hub until it has one
 _MARK = re.compile(r"\n<!-- generated, sha256 (\w{64}): [^\n]*-->\n\Z")
+_HUB_DATASET = re.compile(r"^hf://datasets/([^/]+/[^/]+)")
 _COMMENT = "this file is written again until it is edited"
 
 # By the class of the model: the task's name on the hub, transformers' class, and the pipeline here.
@@ -128,7 +129,8 @@ def _write_pretrained(directory, run, step):
     ]
     fills_masks = _described(directory)[0] == "ConvBertForMaskedLM"
     sample = {"text": masked_text(run.metadata, run.tokenizer)} if fills_masks else None
-    write(directory, _card(directory, sections, sample, []))
+    corpus = metadata.get("options", {}).get("corpus", "")
+    write(directory, _card(directory, sections, sample, [], _HUB_DATASET.findall(corpus)))
 
 
 def plain_card(directory: str | os.PathLike) -> str:
@@ -215,7 +217,7 @@ def _write_trial(directory, job, part, results, trial):
     write(directory, _card(directory, sections, _sample(part), scores))
 
 
-def _card(directory, sections, sample, scores):
+def _card(directory, sections, sample, scores, datasets=()):
     """A card's text: its metadata for the hub, then the sections that are not empty."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -228,6 +230,7 @@ def _card(directory, sections, sample, scores):
         tags=["convbert", "keras"],
         model_name=HUB_NAME if results else None,
         eval_results=results or None,
+        datasets=datasets or None,
         metrics=list(dict.fromkeys(score["metric_type"] for score in scores)) or None,
         widget=[sample] if sample else None,
     )

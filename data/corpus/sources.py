@@ -1,7 +1,8 @@
 """Finds a corpus and lists its sources. Nothing is unpacked to disk.
 
-A corpus is a file, a directory (including its subdirectories) or a glob pattern. The ending of a
-file's name, in any case, gives its type, unless `ReadOptions.corpus_format` does:
+A corpus is a file, a directory (including its subdirectories) or a glob pattern. Any of them can be
+in a data set on the Hugging Face hub, which is downloaded: see `common.hub_datasets`. The ending of
+a file's name, in any case, gives its type, unless `ReadOptions.corpus_format` does:
 - `*.tar`: contains `*.xz` archives, like OpenWebText's single tar and the many tars of its public
   copy. On its own, a `*.tar.xz` can contain them too.
 - any other `*.xz`: one of those archives, a tar.xz with one .txt file per document.
@@ -28,6 +29,7 @@ from pathlib import Path
 
 from absl import logging
 
+from common import hub_datasets
 from common.errors import InputError
 from data.corpus.files import UTF16_MARKS, DamagedError, StrictTarInfo, read_errors
 from data.corpus.lines import MAX_LINE_BYTES, is_blank
@@ -55,6 +57,8 @@ class Corpus:
     is_stream: bool
     """A compressed tar: its members can only be read in order, with `stream`."""
     read_options: ReadOptions = field(default_factory=ReadOptions)
+    origin: dict[str, str] = field(default_factory=dict)
+    """`corpus` and `corpus_revision`, the address and the commit, if it is from the hub."""
 
     @property
     def size(self) -> int:
@@ -94,8 +98,9 @@ def find_corpus(
 ) -> Corpus:
     """Finds a corpus and lists it. Of archives, only the first and the last bytes are checked.
 
-    `path` is a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`. By default, the
-    corpus is OpenWebText in the data directory.
+    `path` is a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`, also in a data set on
+    the hub: `hf://datasets/OWNER/NAME/*.parquet`. By default, the corpus is OpenWebText in the data
+    directory.
 
     Raises:
         InputError: there is no corpus or no text in it, a file or directory cannot be read, an
@@ -106,22 +111,47 @@ def find_corpus(
     with read_errors(path or data_dir):
         if path is not None and not os.fspath(path):
             raise InputError("--corpus is empty")
-        path = _default_path(data_dir) if path is None else Path(path)
+        origin, files = {}, None
+        if path is None:
+            path = _default_path(data_dir)
+        elif hub_datasets.is_address(path):
+            path, files, origin = _fetch(os.fspath(path), options)
+        path = Path(path)
         is_file = path.is_file()
         kind, _ = _kind_of(path.name, options)
         if is_file and kind in (None, "tar", "archive"):
             sources, is_stream = _list_single_tar(path, kind, options)
         else:
-            files = [(path, path.name)] if is_file else _find_files(path, options)
+            files = files or ([(path, path.name)] if is_file else _find_files(path, options))
             sources = [source for file in files for source in _list_file(*file, options)]
             is_stream = False
-    corpus = Corpus(path, sources, is_stream, options)
+    corpus = Corpus(path, sources, is_stream, options, origin)
     if not corpus.size:
         raise InputError(f"no text: every file of the corpus {path} is empty.")
     needing = [s.name for s in sources if s.kind == "parquet" or s.compression == ".zst"]
     if needing and importlib.util.find_spec("pyarrow") is None:
         raise InputError(f"{needing[0]}: reading it needs pyarrow: pip install pyarrow")
     return corpus
+
+
+def _fetch(
+    address: str, options: ReadOptions
+) -> tuple[str, list[tuple[Path, str]], dict[str, str]]:
+    """Downloads the files at an address of the hub that can be read.
+
+    Returns:
+        The file, or the directory of several; the files, each with its name; and `Corpus.origin`.
+    """
+    found = hub_datasets.fetch(address, lambda name: _kind_of(name, options)[0] is not None)
+    others = _listing(Counter(_ending(Path(name)) for name in found.others))
+    if not found.names:
+        problem = f"has only {others}" if found.others else "does not match any file"
+        raise InputError(f"no corpus: {address} {problem}; expected {_KINDS}. {_OTHER_NAMES}.")
+    if found.others:
+        logging.warning("%s: passed over %s. %s", address, others, _OTHER_NAMES)
+    files = [(Path(found.directory, name), name) for name in found.names]
+    path = files[0][0] if len(files) == 1 else found.directory
+    return str(path), files, {"corpus": found.address, "corpus_revision": found.commit}
 
 
 def _default_path(data_dir: str | os.PathLike) -> Path:

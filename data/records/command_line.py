@@ -66,9 +66,10 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     flag = functools.partial(parser.add_argument, action="store_true")
     parser.add_argument(
         "--corpus",
-        help="a file, a directory or a quoted glob pattern: OpenWebText's .tar, .tar.xz or .xz "
-        "archives; .txt or .jsonl, plain or with .bz2, .gz, .xz or .zst; .parquet (default: "
-        "openwebtext.tar, openwebtext.tar.xz, openwebtext/ or subsets/ in the data directory)",
+        help="a file, a directory or a quoted glob pattern, here or on the Hugging Face hub "
+        "(hf://datasets/OWNER/NAME/PATH): OpenWebText's .tar, .tar.xz or .xz archives; .txt or "
+        ".jsonl, plain or with .bz2, .gz, .xz or .zst; .parquet (default: openwebtext.tar, "
+        "openwebtext.tar.xz, openwebtext/ or subsets/ in the data directory)",
     )
     add_settings(parser, ReadOptions)
     flag(
@@ -113,7 +114,8 @@ def build(args: argparse.Namespace, num_processes: int | None = None, make_worke
     corpus = find_corpus(data_dir, args.corpus, read_options(args))
     records_dir = data_dir / "pretrain_tfrecords"
     count = len(corpus.sources)
-    logging.info("corpus %s: %.1f MB, %d sources", corpus.path, corpus.size / 1e6, count)
+    name = corpus.origin.get("corpus", corpus.path)
+    logging.info("corpus %s: %.1f MB, %d sources", name, corpus.size / 1e6, count)
     logging.info("vocabulary %s", vocab_file)
     if num_processes is None:
         num_processes = min(os.cpu_count() or 1, 1 + corpus.size // BYTES_PER_PROCESS)

@@ -56,6 +56,7 @@ class BuildOptions:
             **corpus.relevant_options,
             "vocab_file_sha256": sha256(vocabulary).hexdigest(),
             "corpus": corpus.path.name,
+            **corpus.origin,
             # Names need not be UTF-8.
             "corpus_files_sha256": sha256(files.encode(errors="surrogateescape")).hexdigest(),
         }

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from absl import logging
 
+from common import hub_datasets
 from common.errors import InputError
 from data.tasks.examples import Examples
 from data.tasks.review import Review
@@ -21,7 +22,7 @@ class Task(abc.ABC):
     Args:
         name: also the name of the task's folder.
         metrics: names of the scores. Summaries show the first.
-        files: paths by split, of files that are not in the task's folder.
+        files: paths by split, of files that are not in the task's folder; or addresses on the hub.
         test_splits: the splits to write predictions for.
         more_dev_splits: the optional splits to score besides "dev".
     """
@@ -46,7 +47,8 @@ class Task(abc.ABC):
     def paths(self, directory: str, split: str) -> list[str]:
         """The paths where a split's file should be; `directory` holds the tasks' folders."""
         if split in self.files:
-            return [self.files[split]]
+            path = self.files[split]
+            return [hub_datasets.fetch_file(path) if hub_datasets.is_address(path) else path]
         return [os.path.join(directory, self.name, split + ending) for ending in self.endings]
 
     def complete(self, directory: str) -> "Task":

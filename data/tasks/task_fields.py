@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common import hub_datasets
 from common.fields import FieldTable, check_fields, require
 from data.tasks.labels import label_name
 from data.tasks.tables import Column
@@ -71,7 +72,10 @@ def read_fields(
     folder, file_name = os.path.split(os.path.abspath(path))
     values = {"name": os.path.splitext(file_name)[0]} | fields
     check_fields(path, values, _COMMON | table, required)
-    files = {split: os.path.join(folder, name) for split, name in values.get("files", {}).items()}
+    files = {
+        split: name if hub_datasets.is_address(name) else os.path.join(folder, name)
+        for split, name in values.get("files", {}).items()
+    }
     test_splits = tuple(split for split in files if split not in ("train", "dev")) or ("test",)
     return values, {"name": values["name"], "files": files, "test_splits": test_splits}
 

@@ -56,6 +56,11 @@ def hparams(card):
 def test_pretrained(tmp_path):
     data_dir = pretraining.build_data_dir(tmp_path / "data")
     records = str(data_dir / "pretrain_tfrecords")
+    metadata_file = data_dir / "pretrain_tfrecords" / "metadata.json"
+    metadata = json.loads(metadata_file.read_text())
+    address = "hf://datasets/me/texts/*.parquet"
+    metadata["options"] |= {"corpus": address, "corpus_revision": "c0ffee"}
+    metadata_file.write_text(json.dumps(metadata))
     options = {"num_train_steps": 3, "do_eval": True, "num_eval_steps": 1, "eval_batch_size": 2}
     run = pretraining.run(data_dir, **options, pretrain_tfrecords=records)
     cards = {
@@ -70,14 +75,13 @@ def test_pretrained(tmp_path):
     (sample,) = data.widget
     assert sample["text"].split().count("[MASK]") == 1 and len(sample["text"].split()) > 3
 
-    metadata = json.loads((data_dir / "pretrain_tfrecords" / "metadata.json").read_text())
     scores = json.loads((run / "results" / "pretrain_results.json").read_text())
     for card in cards.values():
         found = facts(card)
-        assert found["corpus"] == "openwebtext.tar" and found["steps"] == "3 of 3"
+        assert card.data.datasets == ["me/texts"] and found["corpus"] == address
+        assert found["revision of the corpus"] == "c0ffee" and found["steps"] == "3 of 3"
         assert found["vocabulary (SHA-256)"] == metadata["vocab_sha256"]
         assert found["documents"] == str(metadata["totals"]["documents"])
-        metadata_file = data_dir / "pretrain_tfrecords" / "metadata.json"
         assert found["records' metadata.json (SHA-256)"] == files.sha256_of(metadata_file)
         assert found["eval_loss"] == str(scores["eval_loss"])
         assert hparams(card)["train_batch_size"] == 4

@@ -7,6 +7,7 @@ import http.server
 import json
 import threading
 import urllib.parse
+from pathlib import PurePosixPath
 
 from huggingface_hub import constants
 
@@ -17,7 +18,8 @@ class Hub(http.server.ThreadingHTTPServer):
     """The server.
 
     Attributes:
-        files: name of a repository → branch or tag → path → content.
+        files: name of a repository → branch or tag → path → content. The names of data sets begin
+            with "datasets/".
         commits: branch or tag → hash; the same for all repositories.
         gated: names of repositories that need a license to be accepted.
         private: names of repositories that need a token.
@@ -51,9 +53,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         hub, path = self.server, self.begin()
-        parts = path.removeprefix("/api/models").strip("/").split("/")
-        name, (verb, revision, *file) = "/".join(parts[:2]), (*parts[2:], "revision", "main")[:3]
-        branch = {commit: branch for branch, commit in hub.commits.items()}.get(revision, revision)
+        name, (verb, revision, *file) = split(path)
+        branch = self.branch(revision)
         if name in hub.gated and verb == "resolve":
             return self.fail(403, "GatedRepo")
         if name not in hub.files or (name in hub.private and not self.has_token()):
@@ -67,11 +68,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 {"id": name, "sha": commit, "siblings": siblings, "private": name in hub.private}
             )
         if verb == "tree":
-            sizes = [{"path": path, "size": len(content)} for path, content in files.items()]
-            return self.send([s | {"type": "file", "oid": etag(files[s["path"]])} for s in sizes])
+            return self.send_tree(files, *file)
         if file[0] not in files:
             return self.fail(404, "EntryNotFound")
         return self.send_file(files[file[0]], commit)
+
+    def branch(self, revision):
+        """The branch or tag that a name or a hash stands for."""
+        names = {commit: branch for branch, commit in self.server.commits.items()}
+        return names.get(revision, revision)
+
+    def send_tree(self, files, folder=""):
+        """The files and folders in a folder; with "recursive", those below it, too."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        prefix = f"{folder}/" if folder else ""
+        below = [path for path in files if path.startswith(prefix)]
+        found = describe(files, below)
+        if query.get("recursive") != ["true"]:
+            found = [e for e in found if "/" not in e["path"].removeprefix(prefix)]
+        return self.send(found) if below else self.fail(404, "EntryNotFound")
 
     def begin(self):
         """Notes the request, and returns its path."""
@@ -90,6 +105,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if "license: none" in lines:
                 return self.answer(400, b'"license" must be one of a list', {})
             return self.send({"errors": [], "warnings": []})
+        name, (verb, revision, *_) = split(path)
+        if verb == "paths-info":
+            files, form = (
+                hub.files[name][self.branch(revision)],
+                urllib.parse.parse_qs(body.decode()),
+            )
+            return self.send([e for e in describe(files, files) if e["path"] in form["paths"]])
         if not self.has_token():
             return self.fail(401, "")
         if path == "/api/repos/create":
@@ -105,7 +127,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send(
                 {"objects": [self.large_file(each) for each in json.loads(body)["objects"]]}
             )
-        name, verb = "/".join(path.split("/")[3:5]), path.split("/")[5]
         if name not in hub.files:
             return self.fail(404, "RepoNotFound")
         if verb == "preupload":
@@ -170,6 +191,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body, self.server.cut_after, self.close_connection = body[:cut_after], None, True
         with contextlib.suppress(ConnectionError):
             self.wfile.write(body)
+
+
+def split(path):
+    """The repository that a path is about, and what is asked: a verb, a revision and a file.
+
+    The names of data sets begin with "datasets/".
+    """
+    parts = path.removeprefix("/api").removeprefix("/models").strip("/").split("/")
+    count = 3 if parts[0] == "datasets" else 2
+    asked = parts[count:] or ["revision"]
+    if len(asked) == 1:
+        asked += ["main"]
+    return "/".join(parts[:count]), asked[:2] + ["/".join(asked[2:])] * (len(asked) > 2)
+
+
+def describe(files, paths):
+    """Files and the folders that they are in, as the hub lists them."""
+    folders = {str(above) for path in paths for above in PurePosixPath(path).parents} - {"."}
+    found = [{"type": "directory", "path": path, "oid": etag(b""), "size": 0} for path in folders]
+    for path in paths:
+        oid, size = etag(files[path]), len(files[path])
+        found.append({"type": "file", "path": path, "size": size, "oid": oid})
+    return sorted(found, key=lambda entry: entry["path"])
 
 
 def etag(content):

@@ -1,0 +1,128 @@
+"""Files of data sets on the Hugging Face hub, by addresses such as hf://datasets/OWNER/NAME/PATH.
+
+PATH is a file, a folder or a pattern, and may be missing; `@REVISION` may follow NAME. The files
+are downloaded into huggingface_hub's cache once, and are then read like any others.
+"""
+
+import contextlib
+import functools
+import glob
+import os
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from common.errors import InputError
+
+SCHEME = "hf://"
+_PREFIX = f"{SCHEME}datasets/"
+
+
+class Dataset(NamedTuple):
+    """Downloaded files of a data set.
+
+    Args:
+        directory: where they are, under their names in the data set.
+        names: of the files that were wanted, in order.
+        others: names of the files that match the address and were not wanted.
+        address: without a revision.
+        commit: the hash of the revision that was read.
+    """
+
+    directory: str
+    names: list[str]
+    others: list[str]
+    address: str
+    commit: str
+
+
+def is_address(path: str | os.PathLike) -> bool:
+    """Whether a path is an address on the hub, not one of a local file."""
+    return os.fspath(path).startswith(SCHEME)
+
+
+def fetch(address: str, is_wanted: Callable[[str], bool] = lambda name: True) -> Dataset:
+    """Downloads the files at an address, unless they are in the cache.
+
+    Raises:
+        InputError: not the address of a data set, no such data set, revision or file, no access, or
+            no connection.
+    """
+    from huggingface_hub import HfApi, HfFileSystem, snapshot_download
+
+    if not address.startswith(_PREFIX):
+        raise InputError(f"{address}: expected {_PREFIX}OWNER/NAME/PATH")
+    with _errors_explained(address):
+        system = HfFileSystem()
+        place = system.resolve_path(address)
+        commit = HfApi().dataset_info(place.repo_id, revision=place.revision).sha
+        root = f"datasets/{place.repo_id}@{commit}"
+        found = _matches(system, os.path.join(root, place.path_in_repo).rstrip("/"))
+        names = sorted(name.removeprefix(f"{root}/") for name in found)
+        wanted = [name for name in names if is_wanted(name)]
+        directory = (
+            snapshot_download(
+                place.repo_id,
+                repo_type="dataset",
+                revision=commit,
+                allow_patterns=[glob.escape(name) for name in wanted],
+            )
+            if wanted
+            else ""
+        )
+    others = [name for name in names if name not in set(wanted)]
+    return Dataset(directory, wanted, others, _without_revision(place), commit)
+
+
+@functools.cache
+def fetch_file(address: str) -> str:
+    """The local path of the one file at an address; see `fetch`."""
+    found = fetch(address)
+    if len(found.names) != 1:
+        count = f"{len(found.names):,} files" if found.names else "no file"
+        raise InputError(f"{address}: expected one file, found {count}")
+    return os.path.join(found.directory, found.names[0])
+
+
+def _without_revision(place):
+    return os.path.join(f"{_PREFIX}{place.repo_id}", place.path_in_repo).rstrip("/")
+
+
+def _matches(system, path):
+    """The paths of all files at a path, or else of what matches it as a pattern."""
+    if system.isfile(path):
+        return [path]
+    if system.isdir(path):
+        return system.find(path)
+    found = system.glob(path, detail=True)
+    return {
+        file
+        for name, info in found.items()
+        for file in ([name] if info["type"] == "file" else system.find(name))
+    }
+
+
+@contextlib.contextmanager
+def _errors_explained(address: str) -> Iterator[None]:
+    """Says what an error of the hub means for a data set."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+        return
+    except errors.GatedRepoError:
+        problem = (
+            "it is gated. Request access on its page on the hub, then log in with "
+            "`hf auth login`, or set HF_TOKEN"
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, FileNotFoundError):
+        problem = (
+            f"no such data set or revision on {constants.ENDPOINT}. For a private one, log in with "
+            "`hf auth login` or set HF_TOKEN"
+        )
+    except (errors.HTTPError, OSError) as error:
+        problem = f"{error.__cause__ or error}. Check the connection, or pass the path of a copy"
+    except ValueError as error:  # what huggingface_hub says of an impossible name
+        problem = f"{error}".rstrip(". ") + f". Expected {_PREFIX}OWNER/NAME/PATH"
+    if constants.is_offline_mode():
+        problem = "HF_HUB_OFFLINE is set. Unset it, or pass the path of a copy"
+    raise InputError(f"cannot read {address}: {problem}")
