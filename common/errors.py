@@ -23,8 +23,9 @@ def run(main: Callable[[], None]) -> None:
     operating system, such as a file that may not be read. Any other exception keeps its traceback,
     after everything that TensorFlow printed.
     """
-    from common import console
+    from common import console, lean_imports
 
+    lean_imports.install()
     console.filter_stderr()
     console.log_plainly()
     console.print_anything()

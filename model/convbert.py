@@ -1,6 +1,7 @@
 """The encoder, and what all models share: inputs, loading, saving, adapting."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 
@@ -16,7 +17,7 @@ from model.config import ConvBertConfig, as_config
 from model.layers import fused
 from model.layers.base import MASK_BIAS
 from model.layers.embeddings import Embeddings
-from model.layers.encoder import NUM_DROPOUTS, EncoderLayer
+from model.layers.encoder import NUM_DROPOUTS, EncoderLayer, SharedTrace
 from model.weights import pretrained
 
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
@@ -303,11 +304,6 @@ class PretrainedModel(TrainableModel):
         return super().get_compile_config()
 
 
-def _again_for_gradients(layer, masks):
-    """A layer's outputs as a function that keeps its inputs alone for the backward pass."""
-    return keras.remat(lambda hidden: layer(hidden, **masks)[0])
-
-
 def read_inputs(inputs: dict) -> tuple:
     """Returns `input_ids`, and `input_mask` and `segment_ids` or None: int32 [B, T] each.
 
@@ -365,6 +361,7 @@ class ConvBertModel(PretrainedModel):
             EncoderLayer(config, name=f"layer_{i}", dtype=policy)
             for i in range(config.num_hidden_layers)
         ]
+        self._call_layer = SharedTrace(self.encoder_layers[0])
         self.remat = False  # whether layers are computed again for their gradients
         # One draw for all dropouts of a step: they may be computed again in the backward pass.
         self.dropout_random = keras.random.SeedGenerator(name="dropout_random")
@@ -417,10 +414,10 @@ class ConvBertModel(PretrainedModel):
         for i, layer in enumerate(self.encoder_layers):
             if training:
                 masks["seed"] = fused.seed_of(seed, 1 + NUM_DROPOUTS * i)
-            if self.remat and training:
-                hidden = _again_for_gradients(layer, dict(masks))(hidden)
-                continue
-            hidden, inside = layer(hidden, **masks)
+            call = functools.partial(self._call_layer, layer, masks=dict(masks), keep=keep)
+            if self.remat and training:  # the backward pass keeps the inputs alone
+                call = keras.remat(call)
+            hidden, inside = call(hidden)
             if keep:
                 for name, value in (inside | {"layers": hidden}).items():
                     seen.setdefault(name, []).append(value)

@@ -144,6 +144,19 @@ def in_graph(*arrays, static_shapes: bool = False) -> bool:
     return False
 
 
+def is_tracing(array) -> bool:
+    """Whether a graph is being made, of which `array` is a part."""
+    return False
+
+
+def traced_once(function):
+    """Makes all calls of a function in graphs, for arrays of the same shapes, share one trace.
+
+    Arguments and results are nested arrays. Whatever else the function depends on must not change.
+    """
+    return function
+
+
 COMPILES_STEPS = False  # whether XLA compiles every step that is trained
 
 

@@ -120,6 +120,16 @@ def train_step_in_parts(model, state: tuple, data) -> tuple:
     return logs, (trainable, others, optimizer_values, metric_values)
 
 
+def is_tracing(array) -> bool:
+    """Whether a graph is being made, of which `array` is a part."""
+    return isinstance(array, jax.core.Tracer)
+
+
+def traced_once(function):
+    """Makes all calls of a function in graphs, for arrays of the same shapes, share one trace."""
+    return jax.jit(function)
+
+
 def custom_gradient(function, *arguments, constants=()):
     """Calls a function that returns its value and the function for its gradients.
 

@@ -222,6 +222,25 @@ def compiled(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def is_tracing(array) -> bool:
+    """Whether a graph is being made."""
+    return not tf.executing_eagerly()
+
+
+def traced_once(function):
+    """Makes all calls of a function in graphs, for arrays of the same shapes, share one trace.
+
+    The calls are not replaced by what they do, so it is rewritten and made executable only once,
+    too.
+    """
+    shared = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+    def call(*arguments):  # Variables would have a trace each.
+        return shared(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
+
+    return call
+
+
 def custom_gradient(function, *arguments, constants=()):
     """Calls a function that returns its value and the function for its gradients.
 

@@ -1,14 +1,52 @@
-"""A layer of the encoder."""
+"""A layer of the encoder, and how all of them share one trace."""
+
+import functools
 
 import keras
 from keras import ops
 
+from model.backends import backend
 from model.layers import fused
 from model.layers.attention import MixedAttention
 from model.layers.base import ConfiguredLayer, biased_activation
 from model.layers.dense import split_bias, to_tensor
 
 NUM_DROPOUTS = 3  # of a layer, each with its own seed
+
+
+class SharedTrace:
+    """Calls layers of one configuration; in a graph, they share the traces of the first one.
+
+    TensorFlow takes half a second to trace a layer and its gradient.
+    """
+
+    def __init__(self, first: "EncoderLayer"):
+        self._first = first
+        self._traced = {}
+
+    def __call__(self, layer: "EncoderLayer", hidden, masks: dict, keep: bool = False):
+        """What `layer(hidden, **masks)` returns; without `keep`, the second result is empty."""
+        if not backend.is_tracing(hidden):
+            hidden, seen = layer(hidden, **masks)
+            return hidden, seen if keep else {}
+        variables = layer.variables
+        key = (keep, fused.context(), *(variable.trainable for variable in variables))
+        if key not in self._traced:
+            self._traced[key] = backend.traced_once(functools.partial(self._call_first, keep))
+        return self._traced[key]([variable.value for variable in variables], hidden, masks)
+
+    def _call_first(self, keep, values, hidden, masks):
+        """The first layer's result with the values of another one's variables."""
+        variables = self._first.variables
+        # A shared trace computes the gradients of all arguments, unless it takes them as constants.
+        values = [
+            value if variable.trainable else ops.stop_gradient(value)
+            for variable, value in zip(variables, values, strict=True)
+        ]
+        masks = {name: ops.stop_gradient(mask) for name, mask in masks.items()}
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            hidden, seen = self._first(hidden, **masks)
+        return hidden, seen if keep else {}
 
 
 @keras.saving.register_keras_serializable(package="convbert")

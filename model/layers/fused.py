@@ -51,6 +51,11 @@ def whole_step(is_compiled: bool) -> Iterator[None]:
         _whole_step = before
 
 
+def context() -> tuple[bool, ...]:
+    """What the functions of this module depend on besides their arguments."""
+    return _for_export, _without_loops, _whole_step
+
+
 def map_rows(function, arrays, count: int):
     """Applies `function` to each of `count` arrays in sequence: [count, …] → [count, …]."""
     if _without_loops:

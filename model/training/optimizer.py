@@ -158,11 +158,12 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         groups = {}
         for i, variable in enumerate(variables):
             key = (self.learning_rate_scale(variable), variable.name in NO_DECAY)
-            alike = groups.setdefault(key, [[]])
-            if alike[-1] and sum(_size(variables[j]) for j in [*alike[-1], i]) > GROUP_SIZE:
-                alike.append([])
-            alike[-1].append(i)
-        return [group for alike in groups.values() for group in alike]
+            alike = groups.setdefault(key, [])
+            if not alike or alike[-1][1] + _size(variable) > GROUP_SIZE:
+                alike.append([[], 0])
+            alike[-1][0].append(i)
+            alike[-1][1] += _size(variable)
+        return [group for alike in groups.values() for group, _ in alike]
 
     def _variables_by_group(self) -> list[list]:
         return [[self._trainable_variables[i] for i in group] for group in self.groups]
@@ -273,7 +274,7 @@ def _joined(group, values: dict):
     """Joins a group's arrays, given by the variables' `id`, to one vector; None counts as zeros."""
     return ops.concatenate(
         [
-            ops.reshape(ops.convert_to_tensor(values[id(variable)], dtype="float32"), (-1,))
+            _reshaped(ops.convert_to_tensor(values[id(variable)], dtype="float32"), (-1,))
             if values.get(id(variable)) is not None
             else ops.zeros((_size(variable),), dtype="float32")
             for variable in group
@@ -285,7 +286,7 @@ def _split(vector, group) -> list:
     """Inverts `_joined`: returns each variable's part, in its shape."""
     ends = list(itertools.accumulate(map(_size, group)))[:-1]
     parts = ops.split(vector, ends) if ends else [vector]
-    return [ops.reshape(part, v.shape) for part, v in zip(parts, group, strict=True)]
+    return [_reshaped(part, v.shape) for part, v in zip(parts, group, strict=True)]
 
 
 def _gathered(vector, group) -> list:
@@ -294,6 +295,11 @@ def _gathered(vector, group) -> list:
     indices = [ops.arange(begin, begin + _size(v)) for begin, v in zip(begins, group, strict=False)]
     parts = [ops.take(vector, each) for each in indices]
     return [ops.reshape(part, v.shape) for part, v in zip(parts, group, strict=True)]
+
+
+def _reshaped(array, shape):
+    """As `ops.reshape`; vectors, which most variables are, stay as they are."""
+    return array if len(array.shape) == len(shape) == 1 else ops.reshape(array, shape)
 
 
 def _size(variable) -> int:
