@@ -28,6 +28,8 @@ def check(found, expected):
         }
         assert np.abs(theirs["changes"]).max() > 1e-3
         assert differences.pop("changes") < of_changes, job
+        if job["precision"] != "float32":  # it counts pairs: one that changes places is a jump
+            assert differences.pop("rtd_auc") < 2e-2, (job, differences)
         assert max(differences.values()) < of_metrics, (job, differences)
 
 
