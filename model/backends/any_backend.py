@@ -135,8 +135,8 @@ def any_process(flag: bool) -> bool:
     return flag
 
 
-def in_graph(*arrays, static_shapes: bool = False) -> bool:
-    """Whether these are float32 arrays of a TensorFlow graph that is being traced.
+def in_graph(*arrays, dtypes=("float32", "bfloat16"), static_shapes: bool = False) -> bool:
+    """Whether these are arrays, of these dtypes, of a TensorFlow graph that is being traced.
 
     Only where this is true may `model.layers.fused` call the further functions of
     `tensorflow_backend`. `static_shapes` also requires that all shapes are known.

@@ -206,11 +206,11 @@ def train_step_in_parts(model, data):
     return model.finish_step(prepared, outputs)
 
 
-def in_graph(*arrays, static_shapes: bool = False) -> bool:
-    """Whether these are float32 arrays of a graph that is being traced."""
+def in_graph(*arrays, dtypes=("float32", "bfloat16"), static_shapes: bool = False) -> bool:
+    """Whether these are arrays, of these dtypes, of a graph that is being traced."""
     return not tf.executing_eagerly() and all(
         tf.is_tensor(array)
-        and array.dtype == tf.float32
+        and tf.as_dtype(array.dtype).name in dtypes
         and (array.shape.is_fully_defined() or not static_shapes)
         for array in arrays
     )
@@ -256,8 +256,14 @@ def custom_gradient(function, *arguments, constants=()):
 
 
 def bias_gradient(gradient) -> tf.Tensor:
-    """Sums over all but the last axis: […, C] → [C]."""
-    return tf.raw_ops.BiasAddGrad(out_backprop=gradient)
+    """Sums over all but the last axis: […, C] → [C].
+
+    For bfloat16 by a product, which adds in float32; TensorFlow's own operation does not.
+    """
+    if gradient.dtype != tf.bfloat16:
+        return tf.raw_ops.BiasAddGrad(out_backprop=gradient)
+    rows = tf.reshape(gradient, (-1, gradient.shape[-1]))
+    return tf.matmul(tf.ones((1, tf.shape(rows)[0]), rows.dtype), rows)[0]
 
 
 def random_bits(shape, seed) -> tf.Tensor:

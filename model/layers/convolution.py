@@ -14,8 +14,9 @@ from model.layers import fused
 
 def depthwise_convolution(inputs, kernel):
     """Convolves each channel with its own kernel: [B, T, C] and [K, C, 1] → [B, T, C]."""
-    if not fused.is_whole():
-        return ops.depthwise_conv(inputs, kernel, padding="same")
+    if not fused.is_whole():  # TensorFlow's gradient is slow in half precision
+        outputs = ops.depthwise_conv(_wide(inputs), _wide(kernel), padding="same")
+        return ops.cast(outputs, inputs.dtype)
 
     def apply(inputs, kernel):
         taps = kernel.shape[0]

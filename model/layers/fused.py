@@ -6,9 +6,10 @@ ways:
 - XLA compiles the whole step (on JAX, and on GPUs): the operations are left to it, and only their
   gradients are written here. They keep the inputs alone, where automatic ones keep every
   intermediate result. In half precision, sums are in float32.
-- TensorFlow runs a graph on a CPU, in float32 and of known shapes: each chain is compiled by
-  itself. TensorFlow would otherwise read and write whole arrays for every operation, which takes as
-  long as the matrix products. Those, and random numbers, XLA would compute far more slowly there.
+- TensorFlow runs a graph on a CPU, in float32 or bfloat16 and of known shapes: each chain is
+  compiled by itself. TensorFlow would otherwise read and write whole arrays for every operation,
+  which takes as long as the matrix products. Those, and random numbers, XLA would compute far more
+  slowly there.
 - Otherwise, such as in eager mode: Keras's operations. (For unknown shapes, XLA would compile again
   for every new one.)
 """
@@ -149,29 +150,46 @@ def _sum(x, bias):
 def layer_norm(x, gamma, beta, epsilon: float):
     """LayerNorm over the last axis: [..., C] and two [C] → [..., C].
 
-    On CPUs without XLA, whose reductions are no faster, but with a short gradient, for any shape.
+    On CPUs in float32 it is for any shape, and not compiled: compiling takes a second, and saves a
+    thirtieth of a step. In bfloat16 it saves more.
     """
     if is_whole():
         return backend.custom_gradient(_layer_norm_of_sums(epsilon), x, gamma, beta)
-    if _for_export or not backend.in_graph(x, gamma, beta):
+    forward, backward = _layer_norm, _layer_norm_gradient
+    if keras.backend.standardize_dtype(x.dtype) == "bfloat16" and applies(x, gamma, beta):
+        forward, backward = backend.compiled(forward), backend.compiled(backward)
+    elif _for_export or not backend.in_graph(x, gamma, beta, dtypes=("float32",)):
         return ops.layer_normalization(x, gamma, beta, -1, epsilon)
 
     def apply(x, gamma, beta):
-        centered = x - ops.mean(x, axis=-1, keepdims=True)
-        variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
-        inverse = ops.rsqrt(variance + epsilon)
-        normal = centered * inverse
+        outputs, normal, inverse = forward(x, gamma, beta, epsilon)
 
         def gradient(upstream):
-            scaled = upstream * gamma
-            along = ops.mean(scaled * normal, axis=-1, keepdims=True)
-            inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - normal * along
-            gamma_gradient = backend.bias_gradient(upstream * normal)
-            return inner * inverse, gamma_gradient, backend.bias_gradient(upstream)
+            inner, scaled = backward(normal, inverse, gamma, upstream)
+            return inner, backend.bias_gradient(scaled), backend.bias_gradient(upstream)
 
-        return normal * gamma + beta, gradient
+        return outputs, gradient
 
     return backend.custom_gradient(apply, x, gamma, beta)
+
+
+def _layer_norm(x, gamma, beta, epsilon):
+    wide = ops.cast(x, "float32")
+    centered = wide - ops.mean(wide, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(centered), axis=-1, keepdims=True)
+    inverse = ops.rsqrt(variance + epsilon)
+    normal = centered * inverse
+    outputs = normal * ops.cast(gamma, "float32") + ops.cast(beta, "float32")
+    return ops.cast(outputs, x.dtype), ops.cast(normal, x.dtype), inverse
+
+
+def _layer_norm_gradient(normal, inverse, gamma, upstream):
+    wide, normal = ops.cast(upstream, "float32"), ops.cast(normal, "float32")
+    scaled = wide * ops.cast(gamma, "float32")
+    along = ops.mean(scaled * normal, axis=-1, keepdims=True)
+    inner = scaled - ops.mean(scaled, axis=-1, keepdims=True) - normal * along
+    inner, scaled = inner * inverse, wide * normal
+    return ops.cast(inner, upstream.dtype), ops.cast(scaled, upstream.dtype)
 
 
 def _layer_norm_of_sums(epsilon):

@@ -58,9 +58,19 @@ def test_values_and_gradients(name):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
     if name == "cross_entropy":  # logits are float32 in every precision
         return
-    half = with_gradients(function, arguments, upstream, "whole", "bfloat16")
-    for ours, theirs in zip(half, plain, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02 * np.abs(theirs).max())
+    for mode in ("graph", "whole"):
+        half = with_gradients(function, arguments, upstream, mode, "bfloat16")
+        for ours, theirs in zip(half, plain, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02 * np.abs(theirs).max())
+
+
+def test_the_gradient_of_a_bias_is_summed_in_float32():
+    # In bfloat16, 1 + 1 + … ends at 256.
+    x, bias = np.ones((40, 128, 4), "float32"), np.zeros(4, "float32")
+    _, _, gradient = with_gradients(
+        lambda x, b: fused.add_dropped(x, x, b, 0.0, None), [x, bias], x, dtype="bfloat16"
+    )
+    np.testing.assert_array_equal(gradient, np.full(4, 40 * 128))
 
 
 def test_layer_norm_needs_no_shapes():
@@ -138,12 +148,13 @@ def test_where_it_applies():
     x = tf.zeros((2, 3))
     note("eager", x)
     tf.function(lambda x: note("graph", x))(x)
-    tf.function(lambda x: note("half", tf.cast(x, tf.bfloat16)))(x)
+    tf.function(lambda x: note("bfloat16", tf.cast(x, tf.bfloat16)))(x)
+    tf.function(lambda x: note("float16", tf.cast(x, tf.float16)))(x)
     with fused.whole_step(True):
         tf.function(lambda x: note("whole", x))(x)
     dynamic = [tf.TensorSpec([None, 3], tf.float32)]
     tf.function(lambda x: note("dynamic", x), input_signature=dynamic)(x)
-    assert [name for name, applies in seen.items() if applies] == ["graph"] and len(seen) == 5
+    assert [name for name in seen if seen[name]] == ["graph", "bfloat16"] and len(seen) == 6
 
 
 @pytest.mark.parametrize("groups", [1, 2])
