@@ -6,6 +6,11 @@ import pickle
 import time
 from pathlib import Path
 
+from common import lean_imports
+
+lean_imports.install()  # as the jobs do
+
+# ruff: noqa: E402
 import keras
 import numpy as np
 

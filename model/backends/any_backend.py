@@ -1,6 +1,8 @@
 """The functions of a backend module, for one process that computes on one device."""
 
 import contextlib
+import itertools
+import math
 import os
 
 import keras
@@ -158,6 +160,18 @@ def traced_once(function):
 
 
 COMPILES_STEPS = False  # whether XLA compiles every step that is trained
+
+
+def join(arrays: list):
+    """Joins arrays to one vector."""
+    return keras.ops.concatenate([keras.ops.reshape(array, (-1,)) for array in arrays])
+
+
+def split(vector, shapes: list[tuple[int, ...]]) -> list:
+    """Inverts `join`: returns the parts of a vector, in these shapes."""
+    ends = list(itertools.accumulate(map(math.prod, shapes)))[:-1]
+    parts = keras.ops.split(vector, ends) if ends else [vector]
+    return [keras.ops.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def bias_gradient(gradient):

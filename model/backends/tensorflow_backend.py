@@ -6,6 +6,7 @@
 import contextlib
 import functools
 import hashlib
+import math
 import os
 
 import keras
@@ -253,6 +254,22 @@ def custom_gradient(function, *arguments, constants=()):
         return value, lambda upstream: (*gradient(upstream), *[None] * len(constants))
 
     return tf.custom_gradient(call)(*arguments, *constants)
+
+
+def join(arrays: list) -> tf.Tensor:
+    """Joins arrays to one vector, with few operations in a graph."""
+    flat = tf.constant([-1])
+    return tf.concat([a if a.shape.rank == 1 else tf.reshape(a, flat) for a in arrays], axis=0)
+
+
+def split(vector, shapes: list[tuple[int, ...]]) -> list[tf.Tensor]:
+    """Inverts `join`, with few operations in a graph."""
+    parts = tf.split(vector, [math.prod(shape) for shape in shapes])
+    constants = {shape: tf.constant(shape) for shape in set(shapes)}
+    return [
+        part if len(shape) == 1 else tf.reshape(part, constants[shape])
+        for part, shape in zip(parts, shapes, strict=True)
+    ]
 
 
 def bias_gradient(gradient) -> tf.Tensor:

@@ -272,9 +272,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
 def _joined(group, values: dict):
     """Joins a group's arrays, given by the variables' `id`, to one vector; None counts as zeros."""
-    return ops.concatenate(
+    return backend.join(
         [
-            _reshaped(ops.convert_to_tensor(values[id(variable)], dtype="float32"), (-1,))
+            ops.convert_to_tensor(values[id(variable)], dtype="float32")
             if values.get(id(variable)) is not None
             else ops.zeros((_size(variable),), dtype="float32")
             for variable in group
@@ -284,9 +284,7 @@ def _joined(group, values: dict):
 
 def _split(vector, group) -> list:
     """Inverts `_joined`: returns each variable's part, in its shape."""
-    ends = list(itertools.accumulate(map(_size, group)))[:-1]
-    parts = ops.split(vector, ends) if ends else [vector]
-    return [_reshaped(part, v.shape) for part, v in zip(parts, group, strict=True)]
+    return backend.split(vector, [tuple(variable.shape) for variable in group])
 
 
 def _gathered(vector, group) -> list:
@@ -295,11 +293,6 @@ def _gathered(vector, group) -> list:
     indices = [ops.arange(begin, begin + _size(v)) for begin, v in zip(begins, group, strict=False)]
     parts = [ops.take(vector, each) for each in indices]
     return [ops.reshape(part, v.shape) for part, v in zip(parts, group, strict=True)]
-
-
-def _reshaped(array, shape):
-    """As `ops.reshape`; vectors, which most variables are, stay as they are."""
-    return array if len(array.shape) == len(shape) == 1 else ops.reshape(array, shape)
 
 
 def _size(variable) -> int:
