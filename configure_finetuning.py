@@ -35,6 +35,13 @@ class FinetuningConfig(Execution):
     do_eval: bool = setting(True, "evaluate on the dev sets")
     num_trials: int = setting(1, "number of runs, each with its own seed", least=1)
     seed: int = setting(0, "seed of trial 1; trial i has seed + i - 1", least=0)
+    eval_every: int | str | None = setting(
+        None, 'steps between scores on the dev sets, or "epoch"; null: only at the end', least=1
+    )
+    keep: str = setting("last", "weights to keep, last or best on dev", choices=("last", "best"))
+    early_stopping_patience: int | None = setting(
+        None, "scores without a better one that end the training; null: any number", least=1
+    )
     keep_all_models: bool = setting(False, "keep every trial's model; false: only the last one's")
     write_test_outputs: bool = setting(True, "write predictions for the test files")
     n_writes_test: int = setting(5, "number of trials that write test predictions", least=0)
@@ -73,6 +80,15 @@ class FinetuningConfig(Execution):
         most = MAX_SEED - self.num_trials + 1
         expected = f"at most {most} with `num_trials` {self.num_trials}"
         require(self.seed <= most, "seed", expected, self.seed)
+        every = self.eval_every
+        if every is None and (self.keep == "best" or self.early_stopping_patience):
+            every = "epoch"
+            object.__setattr__(self, "eval_every", every)  # a frozen dataclass, still being made
+        expected = 'a number of steps, or "epoch"'
+        require(not isinstance(every, str) or every == "epoch", "eval_every", expected, every)
+        if self.do_train and every:
+            expected = "true with `eval_every`, `keep` or `early_stopping_patience`"
+            require(self.do_eval, "do_eval", expected, self.do_eval)
         weights = self.class_weights
         is_allowed = weights in (None, "balanced") or (
             isinstance(weights, dict) and weights and all(map(_is_factor, weights.values()))

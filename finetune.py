@@ -10,11 +10,13 @@ arguments are trained one after the other; several `task_names` are trained join
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK. Writes below D/models/N:
 results/TASK_results.json and .txt, results/TASK_report.html about the errors on the dev set,
-test_predictions/TASK_SPLIT_TRIAL.tsv and the fine-tuned model finetuning_models/TASK_TRIAL (for
-joint tasks results/A+B_results.json, results/A+B/, test_predictions/A+B/ and
-finetuning_models/A+B_TRIAL/TASK); with --run-name RUN, below D/models/N/finetuning_runs/RUN.
-Finished trials are not repeated, and results of other settings are not replaced. For several tasks,
-a table of all results is printed and written to results/summary.md, .json and .png.
+test_predictions/TASK_SPLIT_TRIAL.tsv, the fine-tuned model finetuning_models/TASK_TRIAL and, with
+`eval_every`, the scores during the training in finetuning_logs/TASK_TRIAL (for joint tasks
+results/A+B_results.json, results/A+B/, test_predictions/A+B/, finetuning_models/A+B_TRIAL/TASK and
+finetuning_logs/A+B_TRIAL); with --run-name RUN, below D/models/N/finetuning_runs/RUN. Finished
+trials are not repeated, interrupted ones go on, and results of other settings are not replaced.
+For several tasks, a table of all results is printed and written to results/summary.md, .json and
+.png.
 """
 
 import argparse
@@ -37,9 +39,9 @@ from common.fields import override
 from common.lock import locked
 from configure_finetuning import FinetuningConfig
 from data.tasks import glue
-from data.tasks.class_weights import check_loss, class_weights
+from data.tasks.class_weights import check_loss
 from data.tasks.registry import get_task
-from jobs import model_card, report, results_table, trials
+from jobs import model_card, report, results_table, trials, unfinished
 from jobs.command_line import job_parser, print_config
 from jobs.encoder import find_encoder, random_encoder
 from jobs.job_models import JobModels
@@ -187,6 +189,7 @@ def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
     """Runs a job's trials that are not in `finished`, and adds them to it."""
     own, config = finished[job.name], job.config
     for trial in own:
+        unfinished.forget(job.checkpoints(trial))  # the run may have ended before it did this
         for name, result in own[trial].items():
             logging.info("finished before: %s", trials.result_line(name, result))
     missing = [trial for trial in range(1, config.num_trials + 1) if trial not in own]
@@ -205,6 +208,8 @@ def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
         own[trial] = run_trial(models, features, trial)
         trials.write_results(job, {trial: own[trial]})
         model_card.write_finetuned(job)
+        if config.do_train:
+            unfinished.forget(job.checkpoints(trial))
         for name, result in own[trial].items():
             logging.info("%s", trials.result_line(name, result))
     logging.info("results: %s", job.results_path)
@@ -248,11 +253,12 @@ def run_trial(
         Each task's result.
     """
     started, job, config = time.time(), models.job, models.job.config
-    metrics, outputs = train_and_score(models, features, trial)
+    metrics, outputs, trained = train_and_score(models, features, trial)
+    seconds = time.time() - started + trained.pop("seconds_before", 0.0)
     training = {
         "trial": trial,
         "seed": job.seed(trial),
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(seconds, 1),
         "fingerprint": job.fingerprint(),
         "keep_all_models": config.keep_all_models,
     }
@@ -271,7 +277,7 @@ def run_trial(
         }
         if config.do_train:
             training["settings"] = job.settings(part)
-            results[name] = training | scores
+            results[name] = training | trained | scores
         else:
             known = before.get(name, training)
             results[name] = trials.merge_evaluation(job, part, known, scores)
@@ -296,82 +302,88 @@ def write_predictions(job: Job, features, outputs, trial: int) -> None:
 
 
 def train_and_score(models: JobModels, features: dict[str, dict[str, Any]], trial: int):
-    """A trial's scores, and its outputs by split, each by task."""
+    """A trial's scores, its outputs by split, each by task; and what `train` returns."""
     job, config = models.job, models.job.config
     models.start(trial)
+    training = {}
     if config.do_train:
-        title = f"{job.name} {trial}/{config.num_trials}"
         train_features = {name: features[name]["train"] for name in models.by_task}
-        train(models, train_features, job.seed(trial), title)
-    metrics, outputs = {}, {}
+        training = train(models, train_features, trial, lambda: score(models, features)[0])
+    metrics, outputs = score(models, features)
     for part in job.parts:
-        name, model = part.task.name, models.predictors[part.task.name]
-        metrics[name], outputs[name] = score(job, part, model, features[name], trial)
-    return metrics, outputs
+        name = part.task.name
+        for split in job.tests_of(part, trial):
+            outputs[name][split] = predict(models, features, name, split, config.predict_batch_size)
+    return metrics, outputs, training
 
 
-def score(job: Job, part: TaskData, model, features: dict[str, Any], trial: int):
-    """One task's scores by metric, and its outputs by split."""
+def predict(models: JobModels, features, task: str, split: str, batch_size: int):
+    """A model's outputs for one of its task's splits."""
     from pipelines.base import compute_outputs
 
-    metrics, outputs, task = {}, {}, part.task
-    for split, examples in part.dev.items():
-        outputs[split] = compute_outputs(model, features[split], job.config.eval_batch_size)
-        scores = task.score(examples, features[split], outputs[split])
-        suffix = split.removeprefix("dev")  # accuracy, and accuracy_mismatched
-        metrics |= {metric + suffix: value for metric, value in scores.items()}
-    for split in job.tests_of(part, trial):
-        outputs[split] = compute_outputs(model, features[split], job.config.predict_batch_size)
+    return compute_outputs(models.predictors[task], features[task][split], batch_size)
+
+
+def score(models: JobModels, features: dict[str, dict[str, Any]]):
+    """The scores by metric, and the outputs by dev split, of each task."""
+    metrics, outputs = {}, {}
+    for part in models.job.parts:
+        name, task = part.task.name, part.task
+        metrics[name], outputs[name] = {}, {}
+        for split, examples in part.dev.items():
+            found = predict(models, features, name, split, models.job.config.eval_batch_size)
+            scores = task.score(examples, features[name][split], found)
+            suffix = split.removeprefix("dev")  # accuracy, and accuracy_mismatched
+            metrics[name] |= {metric + suffix: value for metric, value in scores.items()}
+            outputs[name][split] = found
     return metrics, outputs
 
 
-def train(models: JobModels, features, seed: int, title: str) -> None:
+def train(models: JobModels, features, trial: int, evaluate) -> dict[str, Any]:
     """Fits a trial's models on the features of their tasks, jointly if there are several.
 
     As in the original, losses are summed over the batch, and gradients clipped to norm 1.
     Source: run_finetuning.py and model/optimization.py of the release.
+
+    `evaluate` returns the scores of the current weights. Returns the evaluations, for the results,
+    and `seconds`, if a process before this one has trained the trial, too.
     """
     import keras
 
-    from data.tasks.batching import join_features, training_batches
+    from jobs.trial_progress import TrialProgress
     from model.training import memory
     from model.training.callbacks import StepCallbacks
 
-    config = models.job.config
-    batches = training_batches(
-        join_features(features) if len(features) > 1 else next(iter(features.values())),
-        config.train_batch_size,
-        config.num_train_epochs,
-        seed,
-        pad_to_max=not config.mask_padding,
-        few_shapes=models.few_shapes,
-    )
-    for name, model in models.by_task.items():
-        model.label_smoothing = config.label_smoothing
-        if config.class_weights:
-            labels, targets = model.config.id2label, features[name].targets
-            model.class_weights = class_weights(labels, targets, config.class_weights)
-    model = models.trainer(len(batches))
-    with progress_bar(len(batches), title, unit="step") as bar:
-        show = functools.partial(show_loss, bar, title, config.train_batch_size)
+    job, config = models.job, models.job.config
+    title = f"{job.name} {trial}/{config.num_trials}"
+    batches = models.training_batches(features, job.seed(trial))
+    model = models.trainer(features, len(batches))
+    num_examples = sum(map(len, features.values()))
+    progress = TrialProgress(job, trial, model, evaluate, len(batches), num_examples)
+    left = dataclasses.replace(batches, indices=batches.indices[progress.step :])
+    with progress_bar(len(batches), title, unit="step", initial=progress.step) as bar:
+        show = functools.partial(show_loss, bar, title, config.train_batch_size, progress)
         callback = keras.callbacks.LambdaCallback(
-            on_train_batch_begin=lambda step, logs=None: models.before_step(batches.shape(step)),
+            on_train_batch_begin=lambda step, logs=None: models.before_step(left.shape(step)),
             on_train_batch_end=show,
         )
-        callbacks = StepCallbacks([callback], model)
+        callbacks = StepCallbacks([progress, callback], model)
         with memory.explained(config, config.max_seq_length):
-            model.fit(batches.dataset(), shuffle=False, verbose=0, callbacks=callbacks)
+            if not progress.is_done:
+                model.fit(left.dataset(), shuffle=False, verbose=0, callbacks=callbacks)
+    return progress.finish() | {"seconds_before": progress.seconds_before}
 
 
-def show_loss(bar, title: str, batch_size: int, step: int, logs: dict[str, Any]) -> None:
-    """Advances the progress bar; checks and shows the loss at every tenth step and the last."""
+def show_loss(bar, title: str, batch_size: int, progress, step: int, logs: dict[str, Any]) -> None:
+    """Advances the progress bar; checks and shows the loss at some steps and the last."""
     bar.update()
-    if step % 10 == 0 or step == bar.total - 1:  # reading the loss waits for the device
+    # Reading the loss waits for the device.
+    if bar.n % 10 == 1 or bar.n == bar.total or bar.n in progress.evaluated:
         mean_loss = float(logs["loss"]) / batch_size
-        bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
+        bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False, **progress.shown)
         if not np.isfinite(mean_loss):
             raise InputError(
-                f"{title}: the loss is no longer finite at step {step + 1}. Try a lower "
+                f"{title}: the loss is no longer finite at step {bar.n}. Try a lower "
                 "`learning_rate`"
             )
 

@@ -22,6 +22,7 @@ from jobs import model_card, run_record, same_run
 from jobs.command_line import job_parser, print_config
 from jobs.prepare import check_batches, prepare_backend
 from jobs.stop_signals import StopSignals
+from jobs.tensorboard import tensorboard_writer
 from model.config import ConvBertConfig, load_hparams
 
 
@@ -343,23 +344,6 @@ def not_finite_error(run, what, first, last):
         "nothing was saved after it. Try a lower `learning_rate` or more `num_warmup_steps`, with "
         f"another --model-name. The batch came from:{sources}"
     )
-
-
-def tensorboard_writer(directory):
-    """A function (step, {name: value}) that writes TensorBoard event files."""
-    import tensorflow as tf
-
-    with files.write_errors_named(directory, tf.errors.OpError):
-        writer = tf.summary.create_file_writer(directory)
-
-    @files.write_errors_named(directory, tf.errors.OpError)
-    def write(step, scalars):
-        with writer.as_default(step=step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
-            writer.flush()
-
-    return write
 
 
 def score(run, model, stop):

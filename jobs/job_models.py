@@ -8,6 +8,7 @@ from typing import Any
 from common import console
 from common.errors import InputError
 from common.fields import override
+from data.tasks.class_weights import class_weights
 from jobs.trials import Job
 from model.config import MODEL_SIZES
 
@@ -84,12 +85,35 @@ class JobModels:
         if self.jit_compile:
             console.say_compiling(shape, self._compiled_shapes)
 
-    def trainer(self, steps: int) -> Any:
-        """The compiled model whose `fit` trains all tasks; every trial has as many steps."""
+    def training_batches(self, features: dict[str, Any], seed: int) -> Any:
+        """A trial's batches, given the features of the tasks to train on; see `batching`."""
+        from data.tasks.batching import join_features, training_batches
+
+        config = self.job.config
+        return training_batches(
+            join_features(features) if len(features) > 1 else next(iter(features.values())),
+            config.train_batch_size,
+            config.num_train_epochs,
+            seed,
+            pad_to_max=not config.mask_padding,
+            few_shapes=self.few_shapes,
+        )
+
+    def trainer(self, features: dict[str, Any], steps: int) -> Any:
+        """The compiled model whose `fit` trains all tasks on `features`, in all trials."""
         if self._trainer is None:
             with self._scope():
+                self._set_losses(features)
                 self._trainer = self._compile_trainer(steps)
         return self._trainer
+
+    def _set_losses(self, features):
+        config = self.job.config
+        for name, model in self.by_task.items():
+            model.label_smoothing = config.label_smoothing
+            if config.class_weights:
+                labels, targets = model.config.id2label, features[name].targets
+                model.class_weights = class_weights(labels, targets, config.class_weights)
 
     def _compile_trainer(self, steps):
         from model.joint import JointModel

@@ -16,7 +16,7 @@ from common import files
 from common.markdown import with_share
 from data.tasks.review import MISSED, RIGHT, WRONG, Confusion, Mistake, Piece, Review
 from jobs import figures
-from jobs.results_table import over_trials
+from jobs.results_table import CHOSEN_ON_DEV, kept_weights, over_trials
 from jobs.trials import Job, TaskData, Trials
 
 MOST_CONFUSED = 30  # labels in a confusion matrix
@@ -110,7 +110,7 @@ def make_page(
         f"<h1>{html.escape(title)}</h1>",
         '<h2>Scores on the dev set, in percent</h2>\n<div class="wide" id="scores">',
         _scores(results),
-        f"</div>\n<p>What follows is about trial {trial}, seed {seed}.</p>",
+        f"</div>\n{_remark(results)}<p>What follows is about trial {trial}, seed {seed}.</p>",
     ]
     for split, review in reviews.items():
         body += _split_sections(split, review)
@@ -133,6 +133,12 @@ def _table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(
         ["<table>", head, "<tbody>", *(row("td", r) for r in rows), "</tbody></table>"]
     )
+
+
+def _remark(results):
+    """Says so if the dev set has chosen the weights that it scores."""
+    kinds = sorted({kept_weights(result) for result in results if result["metrics"]} - {"last"})
+    return "".join(f'<p class="note">Weights: {CHOSEN_ON_DEV[kind]}.</p>\n' for kind in kinds)
 
 
 def _scores(results):

@@ -44,6 +44,13 @@ GLUE_EXAMPLES = {
     "wnli": (635, 71),
 }
 
+EARLY_STOP = "early stop"
+# By the weights that were scored, if the dev set itself has chosen them.
+CHOSEN_ON_DEV = {
+    "best": "the weights with the best score on this dev set, so the scores are optimistic",
+    EARLY_STOP: "the dev set decided when to stop, so the scores are optimistic",
+}
+
 PANELS_PER_ROW = 5
 
 
@@ -91,20 +98,30 @@ def _summarize_task(task):
             metrics[name] = over_trials(values) | {"values": values}
     return {
         "metrics": metrics,
+        "weights": ", ".join(sorted(set(map(kept_weights, scored)))),
         "seeds": [trial["seed"] for trial in scored],
         "num_trials": task.num_trials,
         "train_examples": task.train_examples,
         "dev_examples": task.dev_examples,
-        "remarks": _remarks(task, len(scored)),
+        "remarks": _remarks(task, scored),
         "hparams": task.hparams,
     }
 
 
-def _remarks(task, num_scored):
-    """Why the task is not complete, or not GLUE's."""
+def kept_weights(trial: dict[str, Any]) -> str:
+    """Which weights of a trial were scored: "last", "best" or "early stop"; see `CHOSEN_ON_DEV`."""
+    settings = trial.get("settings", {})
+    if settings.get("keep", "last") == "last" and settings.get("early_stopping_patience"):
+        return EARLY_STOP
+    return settings.get("keep", "last")
+
+
+def _remarks(task, scored):
+    """Why the task is not complete, not GLUE's, or better on its dev set than elsewhere."""
     remarks = []
-    if num_scored < task.num_trials:
-        remarks.append(f"{num_scored} of {task.num_trials} trials")
+    if len(scored) < task.num_trials:
+        remarks.append(f"{len(scored)} of {task.num_trials} trials")
+    remarks += [CHOSEN_ON_DEV[each] for each in sorted({*map(kept_weights, scored)} - {"last"})]
     counts = (task.train_examples, task.dev_examples)
     expected = GLUE_EXAMPLES.get(task.name, (None, None))
     for split, count, whole in zip(("training", "dev"), counts, expected, strict=True):
@@ -146,13 +163,14 @@ def to_markdown(summary: dict[str, Any]) -> str:
     """The summary as text."""
     tasks, averages = summary["tasks"], summary["averages"]
     header = ["task", "metric", "median", "mean", "deviation", "best", "trials"]
-    header += ["training examples", "dev examples"]
+    header += ["training examples", "dev examples", "weights"]
     table = []
     for task, row in tasks.items():
         counts = [len(row["seeds"]), row["train_examples"], row["dev_examples"]]
         for metric, numbers in row["metrics"].items():
             scores = [_format(numbers[name], ".2f") for name in header[2:6]]
-            table.append([task, metric, *scores, *(_format(count, ",") for count in counts)])
+            counted = (_format(count, ",") for count in counts)
+            table.append([task, metric, *scores, *counted, row["weights"]])
     text = f"# {summary['model']}: scores on dev sets, in percent\n\n"
     text += markdown_table(header, table, 2)
     remarks = [f"- {task}: {remark}\n" for task, row in tasks.items() for remark in row["remarks"]]

@@ -15,7 +15,7 @@ from common import files
 from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from data.tasks.base import Examples, Task
-from jobs import results_table
+from jobs import results_table, unfinished
 from jobs.encoder import Encoder
 
 # Hyper-parameters that change neither a trained model nor its scores, or only by rounding and the
@@ -57,12 +57,16 @@ ONLY_TRAINING = {
     "answerable_weight",
     "class_weights",
     "label_smoothing",
+    "eval_every",
+    "keep",
+    "early_stopping_patience",
     "seed",
     "encoder",
     "training data",
 }
 
 RUNS = "finetuning_runs"  # in the model's directory
+CHECKPOINTS = "finetuning_checkpoints"  # there, or in a run's
 
 # What one trial gives for one task, as in the results file.
 TrialResult = dict[str, Any]
@@ -140,6 +144,14 @@ class Job:
         folder = [self.name] if self.is_joint else []
         return os.path.join(self.model_dir, "results", *folder, f"{task.name}_report.html")
 
+    def checkpoints(self, trial: int) -> str:
+        """The directory of the state that a killed trial goes on from; see `unfinished`."""
+        return os.path.join(self.model_dir, CHECKPOINTS, f"{self.name}_{trial}")
+
+    def log_directory(self, trial: int) -> str:
+        """The directory of a trial's log, and of the same numbers for TensorBoard."""
+        return os.path.join(self.model_dir, "finetuning_logs", f"{self.name}_{trial}")
+
     def outputs(self) -> list[str]:
         """The paths of all trials' models and predictions."""
         numbers = range(1, self.config.num_trials + 1)
@@ -157,6 +169,8 @@ class Job:
     def hparams(self) -> dict[str, Any]:
         """The hyper-parameters that decide a trial's outcome, except its seed."""
         fields = dataclasses.asdict(self.config)
+        if self.config.keep == "last" and self.config.early_stopping_patience is None:
+            del fields["eval_every"]
         return {name: value for name, value in fields.items() if name not in NOT_IN_FINGERPRINT}
 
     def fingerprint(self) -> str:
@@ -250,15 +264,29 @@ def check_results(job: Job) -> None:
     for part in job.parts:
         for result in read_results_file(job.results_path, part.task.name):
             found |= _replaced(job, part, result)
+        for trial in range(1, job.config.num_trials + 1) if job.config.do_train else ():
+            found |= unfinished_differences(job, part, trial)
     advice = "Replace them with --overwrite"
     if job.config.do_train:
         advice += ", or keep them and give this run a place of its own with --run-name NAME"
     if found:
         differing = "; ".join(found.values())
-        raise InputError(f"{job.results_path} has results of other settings: {differing}. {advice}")
+        place = job.results_path
+        if not os.path.exists(place):
+            place = os.path.join(job.model_dir, CHECKPOINTS)
+        raise InputError(f"{place} has results of other settings: {differing}. {advice}")
     if job.config.do_train and not os.path.exists(job.results_path):
         for path in filter(os.path.exists, job.outputs()):
             raise InputError(f"{path} exists, without results in {job.results_path}. {advice}")
+
+
+def unfinished_differences(job: Job, part: TaskData, trial: int) -> dict[str, str]:
+    """The settings of a trial that was killed that differ from the job's; see `differences`."""
+    known = unfinished.describe(job.checkpoints(trial))
+    if known is None:
+        return {}
+    settings = known["settings"].get(part.task.name, {})
+    return differences(job, part, {"settings": settings, "metrics": known["evaluations"]})
 
 
 def _replaced(job, part, result):
@@ -378,9 +406,13 @@ def write_results_as_text(job: Job) -> None:
 def result_line(task_name: str, result: TrialResult) -> str:
     """One trial's result as text."""
     scores = " - ".join(f"{metric}: {value:.2f}" for metric, value in result["metrics"].items())
+    kept, count = "", len(result.get("evaluations", ()))
+    if result.get("settings", {}).get("keep") == "best":
+        kept = f", step {result['kept_step']}, the best of {count} scores on dev"
     return (
         f"{task_name} trial {result['trial']}: {scores or 'not scored'} "
-        f"({result['num_examples']} dev examples, seed {result['seed']}, {result['seconds']} s)"
+        f"({result['num_examples']} dev examples, seed {result['seed']}, {result['seconds']} s"
+        f"{kept})"
     )
 
 

@@ -71,6 +71,9 @@ IMPOSSIBLE = {
     "answerable_weight": [-1.0],
     "qa_na_threshold": [float("inf")],
     "label_smoothing": [1.0, -0.1],
+    "eval_every": [0, "step", 1.5],
+    "keep": ["first"],
+    "early_stopping_patience": [0],
     "class_weights": ["even", {}, {"1": -1}, {"1": "2"}, {"1": float("inf")}],
     "model_hparam_overrides": [[1], {"num_labels": 3}, {"beam_size": 3}],
 }
@@ -93,3 +96,13 @@ def test_the_last_trials_seed_must_be_possible():
 def test_task_names_is_a_list_of_strings(value):
     with pytest.raises(InputError, match="`task_names` must be a list"):
         override(FinetuningConfig(), {"task_names": value})
+
+
+def test_what_the_dev_set_chooses_needs_evaluations():
+    assert FinetuningConfig().eval_every is None  # they take time
+    for chosen in ({"keep": "best"}, {"early_stopping_patience": 3}):
+        assert FinetuningConfig(**chosen).eval_every == "epoch"
+        assert FinetuningConfig(eval_every=5, **chosen).eval_every == 5
+        with pytest.raises(InputError, match=r"`do_eval` must be true with .*`keep`"):
+            FinetuningConfig(do_eval=False, **chosen)
+    FinetuningConfig(do_eval=False, do_train=False, keep="best")

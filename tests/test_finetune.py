@@ -4,7 +4,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from data.tasks.batching import make_features
 from data.tasks.classification import task as classification
 from data.tasks.examples import TextExamples
 from jobs.job_models import JobModels
+from jobs.trials import Job, TaskData
 from model import ConvBertConfig, ConvBertForSequenceClassification
 from pipelines import TextClassifier
 from tests.support import finetuning
@@ -214,7 +214,7 @@ def test_a_task_from_a_json_file(data_dir, model_dir, tmp_path):
         finetune.main(arguments(data_dir, path, other))
 
 
-def test_loss_is_summed_over_the_batch(data_dir):
+def test_loss_is_summed_over_the_batch(data_dir, tmp_path):
     """Cross entropy for classes, and squared error of score / 5 for scores.
 
     For several labels, the mean of each one's cross entropy.
@@ -234,9 +234,10 @@ def test_loss_is_summed_over_the_batch(data_dir):
         model = ConvBertForSequenceClassification(network)
         examples = TextExamples("", "", texts, None, labels, task.score_range)
         features = make_features(tokenizer, examples, 16)
-        models = JobModels(types.SimpleNamespace(config=config))
-        models.by_task = {"task": model}
-        finetune.train(models, {"task": features}, seed=0, title="test")
+        job = Job((TaskData(task, None, {}, {}),), config, None, str(tmp_path))
+        models = JobModels(job)
+        models.by_task = {task.name: model}
+        finetune.train(models, {task.name: features}, trial=1, evaluate=None)
         inputs = tokenizer(texts)
         logits = np.asarray(model(inputs))
         if task.is_regression:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -18,6 +19,24 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Dropout is on, so that scores depend on every random draw.
 HPARAMS = dict(max_seq_length=32, learning_rate=0.003, num_train_epochs=3.0, train_batch_size=8)
 TRAIN, TEST = 44, 9
+# Saves a state after each epoch. The first process that runs this is killed after the second.
+KILLED = """
+import os, signal
+from common import errors
+import finetune
+from jobs import trial_progress
+
+trial_progress.SECONDS_BETWEEN_STATES = 0
+save = trial_progress.TrialProgress._save
+
+def save_and_die(progress):
+    save(progress)
+    if progress.step == 11 and progress.first_step == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trial_progress.TrialProgress._save = save_and_die
+errors.run(finetune.main)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +51,7 @@ def data_dir(tmp_path_factory):
             write_tsv(folder, split, map("{}\t{}".format, range(count), texts), "index\tsentence")
         else:
             write_tsv(folder, split, [f"x\t{i % 2}\t\t{text}" for i, text in enumerate(texts)])
-    finetuning.save_encoder(directory, "both", "second", "one", "two")
+    finetuning.save_encoder(directory, "both", "second", "one", "two", "killed")
     return directory
 
 
@@ -93,20 +112,35 @@ def test_deterministic_trials_repeat_bit_for_bit(data_dir):
 
     The second trial of a process takes over the first one's compiled model.
     """
-    running, environment = [], os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    for name, own in (("one", {"seed": 1}), ("two", {"num_trials": 2})):
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def start(name, **own):
         hparams = HPARAMS | {"deterministic": True} | own
         arguments = finetuning.arguments(data_dir, name, hparams, "cola")
-        command = [sys.executable, "finetune.py", *arguments]
-        running.append(subprocess.Popen(command, cwd=ROOT, env=environment))
+        command = [sys.executable, *(["-c", KILLED] if name == "killed" else ["finetune.py"])]
+        return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment)
+
+    def finish(process, status=0):
+        assert process.wait(timeout=180) == status
+
+    running = start("one", seed=1), start("two", num_trials=2)
+    one, two, killed = (data_dir / "models" / name for name in ("one", "two", "killed"))
+    finish(start("killed", seed=1, eval_every="epoch"), -signal.SIGKILL)
+    states = list((killed / "finetuning_checkpoints" / "cola_1").iterdir())
+    assert [path.name for path in states] == [f"step_{2 * TRAIN // 8}"]
+    finish(start("killed", seed=1, eval_every="epoch"))
     for process in running:
-        assert process.wait(timeout=180) == 0
-    one, two = (data_dir / "models" / name for name in ("one", "two"))
+        finish(process)
     for name in (
         "finetuning_models/cola_{}/model.safetensors",
         "finetuning_models/cola_{}/config.json",
         "test_predictions/cola_test_{}.tsv",
     ):
-        assert (one / name.format(1)).read_bytes() == (two / name.format(2)).read_bytes(), name
+        content = (one / name.format(1)).read_bytes()
+        assert content == (two / name.format(2)).read_bytes(), name
+        assert content == (killed / name.format(1)).read_bytes(), name
+    (result,) = read_results(killed, "cola")
+    assert [each["epoch"] for each in result["evaluations"]] == pytest.approx([1, 2, 3], abs=0.1)
+    assert not (killed / "finetuning_checkpoints").exists()
     weights = (one / "finetuning_models/cola_1/model.safetensors").read_bytes()
     assert weights != (one / "discriminator/model.safetensors").read_bytes()

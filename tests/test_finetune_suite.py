@@ -68,7 +68,7 @@ def suite(data_dir, tmp_path, monkeypatch):
         metrics = {name: score + i for i, name in enumerate(part.task.metrics)}
         name = part.task.name
         models.by_task = {name: model}
-        return {name: metrics if part.dev else {}}, {name: outputs}
+        return {name: metrics if part.dev else {}}, {name: outputs}, {}
 
     def limited(function):
         def change(path, *arguments, **options):

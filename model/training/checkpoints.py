@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -44,7 +45,9 @@ class TrainingState:
             InputError: the state belongs to another model.
         """
         variables = state_variables(model)
-        arrays = _current_layout(_with_one_dropout(self.arrays, variables), model, variables)
+        arrays = self.arrays
+        if arrays.keys() != variables.keys():  # an older version may have saved it
+            arrays = _current_layout(_with_one_dropout(arrays, variables), model, variables)
         expected = {name: tuple(variable.shape) for name, variable in variables.items()}
         found = {name: array.shape for name, array in arrays.items()}
         names = sorted(expected | found)
@@ -90,10 +93,17 @@ class TrainingCheckpoints:
         """Returns the checkpoint's directory."""
         return os.path.join(self.directory, f"step_{step}")
 
-    def save(self, model: keras.Model, hparams: dict, data: dict | None = None) -> str:
+    def save(
+        self,
+        model: keras.Model,
+        hparams: dict,
+        data: dict | None = None,
+        more_arrays: Mapping[str, np.ndarray] | None = None,
+    ) -> str:
         """Writes the state of a compiled model, deletes old checkpoints, and returns its path.
 
-        `data` identifies what the run is trained on; see `TrainingState`.
+        `data` identifies what the run is trained on; see `TrainingState`. `more_arrays` are saved
+        with the state, and must be taken out of it before it is restored.
 
         Raises:
             WriteError: the disk is full, or similar. Earlier checkpoints are unchanged.
@@ -103,7 +113,7 @@ class TrainingCheckpoints:
         with files.write_errors_named(path, safetensors.SafetensorError):
             with files.atomic_directory(path) as temporary:
                 description = {"format": FORMAT, "step": step, "hparams": hparams, "data": data}
-                _write(temporary, model, description)
+                _write(temporary, model, description, more_arrays or {})
             self.last_good = path
             # Later checkpoints were damaged, and the run resumed from an earlier one.
             steps = self.steps()
@@ -149,14 +159,11 @@ class TrainingCheckpoints:
         return [name for name in os.listdir(self.directory) if re.fullmatch(pattern, name)]
 
 
-def _write(directory, model, description):
+def _write(directory, model, description, more_arrays):
     """Writes the two files of a training state."""
-    arrays = {
-        name: np.array(keras.ops.convert_to_numpy(variable.value), order="C")
-        for name, variable in state_variables(model).items()
-    }
+    arrays = copied(state_variables(model))
     path = os.path.join(directory, "state.safetensors")
-    safetensors.numpy.save_file(arrays, path)
+    safetensors.numpy.save_file(arrays | dict(more_arrays), path)
     with open(os.path.join(directory, "state.json"), "w", encoding="utf-8") as file:
         json.dump(description | {"sha256": files.sha256_of(path)}, file, indent=2)
 
@@ -199,6 +206,14 @@ def state_variables(model: keras.Model) -> dict:
             path = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
             state[f"{part}/{i:04d}/{path}"] = variable
     return state
+
+
+def copied(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
+    """Returns copies of the variables' values."""
+    return {
+        name: np.array(keras.ops.convert_to_numpy(variable.value), order="C")
+        for name, variable in variables.items()
+    }
 
 
 def _with_one_dropout(arrays, variables):

@@ -46,7 +46,11 @@ def test_a_classifiers_page():
     assert a == ("a", 50.0, 50.0, 50.0, 2, 1, 1) and b[1:] == (0.0, 0.0, 0.0, 1, 1, 1)
     assert c[1:] == (100.0, 100.0, 100.0, 1, 0, 0)
 
-    results = [RESULT, RESULT | {"trial": 2, "seed": 8, "metrics": {"accuracy": 60.0}}]
+    results = [
+        RESULT,
+        RESULT
+        | {"settings": {"keep": "best"}, "trial": 2, "seed": 8, "metrics": {"accuracy": 60.0}},
+    ]
     page = page_of(review, results)
     assert page.ids() == ["scores", "labels-dev", "confusion-dev", "mistakes-dev", "lengths"]
     assert page.count("script") == 0 and page.count("b") == 4 and page.count("article") == 2
