@@ -294,7 +294,9 @@ def _scores(results: Mapping[int, Any], trial: int) -> str:
             rows.append([key, None, *(f"{each[key]:.2f}" for each in summaries)])
     text = "## Scores on the dev set, in percent\n\n"
     text += markdown_table(["trial", "seed", *names], rows)
-    return f"{text}\n\\* this model" if trial in scored else text
+    text += "\n\\* this model" if trial in scored else ""
+    kinds = {*map(results_table.kept_weights, scored.values())} - {"last"}
+    return text + "".join(f"\n\nWeights: {results_table.CHOSEN_ON_DEV[kind]}." for kind in kinds)
 
 
 def _read_run(run_dir):
