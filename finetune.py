@@ -43,6 +43,7 @@ from data.tasks.class_weights import check_loss
 from data.tasks.registry import get_task
 from jobs import model_card, report, results_table, trials, unfinished
 from jobs.command_line import job_parser, print_config
+from jobs.dry_run import try_one_step
 from jobs.encoder import find_encoder, random_encoder
 from jobs.job_models import JobModels
 from jobs.prepare import check_batches, prepare_backend
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     jobs = [load_job(config, args.data_dir, output_dir) for config in configs]
 
     # ---- encoder ---------------------------------------------------------------------------
-    num_devices = prepare_backend(configs[0], args.data_dir)
+    num_devices = prepare_backend(configs[0], None if args.dry_run else args.data_dir)
     for config in configs:
         predicted = {"eval_batch_size": config.do_eval}
         predicted["predict_batch_size"] = config.write_test_outputs
@@ -76,7 +77,11 @@ def main(arguments: list[str] | None = None) -> None:
         encoder = find_encoder(configs[0], model_dir)
 
     # ---- trials ----------------------------------------------------------------------------
-    run_jobs([dataclasses.replace(job, encoder=encoder) for job in jobs], args.overwrite)
+    jobs = [dataclasses.replace(job, encoder=encoder) for job in jobs]
+    if args.dry_run:
+        try_jobs(jobs, args.overwrite)
+    else:
+        run_jobs(jobs, args.overwrite)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -183,6 +188,16 @@ def run_jobs(jobs: list[Job], overwrite: bool = False) -> None:
                 results_table.write(table, os.path.dirname(job.results_path), name)
         if has_table:
             print(f"\n{results_table.to_markdown(table)}", flush=True)
+
+
+def try_jobs(jobs: list[Job], overwrite: bool = False) -> None:
+    """Checks all that `run_jobs` would, and runs one step of each job; writes nothing."""
+    for job in jobs:
+        if not overwrite:
+            trials.check_results(job)
+        trials.check_disk(job)
+        try_one_step(job, {part.task.name: make_features(job, part) for part in job.parts})
+    logging.info("dry run: nothing was written")
 
 
 def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:

@@ -25,6 +25,9 @@ from jobs.stop_signals import StopSignals
 from jobs.tensorboard import tensorboard_writer
 from model.config import ConvBertConfig, load_hparams
 
+# Bytes per weight: a checkpoint has it and two moments, and the models are saved beside it.
+STATE_SIZE = 4 * 4
+
 
 def main(arguments=None):
     """Checks the input, then trains, then evaluates."""
@@ -34,13 +37,19 @@ def main(arguments=None):
         return
     with StopSignals() as stop, contextlib.ExitStack() as stack:
         # ---- input ---------------------------------------------------------------------------
-        num_devices = prepare_backend(config, args.data_dir, connect=True)
+        kept_in = None if args.dry_run else args.data_dir
+        num_devices = prepare_backend(config, kept_in, connect=True)
         check_batches(config, num_devices, {"eval_batch_size": config.do_eval or config.eval_every})
         run = open_run(args, config)
-        stack.enter_context(same_run.lock(run.directory))
+        if not args.dry_run:
+            stack.enter_context(same_run.lock(run.directory))
 
         # ---- model ---------------------------------------------------------------------------
         model, step = start_model(run)
+
+        if args.dry_run:
+            try_one_step(run, model, step, stop)
+            return
 
         # ---- training ------------------------------------------------------------------------
         if config.do_train and step < config.num_train_steps:
@@ -224,22 +233,45 @@ def warm_start_model(run, model):
     warm_start.initialize(model.saved_models(), found, same_vocabulary=vocab_file.exists())
 
 
-def train(run, model, first_step, stop):
-    """Runs the remaining steps, with log, progress bar, evaluations and checkpoints."""
+def try_one_step(run, model, first_step, stop):
+    """Computes one step, and one batch of an evaluation if the run has any; writes nothing."""
+    config = run.config
+    if config.do_train:
+        files.require_writable(run.directory, STATE_SIZE * model.count_params())
+        dataset = training_dataset(run, first_step, 1)
+        with explain_errors(run, run.metadata):
+            done = model.fit(dataset, steps_per_epoch=1, shuffle=False, verbose=0)
+        logging.info("one step: loss %.4f", done.history["loss"][0])
+    if config.do_eval or config.eval_every:
+        one_batch = dataclasses.replace(config, num_eval_steps=1)
+        scores = score(dataclasses.replace(run, config=one_batch), model, stop)
+        logging.info("one batch of an evaluation: %s", json.dumps(scores))
+    logging.info("dry run: nothing was written")
+
+
+def training_dataset(run, first_step, steps):
+    """The batches of the steps that follow `first_step`."""
     from data.records import batches
     from model.backends import distribution
 
     config = run.config
-    steps = config.num_train_steps - first_step
     rows, pad_id = distribution.process_rows(config.train_batch_size), run.tokenizer.pad_id
-    dataset = batches.training_batches(
+    return batches.training_batches(
         run.metadata, config.train_batch_size, config.seed, first_step, run.length, rows, pad_id
     ).take(steps)  # the last execution may have fewer steps than `steps_per_execution`
+
+
+def train(run, model, first_step, stop):
+    """Runs the remaining steps, with log, progress bar, evaluations and checkpoints."""
+    from model.backends import distribution
+
+    config = run.config
+    steps = config.num_train_steps - first_step
+    dataset = training_dataset(run, first_step, steps)
     interval = {"first_step": first_step, "last_step": config.num_train_steps}
     with explain_errors(run, run.metadata), stop.deferred():
         if distribution.writes():
-            # A checkpoint has the weights and two moments; the models are saved beside it.
-            files.require_writable(run.directory, 4 * 4 * model.count_params())
+            files.require_writable(run.directory, STATE_SIZE * model.count_params())
             hparams = dataclasses.asdict(config)
             run_record.add_start(run.directory, first_step, hparams, run.metadata.records_dir)
         if model.jit_compile:

@@ -23,6 +23,11 @@ def job_parser(description: str, config_class: type) -> argparse.ArgumentParser:
     parser.add_argument(
         "--print-config", action="store_true", help="print the hyper-parameters as JSON, and end"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="read and check everything, make the model, run one step, and write nothing",
+    )
     return parser
 
 

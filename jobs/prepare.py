@@ -8,12 +8,12 @@ from common import gpus
 COMPILATION_CACHE = ".compilation_cache"  # in DATA_DIR
 
 
-def prepare_backend(config: Any, data_dir: str, connect: bool = False) -> int:
+def prepare_backend(config: Any, data_dir: str | None, connect: bool = False) -> int:
     """Sets what Keras's backend must know before its first computation; reports the device.
 
     Args:
         config: the job's hyper-parameters, a `model.config.Execution` with a `seed`.
-        data_dir: DATA_DIR, where the backend may keep what it compiles.
+        data_dir: DATA_DIR, where the backend may keep what it compiles; None keeps nothing.
         connect: join the processes that the environment names into one run.
 
     Returns:
@@ -29,7 +29,8 @@ def prepare_backend(config: Any, data_dir: str, connect: bool = False) -> int:
     from data.tensorflow_setup import prepare_tensorflow
     from model.backends import backend, devices, distribution
 
-    backend.keep_compilations(os.path.join(data_dir, COMPILATION_CACHE))
+    if data_dir is not None:
+        backend.keep_compilations(os.path.join(data_dir, COMPILATION_CACHE))
     if connect:
         backend.connect_processes(config.seed)
     prepare_tensorflow(

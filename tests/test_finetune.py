@@ -261,6 +261,22 @@ def test_weights_and_smoothing_of_labels_reach_the_loss(data_dir):
     assert np.abs(probabilities[:, 1] - 0.9).max() < 0.05
 
 
+@pytest.mark.parametrize("hparams", [{}, {"task_names": ["cola", "sts"]}, {"do_train": False}])
+def test_a_dry_run_writes_nothing(data_dir, hparams, tmp_path, monkeypatch, capsys):
+    shutil.copytree(data_dir / "finetuning_data", tmp_path / "finetuning_data")
+    finetuning.save_encoder(tmp_path, "small_one")
+    if hparams == {"do_train": False}:
+        command = arguments(tmp_path, "cola", num_train_epochs=0.1, num_trials=2)
+        finetune.main(command)
+        hparams = hparams | {"num_trials": 2, "num_train_epochs": 0.1}
+    tasks = [] if "task_names" in hparams else ["cola"]
+    before = tree(tmp_path)
+    finetune.main([*arguments(tmp_path, *tasks, **hparams), "--dry-run"])
+    assert tree(tmp_path) == before
+    with pytest.raises(InputError, match="`max_seq_length` must be at most 32"):
+        finetune.main([*arguments(tmp_path, "cola", max_seq_length=64), "--dry-run"])
+
+
 def test_from_scratch_needs_no_model(data_dir):
     command = arguments(
         data_dir,

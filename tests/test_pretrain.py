@@ -76,6 +76,16 @@ def test_a_finished_run_is_not_repeated(records, finished):
     assert tree(finished) == before
 
 
+@pytest.mark.parametrize("name", ["model", "not_yet"])
+def test_a_dry_run_writes_nothing(records, finished, name, caplog):
+    before = tree(records)
+    hparams = EVALUATION if name == "not_yet" else {}
+    pretrain.main([*pretraining.arguments(records, name, **hparams), "--dry-run"])
+    assert tree(records) == before
+    text = caplog.text
+    assert "one step: loss" in text and ("eval_rtd_auc" in text) == bool(hparams)
+
+
 def test_a_stopped_run_resumes_from_the_last_good_checkpoint(records, finished):
     run_dir = shutil.copytree(finished, records / "models" / "stopped")
     path = run_dir / "checkpoints" / "step_5" / "state.safetensors"
