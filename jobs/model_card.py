@@ -242,13 +242,20 @@ def _described(directory):
     """A saved model's class, its row of `KINDS`, and why transformers cannot open it or None."""
     from safetensors import safe_open
 
-    config = files.read_json_object(os.path.join(directory, "config.json"))
-    (architecture,) = config["architectures"]
+    path = os.path.join(directory, "config.json")
+    config = files.read_json_object(path)
+    architecture = (config.get("architectures") or ["ConvBertModel"])[0]
+    if architecture not in KINDS:
+        raise InputError(
+            f"{path}: `architectures` is {json.dumps(architecture)}, expected {', '.join(KINDS)}"
+        )
     problem = config.get("transformers_note")
     tensor, head = OWN_HEADS.get(architecture, (None, None))
-    with safe_open(os.path.join(directory, "model.safetensors"), "numpy") as weights:
-        if tensor in weights.keys():  # noqa: SIM118 (not a dict)
-            problem = f"its class does not have the {head}"
+    weights_path = os.path.join(directory, "model.safetensors")
+    if tensor and os.path.exists(weights_path):  # transformers wrote other formats
+        with safe_open(weights_path, "numpy") as weights:
+            if tensor in weights.keys():  # noqa: SIM118 (not a dict)
+                problem = f"its class does not have the {head}"
     return architecture, KINDS[architecture], problem
 
 

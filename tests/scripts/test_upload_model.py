@@ -13,6 +13,7 @@ from jobs import model_card
 from model import ConvBertConfig, ConvBertForSequenceClassification
 from scripts import upload_model
 from tests.support import finetuning, hub_server
+from tests.support.huggingface import edit_config
 
 ROOT = Path(__file__).parents[2]
 NAME = "me/small"
@@ -103,6 +104,17 @@ def test_a_model_that_no_job_wrote_has_a_card(directory, server):
     card = ModelCard(server.files[NAME]["main"]["README.md"].decode())
     assert card.data.pipeline_tag == "text-classification" and f"# {NAME}" in card.text
     assert not (directory / "README.md").exists()
+
+
+def test_a_model_that_transformers_wrote(directory, server):
+    """Other weights; and a class that there is not."""
+    (directory / "README.md").unlink()
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    upload(directory, "--yes")
+    assert "pytorch_model.bin" in server.files[NAME]["main"]
+    edit_config(directory, architectures=["BertModel"])
+    with pytest.raises(InputError, match=r"config\.json: `architectures` is .*BertModel"):
+        upload(directory, "--yes")
 
 
 def test_the_license_is_asked_for(directory, server, monkeypatch):
