@@ -112,8 +112,10 @@ def file_table(splits: dict[str, Any]) -> str:
 def inspect_file(path: str) -> tuple[str, int | None]:
     """A file's encoding, and how many blank lines are passed over; None if they mean something."""
     from common.files import decode_text
-    from data.tasks.files import GZIP_START, file_ending, is_blank, lines_of
+    from data.tasks.files import GZIP_START, PARQUET, file_ending, is_blank, lines_of
 
+    if path.lower().endswith(PARQUET):
+        return "parquet", None
     content, more = Path(path).read_bytes(), ""
     if content.startswith(GZIP_START):
         content, more = gzip.decompress(content), ", gzip"

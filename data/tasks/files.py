@@ -1,6 +1,7 @@
 """The files of tasks as text, lines and JSON records, whatever program wrote them.
 
-Files may be gzipped, and are decoded by `decode_text`. Lines end in LF or CRLF, or in CR where
+Files may be gzipped, and are decoded by `decode_text`. The rows of a parquet file are read as JSON
+lines, so that whatever reads JSON lines reads it, too. Lines end in LF or CRLF, or in CR where
 there is no LF. A line of spaces is blank, and holds nothing.
 """
 
@@ -17,12 +18,14 @@ from common.files import decode_text
 from data.tasks.examples import shown
 
 JSON_ENDINGS = (".jsonl", ".json")
+PARQUET = ".parquet"
 GZIP_START = b"\x1f\x8b"  # never the start of text
 
 
 def file_ending(path: str) -> str:
-    """The ending of a file's name in lower case, without `.gz`."""
-    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
+    """The ending of a file's name in lower case, without `.gz`; `.jsonl` for a parquet file."""
+    ending = os.path.splitext(path.lower().removesuffix(".gz"))[1]
+    return ".jsonl" if ending == PARQUET else ending
 
 
 def read_text(path: str) -> tuple[str, str]:
@@ -34,10 +37,24 @@ def read_text(path: str) -> tuple[str, str]:
     try:
         with open(path, "rb") as file:
             content = file.read()
+        if path.lower().endswith(PARQUET):
+            return _parquet_as_json(path, content), hashlib.sha256(content).hexdigest()
         text = gzip.decompress(content) if content.startswith(GZIP_START) else content
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot read it: {error}") from None
     return decode_text(text, path), hashlib.sha256(content).hexdigest()
+
+
+def _parquet_as_json(path, content):
+    """The rows of a parquet file as JSON lines; row N, from 1, is line N."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read it: {error}") from None
+    return "\n".join(json.dumps(row, default=str, ensure_ascii=False) for row in rows)
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:

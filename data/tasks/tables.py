@@ -2,7 +2,8 @@
 
 TSV files have no quoting, as GLUE's: a quote is a character of the text. CSV files are read by
 Python's csv module: a quoted field may hold commas, line breaks and doubled quotes. JSON files hold
-one object per line, or a list of objects. Blank lines are passed over.
+one object per line, or a list of objects, and a row of a parquet file is like such an object. Blank
+lines are passed over.
 """
 
 import csv
@@ -18,6 +19,7 @@ from common.files import write_text
 from data.tasks.examples import listed
 from data.tasks.files import (
     JSON_ENDINGS,
+    PARQUET,
     file_ending,
     is_blank,
     json_records,
@@ -27,7 +29,7 @@ from data.tasks.files import (
 
 SEPARATORS = {".tsv": "tabs", ".csv": "commas"}
 ENDINGS = (*SEPARATORS, ".jsonl")
-OTHER_ENDINGS = (".json",)  # names that are read where there is no other file
+OTHER_ENDINGS = (".json", PARQUET)  # names that are read where there is no other file
 _SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
 LATE_QUOTE_HINT = "A quote that opens a cell must follow the comma at once"
 Column = int | str  # a number from 0, or negative from the end of the header; or a name
@@ -111,7 +113,7 @@ def read_table(
     """
     ending = file_ending(path)
     if ending not in (*SEPARATORS, *JSON_ENDINGS):
-        endings = ", ".join((*SEPARATORS, *JSON_ENDINGS))
+        endings = ", ".join((*SEPARATORS, *JSON_ENDINGS, PARQUET))
         raise InputError(f"{path}: expected a file name ending in {endings}")
     text, sha256 = read_text(path)
     if ending in JSON_ENDINGS:

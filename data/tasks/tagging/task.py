@@ -22,7 +22,7 @@ from common.files import write_text
 from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.examples import IGNORED, listed
-from data.tasks.files import JSON_ENDINGS
+from data.tasks.files import JSON_ENDINGS, PARQUET
 from data.tasks.review import Review
 from data.tasks.tables import Column
 from data.tasks.tagging import entities
@@ -58,7 +58,7 @@ class TaggingTask(Task):
 
     architecture: ClassVar[str] = "ConvBertForTokenClassification"
     endings: ClassVar[tuple[str, ...]] = (".txt", ".conll", ".conllu", ".tsv")
-    other_endings: ClassVar[tuple[str, ...]] = JSON_ENDINGS
+    other_endings: ClassVar[tuple[str, ...]] = (*JSON_ENDINGS, PARQUET)
 
     @override
     def complete(self, directory: str) -> "TaggingTask":

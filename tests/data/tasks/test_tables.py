@@ -1,9 +1,13 @@
+import datetime
 import gzip
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from common.errors import InputError
+from common.files import sha256_of
 from data.tasks.tables import read_table
 from tests.support.files import write
 
@@ -38,6 +42,17 @@ def test_csv_cells_of_any_length(tmp_path):
 def test_json_lines_by_field(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"t": "a\\nb", "l": [1, "x"]}\n{"l": null, "t": ""}\n')
     assert read(path, "t", "l") == [(1, ["a\nb", [1, "x"]]), (2, ["", None])]
+
+
+def test_a_row_of_a_parquet_file_is_a_line(tmp_path):
+    columns = {"t": ["a\nb", 'c\u2028"'], "l": [1, None], "day": [datetime.date(2020, 1, 2)] * 2}
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    assert read(str(path), "t", "l") == [(1, ["a\nb", 1]), (2, ['c\u2028"', None])]
+    assert read_table(str(path), ["t"], True).sha256 == sha256_of(path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"a\.parquet: cannot read it"):
+        read(str(path), "t")
 
 
 def test_without_header_columns_are_numbers(tmp_path):
