@@ -26,9 +26,7 @@ class SharedTrace:
 
     def __call__(self, layer: "EncoderLayer", hidden, masks: dict, keep: bool = False):
         """What `layer(hidden, **masks)` returns; without `keep`, the second result is empty."""
-        # XLA in TensorFlow cannot compile the gradient of a function that is called in a loop.
-        xla_in_tensorflow = fused.is_whole() and not backend.COMPILES_STEPS
-        if xla_in_tensorflow or not backend.is_tracing(hidden):
+        if not (fused.shares_traces() and backend.is_tracing(hidden)):
             hidden, seen = layer(hidden, **masks)
             return hidden, seen if keep else {}
         variables = layer.variables

@@ -52,6 +52,14 @@ def whole_step(is_compiled: bool) -> Iterator[None]:
         _whole_step = before
 
 
+def shares_traces() -> bool:
+    """Whether a graph may call functions: other programs cannot read those.
+
+    Nor can XLA in TensorFlow compile the gradient of one that is called in a loop.
+    """
+    return not _for_export and (backend.COMPILES_STEPS or not _whole_step)
+
+
 def context() -> tuple[bool, ...]:
     """What the functions of this module depend on besides their arguments."""
     return _for_export, _without_loops, _whole_step
