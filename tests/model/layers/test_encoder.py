@@ -38,6 +38,7 @@ def gradients(model, inputs):
 
 @IN_TENSORFLOW
 def test_shared_layers_compute_what_each_does_alone(calls):
+    keras.utils.set_random_seed(1)
     model = ConvBertModel(network(num_hidden_layers=3, **NO_DROPOUT))
     inputs = batch()
     alone = gradients(model, inputs)
@@ -47,7 +48,7 @@ def test_shared_layers_compute_what_each_does_alone(calls):
     assert calls == ["layer_0"]
     results = ([tf.convert_to_tensor(array).numpy() for array in each] for each in (shared, alone))
     for ours, theirs in zip(*results, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5 * max(1, np.abs(theirs).max()))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * max(1, np.abs(theirs).max()))
 
 
 @IN_TENSORFLOW
