@@ -101,7 +101,7 @@ def finetune_at_random(directory, fields, split_files, **hparams):
     (directory / "mine.json").write_text(json.dumps(fields))
     hparams = {"do_eval": False, "train_batch_size": 2, "max_seq_length": 16} | hparams
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetune, "train", lambda *_: None)
+        patch.setattr(finetune, "train", lambda *_: {})
         names = ["--data-dir", str(directory), "--model-name", "m", str(directory / "mine.json")]
         finetune.main([*names, "--hparams", json.dumps(hparams)])
     done = pathlib.Path(directory / "models" / "m")
