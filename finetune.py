@@ -361,7 +361,7 @@ def train(models: JobModels, features, trial: int, evaluate) -> dict[str, Any]:
     Source: run_finetuning.py and model/optimization.py of the release.
 
     `evaluate` returns the scores of the current weights. Returns the evaluations, for the results,
-    and `seconds`, if a process before this one has trained the trial, too.
+    and `seconds_before`, how long processes before this one have trained the trial.
     """
     import keras
 

@@ -17,9 +17,8 @@ from common import gpus
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
 
 ALWAYS_COMPILES = False  # a service must not wait for XLA, on a GPU neither
-KEPT_FOR = (
-    "GPU,XLA_GPU_JIT"  # TensorFlow's names for GPUs, in its two ways to run compiled functions
-)
+# TensorFlow's names for GPUs, in its two ways to run compiled functions.
+KEPT_FOR = "GPU,XLA_GPU_JIT"
 SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number works
 
 

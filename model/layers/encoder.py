@@ -30,7 +30,7 @@ class SharedTrace:
             hidden, seen = layer(hidden, **masks)
             return hidden, seen if keep else {}
         variables = layer.variables
-        key = (keep, fused.context(), *(variable.trainable for variable in variables))
+        key = (keep, *(variable.trainable for variable in variables))
         if key not in self._traced:
             self._traced[key] = backend.traced_once(functools.partial(self._call_first, keep))
         return self._traced[key]([variable.value for variable in variables], hidden, masks)

@@ -60,11 +60,6 @@ def shares_traces() -> bool:
     return not _for_export and (backend.COMPILES_STEPS or not _whole_step)
 
 
-def context() -> tuple[bool, ...]:
-    """What the functions of this module depend on besides their arguments."""
-    return _for_export, _without_loops, _whole_step
-
-
 def map_rows(function, arrays, count: int):
     """Applies `function` to each of `count` arrays in sequence: [count, …] → [count, …]."""
     if _without_loops:
