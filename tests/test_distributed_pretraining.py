@@ -129,7 +129,7 @@ def test_a_signal_to_one_process_stops_both(records):
         time.sleep(0.01)
     processes[1].terminate()  # not the one that writes
     try:
-        printed = [process.communicate(timeout=100)[0] for process in processes]
+        printed = [process.communicate(timeout=400)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -121,7 +121,7 @@ def test_deterministic_trials_repeat_bit_for_bit(data_dir):
         return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment)
 
     def finish(process, status=0):
-        assert process.wait(timeout=180) == status
+        assert process.wait(timeout=600) == status
 
     running = start("one", seed=1), start("two", num_trials=2)
     one, two, killed = (data_dir / "models" / name for name in ("one", "two", "killed"))

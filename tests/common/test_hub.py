@@ -217,7 +217,7 @@ def test_the_environment_and_a_script(server, tmp_path):
     command = [sys.executable, script, "owner/model", "--revision", "v1", "text"]
 
     def run(**variables):
-        options = {"env": environment | variables, "capture_output": True, "timeout": 60}
+        options = {"env": environment | variables, "capture_output": True, "timeout": 300}
         return subprocess.run(command, text=True, check=False, **options).stderr
 
     assert "owner/model (v1) is not completely in the local cache" in run(HF_HUB_OFFLINE="1")
