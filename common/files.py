@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from common import remote
 from common.errors import InputError
 
 # Ends every temporary name, so that nothing of a user's own can have one.
@@ -101,6 +102,8 @@ def require_writable(folder: str | os.PathLike, num_bytes: int = 0) -> None:
         WriteError: the folder, or the one that it would be created in, is not writable, or its disk
             is nearly full.
     """
+    if remote.is_url(folder):
+        return
     existing = os.path.abspath(folder)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
@@ -121,8 +124,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
 
     The content reaches the disk before the rename, so a crash leaves the old file or the new one.
     If the block raises, the temporary file is removed and `path` stays as it was. An OSError of the
-    write is a `WriteError`. A symbolic link stays one; a device or a pipe is written directly.
+    write is a `WriteError`. A symbolic link stays one; a device or a pipe is written directly. What
+    becomes a file in a store is written to a temporary one here, and sent as a whole.
     """
+    if remote.is_url(path):
+        with remote.written_whole(os.fspath(path)) as temporary:
+            yield temporary
+        return
     path = os.path.abspath(path)
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         with _own_errors_named(path, path):
@@ -263,7 +271,7 @@ def find_path(name: str, path: str, data_dir: str | os.PathLike) -> str:
 
 def sha256_of(path: str | os.PathLike) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with remote.open_binary(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,0 +1,312 @@
+"""Files in object stores, by URLs that fsspec knows: s3://, gs://, hdfs://, memory:// and others.
+
+The packages for some of them (s3fs, gcsfs) are extras; they find credentials and endpoints where
+they always do. What can pass, such as a cut connection or a busy server, is tried again; any other
+error of a store is an `InputError` that names the URL.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import posixpath
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from common.errors import InputError
+
+DELAYS = (0.5, 1, 2, 4, 8)  # seconds before each further try
+MIN_BLOCK, MAX_BLOCK = 1 << 16, 8 << 20  # bytes in a request
+# A reader that passes over less than this will need most of what follows.
+_NEAR = 1 << 20
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# Here, a file that is being written has no name yet.
+_WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "memory"}
+_FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError)
+_FINAL += (NotADirectoryError, NotImplementedError, ImportError, TypeError, ValueError)
+_CREDENTIALS = re.compile("Credential|ProfileNotFound|RefreshError")
+# What tells two versions of a file apart, in the answers of different stores.
+_TAGS = ("ETag", "etag", "md5Hash", "blob_id", "checksum", "mtime", "LastModified", "created")
+
+
+class File(NamedTuple):
+    """A file in a store: its size in bytes, and what changes with its content."""
+
+    size: int
+    tag: str
+
+
+def is_url(path: str | os.PathLike) -> bool:
+    """Whether a path is a URL, not one of a local file."""
+    return bool(_URL.match(os.fspath(path)))
+
+
+class RemotePath(os.PathLike):
+    """A URL, with what is used of `pathlib.Path`."""
+
+    def __init__(self, url: str):
+        self._url = url.rstrip("/")
+
+    def __fspath__(self):
+        return self._url
+
+    __str__ = __fspath__
+
+    def __truediv__(self, name):
+        return RemotePath(f"{self._url}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return posixpath.basename(self._url)
+
+    def exists(self) -> bool:
+        """Whether there is such a file."""
+        system, path = _system(self._url)
+        return _attempt(self._url, lambda: system.isfile(path))
+
+    def read_bytes(self) -> bytes:
+        """The content of a file."""
+        system, path = _system(self._url)
+        return _attempt(self._url, lambda: system.cat_file(path))
+
+    def read_text(self) -> str:
+        """The content of a text file in UTF-8."""
+        return self.read_bytes().decode()
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Removes a file."""
+        if not missing_ok or self.exists():
+            remove([self._url])
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        """Does nothing: `put` makes folders where a store has any."""
+
+
+def _system(url):
+    """The file system of a URL, and the path there."""
+    import fsspec
+
+    with _explained(url):
+        system, path = fsspec.url_to_fs(url)
+    if ".." in path.split("/"):
+        raise InputError(f"{url}: `..` cannot be used in a URL")
+    return system, path.rstrip("/")
+
+
+def list_files(url: str) -> dict[str, File]:
+    """The files in a folder and its subfolders by their names there, or one by its last name.
+
+    Nothing there is an empty answer. It takes one listing, however many files there are.
+    """
+    system, path = _system(url)
+    found = _find(url, system, lambda: system.find(path, detail=True))
+    base = posixpath.dirname(path) if [*found] == [path] else path
+    return {posixpath.relpath(name, base): file for name, file in sorted(found.items())}
+
+
+def match_files(pattern: str) -> tuple[str, dict[str, File]]:
+    """The files that a URL stands for: one file, those below a folder, or what a pattern matches.
+
+    Returns:
+        The URL of the folder that the names begin in; and the files by their names.
+    """
+    scheme = _URL.match(pattern)[0]
+    parts = pattern.removeprefix(scheme).rstrip("/").split("/")
+    magic = next((i for i, part in enumerate(parts) if re.search(r"[*?[]", part)), None)
+    found = list_files(pattern)  # as it stands, whatever it has of a pattern
+    if found or magic is None:
+        is_file = [*found] == parts[-1:]
+        return scheme + "/".join(parts[:-1] if is_file else parts), found
+    base = scheme + "/".join(parts[:magic])
+    system, path = _system(base)
+    below = "/".join([path, *parts[magic:]])
+    found = _find(base, system, lambda: system.glob(below, detail=True))
+    return base, {posixpath.relpath(name, path): file for name, file in sorted(found.items())}
+
+
+def _find(url, system, find):
+    def look():
+        system.invalidate_cache()  # others write there, too
+        found = find()
+        return {
+            name: info if info.get("size") is not None else system.info(name)
+            for name, info in found.items()
+        }
+
+    found = _attempt(url, look)
+    return {
+        name.rstrip("/"): _file(info)
+        for name, info in found.items()
+        if info["type"] == "file" and not name.endswith("/")  # which marks a folder in some stores
+    }
+
+
+def _file(info):
+    tag = next((str(info[name]) for name in _TAGS if info.get(name)), "")
+    return File(int(info["size"]), tag)
+
+
+def open_binary(path: str | os.PathLike) -> io.BufferedIOBase:
+    """Opens a file, here or in a store, for reading; both can seek."""
+    if not is_url(path):
+        return open(path, "rb")
+    url = os.fspath(path)
+    system, path = _system(url)
+    size = _attempt(url, lambda: system.info(path))["size"]
+    return io.BufferedReader(_Stream(url, size), MIN_BLOCK)
+
+
+class _Stream(io.RawIOBase):
+    """A file in a store. Requests grow while it is read on, so that few of them read much."""
+
+    def __init__(self, url, size):
+        self._url, self._size, self._position = url, size, 0
+        self._block, self._start, self._want = b"", 0, MIN_BLOCK // 2
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
+        return self._position
+
+    def readinto(self, buffer):
+        if self._position >= self._size:
+            return 0
+        end = self._start + len(self._block)
+        if not self._start <= self._position < end:
+            is_near = 0 <= self._position - end < _NEAR
+            self._want = min(2 * self._want, MAX_BLOCK) if is_near else MIN_BLOCK
+            self._start = self._position
+            stop = min(self._size, self._start + self._want)
+            self._block = read_range(self._url, self._start, stop)
+        offset = self._position - self._start
+        part = self._block[offset : offset + len(buffer)]
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+
+def read_range(url: str, start: int, stop: int) -> bytes:
+    """The bytes `start` to `stop` of a file. After a cut, it goes on with smaller requests."""
+    system, path = _system(url)
+    content, size, delays = bytearray(), stop - start, iter(DELAYS)
+
+    def read():
+        begin = start + len(content)
+        part = system.cat_file(path, start=begin, end=min(stop, begin + size))
+        if not part:
+            raise OSError(f"it became shorter than {stop:,} bytes during reading")
+        return part
+
+    with _explained(url):
+        while len(content) < stop - start:
+            try:
+                content += read()
+                delays = iter(DELAYS)
+            except Exception as error:
+                _wait(url, error, delays)
+                size = max(MIN_BLOCK, size // 4)
+    return bytes(content)
+
+
+@contextlib.contextmanager
+def written_whole(url: str) -> Iterator[str]:
+    """Yields the name of a local file, which becomes the file at `url` at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="convbert-") as folder:
+        path = os.path.join(folder, posixpath.basename(url))
+        yield path
+        put(path, url)
+
+
+def put(path: str, url: str) -> None:
+    """Sends a local file. It gets its name in the store when all of it is there."""
+    system, target = _system(url)
+
+    def send():
+        if _URL.match(url)[1].lower() in _WHOLE_PUTS:
+            system.put_file(path, target)
+            return
+        folder, name = posixpath.split(target)
+        temporary = f"{folder}/.{name}.{os.uname().nodename}-{os.getpid()}.convbert-tmp"
+        system.makedirs(folder, exist_ok=True)
+        try:
+            system.put_file(path, temporary)
+            if system.exists(target):  # some do not replace a file
+                system.rm_file(target)
+            system.mv(temporary, target)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                system.rm_file(temporary)
+            raise
+
+    _attempt(url, send, "write")
+
+
+def remove(urls: list[str]) -> None:
+    """Removes files of one store, many in a request where it can."""
+    if urls:
+        system, _ = _system(urls[0])
+        paths = [_system(url)[1] for url in urls]
+        _attempt(urls[0], lambda: system.rm(paths), "remove")
+
+
+def _attempt(url: str, operation: Callable[[], Any], action: str = "read") -> Any:
+    """What `operation` returns; it is called again after an error that can pass."""
+    delays = iter(DELAYS)
+    with _explained(url, action):
+        while True:
+            try:
+                return operation()
+            except Exception as error:
+                _wait(url, error, delays)
+
+
+def _wait(url, error, delays):
+    """Waits before another try; raises the error if there is none."""
+    is_final = isinstance(error, _FINAL) or _CREDENTIALS.search(type(error).__name__)
+    if is_final or getattr(error, "errno", None) == errno.EINVAL:  # the request itself is wrong
+        raise error
+    delay = next(delays, None)
+    if delay is None:
+        raise error
+    logging.warning("%s: %s; trying again", url, str(error) or type(error).__name__)
+    time.sleep(delay)
+
+
+@contextlib.contextmanager
+def _explained(url: str, action: str = "read") -> Iterator[None]:
+    """Says what an error of a store means; each package has its own."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot {action} {url}: {_problem(url, error)}") from error
+
+
+def _problem(url, error):
+    reason = (str(error) or type(error).__name__).splitlines()[0][:300].rstrip(". ")
+    if isinstance(error, ImportError):
+        from fsspec.registry import known_implementations
+
+        known = known_implementations.get(_URL.match(url)[1].lower(), {})
+        package = known.get("class", "").split(".")[0]
+        return f"pip install {package}" if package not in ("", "fsspec") else reason
+    if isinstance(error, ValueError) and "rotocol" in reason:
+        return f"{reason}. Expected a path, or a URL such as s3://BUCKET/FOLDER"
+    if isinstance(error, FileNotFoundError):
+        return f"not found ({reason}). Check the names of the bucket and the folder"
+    if isinstance(error, PermissionError) or _CREDENTIALS.search(type(error).__name__):
+        return f"no access ({reason}). Check the credentials, and what they allow"
+    return f"{reason}. Check the address and the connection"

@@ -1,0 +1,141 @@
+"""Folders in object stores as folders here: fetched once, and again where they changed."""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import NamedTuple
+
+from common import remote
+from common.console import progress_bar
+from common.errors import InputError
+from common.files import atomic_path, write_errors_named, write_text
+
+_THREADS = 8
+
+
+class Copy(NamedTuple):
+    """A fetched folder, and the SHA-256 of each of its files by its name there."""
+
+    directory: str
+    hashes: dict[str, str]
+
+
+def cache_directory() -> str:
+    """Where copies are kept: CONVBERT_CACHE, or convbert in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.environ.get("CONVBERT_CACHE") or os.path.join(cache, "convbert")
+
+
+def local_path(url: str) -> str:
+    """Where the copy of a file or folder is, or will be."""
+    return os.path.join(cache_directory(), *url.replace("://", "/").strip("/").split("/"))
+
+
+def local(path: str) -> str:
+    """A path as it is; of a URL, the path of its copy, which is fetched first."""
+    return fetch(path).directory if remote.is_url(path) else path
+
+
+def fetch(url: str, is_wanted: Callable[[str], bool] = lambda name: True) -> Copy:
+    """Fetches a folder, or a file, unless the copy in the cache has the same sizes and tags.
+
+    Files that are no longer in the store go from the copy, too. With a complete copy, the store is
+    asked for one listing, and nothing else.
+
+    Args:
+        url: of the folder.
+        is_wanted: says by their names below it which files are.
+
+    Raises:
+        InputError: there is no such folder, or an error of the store.
+    """
+    url = url.rstrip("/")
+    found = {name: file for name, file in remote.list_files(url).items() if is_wanted(name)}
+    if not found:
+        raise InputError(f"{url}: not found, or empty. Check the names of the bucket and folder")
+    if bad := [name for name in found if name.split("/")[0] in ("", "..")]:
+        raise InputError(f"{url}: `{bad[0]}` cannot be the name of a file here")
+    base = os.path.dirname(url) if [*found] == [os.path.basename(url)] else url
+    directory = local_path(base)
+    with write_errors_named(directory), _index(url) as index:
+        for name in [name for name in index if is_wanted(name) and name not in found]:
+            del index[name]
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
+        missing = {
+            name: file
+            for name, file in found.items()
+            if index.get(name, [])[:2] != [*file] or not _has(directory, name, file.size)
+        }
+        _fetch_files(base, missing, directory, index)
+        hashes = {name: index[name][2] for name in found}
+    return Copy(local_path(url) if base != url else directory, hashes)
+
+
+def _has(directory, name, size):
+    try:
+        return os.path.getsize(os.path.join(directory, name)) == size
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _index(url: str) -> Iterator[dict[str, list]]:
+    """What is in the cache of a URL: size, tag and SHA-256 by name. One process has it at a time.
+
+    What changes is saved at the end, also after an error.
+    """
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+    path = os.path.join(cache_directory(), ".index", name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f"{path}.lock", "w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            with open(path, encoding="utf-8") as file:
+                index = json.load(file)
+        except (FileNotFoundError, ValueError):
+            index = {}
+        before = dict(index)
+        try:
+            yield index
+        finally:
+            if index != before:
+                write_text(path, json.dumps(index))
+
+
+def _fetch_files(url, missing, directory, index):
+    """Fetches files in parallel, and adds each to the index."""
+    total = sum(file.size for file in missing.values())
+    options = {"unit": "B", "unit_scale": True, "disable": not missing}
+    with (
+        progress_bar(total, f"fetching {url}", **options) as bar,
+        futures.ThreadPoolExecutor(_THREADS) as pool,
+    ):
+        fetch_one = functools.partial(_fetch_file, url, directory, bar)
+        running = {pool.submit(fetch_one, *item): item for item in missing.items()}
+        try:
+            for done in futures.as_completed(running):
+                name, file = running[done]
+                index[name] = [*file, done.result()]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _fetch_file(url, directory, bar, name, file):
+    """Fetches a file; returns its SHA-256."""
+    target, digest = os.path.join(directory, name), hashlib.sha256()
+    with atomic_path(target) as temporary, open(temporary, "wb") as output:
+        for start in range(0, file.size, remote.MAX_BLOCK):
+            stop = min(file.size, start + remote.MAX_BLOCK)
+            part = remote.read_range(f"{url}/{name}", start, stop)
+            output.write(part)
+            digest.update(part)
+            bar.update(len(part))
+    return digest.hexdigest()
