@@ -31,19 +31,6 @@ AVERAGES = {
     "papers' average": ("one metric each", PAPER_METRICS),
 }
 
-# Examples in GLUE's training and dev files.
-GLUE_EXAMPLES = {
-    "cola": (8551, 1043),
-    "sst": (67349, 872),
-    "mrpc": (3668, 408),
-    "sts": (5749, 1500),
-    "qqp": (363846, 40430),
-    "mnli": (392702, 9815),
-    "qnli": (104743, 5463),
-    "rte": (2490, 277),
-    "wnli": (635, 71),
-}
-
 EARLY_STOP = "early stop"
 # By the weights that were scored, if the dev set itself has chosen them.
 CHOSEN_ON_DEV = {
@@ -122,12 +109,13 @@ def _remarks(task, scored):
     if len(scored) < task.num_trials:
         remarks.append(f"{len(scored)} of {task.num_trials} trials")
     remarks += [CHOSEN_ON_DEV[each] for each in sorted({*map(kept_weights, scored)} - {"last"})]
-    counts = (task.train_examples, task.dev_examples)
-    expected = GLUE_EXAMPLES.get(task.name, (None, None))
-    for split, count, whole in zip(("training", "dev"), counts, expected, strict=True):
+    expected = glue.NUM_EXAMPLES.get(task.name, {})
+    counts = (("train", "training", task.train_examples), ("dev", "dev", task.dev_examples))
+    for split, name, count in counts:
+        whole = expected.get(split)
         # A few of QQP's rows are damaged.
         if whole and count is not None and abs(count - whole) > glue.MAX_DAMAGED_SHARE * whole:
-            remarks.append(f"{count:,} {split} examples instead of GLUE's {whole:,}")
+            remarks.append(f"{count:,} {name} examples instead of GLUE's {whole:,}")
     return remarks
 
 

@@ -2,14 +2,18 @@
 
     python3 scripts/download_glue.py --data-dir DATA_DIR all
     python3 scripts/download_glue.py --data-dir DATA_DIR cola rte
+    python3 scripts/download_glue.py --data-dir DATA_DIR --source hub cola rte
 
 Writes DATA_DIR/finetuning_data/CoLA/train.tsv and so on; "mnli" includes the diagnostic set. Every
-download must have the size and SHA-256 listed in scripts/glue_files.tsv. Existing files are kept,
-and a task that has all its files is not downloaded.
+download must have the size and SHA-256 listed in scripts/glue_files.tsv. With --source hub, the
+files are made from GLUE's copy on the Hugging Face hub (nyu-mll/glue), which must have GLUE's
+number of rows; columns that no task reads are empty. Existing files are kept, and a task that has
+all its files is not downloaded.
 """
 
 import argparse
 import csv
+import functools
 import http.client
 import io
 import os
@@ -18,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -28,7 +32,7 @@ from common import errors, files
 from common.console import progress_bar
 from common.errors import InputError
 from common.lock import locked
-from data.tasks import glue
+from data.tasks import glue, glue_hub
 
 BASE_URL = "https://dl.fbaipublicfiles.com"
 ATTEMPTS = 5
@@ -63,7 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("tasks", nargs="+", help=f'{", ".join(glue.TASKS)}; or "all"')
     parser.add_argument("--data-dir", required=True, help="holds finetuning_data/")
     parser.add_argument(
-        "--base-url", default=BASE_URL, help="a mirror with the same paths (default: %(default)s)"
+        "--source",
+        choices=("glue", "hub"),
+        default="glue",
+        help="GLUE's own server, or its copy on the Hugging Face hub (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--base-url", default=BASE_URL, help="a mirror of GLUE's server (default: %(default)s)"
     )
     args = parser.parse_args(arguments)
     names = list(glue.TASKS) if "all" in args.tasks else args.tasks
@@ -73,10 +83,13 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.base_url.startswith(("http://", "https://")):
         raise InputError(f"--base-url: expected http://… or https://…, got {args.base_url}")
     directory = os.path.join(args.data_dir, "finetuning_data")
+    open_files = (
+        functools.partial(fetch_files, args.base_url) if args.source == "glue" else from_hub
+    )
     failures = []
     for download in [each for each in read_downloads(FILES) if each.task in tasks]:
         try:
-            print(complete(download, directory, args.base_url))
+            print(complete(download, directory, open_files))
         except InputError as error:
             failures.append(str(error))
     if failures:
@@ -93,8 +106,13 @@ def read_downloads(path: Path) -> list[Download]:
     return [Download(*key, tuple(remote_files)) for key, remote_files in folders.items()]
 
 
-def complete(download: Download, directory: str, base_url: str) -> str:
-    """Downloads a folder's files unless it has them; returns a line for the user."""
+def complete(
+    download: Download, directory: str, open_files: Callable[[Download, str], Iterable]
+) -> str:
+    """Downloads a folder's files unless it has them; returns a line for the user.
+
+    `open_files` yields the name and the content of each of its files; it may use a folder.
+    """
     folder = os.path.join(directory, download.folder)
     if not missing_splits(download, directory):
         return f"{folder}: already there"
@@ -103,8 +121,7 @@ def complete(download: Download, directory: str, base_url: str) -> str:
             locked(os.path.join(folder, ".download.lock"), folder, "Wait until it ends"),
             files.temporary_directory(folder) as temporary,
         ):
-            paths = [fetch(each, base_url, temporary) for each in download.remote_files]
-            written = write_splits(download.folder, paths, folder)
+            written = write_files(open_files(download, temporary), folder)
     except InputError as error:
         raise InputError(
             f"{error}. You can also put the task's .tsv files into {folder} yourself"
@@ -114,13 +131,34 @@ def complete(download: Download, directory: str, base_url: str) -> str:
     return f"{folder}: {', '.join(written)}"
 
 
+def splits_of(download: Download) -> list[str]:
+    """The splits that are in this folder."""
+    splits = glue.NUM_EXAMPLES[download.task]
+    return [s for s in splits if (s == "diagnostic") == (download.folder == "diagnostic")]
+
+
 def missing_splits(download: Download, directory: str) -> list[str]:
     """The splits in this folder that finetune.py would not find."""
     task = glue.get_task(download.task)
-    splits = ["train", "dev", *task.more_dev_splits, *task.test_splits]
-    if download.task == "mnli":
-        splits = [s for s in splits if (s == "diagnostic") == (download.folder == "diagnostic")]
-    return [split for split in splits if not any(map(os.path.isfile, task.paths(directory, split)))]
+    return [
+        split
+        for split in splits_of(download)
+        if not any(map(os.path.isfile, task.paths(directory, split)))
+    ]
+
+
+def from_hub(download: Download, _directory: str) -> Iterator[tuple[str, BinaryIO]]:
+    """The files that are made from GLUE's copy on the hub."""
+    task = glue.get_task(download.task)
+    return glue_hub.make_files(task, download.folder, splits_of(download))
+
+
+def fetch_files(
+    base_url: str, download: Download, directory: str
+) -> Iterator[tuple[str, BinaryIO]]:
+    """The files from GLUE's own server; downloads go to `directory`."""
+    paths = [fetch(each, base_url, directory) for each in download.remote_files]
+    return UNPACKERS.get(download.folder, read_zip)(paths, download.folder)
 
 
 def fetch(remote_file: RemoteFile, base_url: str, directory: str) -> str:
@@ -170,10 +208,10 @@ def transfer(url: str, path: str, size: int) -> str | None:
         return str(error) or type(error).__name__
 
 
-def write_splits(name: str, paths: list[str], folder: str) -> list[str]:
-    """Writes the .tsv files that are in the downloads but not in `folder`; returns their names."""
+def write_files(opened: Iterable[tuple[str, BinaryIO]], folder: str) -> list[str]:
+    """Writes the files that are not in `folder`; returns their names."""
     written = []
-    for file_name, stream in UNPACKERS.get(name, read_zip)(paths, name):
+    for file_name, stream in opened:
         path = os.path.join(folder, file_name)
         if os.path.exists(path):  # from an interrupted call, or put there by the user
             continue

@@ -63,7 +63,7 @@ class GlueTask(ClassificationTask):
 
     @override
     def check_table(self, table: Table, is_test: bool) -> None:
-        *texts, label = _HEADERS[self.name]
+        *texts, label = HEADERS[self.name]
         if not table.header and table.rows and label in (first := table.rows[0][1]):
             problem = f"expected no header, as in GLUE's file, got {listed(first)}"
             raise InputError(f"{table.path}, line 1: {problem}")
@@ -81,7 +81,7 @@ class GlueTask(ClassificationTask):
 
 
 # The names in the headers: of the texts, and of the label.
-_HEADERS = {
+HEADERS = {
     "cola": ("sentence", "label"),
     "sst": ("sentence", "label"),
     "mrpc": ("#1 String", "#2 String", "Quality"),
@@ -119,6 +119,20 @@ _ROWS = (
     GlueTask("wnli", ("accuracy",), (1, 2), 3, glue_name="WNLI"),
 )
 TASKS = {task.name: task for task in _ROWS}
+
+# Examples in GLUE's files, by task and split; without the few damaged rows of QQP.
+NUM_EXAMPLES = {
+    "cola": {"train": 8551, "dev": 1043, "test": 1063},
+    "sst": {"train": 67_349, "dev": 872, "test": 1821},
+    "mrpc": {"train": 3668, "dev": 408, "test": 1725},
+    "sts": {"train": 5749, "dev": 1500, "test": 1379},
+    "qqp": {"train": 363_846, "dev": 40_430, "test": 390_965},
+    "mnli": {"train": 392_702, "dev": 9815, "dev_mismatched": 9832}
+    | {"test_matched": 9796, "test_mismatched": 9847, "diagnostic": 1104},
+    "qnli": {"train": 104_743, "dev": 5463, "test": 5463},
+    "rte": {"train": 2490, "dev": 277, "test": 3000},
+    "wnli": {"train": 635, "dev": 71, "test": 146},
+}
 
 
 def get_task(name: str) -> GlueTask:

@@ -1,8 +1,6 @@
 import os
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from huggingface_hub import HfFileSystem, constants
 
@@ -14,18 +12,11 @@ from data.records.metadata import load_metadata
 from data.records.options import BuildOptions
 from data.tasks.registry import get_task
 from tests.support import corpora, hub_server
-from tests.support.files import write
+from tests.support.files import parquet, write
 
 NAME = "me/texts"
 ADDRESS = f"hf://datasets/{NAME}"
 WORDS = ["bing", "ting", "lun", "ta", "run", "to", "ke", "so", "fo", "do", "da", "ring", "me"]
-
-
-def parquet(**columns):
-    """A parquet file."""
-    sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
-    return sink.getvalue().to_pybytes()
 
 
 def texts(first):

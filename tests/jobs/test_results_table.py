@@ -14,7 +14,7 @@ def results(name, scores, num_trials=None, **counts):
     for seed, value in enumerate(scores):
         metrics = {metric: value + 10 * i for i, metric in enumerate(names)}
         trials.append({"metrics": metrics, "seed": seed})
-    train, dev = results_table.GLUE_EXAMPLES[name]
+    train, dev = (glue.NUM_EXAMPLES[name][split] for split in ("train", "dev"))
     counts = {"train_examples": train, "dev_examples": dev, "hparams": {}} | counts
     main_metrics, num_trials = glue.TASKS[name].metrics, num_trials or len(scores)
     return results_table.TaskResults(name, main_metrics, trials, num_trials, **counts)

@@ -2,6 +2,9 @@
 
 import json
 
+import pyarrow
+import pyarrow.parquet
+
 
 def as_lines(objects):
     """Objects as JSON lines."""
@@ -14,3 +17,10 @@ def write(path, content):
     text = content if isinstance(content, str | bytes) else json.dumps(content)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return str(path)
+
+
+def parquet(**columns):
+    """The bytes of a parquet file."""
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink)
+    return sink.getvalue().to_pybytes()
