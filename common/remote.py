@@ -14,6 +14,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -67,9 +68,9 @@ class RemotePath(os.PathLike):
         return posixpath.basename(self._url)
 
     def exists(self) -> bool:
-        """Whether there is such a file."""
+        """Whether there is such a file or folder."""
         system, path = _system(self._url)
-        return _attempt(self._url, lambda: system.isfile(path))
+        return _attempt(self._url, lambda: system.exists(path))
 
     def read_bytes(self) -> bytes:
         """The content of a file."""
@@ -87,6 +88,11 @@ class RemotePath(os.PathLike):
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Does nothing: `put` makes folders where a store has any."""
+
+
+def as_path(path: str | os.PathLike) -> Path | RemotePath:
+    """A path as an object, here or in a store."""
+    return RemotePath(os.fspath(path)) if is_url(path) else Path(path)
 
 
 def _system(url):

@@ -1,5 +1,6 @@
 """The text column of a parquet file."""
 
+import io
 from collections.abc import Iterator
 
 from common.errors import InputError
@@ -8,8 +9,10 @@ from common.errors import InputError
 _BATCH_BYTES = 4 << 20
 
 
-def read_values(path: str, column: str, name: str) -> Iterator[bytes | None]:
+def read_values(path: str | io.IOBase, column: str, name: str) -> Iterator[bytes | None]:
     """Yields the values of a column in order; None for a null. Messages call the file `name`.
+
+    `path` may also be an open file.
 
     Raises:
         OSError: the file is damaged (without a number), or cannot be read.

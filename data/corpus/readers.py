@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from common import remote
 from common.fields import setting
 from data.corpus.files import (
     DamagedError,
@@ -64,7 +65,7 @@ class TextSource:
     """A piece of the corpus that can be read independently: a file, or a range of one."""
 
     path: str
-    """The file."""
+    """The file, or its URL."""
     name: str
     """Its name in messages, the same on every machine."""
     kind: str
@@ -114,7 +115,7 @@ def read_documents(
     try:
         with (
             read_errors(source.name),
-            open(source.path, "rb") if content is None else io.BytesIO(content) as file,
+            remote.open_binary(source.path) if content is None else io.BytesIO(content) as file,
         ):
             start = source.offset if content is None else 0
             read = _READERS[source.kind]
@@ -226,7 +227,8 @@ def _json_lines(chunks):
 
 
 def _read_parquet(source, file, skipped):
-    values = read_values(source.path, source.options.text_column, source.name)
+    place = file if remote.is_url(source.path) else source.path
+    values = read_values(place, source.options.text_column, source.name)
     for row, text in enumerate(values):
         if text is None:
             skipped.add(source, f"row {row}", NO_TEXT)

@@ -1,8 +1,9 @@
 """Finds a corpus and lists its sources. Nothing is unpacked to disk.
 
 A corpus is a file, a directory (including its subdirectories) or a glob pattern. Any of them can be
-in a data set on the Hugging Face hub, which is downloaded: see `common.hub_datasets`. The ending of
-a file's name, in any case, gives its type, unless `ReadOptions.corpus_format` does:
+in an object store, or in a data set on the Hugging Face hub, which is downloaded: see
+`common.remote` and `common.hub_datasets`. The ending of a file's name, in any case, gives its type,
+unless `ReadOptions.corpus_format` does:
 - `*.tar`: contains `*.xz` archives, like OpenWebText's single tar and the many tars of its public
   copy. On its own, a `*.tar.xz` can contain them too.
 - any other `*.xz`: one of those archives, a tar.xz with one .txt file per document.
@@ -12,6 +13,7 @@ a file's name, in any case, gives its type, unless `ReadOptions.corpus_format` d
 .txt and .jsonl files can be compressed: `.bz2`, `.gz`, `.xz` or `.zst` follows.
 """
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -23,14 +25,15 @@ import os
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from absl import logging
 
-from common import hub_datasets
+from common import hub_datasets, remote
 from common.errors import InputError
+from common.remote import RemotePath
 from data.corpus.files import UTF16_MARKS, DamagedError, StrictTarInfo, read_errors
 from data.corpus.lines import MAX_LINE_BYTES, is_blank
 from data.corpus.readers import ReadOptions, TextSource
@@ -52,7 +55,7 @@ _OTHER_NAMES = "--corpus-format txt or jsonl reads files of other names"
 class Corpus:
     """The sources of a corpus, in a fixed order."""
 
-    path: Path
+    path: Path | RemotePath
     sources: list[TextSource]
     is_stream: bool
     """A compressed tar: its members can only be read in order, with `stream`."""
@@ -80,7 +83,7 @@ class Corpus:
         """
         count = 0
         try:
-            with read_errors(self.path), lzma.open(self.path) as file:
+            with read_errors(self.path), _opened(self.path, is_compressed=True) as file:
                 for tar, member in _archives_in(file):
                     content = tar.extractfile(member).read()
                     count += 1
@@ -98,9 +101,9 @@ def find_corpus(
 ) -> Corpus:
     """Finds a corpus and lists it. Of archives, only the first and the last bytes are checked.
 
-    `path` is a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`, also in a data set on
-    the hub: `hf://datasets/OWNER/NAME/*.parquet`. By default, the corpus is OpenWebText in the data
-    directory.
+    `path` is a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`, also in a store or in
+    a data set on the hub: `hf://datasets/OWNER/NAME/*.parquet`. By default, the corpus is
+    OpenWebText in the data directory.
 
     Raises:
         InputError: there is no corpus or no text in it, a file or directory cannot be read, an
@@ -116,14 +119,17 @@ def find_corpus(
             path = _default_path(data_dir)
         elif hub_datasets.is_address(path):
             path, files, origin = _fetch(os.fspath(path), options)
-        path = Path(path)
-        is_file = path.is_file()
+        path = remote.as_path(path)
+        if isinstance(path, RemotePath):
+            files, is_file = _find_remote_files(path, options)
+        else:
+            is_file = path.is_file()
         kind, _ = _kind_of(path.name, options)
         if is_file and kind in (None, "tar", "archive"):
             sources, is_stream = _list_single_tar(path, kind, options)
         else:
             files = files or ([(path, path.name)] if is_file else _find_files(path, options))
-            sources = [source for file in files for source in _list_file(*file, options)]
+            sources = [source for file in files for source in _list_file(*file, options=options)]
             is_stream = False
     corpus = Corpus(path, sources, is_stream, options, origin)
     if not corpus.size:
@@ -143,20 +149,47 @@ def _fetch(
         The file, or the directory of several; the files, each with its name; and `Corpus.origin`.
     """
     found = hub_datasets.fetch(address, lambda name: _kind_of(name, options)[0] is not None)
-    others = _listing(Counter(_ending(Path(name)) for name in found.others))
-    if not found.names:
-        problem = f"has only {others}" if found.others else "does not match any file"
-        raise InputError(f"no corpus: {address} {problem}; expected {_KINDS}. {_OTHER_NAMES}.")
-    if found.others:
-        logging.warning("%s: passed over %s. %s", address, others, _OTHER_NAMES)
+    _check_found(address, len(found.names), (_ending(Path(name)) for name in found.others))
     files = [(Path(found.directory, name), name) for name in found.names]
     path = files[0][0] if len(files) == 1 else found.directory
     return str(path), files, {"corpus": found.address, "corpus_revision": found.commit}
 
 
-def _default_path(data_dir: str | os.PathLike) -> Path:
+def _check_found(
+    path: str | os.PathLike, count: int, others: Iterable[str], nothing: str = ""
+) -> None:
+    """Reports what is passed over; raises an `InputError` if it is all that was found."""
+    counts = Counter(others)
+    listing = _listing(counts)
+    if not count:
+        found = f"has only {listing}" if counts else nothing or "does not match any file"
+        raise InputError(f"no corpus: {path} {found}; expected {_KINDS}. {_OTHER_NAMES}.")
+    if counts:
+        logging.warning("%s: %d files; passed over %s. %s", path, count, listing, _OTHER_NAMES)
+
+
+def _find_remote_files(
+    path: RemotePath, options: ReadOptions
+) -> tuple[list[tuple[RemotePath, str, int]], bool]:
+    """Lists the files of a store, with their names and sizes; and whether it is one file alone."""
+    base, found = remote.match_files(str(path))
+    if base != str(path) and [*found] == [path.name]:
+        return [(path, path.name, found[path.name].size)], True
+    base = RemotePath(base)
+    names = [name for name in found if _is_meant(base / name, options)]
+    _check_found(path, len(names), (_what_is(base / n) for n in found.keys() - set(names)))
+    return [(base / name, name, found[name].size) for name in names], False
+
+
+def _is_meant(file: Path | RemotePath, options: ReadOptions) -> bool:
+    """Whether a file that was not named, but found, is part of the corpus."""
+    is_hidden = options.corpus_format and file.name.startswith(".")
+    return bool(_kind_of(file.name, options)[0]) and not is_hidden and not _is_vocabulary(file)
+
+
+def _default_path(data_dir: str | os.PathLike) -> Path | RemotePath:
     """OpenWebText in the data directory."""
-    candidates = [Path(data_dir, name) for name in DEFAULT_NAMES]
+    candidates = [remote.as_path(data_dir) / name for name in DEFAULT_NAMES]
     for candidate in candidates:
         if candidate.exists():
             return candidate
@@ -167,15 +200,16 @@ def _default_path(data_dir: str | os.PathLike) -> Path:
 
 
 def _list_single_tar(
-    path: Path, kind: str | None, options: ReadOptions
+    path: Path | RemotePath, kind: str | None, options: ReadOptions
 ) -> tuple[list[TextSource], bool]:
     """Lists a tar of archives, compressed or not, or an archive alone, whatever its name is.
 
     Returns:
         The sources, and whether they are of a compressed tar.
     """
-    with path.open("rb") as file:
+    with remote.open_binary(path) as file:
         is_compressed = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
+        size = file.seek(0, os.SEEK_END)
     if kind is None and not is_compressed and not _is_tar(path):
         raise InputError(f"{path}: its name is none of {_KINDS}; {_OTHER_NAMES}.")
     sources = _list_tar(path, path.name, is_compressed, options)
@@ -183,15 +217,15 @@ def _list_single_tar(
         return sources, is_compressed
     if not is_compressed:
         raise InputError(f"{path}: does not contain *.xz archives, as OpenWebText's tar does.")
-    size = path.stat().st_size
     return [TextSource(str(path), path.name, "archive", 0, size, options=options)], False
 
 
-def _is_tar(path: Path) -> bool:
-    try:
-        tarfile.open(path, "r:").close()
-    except tarfile.ReadError:
-        return False
+def _is_tar(path: Path | RemotePath) -> bool:
+    with remote.open_binary(path) as file:
+        try:
+            tarfile.open(fileobj=file, mode="r:").close()
+        except tarfile.ReadError:
+            return False
     return True
 
 
@@ -203,18 +237,10 @@ def _find_files(path: Path, options: ReadOptions) -> list[tuple[Path, str]]:
     files, passed_over = set(), set()
     for match in _matches(base, pattern):
         for file in _files_in(match) if match.is_dir() else [match]:
-            is_meant = not (options.corpus_format and file.name.startswith("."))
-            is_meant = is_meant and not file.is_dir() and not _is_vocabulary(file)
-            is_ours = is_meant and _kind_of(file.name, options)[0]
+            is_ours = not file.is_dir() and _is_meant(file, options)
             (files if is_ours else passed_over).add(file)
-    counts = Counter(map(_what_is, passed_over))
-    others = _listing(counts)
-    if not files:
-        found = "is empty" if path.is_dir() else "does not exist, or does not match any file"
-        found = f"has only {others}" if passed_over else found
-        raise InputError(f"no corpus: {path} {found}; expected {_KINDS}. {_OTHER_NAMES}.")
-    if passed_over:
-        logging.warning("%s: %d files; passed over %s. %s", path, len(files), others, _OTHER_NAMES)
+    nothing = "is empty" if path.is_dir() else "does not exist, or does not match any file"
+    _check_found(path, len(files), map(_what_is, passed_over), nothing)
     return [(file, str(file.relative_to(base))) for file in sorted(files)]
 
 
@@ -238,11 +264,11 @@ def _matches(base: Path, pattern: list[str]) -> Iterator[Path]:
             yield match
 
 
-def _is_vocabulary(file: Path) -> bool:
+def _is_vocabulary(file: Path | RemotePath) -> bool:
     """Whether a file is the vocabulary of a data directory, which can be beside the texts."""
-    if file.name != "vocab.txt" or not file.is_file():
+    if file.name != "vocab.txt" or not (remote.is_url(file) or file.is_file()):
         return False
-    with file.open("rb") as content:
+    with remote.open_binary(file) as content:
         return b"[UNK]" in content.read(1 << 16).split()
 
 
@@ -270,11 +296,11 @@ def _kind_of(name: str, options: ReadOptions) -> tuple[str | None, str]:
     return kinds.get(os.path.splitext(name.lower())[1]), ""
 
 
-def _what_is(file: Path) -> str:
+def _what_is(file: Path | RemotePath) -> str:
     """What is passed over, for messages."""
-    if file.is_dir():
+    if not remote.is_url(file) and file.is_dir():
         return "linked directory"
-    return "vocab.txt with a vocabulary" if _is_vocabulary(file) else _ending(file)
+    return "vocab.txt with a vocabulary" if _is_vocabulary(file) else _ending(Path(file.name))
 
 
 def _listing(counts: Counter) -> str:
@@ -300,17 +326,29 @@ def _archives_in(
                 passed_over[_ending(Path(member.name))] += 1
 
 
-def _list_tar(path: Path, name: str, is_compressed: bool, options: ReadOptions) -> list[TextSource]:
+@contextlib.contextmanager
+def _opened(path: Path | RemotePath, is_compressed: bool) -> Iterator[io.BufferedIOBase]:
+    """Opens a tar, compressed or not."""
+    with (
+        remote.open_binary(path) as file,
+        lzma.open(file) if is_compressed else contextlib.nullcontext(file) as content,
+    ):
+        yield content
+
+
+def _list_tar(
+    path: Path | RemotePath, name: str, is_compressed: bool, options: ReadOptions
+) -> list[TextSource]:
     if is_compressed:
         logging.info("listing the compressed archive %s, which must be read once for that", path)
     make = functools.partial(TextSource, str(path), kind="archive", options=options)
     sources, passed_over = [], Counter()
     try:
-        with read_errors(path), (lzma.open if is_compressed else open)(path, "rb") as file:
+        with read_errors(path), _opened(path, is_compressed) as file:
             for _, member in _archives_in(file, passed_over):
                 source = make(f"{name}/{member.name}", offset=member.offset_data, size=member.size)
                 sources.append(source)
-            if not is_compressed and not options.skip_damaged:
+            if not is_compressed and not options.skip_damaged and not remote.is_url(path):
                 for source in sources:
                     _check_xz_ends(source, file)
     except DamagedError as error:
@@ -325,18 +363,28 @@ def _list_tar(path: Path, name: str, is_compressed: bool, options: ReadOptions) 
     return sources
 
 
-def _list_file(path: Path, name: str, options: ReadOptions) -> list[TextSource]:
+def _list_file(
+    path: Path | RemotePath, name: str, size: int | None = None, *, options: ReadOptions
+) -> list[TextSource]:
+    """The sources of a file; `size` is known of one in a store, which is not opened in vain."""
     kind, compression = _kind_of(path.name, options)
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"cannot read {path}: it is a pipe or a device")
+    is_remote = size is not None
+    if not is_remote:
+        status = path.stat()
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"cannot read {path}: it is a pipe or a device")
     if kind == "tar":
         return _list_tar(path, name, False, options)
-    source = TextSource(str(path), name, kind, 0, status.st_size, compression, options)
-    with path.open("rb") as file:  # what cannot be opened is found before any work is done
-        is_divisible = kind == "jsonl" or (kind == "text" and options.blanks_separate_docs)
-        is_divisible = is_divisible and file.read(2) not in UTF16_MARKS
-        if is_divisible and source.size and not compression:
+    source = TextSource(str(path), name, kind, 0, size, compression, options)
+    is_divisible = kind == "jsonl" or (kind == "text" and options.blanks_separate_docs)
+    is_divisible = bool(is_divisible and size and not compression)
+    if is_remote and is_divisible and size <= TEXT_RANGE_BYTES:
+        return [dataclasses.replace(source, name=f"{name}:0")]  # as `_ranges` would
+    if is_remote and not is_divisible:
+        return [source]
+    with remote.open_binary(path) as file:  # what cannot be opened is found before any work is done
+        if is_divisible and file.read(2) not in UTF16_MARKS:
             return list(_ranges(source, file))
         if kind == "archive" and not options.skip_damaged:
             _check_xz_ends(source, file)
