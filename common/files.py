@@ -258,13 +258,17 @@ def sync(path: str | os.PathLike) -> None:
 def find_path(name: str, path: str, data_dir: str | os.PathLike) -> str:
     """Where the path is that a user gave as `name`: from the current directory, or `data_dir`.
 
+    A URL is not looked up.
+
     Raises:
         InputError: it is in neither place.
     """
+    if remote.is_url(path):
+        return path
     path = os.path.expanduser(path)
     places = list(dict.fromkeys([path, os.path.join(data_dir, path)]))  # one, if it is absolute
     for place in places:
-        if os.path.exists(place):
+        if remote.as_path(place).exists():
             return place
     raise InputError(f"`{name}`: {' and '.join(places)} not found")
 
@@ -282,14 +286,13 @@ def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
         InputError: no such file, larger than `max_bytes`, cannot be read, or other bytes than text.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            content = file.read() if size <= max_bytes else b""
+        with remote.open_binary(path) as file:
+            content = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if size > max_bytes:
+    if len(content) > max_bytes:
         raise InputError(f"{path}: larger than {max_bytes >> 20} MB; not plausible for this file")
     return decode_text(content, path)
 

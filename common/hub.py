@@ -1,5 +1,5 @@
 """Models by name: a repository on the Hugging Face hub becomes a directory in the local cache, and
-a directory becomes a repository.
+a directory becomes a repository. A model in an object store has a URL for a name.
 
 The huggingface_hub package downloads, resumes and caches, and obeys its environment variables
 (`HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_TOKEN`). Only files that this project reads are
@@ -7,10 +7,13 @@ downloaded, and only the best of several weight formats.
 """
 
 import contextlib
+import fnmatch
 import os
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from common import remote, remote_cache
 from common.errors import InputError
 
 # The configuration, and what a tokenizer needs.
@@ -43,8 +46,8 @@ def resolve(
     """Finds a model's directory: a local one, or the cached copy of one on the hub.
 
     Args:
-        name_or_directory: a directory, or a name such as "owner/model". A directory with that path
-            takes precedence.
+        name_or_directory: a directory, a URL such as "s3://bucket/model", or a name such as
+            "owner/model". A directory with that path takes precedence.
         revision: a branch, tag or commit of the repository; None is its main branch.
         cache_dir: where downloads are kept; None is huggingface_hub's own cache.
         local_files_only: use only what was downloaded before; do not connect to the hub.
@@ -65,6 +68,10 @@ def resolve(
                 "hub have revisions"
             )
         return name
+    if remote.is_url(name):
+        if revision is not None:
+            raise InputError(f"`revision` is {revision!r}, but {name} is not on the hub")
+        return remote_cache.fetch(name, lambda names: model_files(names, weights=weights)).path
     if isinstance(name_or_directory, os.PathLike) or looks_like_path(name):
         raise InputError(f"no such directory: {name} (a name on the hub looks like owner/model)")
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
@@ -79,6 +86,20 @@ def resolve(
             return directory
         patterns, revision = (), os.path.basename(directory)  # all files are of one commit
     raise InputError(f"{name} on the hub has none of {', '.join(WEIGHT_FILES)}")
+
+
+def model_files(
+    names: Iterable[str], folders: Iterable[str] = ("",), weights: bool = True
+) -> Iterator[str]:
+    """Which files in folders belong to a model; of its weights, those of the best format."""
+    names = list(names)
+    for folder in folders:
+        inside = {posixpath.basename(n): n for n in names if posixpath.dirname(n) == folder}
+        yield from (path for name, path in inside.items() if name in SMALL_FILES)
+        for patterns in WEIGHT_FORMATS if weights else ():
+            if found := [n for p in patterns for n in fnmatch.filter(inside, p)]:
+                yield from (inside[name] for name in found)
+                break
 
 
 def looks_like_path(text: str) -> bool:

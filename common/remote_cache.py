@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ _THREADS = 8
 
 
 class Copy(NamedTuple):
-    """A fetched folder, and the SHA-256 of each of its files by its name there."""
+    """A fetched folder, or a file, and the SHA-256 of each of its files by its name there."""
 
-    directory: str
+    path: str
     hashes: dict[str, str]
 
 
@@ -36,12 +36,13 @@ def local_path(url: str) -> str:
     return os.path.join(cache_directory(), *url.replace("://", "/").strip("/").split("/"))
 
 
+@functools.cache
 def local(path: str) -> str:
-    """A path as it is; of a URL, the path of its copy, which is fetched first."""
-    return fetch(path).directory if remote.is_url(path) else path
+    """A path as it is; of a URL, the path of its copy, which is fetched first, once per process."""
+    return fetch(path).path if remote.is_url(path) else path
 
 
-def fetch(url: str, is_wanted: Callable[[str], bool] = lambda name: True) -> Copy:
+def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy:
     """Fetches a folder, or a file, unless the copy in the cache has the same sizes and tags.
 
     Files that are no longer in the store go from the copy, too. With a complete copy, the store is
@@ -49,21 +50,23 @@ def fetch(url: str, is_wanted: Callable[[str], bool] = lambda name: True) -> Cop
 
     Args:
         url: of the folder.
-        is_wanted: says by their names below it which files are.
+        choose: returns which files are wanted, given the names below it of all there are.
 
     Raises:
-        InputError: there is no such folder, or an error of the store.
+        InputError: there is no such folder, or nothing wanted in it, or an error of the store.
     """
     url = url.rstrip("/")
-    found = {name: file for name, file in remote.list_files(url).items() if is_wanted(name)}
+    there = remote.list_files(url)
+    found = {name: there[name] for name in choose([*there])}
     if not found:
-        raise InputError(f"{url}: not found, or empty. Check the names of the bucket and folder")
+        names = f": it has only {', '.join([*there][:10])}" if there else ""
+        raise InputError(f"{url}: not found{names}. Check the names of the bucket and the folder")
     if bad := [name for name in found if name.split("/")[0] in ("", "..")]:
         raise InputError(f"{url}: `{bad[0]}` cannot be the name of a file here")
     base = os.path.dirname(url) if [*found] == [os.path.basename(url)] else url
     directory = local_path(base)
     with write_errors_named(directory), _index(url) as index:
-        for name in [name for name in index if is_wanted(name) and name not in found]:
+        for name in index.keys() - there.keys():
             del index[name]
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(directory, name))

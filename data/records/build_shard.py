@@ -4,6 +4,7 @@ What `build_shard` writes depends only on the shard's index, its part of the cor
 not on the process or the time, or on how many shards are built at once.
 """
 
+import contextlib
 import itertools
 import os
 import random
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common import remote
+from common.files import sha256_of
 from data.corpus.readers import Skipped, TextSource, read_documents
 from data.records.examples import ExampleBuilder
 from data.records.metadata import TOKENIZER_FIELDS, Shard
@@ -29,7 +32,7 @@ class ShardTask:
 
     index: int
     path: str
-    """The file to write."""
+    """The file to write, or its URL."""
     sources: list[TextSource]
     contents: list[bytes] | None = None
     """The bytes of the sources, if the corpus is a compressed tar."""
@@ -75,7 +78,18 @@ class LineTokenizer:
 
 
 def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer) -> Shard:
-    """Writes a shard and returns what it holds."""
+    """Writes a shard, here or to an object store, and returns what it holds."""
+    is_remote = remote.is_url(task.path)
+    staged = remote.written_whole(task.path) if is_remote else contextlib.nullcontext(task.path)
+    with staged as path:
+        counts, skipped = _write_examples(path, task, options, tokenizer)
+        size, sha256 = os.path.getsize(path), sha256_of(path)
+    listed = {"skipped": skipped.counts, "skipped_listed": skipped.listed}
+    return Shard(task.name, size, **counts, **listed, sha256=sha256)
+
+
+def _write_examples(path, task, options, tokenizer) -> tuple[dict[str, int], Skipped]:
+    """Writes the shard to a file here; returns its counts, and what was skipped."""
     builder = ExampleBuilder(
         options.max_seq_length,
         tokenizer.cls_id,
@@ -87,7 +101,7 @@ def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer
     )
     skipped, counts = Skipped(), Counter(examples=0)
     layout = options.record_format, options.max_seq_length, tokenizer.pad_id
-    with open_shard(task.path, *layout) as write:
+    with open_shard(path, *layout) as write:
         for items in _batched_lines(task, skipped):
             lines = [line for line in items if line is not None]
             ids, row_splits = tokenizer(lines)
@@ -109,8 +123,7 @@ def build_shard(task: ShardTask, options: BuildOptions, tokenizer: LineTokenizer
                     counts["tokens"] += length
                     counts["full_examples"] += length == options.max_seq_length
                     counts["two_segment_examples"] += example.first_length < length
-    size = os.path.getsize(task.path)
-    return Shard(task.name, size, **counts, skipped=skipped.counts, skipped_listed=skipped.listed)
+    return counts, skipped
 
 
 def _batched_lines(task: ShardTask, skipped: Skipped) -> Iterator[list[bytes | None]]:

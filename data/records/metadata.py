@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import logging
 
+from common import remote, remote_cache
 from common.errors import InputError
 from common.files import read_json_object, write_text
 from data.corpus.readers import MAX_LISTED
@@ -68,6 +69,8 @@ class Shard:
     """Skipped documents and files: reason → number."""
     skipped_listed: list[list[str]] = dataclasses.field(default_factory=list, compare=False)
     """The first of them: file, where in it, reason. `metadata.json` lists some of all shards."""
+    sha256: str = ""
+    """Of the file; empty if an older version wrote it."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,14 @@ class RecordsMetadata:
 def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
     """Reads the metadata of a directory of records, and checks the size of each shard.
 
-    A directory that the original wrote does not have `metadata.json`: its records are counted.
+    A directory that the original wrote does not have `metadata.json`: its records are counted. A
+    directory in an object store is fetched first, and the hash of each shard is checked, too.
 
     Raises:
         InputError: there are no records, the build did not finish, or a shard is missing or cut.
     """
+    if remote.is_url(records_dir):
+        return _fetch(os.fspath(records_dir))
     records_dir = Path(records_dir)
     path = records_dir / METADATA_FILE
     if path.exists():
@@ -171,6 +177,24 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
         metadata = _scan_original(records_dir)
     if not metadata.num_examples:
         raise InputError(f"the records in {records_dir} hold no examples. Build them again.")
+    return metadata
+
+
+def _fetch(url: str) -> RecordsMetadata:
+    def choose(names):
+        is_build = METADATA_FILE not in names and PROGRESS_FILE in names
+        prefix = PROGRESS_FILE if is_build else (METADATA_FILE, SHARD_PREFIX)
+        return [name for name in names if name.startswith(prefix)]
+
+    copy = remote_cache.fetch(url, choose)
+    metadata = load_metadata(copy.path)
+    for shard in metadata.shards:
+        if shard.sha256 not in ("", copy.hashes[shard.name]):
+            raise InputError(
+                f"the shard {url}/{shard.name} is not the one that {METADATA_FILE} describes: its "
+                f"SHA-256 is {copy.hashes[shard.name]}, expected {shard.sha256}. Copy it again, or "
+                "build the records again with --overwrite."
+            )
     return metadata
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from absl import logging
 
-from common import hub_datasets
+from common import hub_datasets, remote_cache
 from common.errors import InputError
 from data.tasks.examples import Examples
 from data.tasks.review import Review
@@ -45,11 +45,16 @@ class Task(abc.ABC):
         return ()
 
     def paths(self, directory: str, split: str) -> list[str]:
-        """The paths where a split's file should be; `directory` holds the tasks' folders."""
+        """The paths where a split's file should be; `directory` holds the tasks' folders.
+
+        What is in an object store is fetched.
+        """
         if split in self.files:
             path = self.files[split]
-            return [hub_datasets.fetch_file(path) if hub_datasets.is_address(path) else path]
-        return [os.path.join(directory, self.name, split + ending) for ending in self.endings]
+            is_on_hub = hub_datasets.is_address(path)
+            return [hub_datasets.fetch_file(path) if is_on_hub else remote_cache.local(path)]
+        folder = remote_cache.local(os.path.join(directory, self.name))
+        return [os.path.join(folder, split + ending) for ending in self.endings]
 
     def complete(self, directory: str) -> "Task":
         """The task with what it takes from its training file, such as the labels; see `load`."""
@@ -60,7 +65,7 @@ class Task(abc.ABC):
         """Reads the file of a split; see `load`."""
 
     def load(self, directory: str, split: str) -> Examples:
-        """Reads a split that must exist; `directory` is `$DATA_DIR/finetuning_data`.
+        """Reads a split that must exist; `directory` is `$DATA_DIR/finetuning_data`, or its URL.
 
         Splits are "train", "dev", and those of `more_dev_splits` and `test_splits`.
         """

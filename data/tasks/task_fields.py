@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common import hub_datasets
+from common import remote
 from common.fields import FieldTable, check_fields, require
 from data.tasks.labels import label_name
 from data.tasks.tables import Column
@@ -69,11 +69,11 @@ def read_fields(
     Returns:
         The fields, and the arguments of `Task` that all kinds of tasks read from them.
     """
-    folder, file_name = os.path.split(os.path.abspath(path))
+    folder, file_name = os.path.split(path if remote.is_url(path) else os.path.abspath(path))
     values = {"name": os.path.splitext(file_name)[0]} | fields
     check_fields(path, values, _COMMON | table, required)
     files = {
-        split: name if hub_datasets.is_address(name) else os.path.join(folder, name)
+        split: name if remote.is_url(name) else os.path.join(folder, name)
         for split, name in values.get("files", {}).items()
     }
     test_splits = tuple(split for split in files if split not in ("train", "dev")) or ("test",)

@@ -4,7 +4,7 @@ import os
 
 from absl import logging
 
-from common import hub
+from common import hub, remote, remote_cache
 from common.errors import InputError
 from model.weights import pretrained
 
@@ -14,14 +14,18 @@ MAIN = ("discriminator", "encoder")  # the directory that a run writes, dependin
 def find_models(path: str | os.PathLike) -> dict[str, str]:
     """Finds the directories of saved models.
 
-    `path` is the directory of a run or of one saved model, this project's or Hugging Face's, or a
-    name on the hub; an `InputError` says that it is none of these.
+    `path` is the directory of a run or of one saved model, this project's or Hugging Face's, here
+    or in an object store, or a name on the hub; an `InputError` says that it is none of these.
 
     Returns:
         "main": the directory of the discriminator or of whatever encoder there is; and
         "generator", if there is one.
     """
     path = os.fspath(path)
+    if remote.is_url(path):
+        path = remote_cache.fetch(
+            path, lambda names: hub.model_files(names, ("", *MAIN, "generator"))
+        ).path
     for name in MAIN:
         found = {"main": os.path.join(path, name), "generator": os.path.join(path, "generator")}
         if os.path.isdir(found["main"]):
