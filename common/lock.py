@@ -19,7 +19,7 @@ _held: set[str] = set()  # a process's own locks do not exclude each other
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, what: str, advice: str) -> Iterator[None]:
+def locked(path: str | os.PathLike, what: str, advice: str, shared: bool = False) -> Iterator[None]:
     """Holds the lock file `path` during the block, and deletes it at the end.
 
     A folder that had to be created for it goes, too, unless the block wrote something there. In a
@@ -34,6 +34,7 @@ def locked(path: str | os.PathLike, what: str, advice: str) -> Iterator[None]:
         path: the lock file.
         what: what is locked, for messages.
         advice: what to do instead of waiting, for messages.
+        shared: others may have the lock at the same time if they share it, too; the file stays.
 
     Raises:
         InputError: another process has the lock, which the message names, or the file cannot be
@@ -47,7 +48,7 @@ def locked(path: str | os.PathLike, what: str, advice: str) -> Iterator[None]:
         new_folders.append(folder)
         folder = os.path.dirname(folder)
     try:
-        descriptor = _open_locked(path, what, advice)
+        descriptor = _open_locked(path, what, advice, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS) or os.path.lexists(path):
             raise InputError(f"cannot write {path}: {error.strerror}") from None
@@ -67,14 +68,15 @@ def locked(path: str | os.PathLike, what: str, advice: str) -> Iterator[None]:
     finally:
         _held.discard(path)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # before the lock ends, so that nobody's new file is deleted
+            if not shared:  # else others may have it
+                os.unlink(path)  # before the lock ends, so that nobody's new file is deleted
         os.close(descriptor)
         with contextlib.suppress(OSError):  # they stay if the job wrote something
             for folder in new_folders:
                 os.rmdir(folder)
 
 
-def _open_locked(path, what, advice):
+def _open_locked(path, what, advice, kind):
     """Opens and locks the file; returns its descriptor."""
     while True:
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -83,7 +85,7 @@ def _open_locked(path, what, advice):
         except FileNotFoundError:  # another job has just removed the folder, as below
             continue
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
             # Its holder may have deleted the file between the two calls.
             if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor

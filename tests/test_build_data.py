@@ -299,3 +299,69 @@ def test_options_on_reading_reach_the_build(tmp_path, build, capsys):
     printed = capsys.readouterr().out
     assert "2 documents" in printed and "4 tokens" in printed
     assert "1 no such field, or no text in it; 1 damaged file" in printed
+
+
+def test_parts_at_the_same_time_one_of_them_killed(tmp_path, build, capsys):
+    write_vocab(tmp_path / "vocab.txt")
+    archives = random_archives(NUM_SHARDS, 50, lines_each=40)
+    (tmp_path / "openwebtext.tar").write_bytes(openwebtext_of(archives))
+    records = tmp_path / "pretrain_tfrecords"
+    options = ("--max-seq-length", "64", "--num-processes", "1")
+    one, two = (start(tmp_path, *options, "--part", part) for part in ("1/2", "2/2"))
+    with one, two:
+        files = [records / f"build_progress-{part}-of-2.jsonl" for part in (1, 2)]
+        while one.poll() is None and not (
+            all(file.exists() and file.read_bytes().count(b"\n") > 3 for file in files)
+        ):
+            time.sleep(0.002)
+        assert one.poll() is None  # both have shards
+        one.kill()
+        one.communicate()
+        _, printed = two.communicate(timeout=600)
+    assert two.returncode == 0, printed
+    with pytest.raises(InputError, match=r"are missing or cut: .* --part 1/2: run"):
+        build(tmp_path, *options, "--finish")
+    for arguments in (["--part", "1/2"], ["--finish"]):
+        build(tmp_path, *options, *arguments)
+    printed = capsys.readouterr().out
+    assert "part 1/2, 16 shards" in printed and f"{50 * NUM_SHARDS:,} documents" in printed
+    same = BuildOptions(str(tmp_path / "vocab.txt"), max_seq_length=64)
+    build_records(find_corpus(tmp_path), same, tmp_path / "alone")
+    assert contents(tmp_path / "alone") == contents(records)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--part", "0/4"], "argument --part: expected K/N with K from 1 to N, got '0/4'"),
+        (["--part", "5/4"], "got '5/4'"),
+        (["--part", "x"], "got 'x'"),
+        (["--part", "1/-1"], "got '1/-1'"),
+        (["--part", "1/2", "--finish"], "--finish: not allowed with argument --part"),
+    ],
+)
+def test_impossible_parts(tmp_path, build, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        build(tmp_path, *arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("--part", "1/2"), ("--finish",)])
+def test_a_part_overwrites_nothing(tmp_path, build, corpus, arguments):
+    with pytest.raises(InputError, match=rf"--overwrite .*{tmp_path}/pretrain_tfrecords before"):
+        build(tmp_path, *corpus, *arguments, "--overwrite")
+
+
+def test_the_script_for_slurm(tmp_path):
+    """As Slurm runs it, with a Python that shows its arguments."""
+    (script,) = re.findall(
+        r"```sh\n(#!/bin/bash\n.*?)```", (ROOT / "docs/cluster.md").read_text(), re.S
+    )
+    os.chmod(write(tmp_path / ".venv/bin/python", '#!/bin/sh\necho "$@"'), 0o755)
+    task = {"SLURM_CPUS_PER_TASK": "4", "SLURM_ARRAY_TASK_ID": "3"}
+    common = "build_data.py --data-dir /shared/convbert --corpus /shared/texts"
+    for arguments, rest in ([], "--num-processes 4 --part 3/64"), (["finish"], "--finish"):
+        command = ["bash", "-c", script, "build_records.sh", *arguments]
+        shown = subprocess.check_output(command, cwd=tmp_path, env=os.environ | task, text=True)
+        assert shown == f"{common} {rest}\n"
+    assert "#SBATCH --array=1-64\n" in script

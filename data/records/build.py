@@ -7,11 +7,10 @@ import itertools
 import json
 import multiprocessing.connection
 import os
-import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,28 +21,18 @@ from absl import logging
 from common.console import progress_bar
 from common.errors import InputError
 from common.fields import require
-from common.files import TEMPORARY_SUFFIX, write_text
-from common.lock import locked
 from data.corpus.files import read_errors
 from data.corpus.sources import Corpus
+from data.records import progress
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
 from data.records.metadata import (
-    METADATA_FILE,
     PROGRESS_FILE,
-    SHARD_PREFIX,
     RecordsMetadata,
     Shard,
-    load_metadata,
-    shard_files,
+    progress_files,
     shard_name,
 )
-from data.records.shard_io import write_errors
-
-# Shards, the notes about them on a cluster, and what a killed process left of either.
-_BUILT = re.compile(
-    rf"(?P<leftover>\.)?{SHARD_PREFIX}\d+-of-\d+(\.note\.json)?"
-    rf"(?(leftover)\..*{re.escape(TEMPORARY_SUFFIX)})"
-)
+from data.records.options import Part
 
 
 class Workers(NamedTuple):
@@ -62,11 +51,12 @@ def build_records(
     num_processes: int = 1,
     overwrite: bool = False,
     make_workers: Callable[[BuildOptions], Workers] | None = None,
+    finish_only: bool = False,
 ) -> RecordsMetadata | None:
     """Builds the records of a corpus, or those that are missing.
 
-    A file in the directory lists the options and each finished shard, so that the next build with
-    the same options resumes a stopped one. At the end, `metadata.json` replaces that file.
+    Files in the directory list the options and each finished shard, so that the next build with the
+    same options resumes a stopped one, or several parts. At the end, `metadata.json` replaces them.
 
     Args:
         corpus, options: what to build.
@@ -74,6 +64,7 @@ def build_records(
         num_processes: with 1, this process builds.
         overwrite: replace records that were built with other options.
         make_workers: replaces the processes of this machine.
+        finish_only: a missing shard is an error.
 
     Returns:
         What was built; None if it already existed.
@@ -84,77 +75,69 @@ def build_records(
     """
     require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     records_dir = Path(records_dir)
-    with lock(records_dir):
-        return _build(corpus, options, records_dir, num_processes, overwrite, make_workers)
-
-
-def lock(records_dir: Path) -> contextlib.AbstractContextManager:
-    """A context in which no other build writes to the directory."""
-    return locked(records_dir / ".build.lock", str(records_dir), "Wait until it ends, or end it.")
-
-
-def _build(corpus, options, records_dir, num_processes, overwrite, make_workers):
-    identity = options.identity(corpus)
-    with read_errors(records_dir):
-        finished = {} if overwrite else _finished_shards(records_dir, identity)
-    if finished is None:
-        return None
-    tasks = _plan(corpus, options, records_dir)
-    remaining = [task for task in tasks if task.name not in finished]
-    start = time.monotonic()
-    with _workers(options, min(num_processes, len(remaining)), make_workers) as workers:
-        # Nothing is changed before this point, where the vocabulary is known to be usable.
-        _start_directory(records_dir, identity, finished)
-        logging.info("%d of %d shards to build", len(remaining), len(tasks))
-        shards = workers.run(_with_contents(remaining, corpus))
-        text_bytes = _record_shards(shards, tasks, finished, records_dir / PROGRESS_FILE)
-    shards = tuple(finished[task.name] for task in tasks)
-    metadata = RecordsMetadata(
-        records_dir,
-        options.record_format,
-        options.max_seq_length,
-        shards,
-        options=identity,
-        **workers.vocabulary,
-    )
-    _finish_directory(metadata, corpus)
+    with progress.lock(records_dir):
+        identity = options.identity(corpus)
+        with read_errors(records_dir):
+            finished = {} if overwrite else progress.finished_shards(records_dir, identity)
+        if finished is None:
+            return None
+        tasks = _plan(corpus, options, records_dir)
+        if finish_only:
+            _require_all(tasks, finished, records_dir)
+        start = time.monotonic()
+        count = min(num_processes, len(tasks) - len(finished))
+        with _workers(options, count, make_workers) as workers:
+            # Nothing is changed before this point, where the vocabulary is known to be usable.
+            progress.start_directory(records_dir, identity, finished)
+            text_bytes = _run(workers, tasks, finished, corpus, records_dir / PROGRESS_FILE)
+        metadata = RecordsMetadata(
+            records_dir,
+            options.record_format,
+            options.max_seq_length,
+            tuple(finished[task.name] for task in tasks),
+            options=identity,
+            **workers.vocabulary,
+        )
+        _finish_directory(metadata, corpus)
     seconds = time.monotonic() - start
     logging.info("%.1f MB of text in %.1f s, including startup", text_bytes / 1e6, seconds)
     return metadata
 
 
-def _finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | None:
-    """Returns the shards that an earlier build finished, by name; None if it finished all.
+def build_part(
+    corpus: Corpus,
+    options: BuildOptions,
+    records_dir: str | os.PathLike,
+    part: Part,
+    num_processes: int = 1,
+) -> list[Shard] | None:
+    """Builds some of the shards, or those of them that are missing, and no `metadata.json`.
 
-    Records of other options, and damaged ones, are an `InputError`.
+    Other parts can be built in the same directory at the same time; `build_records` finishes it.
+    The arguments and errors are those of `build_records`.
+
+    Returns:
+        The shards of the part; None if the directory is complete.
     """
-    metadata_file, progress_file = records_dir / METADATA_FILE, records_dir / PROGRESS_FILE
-    shards, options = None, {}
-    try:
-        if metadata_file.exists():
-            options = json.loads(metadata_file.read_text())["options"]
-        elif progress_file.exists():
-            first, *lines = progress_file.read_text().splitlines(keepends=True)
-            # The last line is cut if the build was killed while writing it.
-            shards = [Shard(**json.loads(line)) for line in lines if line.endswith("\n")]
-            options = json.loads(first)
-        elif not shard_files(records_dir):
-            return {}
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass  # damaged: its options are unknown
-    options = options if isinstance(options, dict) else {}
-    if different := [name for name, value in identity.items() if options.get(name) != value]:
-        pairs = [f"{name} {options.get(name)!r} != {identity[name]!r}" for name in different]
-        listing = ", ".join(pairs) if options else "their options are unknown"
-        raise InputError(
-            f"{records_dir} holds records that were built with other options ({listing}). Replace "
-            "them with --overwrite, or use another --data-dir."
-        )
-    if shards is None:
-        load_metadata(records_dir)  # checks the shards
-        return None
-    sizes = {path.name: path.stat().st_size for path in records_dir.glob(f"{SHARD_PREFIX}*")}
-    return {shard.name: shard for shard in shards if sizes.get(shard.name) == shard.bytes}
+    records_dir, name = Path(records_dir), f"{part.number}-of-{part.count}"
+    with progress.lock(records_dir, name), progress.lock(records_dir, shared=True):
+        identity = options.identity(corpus)
+        with read_errors(records_dir):
+            finished = progress.finished_shards(records_dir, identity)
+        if finished is None:
+            return None
+        tasks = _plan(corpus, options, records_dir)[part.number - 1 :: part.count]
+        finished = {task.name: finished[task.name] for task in tasks if task.name in finished}
+        with _workers(options, min(num_processes, len(tasks) - len(finished))) as workers:
+            file = records_dir / f"build_progress-{name}.jsonl"
+            progress.begin(file, identity, finished.values())
+            try:  # again, for parts with other options that began at the same moment
+                progress.finished_shards(records_dir, identity)
+            except InputError:
+                file.unlink()
+                raise
+            _run(workers, tasks, finished, corpus, file)
+        return [finished[task.name] for task in tasks]
 
 
 def _plan(corpus: Corpus, options: BuildOptions, records_dir: Path) -> list[ShardTask]:
@@ -168,26 +151,37 @@ def _plan(corpus: Corpus, options: BuildOptions, records_dir: Path) -> list[Shar
     ]
 
 
-def _start_directory(records_dir: Path, identity: dict, finished: dict[str, Shard]) -> None:
-    """Creates the directory, or removes all but the finished shards, and saves the options."""
-    with write_errors(records_dir):
-        records_dir.mkdir(parents=True, exist_ok=True)
-        (records_dir / METADATA_FILE).unlink(missing_ok=True)
-        entries = [identity, *map(dataclasses.asdict, finished.values())]
-        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-        write_text(records_dir / PROGRESS_FILE, lines)
-        for path in records_dir.iterdir():
-            if _BUILT.fullmatch(path.name) and path.name not in finished:
-                path.unlink()
+def _require_all(tasks, finished, records_dir):
+    """Raises an `InputError` that names the missing shards and the parts that build them."""
+    missing = [task for task in tasks if task.name not in finished]
+    if not missing:
+        return
+    names = [path.stem for path in progress_files(records_dir)]
+    count = max((int(name.rpartition("-of-")[2]) for name in names if "-of-" in name), default=0)
+    if not count:
+        raise InputError(f"no part was built in {records_dir}. Run the parts first, with --part.")
+    parts = sorted({Part(task.index % count + 1, count) for task in missing})
+    raise InputError(
+        f"{len(missing)} of {len(tasks)} shards in {records_dir} are missing or cut: "
+        f"{_some(task.name for task in missing)}. They are of --part {_some(map(str, parts))}: run "
+        "what is missing with the same options, then --finish again."
+    )
+
+
+def _some(names: Iterable[str], limit: int = 20) -> str:
+    """The first of many names, for messages."""
+    names = list(names)
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _finish_directory(metadata: RecordsMetadata, corpus: Corpus) -> None:
-    """Replaces the progress file with `metadata.json`, unless there are no examples."""
+    """Replaces the notes of progress with `metadata.json`, unless there are no examples."""
     if not metadata.num_examples:
         skipped = json.dumps(metadata.skipped)
         raise InputError(f"no text: the corpus {corpus.path} gave no examples. Skipped: {skipped}")
     metadata.save()
-    (metadata.records_dir / PROGRESS_FILE).unlink()
+    progress.remove_files(metadata.records_dir)
 
 
 def _with_contents(tasks: list[ShardTask], corpus: Corpus) -> Iterator[ShardTask]:
@@ -205,15 +199,16 @@ def _with_contents(tasks: list[ShardTask], corpus: Corpus) -> Iterator[ShardTask
         yield dataclasses.replace(task, contents=found)
 
 
-def _record_shards(shards, tasks, finished, progress) -> int:
-    """Adds each shard to `finished`, the progress file and a progress bar; returns text bytes."""
+def _run(workers, tasks, finished, corpus, file) -> int:
+    """Builds what is not finished, and adds it to `finished` and the file; returns text bytes."""
+    remaining = [task for task in tasks if task.name not in finished]
+    logging.info("%d of %d shards to build", len(remaining), len(tasks))
     sizes = {task.name: sum(source.size for source in task.sources) for task in tasks}
     total, kept = sum(sizes.values()), sum(sizes[name] for name in finished)
     text_bytes, start = 0, time.monotonic()
     with progress_bar(total, "building", initial=kept, unit="B", unit_scale=True) as bar:
-        for shard in shards:
-            with write_errors(progress), progress.open("a") as file:
-                file.write(json.dumps(dataclasses.asdict(shard)) + "\n")
+        for shard in workers.run(_with_contents(remaining, corpus)):
+            progress.add(file, shard)
             finished[shard.name] = shard
             text_bytes += shard.text_bytes
             rate = text_bytes / 1e6 / (time.monotonic() - start)
@@ -222,7 +217,7 @@ def _record_shards(shards, tasks, finished, progress) -> int:
     return text_bytes
 
 
-def _workers(options, count, make_workers):
+def _workers(options, count, make_workers=None):
     """Returns a context with `Workers`: those of `make_workers`, processes, or this process."""
     if make_workers is not None:
         return contextlib.nullcontext(make_workers(options))

@@ -15,7 +15,7 @@ from common.fields import add_settings, chosen_settings
 from common.files import atomic_path
 from data.corpus.readers import ReadOptions
 from data.corpus.sources import find_corpus
-from data.records.options import BuildOptions
+from data.records.options import BuildOptions, Part
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_options
 
 if TYPE_CHECKING:
@@ -88,13 +88,19 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
     )
 
 
-def build(args: argparse.Namespace, num_processes: int | None = None, make_workers=None) -> None:
+def build(
+    args: argparse.Namespace,
+    num_processes: int | None = None,
+    make_workers=None,
+    part: Part | None = None,
+    finish_only: bool = False,
+) -> None:
     """Finds corpus and vocabulary, builds the records, and prints a summary; see `build_records`.
 
     `args` are the options of `add_arguments`. By default there are as many processes as CPUs, but
-    fewer for a small corpus.
+    fewer for a small corpus. With `part`, see `build_part`.
     """
-    from data.records.build import build_records
+    from data.records.build import build_part, build_records
 
     logging.set_verbosity(logging.INFO)
     # The worker processes inherit this: tokenizing does not need a GPU.
@@ -102,6 +108,11 @@ def build(args: argparse.Namespace, num_processes: int | None = None, make_worke
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     data_dir = Path(args.data_dir)
+    if args.overwrite and (part or finish_only):
+        raise InputError(
+            "--overwrite would delete what other parts built. Remove "
+            f"{data_dir / 'pretrain_tfrecords'} before the first part instead."
+        )
     vocab_file = find_vocab(data_dir, args.vocab_file, args.cased)
     options = BuildOptions(
         vocab_file=str(vocab_file),
@@ -119,8 +130,13 @@ def build(args: argparse.Namespace, num_processes: int | None = None, make_worke
     logging.info("vocabulary %s", vocab_file)
     if num_processes is None:
         num_processes = min(os.cpu_count() or 1, 1 + corpus.size // BYTES_PER_PROCESS)
+    if part:
+        shards = build_part(corpus, options, records_dir, part, num_processes)
+        done = f"part {part}, {len(shards)} shards" if shards is not None else "complete"
+        print(f"{records_dir}: {done}")
+        return
     metadata = build_records(
-        corpus, options, records_dir, num_processes, args.overwrite, make_workers
+        corpus, options, records_dir, num_processes, args.overwrite, make_workers, finish_only
     )
     copy_vocab(data_dir, vocab_file)
     if metadata is None:

@@ -43,6 +43,11 @@ def shard_files(records_dir: Path) -> list[Path]:
     return shards
 
 
+def progress_files(records_dir: Path) -> list[Path]:
+    """The files in a directory that say which shards are finished: see `data.records.progress`."""
+    return sorted(records_dir.glob("build_progress*.jsonl"))
+
+
 def shard_name(index: int, num_shards: int) -> str:
     """Names a shard as the original does."""
     return f"{SHARD_PREFIX}{index:05d}-of-{num_shards:05d}"
@@ -168,7 +173,7 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
                     f"({METADATA_FILE}), found {found}. Copy it again, or build the records again "
                     "with --overwrite."
                 )
-    elif (records_dir / PROGRESS_FILE).exists():
+    elif progress_files(records_dir):
         raise InputError(
             f"the records in {records_dir} are not complete: the build was stopped. Run "
             "build_data.sh again with the same options to resume it."

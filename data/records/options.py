@@ -1,9 +1,12 @@
 """The options that decide, with the corpus, what a shard holds; imported without NumPy."""
 
+import argparse
 import dataclasses
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from common.errors import InputError
 from common.fields import check_settings, setting
@@ -12,6 +15,26 @@ from data.corpus.sources import Corpus
 RECORD_FORMATS = ("compact", "original")
 SEGMENT_RULES = ("electra", "convbert")
 MIN_TARGET_LENGTH, MAX_TARGET_LENGTH = 5, (1 << 16) - 1  # compact records write it in 16 bits
+
+
+class Part(NamedTuple):
+    """A share of the shards, for one job of an array: every `count`-th, in turn."""
+
+    number: int
+    """From 1 to `count`."""
+    count: int
+
+    def __str__(self):
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Reads "3/64"; an `ArgumentTypeError` if it is something else."""
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+        part = cls(*map(int, match.groups())) if match else cls(0, 0)
+        if not 1 <= part.number <= part.count:
+            raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, got {text!r}")
+        return part
 
 
 @dataclass(frozen=True)
