@@ -7,11 +7,12 @@
     python3 -m benchmarks finetune --task sst --tasks-dir D --peer-python .venv-peers/bin/python
     python3 -m benchmarks predict --task sst --tasks-dir D --peer-python .venv-peers/bin/python
     python3 -m benchmarks export --model-dir M --task sst --tasks-dir D
+    python3 -m benchmarks scale --files 1000000 --shards 100000
     python3 -m benchmarks compile --target h100 --precision mixed_bfloat16 --by-kind
 
 All implementations alternate for several rounds on the same cores. The table shows medians; `smoke`
-shows ratios next to those recorded for the same processor. Only
-`compile` measures nothing: it compiles the training step for a GPU, which need not be there.
+shows ratios next to those recorded for the same processor. `scale` measures ours alone. `compile`
+measures nothing: it compiles the training step for a GPU, which need not be there.
 """
 
 import argparse
@@ -90,6 +91,11 @@ def parse_arguments() -> argparse.Namespace:
     help = "a Python with torch and transformers"
     smoke.add_argument("--peer-python", default=".venv-peers/bin/python", help=help)
     smoke.add_argument("--record", action="store_true", help="record the ratios in smoke.json")
+
+    scale = add("scale", "CPU time and memory of building records, without the building itself")
+    add_count(scale, "--files", 100_000, "files of the corpus")
+    add_count(scale, "--shards", 10_000, "shards of the records")
+    add_count(scale, "--parts", 2, "parts that build them")
 
     compiler = add("compile", "what XLA makes of the training step for a GPU, without the GPU")
     compiler.add_argument("--target", required=True, choices=TARGETS, help="the GPU")

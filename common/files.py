@@ -23,6 +23,8 @@ TEMPORARY_SUFFIX = ".convbert-tmp"
 def _temporary_name(path: str) -> str:
     """A name beside `path` that no other process uses; leftovers of dead processes go first.
 
+    They go when this process first writes to the folder: listing it costs time if it is large.
+
     Containers often have the same process ids, and sometimes the same host name, so both the host
     and the name space of process ids are part of the name. Only leftovers with this host and name
     space are removed, and only if their process is gone.
@@ -30,10 +32,11 @@ def _temporary_name(path: str) -> str:
     folder, name = os.path.split(path)
     with contextlib.suppress(FileExistsError):  # a file; the next line says so
         os.makedirs(folder, exist_ok=True)
-    for entry in os.listdir(folder):
+    for entry in os.listdir(folder) if folder not in _CLEARED else ():
         match = _OWN.fullmatch(entry)
         if match and not _is_running(int(match[1])):
             _remove(os.path.join(folder, entry))
+    _CLEARED.add(folder)
     short = name.encode()[:80].decode(errors="ignore")  # file systems limit names to 255 bytes
     unique = f"{_PLACE}-{os.getpid()}-{next(_COUNTER)}"
     return os.path.join(folder, f".{short}.{unique}{TEMPORARY_SUFFIX}")
@@ -50,6 +53,7 @@ def _process_space():
 _PLACE = f"{os.uname().nodename[:64]}-{_process_space()}"
 _OWN = re.compile(rf"\..*\.{re.escape(_PLACE)}-(\d+)-\d+{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 _COUNTER = itertools.count()
+_CLEARED: set[str] = set()
 
 
 def _is_running(process_id):

@@ -21,6 +21,7 @@ import bootstrap  # noqa: F401
 
 from common import errors
 from common.errors import InputError
+from common.remote import is_url
 from data.records.command_line import add_arguments, build
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def main():
 
     for name in ("data_dir", "corpus", "vocab_file"):  # workers have other working directories
         path = getattr(args, name)
-        if path and "://" not in path:
+        if path and not is_url(path):
             setattr(args, name, os.path.abspath(path))
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:

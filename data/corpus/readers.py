@@ -60,7 +60,7 @@ class ReadOptions:
     """Whether to skip the rest of a damaged file, and count it, instead of failing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots: there can be millions
 class TextSource:
     """A piece of the corpus that can be read independently: a file, or a range of one."""
 

@@ -110,6 +110,7 @@ def build_part(
     records_dir: str | os.PathLike,
     part: Part,
     num_processes: int = 1,
+    make_workers: Callable[[BuildOptions], Workers] | None = None,
 ) -> list[Shard] | None:
     """Builds some of the shards, or those of them that are missing, and no `metadata.json`.
 
@@ -119,6 +120,7 @@ def build_part(
     Returns:
         The shards of the part; None if the directory is complete.
     """
+    require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     records_dir, name = Path(records_dir), f"{part.number}-of-{part.count}"
     with progress.lock(records_dir, name), progress.lock(records_dir, shared=True):
         identity = options.identity(corpus)
@@ -128,7 +130,8 @@ def build_part(
             return None
         tasks = _plan(corpus, options, records_dir)[part.number - 1 :: part.count]
         finished = {task.name: finished[task.name] for task in tasks if task.name in finished}
-        with _workers(options, min(num_processes, len(tasks) - len(finished))) as workers:
+        count = min(num_processes, len(tasks) - len(finished))
+        with _workers(options, count, make_workers) as workers:
             file = records_dir / f"build_progress-{name}.jsonl"
             progress.begin(file, identity, finished.values())
             try:  # again, for parts with other options that began at the same moment
@@ -217,7 +220,7 @@ def _run(workers, tasks, finished, corpus, file) -> int:
     return text_bytes
 
 
-def _workers(options, count, make_workers=None):
+def _workers(options, count, make_workers):
     """Returns a context with `Workers`: those of `make_workers`, processes, or this process."""
     if make_workers is not None:
         return contextlib.nullcontext(make_workers(options))

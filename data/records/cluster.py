@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.remote import is_url
 from data.records import progress
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
 from data.records.metadata import PROGRESS_FILE, Shard
@@ -64,7 +65,7 @@ def build_on_worker(
     records_dir = Path(task.path).parent
     try:
         for path in (records_dir / PROGRESS_FILE, *(source.path for source in task.sources)):
-            if not os.path.exists(path):
+            if not is_url(path) and not os.path.exists(path):
                 raise InputError(
                     f"the worker {os.uname().nodename} does not see {path}. The corpus and the "
                     "data directory must be shared, with the same paths on all machines."

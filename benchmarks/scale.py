@@ -1,0 +1,101 @@
+"""`scale`: what listing, planning and finishing cost for many files and shards.
+
+The files are links to a few small ones, and the shards are empty: all that is measured is what a
+build does besides reading, tokenizing and writing.
+"""
+
+import argparse
+import functools
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.data import in_new_process
+from common.files import write_text
+from data.corpus.sources import Corpus, find_corpus
+from data.records.build import Workers, build_part, build_records
+from data.records.build_shard import BuildOptions, ShardTask
+from data.records.command_line import BERT_VOCAB
+from data.records.metadata import Shard, load_metadata
+from data.records.options import Part
+
+FILES_PER_FOLDER = 1000  # fewer than the links that file systems allow to a file
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures each step in a process of its own, as it runs on a cluster."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_corpus(Path(folder), args.files)
+        print("| step | CPU seconds | peak MB |\n|---|---|---|", flush=True)
+        for name, step in steps(args.shards, args.parts).items():
+            seconds, num_bytes = in_new_process(measure, step, Path(folder))
+            print(f"| {name} | {seconds:.1f} | {num_bytes / 1e6:,.0f} |", flush=True)
+
+
+def measure(step: Callable[[Path], object], folder: Path) -> tuple[float, int]:
+    """CPU seconds and peak bytes of a step, whose process does nothing else."""
+    begin = time.process_time()
+    step(folder)
+    seconds = time.process_time() - begin
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def make_corpus(folder: Path, num_files: int) -> None:
+    """Makes the files below `folder`."""
+    for start in range(0, num_files, FILES_PER_FOLDER):
+        first, *others = (
+            folder / "corpus" / f"{start:07d}" / f"{index:07d}.txt"
+            for index in range(start, min(start + FILES_PER_FOLDER, num_files))
+        )
+        first.parent.mkdir(parents=True)
+        first.write_text("a document")
+        for other in others:
+            os.link(first, other)
+
+
+def steps(num_shards: int, num_parts: int) -> dict[str, Callable[[Path], object]]:
+    """The steps of a build in their order, by name; each takes the folder of `make_corpus`."""
+    options = BuildOptions(str(BERT_VOCAB), num_out_files=num_shards)
+    parts = [Part(number, num_parts) for number in range(1, num_parts + 1)]
+    built = {f"part {part}": functools.partial(build, options=options, part=part) for part in parts}
+    return {
+        "list the files": find,
+        **built,
+        "finish": functools.partial(build, options=options, part=None),
+        "open the records": load,
+    }
+
+
+def find(folder: Path) -> Corpus:
+    """Lists the corpus."""
+    return find_corpus(folder, folder / "corpus")
+
+
+def build(folder: Path, options: BuildOptions, part: Part | None) -> None:
+    """Builds a part, or finishes the build."""
+    corpus, records_dir = find(folder), folder / "records"
+    if part:
+        build_part(corpus, options, records_dir, part, make_workers=make_workers)
+    else:
+        build_records(corpus, options, records_dir, make_workers=make_workers, finish_only=True)
+
+
+def load(folder: Path) -> None:
+    """Reads what was built."""
+    load_metadata(folder / "records")
+
+
+def make_workers(options: BuildOptions) -> Workers:
+    """Makes what writes empty shards, with counts such as those of real ones."""
+
+    def write(tasks: Iterator[ShardTask]) -> Iterator[Shard]:
+        for task in tasks:
+            write_text(task.path, "")
+            counts = dict.fromkeys(("documents", "examples", "full_examples"), len(task.sources))
+            yield Shard(task.name, 0, tokens=1 << 20, text_bytes=1 << 22, **counts)
+
+    vocabulary = {"vocab_size": 30522, "do_lower_case": True, "strip_accents": True}
+    return Workers(vocabulary | {"vocab_sha256": "0" * 64}, write)

@@ -1,0 +1,36 @@
+"""Twice the files and shards: twice the work and memory, before and after the building itself."""
+
+import sys
+import tracemalloc
+
+from benchmarks import scale
+
+
+def cost(folder, num_files):
+    """The function calls and the peak of memory of each step."""
+    folder.mkdir()
+    scale.make_corpus(folder, num_files)
+    calls, peaks = {}, {}
+
+    def count(frame, event, argument):
+        calls[name] += event in ("call", "c_call")
+
+    for name, step in scale.steps(num_files // 10, num_parts=2).items():
+        calls[name] = 0
+        tracemalloc.start()
+        sys.setprofile(count)
+        step(folder)
+        sys.setprofile(None)
+        peaks[name] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return calls, peaks
+
+
+def test_work_and_memory_grow_with_the_number_of_files(tmp_path):
+    cost(tmp_path / "first", 50)  # imports what is imported in functions
+    (few, few_bytes), (many, many_bytes) = (cost(tmp_path / str(n), n) for n in (400, 1200))
+    assert len(many) == 5
+    for name, calls in many.items():
+        assert calls < 3.3 * few[name], name
+        # What a file takes, times a million, is less than 1 GB.
+        assert (many_bytes[name] - few_bytes[name]) / 800 < 900, name
