@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from common.errors import InputError
+from common.fields import shortened
 
 DELAYS = (0.5, 1, 2, 4, 8)  # seconds before each further try
 MIN_BLOCK, MAX_BLOCK = 1 << 16, 8 << 20  # bytes in a request
@@ -31,7 +32,8 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "memory"}
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError)
 _FINAL += (NotADirectoryError, NotImplementedError, ImportError, TypeError, ValueError)
-_CREDENTIALS = re.compile("Credential|ProfileNotFound|RefreshError")
+# Names of errors, which each package has of its own.
+_CREDENTIALS, _INVALID = re.compile("Credential|ProfileNotFound|RefreshError"), "Validation"
 # What tells two versions of a file apart, in the answers of different stores.
 _TAGS = ("ETag", "etag", "md5Hash", "blob_id", "checksum", "mtime", "LastModified", "created")
 
@@ -280,14 +282,19 @@ def _attempt(url: str, operation: Callable[[], Any], action: str = "read") -> An
 
 def _wait(url, error, delays):
     """Waits before another try; raises the error if there is none."""
-    is_final = isinstance(error, _FINAL) or _CREDENTIALS.search(type(error).__name__)
-    if is_final or getattr(error, "errno", None) == errno.EINVAL:  # the request itself is wrong
-        raise error
-    delay = next(delays, None)
+    name = type(error).__name__
+    is_final = isinstance(error, _FINAL) or _CREDENTIALS.search(name) or _INVALID in name
+    is_final = is_final or getattr(error, "errno", None) == errno.EINVAL  # the request itself is wrong
+    delay = None if is_final else next(delays, None)
     if delay is None:
         raise error
-    logging.warning("%s: %s; trying again", url, str(error) or type(error).__name__)
+    logging.warning("%s: %s; trying again", url, _reason(error))
     time.sleep(delay)
+
+
+def _reason(error):
+    """What an error says, in a line that is not too long."""
+    return shortened(" ".join(str(error).split()) or type(error).__name__).rstrip(". ")
 
 
 @contextlib.contextmanager
@@ -302,7 +309,7 @@ def _explained(url: str, action: str = "read") -> Iterator[None]:
 
 
 def _problem(url, error):
-    reason = (str(error) or type(error).__name__).splitlines()[0][:300].rstrip(". ")
+    reason = _reason(error)
     if isinstance(error, ImportError):
         from fsspec.registry import known_implementations
 
