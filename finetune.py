@@ -13,8 +13,9 @@ results/TASK_results.json and .txt, results/TASK_report.html about the errors on
 test_predictions/TASK_SPLIT_TRIAL.tsv, the fine-tuned model finetuning_models/TASK_TRIAL and, with
 `eval_every`, the scores during the training in finetuning_logs/TASK_TRIAL (for joint tasks
 results/A+B_results.json, results/A+B/, test_predictions/A+B/, finetuning_models/A+B_TRIAL/TASK and
-finetuning_logs/A+B_TRIAL); with --run-name RUN, below D/models/N/finetuning_runs/RUN. Finished
-trials are not repeated, interrupted ones go on, and results of other settings are not replaced.
+finetuning_logs/A+B_TRIAL); with --run-name RUN, below D/models/N/finetuning_runs/RUN. If D is a
+URL such as s3://bucket/folder, all is read and written through a copy here. Finished trials are
+not repeated, interrupted ones go on, and results of other settings are not replaced.
 For several tasks, a table of all results is printed and written to results/summary.md, .json and
 .png.
 """
@@ -41,7 +42,7 @@ from configure_finetuning import FinetuningConfig
 from data.tasks import glue
 from data.tasks.class_weights import check_loss
 from data.tasks.registry import get_task
-from jobs import model_card, report, results_table, trials, unfinished
+from jobs import model_card, report, results_table, trials, unfinished, working_copy
 from jobs.command_line import job_parser, print_config
 from jobs.dry_run import try_one_step
 from jobs.encoder import find_encoder, random_encoder
@@ -58,7 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.print_config:
         print_config(*job_configs(args))
         return
-    model_dir = trials.output_directory(args.data_dir, args.model_name, None)
+    names = (args.data_dir, args.model_name, working_copy.FINETUNING)
+    model_dir = working_copy.open_directory(*names)
+    send = functools.partial(working_copy.send, *names)
     output_dir = trials.output_directory(args.data_dir, args.model_name, args.run_name)
 
     # ---- input: all of it is read and checked before anything is written -------------------
@@ -77,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         encoder = find_encoder(configs[0], model_dir)
 
     # ---- trials ----------------------------------------------------------------------------
-    jobs = [dataclasses.replace(job, encoder=encoder) for job in jobs]
+    jobs = [dataclasses.replace(job, encoder=encoder, send=send) for job in jobs]
     if args.dry_run:
         try_jobs(jobs, args.overwrite)
     else:
@@ -186,6 +189,7 @@ def run_jobs(jobs: list[Job], overwrite: bool = False) -> None:
             if has_table:
                 table = summarize(jobs, finished)
                 results_table.write(table, os.path.dirname(job.results_path), name)
+                job.send()
         if has_table:
             print(f"\n{results_table.to_markdown(table)}", flush=True)
 
@@ -225,6 +229,7 @@ def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
         model_card.write_finetuned(job)
         if config.do_train:
             unfinished.forget(job.checkpoints(trial))
+        job.send()
         for name, result in own[trial].items():
             logging.info("%s", trials.result_line(name, result))
     logging.info("results: %s", job.results_path)

@@ -2,7 +2,8 @@
 
     python3 pretrain.py --data-dir DATA_DIR --model-name NAME --hparams '{"model_size": "small"}'
 
-Reads DATA_DIR/pretrain_tfrecords and DATA_DIR/vocab.txt, writes DATA_DIR/models/NAME.
+Reads DATA_DIR/pretrain_tfrecords and DATA_DIR/vocab.txt, writes DATA_DIR/models/NAME. DATA_DIR may
+be a URL such as s3://bucket/folder: then all of it is read and written through a local copy.
 """
 
 import contextlib
@@ -14,11 +15,11 @@ from typing import Any
 
 from absl import logging
 
-from common import console, errors, files, hub
+from common import console, errors, files
 from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
-from jobs import model_card, run_record, same_run
+from jobs import model_card, run_record, same_run, working_copy
 from jobs.command_line import job_parser, print_config
 from jobs.prepare import check_batches, prepare_backend
 from jobs.stop_signals import StopSignals
@@ -85,7 +86,7 @@ class Run:
 
     config: PretrainingConfig
     data_dir: str
-    directory: str  # DATA_DIR/models/NAME
+    directory: str  # DATA_DIR/models/NAME, or its local copy
     metadata: Any  # `RecordsMetadata` of the records to train on
     eval_metadata: Any  # and of those to evaluate on
     tokenizer: Any  # the one that the records were built with
@@ -135,7 +136,9 @@ def open_run(args, config):
         f"at most {longest}, the network's `max_position_embeddings`",
         length,
     )
-    directory = os.path.join(args.data_dir, "models", args.model_name)
+    directory = working_copy.open_directory(
+        args.data_dir, args.model_name, working_copy.PRETRAINING
+    )
     checkpoints = TrainingCheckpoints(
         os.path.join(directory, "checkpoints"), keep=config.keep_checkpoints
     )
@@ -199,25 +202,13 @@ def start_model(run):
     return model, step
 
 
-def initial_model(path, data_dir):
-    """Where `init_checkpoint` is: a path, also one below `data_dir`, or a name on the Hub."""
-    try:
-        return files.find_path("init_checkpoint", path, data_dir)
-    except InputError:
-        folder = path.split("/")[0]
-        is_path = hub.looks_like_path(path) or os.path.isdir(folder)
-        if is_path or os.path.isdir(os.path.join(data_dir, folder)):
-            raise
-        return path
-
-
 def warm_start_model(run, model):
     """Loads the weights of `init_checkpoint`, if its vocabulary is that of the records."""
     from data import ConvBertTokenizer
     from data.tokenizer.saved_files import vocabulary_file
     from model.weights import warm_start
 
-    found = warm_start.find_models(initial_model(run.config.init_checkpoint, run.data_dir))
+    found = warm_start.find_models(warm_start.locate(run.config.init_checkpoint, run.data_dir))
     vocab_file = vocabulary_file(found["main"])
     if not vocab_file.exists():
         logging.warning("%s not found: only the size of the vocabulary can be checked", vocab_file)
@@ -356,7 +347,9 @@ def save_checkpoint(run, model):
             model_card.keep_edited(target, directory)
             model_card.write_pretrained(directory, run, step)
             files.replace_directory(directory, target)
-    return run.checkpoints.save(model, dataclasses.asdict(run.config), run.data())
+    path = run.checkpoints.save(model, dataclasses.asdict(run.config), run.data())
+    working_copy.send(run.data_dir, run.directory, working_copy.PRETRAINING)
+    return path
 
 
 def not_finite_error(run, what, first, last):
@@ -419,6 +412,7 @@ def evaluate(run, model, stop):
         directories = [os.path.join(run.directory, name) for name in model.saved_models()]
         for directory in filter(os.path.isdir, directories):
             model_card.write_pretrained(directory, run, line["step"])
+        working_copy.send(run.data_dir, run.directory, working_copy.PRETRAINING)
     logging.info("evaluation on %s: %s", records_dir, json.dumps(line))
 
 

@@ -116,7 +116,7 @@ def list_files(url: str) -> dict[str, File]:
     system, path = _system(url)
     found = _find(url, system, lambda: system.find(path, detail=True))
     base = posixpath.dirname(path) if [*found] == [path] else path
-    return {posixpath.relpath(name, base): file for name, file in sorted(found.items())}
+    return {posixpath.relpath(name, base or "/"): file for name, file in sorted(found.items())}
 
 
 def match_files(pattern: str) -> tuple[str, dict[str, File]]:
@@ -136,7 +136,9 @@ def match_files(pattern: str) -> tuple[str, dict[str, File]]:
     system, path = _system(base)
     below = "/".join([path, *parts[magic:]])
     found = _find(base, system, lambda: system.glob(below, detail=True))
-    return base, {posixpath.relpath(name, path): file for name, file in sorted(found.items())}
+    return base, {
+        posixpath.relpath(name, path or "/"): file for name, file in sorted(found.items())
+    }
 
 
 def _find(url, system, find):
@@ -284,7 +286,9 @@ def _wait(url, error, delays):
     """Waits before another try; raises the error if there is none."""
     name = type(error).__name__
     is_final = isinstance(error, _FINAL) or _CREDENTIALS.search(name) or _INVALID in name
-    is_final = is_final or getattr(error, "errno", None) == errno.EINVAL  # the request itself is wrong
+    is_final = (
+        is_final or getattr(error, "errno", None) == errno.EINVAL
+    )  # the request itself is wrong
     delay = None if is_final else next(delays, None)
     if delay is None:
         raise error

@@ -1,4 +1,8 @@
-"""Folders in object stores as folders here: fetched once, and again where they changed."""
+"""Folders in object stores as folders here: fetched once, and again where they changed.
+
+A folder that a job writes to is a working copy: `open_copy` makes it equal to the one in the store,
+and `send_copy` the one in the store equal to it.
+"""
 
 import contextlib
 import fcntl
@@ -13,7 +17,13 @@ from typing import NamedTuple
 from common import remote
 from common.console import progress_bar
 from common.errors import InputError
-from common.files import atomic_path, write_errors_named, write_text
+from common.files import (
+    TEMPORARY_SUFFIX,
+    atomic_path,
+    sha256_of,
+    write_errors_named,
+    write_text,
+)
 
 _THREADS = 8
 
@@ -32,7 +42,9 @@ def cache_directory() -> str:
 
 
 def local_path(url: str) -> str:
-    """Where the copy of a file or folder is, or will be."""
+    """Where the copy of a file or folder is, or will be; a path that is not a URL stays."""
+    if not remote.is_url(url):
+        return url
     return os.path.join(cache_directory(), *url.replace("://", "/").strip("/").split("/"))
 
 
@@ -80,6 +92,59 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
     return Copy(local_path(url) if base != url else directory, hashes)
 
 
+def open_copy(url: str, without: tuple[str, ...] = ()) -> None:
+    """Makes the working copy of a folder, which may be missing in the store; see `local_path`.
+
+    What was not sent goes from the copy: all machines of a run must have the same. Folders in
+    `without` are left alone. A path that is not a URL needs no copy.
+    """
+    if not remote.is_url(url):
+        return
+    there = _names(remote.list_files(url), without)
+    if there:
+        fetch(url, lambda names: _names(names, without))
+    directory = local_path(url)
+    for name in set(_names(_local_names(directory), without)) - set(there):
+        os.unlink(os.path.join(directory, name))
+
+
+def send_copy(url: str, without: tuple[str, ...] = ()) -> None:
+    """Sends what changed in a working copy, and removes what is gone; see `open_copy`.
+
+    Checkpoints come last, and in each the file that describes it.
+    """
+    if not remote.is_url(url):
+        return
+    directory = local_path(url)
+    with _index(url) as index:
+        names = _names(_local_names(directory), without)
+        times = {name: os.stat(os.path.join(directory, name)).st_mtime_ns for name in names}
+        changed = [name for name in names if index.get(name, [])[3:] != [times[name]]]
+        for name in sorted(changed, key=lambda n: ("checkpoints" in n, n.endswith(".json"), n)):
+            remote.put(os.path.join(directory, name), f"{url}/{name}")
+            index.pop(name, None)
+        gone = set(_names(index, without)) - set(names)
+        remote.remove([f"{url}/{name}" for name in gone])
+        for name in gone:
+            del index[name]
+        there = remote.list_files(url) if changed else {}
+        for name in changed:
+            index[name] = [*there[name], sha256_of(os.path.join(directory, name)), times[name]]
+
+
+def _names(names, without):
+    return [name for name in names if name.split("/")[0] not in without]
+
+
+def _local_names(directory):
+    """The files in a folder and its subfolders; those that are being written have no names yet."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.relpath(os.path.join(folder, name), directory)
+            if TEMPORARY_SUFFIX not in path and not name.endswith(".lock"):
+                yield path
+
+
 def _has(directory, name, size):
     try:
         return os.path.getsize(os.path.join(directory, name)) == size
@@ -89,7 +154,9 @@ def _has(directory, name, size):
 
 @contextlib.contextmanager
 def _index(url: str) -> Iterator[dict[str, list]]:
-    """What is in the cache of a URL: size, tag and SHA-256 by name. One process has it at a time.
+    """What is in the cache of a URL, by name: size, tag, SHA-256, and when it was written here.
+
+    One process has it at a time.
 
     What changes is saved at the end, also after an error.
     """
@@ -125,7 +192,8 @@ def _fetch_files(url, missing, directory, index):
         try:
             for done in futures.as_completed(running):
                 name, file = running[done]
-                index[name] = [*file, done.result()]
+                entry = [*file, done.result()]
+                index[name] = [*entry, os.stat(os.path.join(directory, name)).st_mtime_ns]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -15,7 +15,9 @@ def job_parser(description: str, config_class: type) -> argparse.ArgumentParser:
         epilog=f"hyper-parameters:\n\n{hyperparameter_table(config_class)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data-dir", required=True, help="directory of all data and models")
+    parser.add_argument(
+        "--data-dir", required=True, help="directory of all data and models, or its URL"
+    )
     parser.add_argument(
         "--model-name", type=_name, required=True, help="name of the directory in models/"
     )

@@ -3,12 +3,12 @@
 import dataclasses
 import hashlib
 import os
-from pathlib import Path
 from typing import Any
 
 from common import files
 from common.errors import InputError
 from common.fields import override, require
+from common.remote import as_path
 from configure_finetuning import FinetuningConfig
 from model.config import MODEL_SIZES, ConvBertConfig
 
@@ -62,7 +62,7 @@ def random_encoder(config: FinetuningConfig, data_dir: str) -> Encoder:
     """Random weights of `model_size`, with the vocabulary `data_dir`/vocab.txt."""
     from data import ConvBertTokenizer
 
-    tokenizer = ConvBertTokenizer.from_pretrained(Path(data_dir))  # a Path is never a Hub name
+    tokenizer = ConvBertTokenizer.from_pretrained(as_path(data_dir))  # never a name on the hub
     vocabulary = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
     overrides = vocabulary | config.model_hparam_overrides
     network = ConvBertConfig.from_size(config.model_size or "medium-small", **overrides)

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from common import gpus
+from common import gpus, remote_cache
 
 COMPILATION_CACHE = ".compilation_cache"  # in DATA_DIR
 
@@ -30,7 +30,8 @@ def prepare_backend(config: Any, data_dir: str | None, connect: bool = False) ->
     from model.backends import backend, devices, distribution
 
     if data_dir is not None:
-        backend.keep_compilations(os.path.join(data_dir, COMPILATION_CACHE))
+        directory = os.path.join(remote_cache.local_path(data_dir), COMPILATION_CACHE)
+        backend.keep_compilations(directory)
     if connect:
         backend.connect_processes(config.seed)
     prepare_tensorflow(

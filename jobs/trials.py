@@ -9,9 +9,10 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-from common import files
+from common import files, remote_cache
 from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from data.tasks.base import Examples, Task
@@ -92,6 +93,7 @@ class Job:
     config: FinetuningConfig
     encoder: Encoder | None  # None until it is known
     model_dir: str  # see `output_directory`; all paths are below it
+    send: Callable[[], None] = lambda: None  # to the store that it is a copy of
 
     @property
     def name(self) -> str:
@@ -195,7 +197,7 @@ class Job:
 
 def output_directory(data_dir: str, model_name: str, run_name: str | None) -> str:
     """Where results, models and predictions go: the model's directory, or a run's own in it."""
-    directory = os.path.join(data_dir, "models", model_name)
+    directory = os.path.join(remote_cache.local_path(data_dir), "models", model_name)
     if run_name is None:
         return directory
     if run_name.startswith(".") or os.path.basename(run_name) != run_name or not run_name:

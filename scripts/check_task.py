@@ -14,6 +14,7 @@ import csv
 import functools
 import gzip
 import io
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import bootstrap  # noqa: F401
 from common import errors
 from common.fields import shortened
 from common.markdown import markdown_table, with_share
+from common.remote import as_path
 
 MOST_LABELS = 30  # that are listed
 MOST_UNKNOWN = 0.01  # the share of tokens above which there is a warning
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     from model.config import load_hparams
 
     config = FinetuningConfig.for_tasks((args.task,), load_hparams(args.hparams))
-    directory = str(Path(args.data_dir) / "finetuning_data")
+    directory = os.path.join(args.data_dir, "finetuning_data")
     task = get_task(args.task).complete(directory)
     needed = ("train", "dev") if config.do_eval else ("train",)
     splits = {split: task.load(directory, split) for split in needed}
@@ -88,15 +90,16 @@ def find_tokenizer(args: argparse.Namespace, config: Any) -> tuple[Any, str]:
     """The tokenizer, and where its vocabulary comes from."""
     from data import ConvBertTokenizer
     from data.records.command_line import BERT_VOCAB
+    from jobs import working_copy
     from jobs.encoder import find_encoder
-    from jobs.trials import output_directory
 
     if args.model_name:
-        encoder = find_encoder(config, output_directory(args.data_dir, args.model_name, None))
+        names = (args.data_dir, args.model_name, working_copy.FINETUNING)
+        encoder = find_encoder(config, working_copy.open_directory(*names))
         return encoder.tokenizer, f"vocabulary of {encoder.directory}"
-    path = Path(args.data_dir) / "vocab.txt"
-    if path.is_file():
-        return ConvBertTokenizer.from_pretrained(path.parent), f"vocabulary {path}"
+    path = as_path(args.data_dir) / "vocab.txt"
+    if path.exists():
+        return ConvBertTokenizer.from_pretrained(as_path(args.data_dir)), f"vocabulary {path}"
     return ConvBertTokenizer(BERT_VOCAB), "BERT's vocabulary"
 
 

@@ -13,7 +13,6 @@ import itertools
 import os
 import random
 import sys
-from pathlib import Path
 
 import bootstrap  # noqa: F401
 
@@ -39,9 +38,11 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from data.records import metadata as records
 
-    data_dir = Path(args.data_dir)
-    metadata = records.load_metadata(args.records or data_dir / "pretrain_tfrecords")
-    tokenizer = records.load_tokenizer(metadata, args.vocab_file or data_dir / "vocab.txt")
+    records_dir, vocab_file = (
+        os.path.join(args.data_dir, name) for name in ("pretrain_tfrecords", "vocab.txt")
+    )
+    metadata = records.load_metadata(args.records or records_dir)
+    tokenizer = records.load_tokenizer(metadata, args.vocab_file or vocab_file)
     metadata = select_shard(metadata, args.shard, args.seed)
     (shard,) = metadata.shards
     batch = read_examples(metadata)

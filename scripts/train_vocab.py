@@ -8,11 +8,10 @@ DATA_DIR/tokenizer_config.json, which records whether it is cased; transformers 
 
 import argparse
 import os
-from pathlib import Path
 
 import bootstrap  # noqa: F401
 
-from common import errors, files, hub
+from common import errors, files, hub, remote
 from common.errors import InputError
 from data.records.command_line import add_accents_argument, add_corpus_arguments, read_options
 
@@ -30,8 +29,8 @@ NUMBERS = {
 def main(arguments: list[str] | None = None) -> None:
     """Counts the words of the corpus, merges their parts, and reports how the result fits."""
     args = parse_arguments(arguments)
-    output = Path(args.output or args.data_dir)
-    if not output.is_dir():
+    output = remote.as_path(args.output or args.data_dir)
+    if not remote.is_url(output) and not output.is_dir():
         raise InputError(f"the directory {output} does not exist.")
     for name in hub.SMALL_FILES[1:]:  # of a tokenizer
         if (output / name).exists() and not args.overwrite:
@@ -86,7 +85,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data-dir", required=True, help="directory of the corpus")
+    add("--data-dir", required=True, help="directory of the corpus, or its URL")
     add_corpus_arguments(parser)
     add("--output", help="directory to write to (default: the data directory)")
     add("--cased", action="store_true", help="keep case and accents")

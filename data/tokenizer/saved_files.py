@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from common import files
 from common.errors import InputError
+from common.remote import as_path
 from data.tokenizer import tokenizer_json
 from data.tokenizer.tokenizer_config import (
     CONFIG_FILE,
@@ -78,7 +79,7 @@ def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
         saved: with the options `do_lower_case`, `strip_accents`, `max_word_length`,
             `model_max_length` and `clean_up_tokenization_spaces`.
     """
-    directory = Path(directory)
+    directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     options = dict(saved.options)
     description = tokenizer_json.Description(

@@ -4,11 +4,23 @@ import os
 
 from absl import logging
 
-from common import hub, remote, remote_cache
+from common import files, hub, remote, remote_cache
 from common.errors import InputError
 from model.weights import pretrained
 
 MAIN = ("discriminator", "encoder")  # the directory that a run writes, depending on its objective
+
+
+def locate(path: str, data_dir: str) -> str:
+    """Where `init_checkpoint` is: a path, perhaps below `data_dir`, a URL, or a name on the hub."""
+    try:
+        return files.find_path("init_checkpoint", path, data_dir)
+    except InputError:
+        folder = path.partition("/")[0]
+        is_path = hub.looks_like_path(path) or os.path.isdir(folder)
+        if is_path or os.path.isdir(os.path.join(data_dir, folder)):
+            raise
+        return path
 
 
 def find_models(path: str | os.PathLike) -> dict[str, str]:

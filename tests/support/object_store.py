@@ -1,13 +1,17 @@
-"""An S3 server on this machine, and a proxy before it that cuts connections."""
+"""A store in memory; an S3 server on this machine, and a proxy before it that cuts connections."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+
+from common import remote, remote_cache
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 
@@ -91,3 +95,13 @@ class Proxy:
         for each in (source, target):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+
+def memory_store(monkeypatch, tmp_path):
+    """An empty store in memory, and an empty cache; returns the store's file system."""
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    monkeypatch.setattr(remote, "DELAYS", (0, 0))
+    monkeypatch.setenv("CONVBERT_CACHE", str(tmp_path / "cache"))
+    remote_cache.local.cache_clear()
+    return fsspec.filesystem("memory")
