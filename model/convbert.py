@@ -1,5 +1,6 @@
 """The encoder, and what all models share: inputs, loading, saving, adapting."""
 
+import contextvars
 import dataclasses
 import functools
 import os
@@ -15,12 +16,14 @@ from model import adaptation
 from model.backends import backend
 from model.config import ConvBertConfig, as_config
 from model.layers import fused
-from model.layers.base import MASK_BIAS
+from model.layers.base import MASK_BIAS, drawn_weights
 from model.layers.embeddings import Embeddings
 from model.layers.encoder import NUM_DROPOUTS, EncoderLayer, SharedTrace
 from model.weights import pretrained
 
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
+# Whether an encoder that is made now gets all its weights from a file. A head may keep its own.
+_loads_encoder = contextvars.ContextVar("loads_encoder", default=False)
 
 
 class TrainableModel(keras.Model):
@@ -195,11 +198,13 @@ class PretrainedModel(TrainableModel):
         """Returns the model in `source`; see `from_pretrained`."""
         names = {field.name for field in dataclasses.fields(ConvBertConfig)}
         fields = {k: overrides.pop(k) for k in list(overrides) if k in names}
-        model = cls(
-            common_fields.override(source.config, fields),
-            dtype=dtype,
-            **cls._options_from(source, overrides),
-        )
+        config = common_fields.override(source.config, fields)
+        options = cls._options_from(source, overrides)
+        token = _loads_encoder.set(True)
+        try:
+            model = cls(config, dtype=dtype, **options)
+        finally:
+            _loads_encoder.reset(token)
         source.load_into(model.tensors())
         return model
 
@@ -350,6 +355,10 @@ class ConvBertModel(PretrainedModel):
 
     def __init__(self, config, embeddings: Embeddings | None = None, **kwargs):
         super().__init__(config, **kwargs)
+        with drawn_weights(not _loads_encoder.get()):
+            self._make_layers(embeddings)
+
+    def _make_layers(self, embeddings):
         config, policy = self.config, self.dtype_policy
         self.embeddings = embeddings or Embeddings(config, name="embeddings", dtype=policy)
         self.embeddings_project = None

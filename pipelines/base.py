@@ -150,7 +150,8 @@ class Pipeline:
 
     def report_device(self) -> None:
         """Prints a line about the device, the precision and XLA; see `devices.report`."""
-        devices.report(self.model.dtype_policy.name, self._predictor.jit_compile)
+        policy = self.network.encoder().dtype_policy
+        devices.report(policy.name, self._predictor.jit_compile)
 
     def warn_of_cut(self, num_cut: int, num_texts: int, effect: str = " and have been cut") -> None:
         """Logs how many texts were too long, if any, and the effect."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from common import console, files, hub
 from common.errors import InputError
+from model.config import PRECISIONS
 
 # Inputs of more rows than this have a progress bar.
 MANY = 1024
@@ -28,6 +29,13 @@ def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentP
         "1 if it has no header",
     )
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument(
+        "--dtype",
+        choices=PRECISIONS,
+        default="float32",
+        help="to compute in; the half precisions are for GPUs, and for CPUs with AMX "
+        "(default: %(default)s)",
+    )
     parser.add_argument(
         "--skip-bad-texts",
         dest="errors",

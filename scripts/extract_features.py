@@ -31,7 +31,11 @@ def main(arguments: list[str] | None = None) -> None:
     columns = list(map(list, zip(*rows, strict=True)))
     directory = command_line.find_model(args)
     extractor = command_line.load_pipeline(
-        "FeatureExtractor", directory, pooling=args.pooling, layer=args.layer
+        "FeatureExtractor",
+        directory,
+        dtype=args.dtype,
+        pooling=args.pooling,
+        layer=args.layer,
     )
     vectors = extractor.encode_chunks(*columns, batch_size=args.batch_size, errors=args.errors)
     with (

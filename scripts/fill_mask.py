@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     command_line.check_output(args.output, ".jsonl")
     rows = text_files.read_rows(args, "one text", required="[MASK]")
     directory = command_line.find_model(args)
-    fill_mask = command_line.load_pipeline("FillMask", directory)
+    fill_mask = command_line.load_pipeline("FillMask", directory, dtype=args.dtype)
     texts = [text for (text,) in rows]
     filled = fill_mask.iterate(texts, args.top_k, args.batch_size, args.errors)
     with command_line.progress_bar(len(rows)) as bar:

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise InputError("--stem-column needs a multiple-choice model and --columns")
     rows = kind.read(args)
     directory = command_line.find_model(args)
-    pipeline = command_line.load_pipeline(kind.pipeline, directory)
+    pipeline = command_line.load_pipeline(kind.pipeline, directory, dtype=args.dtype)
     with command_line.progress_bar(len(rows), kind.unit, kind.rows_at_once) as bar:
         objects = predict(kind, pipeline, rows, args.batch_size, bar, args.errors)
         command_line.write_lines(args.output, format_lines(args.format, objects))

@@ -28,6 +28,11 @@ def report(precision: str, jit_compile: bool, num_devices: int = 1) -> None:
     count = f"{num_devices} x " if num_devices > 1 else ""
     xla = "XLA" if jit_compile else "no XLA"
     print(f"device: {count}{_name()}, {precision}, {xla}", file=sys.stderr)
+    if backend.accelerator() is None and not _multiplies(precision):
+        logging.warning(
+            "this CPU does not multiply in %s: float32 is faster here",
+            precision.removeprefix("mixed_"),
+        )
 
 
 def memory_gib() -> float | None:
@@ -58,11 +63,23 @@ def _name():
     return f"{name} ({', '.join(known)})" if known else name
 
 
+def _multiplies(precision):
+    """Whether this CPU has instructions that multiply in a precision, if that can be known."""
+    instructions = {"float16": "amx_fp16|avx512_fp16", "bfloat16": "amx_bf16|avx512_bf16|bf16"}
+    wanted, known = instructions.get(precision.removeprefix("mixed_")), _cpuinfo()
+    return not (wanted and known) or re.search(rf"\b({wanted})\b", known) is not None
+
+
+def _cpuinfo():
+    """What Linux says of the CPU; empty on other systems."""
+    if not os.path.exists("/proc/cpuinfo"):
+        return ""
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
 def _cpu():
-    name = None
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            name = re.search(r"^model name\s*:\s*(.+)$", file.read(), re.MULTILINE)
+    name = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
     return f"CPU ({name[1] if name else platform.machine()}, {cores} cores)"

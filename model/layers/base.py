@@ -1,6 +1,9 @@
 """What the other layers are made of: LayerNorm, dropout, activations and configured layers."""
 
+import contextlib
+import contextvars
 import dataclasses
+from collections.abc import Iterator
 
 import keras
 from keras import ops
@@ -11,10 +14,24 @@ from model.layers.dense import Dense, GroupedDense, to_tensor
 
 MASK_BIAS = -10000.0  # added to the scores of masked positions, as in BERT
 
+_draws_weights = contextvars.ContextVar("draws_weights", default=True)
+
+
+@contextlib.contextmanager
+def drawn_weights(drawn: bool) -> Iterator[None]:
+    """If not `drawn`, weights made here are zeros: a file's values follow, and draws take time."""
+    token = _draws_weights.set(drawn)
+    try:
+        yield
+    finally:
+        _draws_weights.reset(token)
+
 
 def truncated_normal(stddev: float) -> keras.initializers.Initializer:
-    """BERT's initializer for embeddings and most kernels."""
-    return keras.initializers.TruncatedNormal(stddev=stddev)
+    """BERT's initializer for embeddings and most kernels; see `drawn_weights`."""
+    # Made in any case: it takes a seed, and the next layer takes the next one.
+    initializer = keras.initializers.TruncatedNormal(stddev=stddev)
+    return initializer if _draws_weights.get() else keras.initializers.Zeros()
 
 
 @keras.saving.register_keras_serializable(package="convbert")

@@ -74,6 +74,20 @@ def test_fit_lowers_the_loss_and_what_was_learned_is_saved(kind, tmp_path):
     assert loss_of(again, again(inputs), targets, "sum") == after
 
 
+def test_a_head_that_the_file_lacks_is_drawn_as_ever(tmp_path):
+    encoder, model_class = make("encoder"), models.ConvBertForSequenceClassification
+    encoder.save_pretrained(tmp_path)
+    keras.utils.set_random_seed(7)
+    new = model_class(encoder.config, classifier_head="mlp")
+    keras.utils.set_random_seed(7)
+    loaded = model_class.from_pretrained(tmp_path, classifier_head="mlp")
+    weights = {row.hf_name: row.to_hf() for row in loaded.tensors()}
+    expected = {row.hf_name: row.to_hf() for row in (*new.tensors(), *encoder.tensors())}
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(weights[name], value, name)
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_padding_and_batch_change_nothing(kind):
     model = make(kind)

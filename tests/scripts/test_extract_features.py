@@ -32,6 +32,15 @@ def test_an_array(directory, tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(np.load(path), extractor.encode(["aé"], ["b"]), atol=1e-5)
 
 
+def test_half_precision(directory, tmp_path, capsys):
+    path = tmp_path / "v.npy"
+    run(directory, "a", "b c", "--output", path, "--dtype", "mixed_bfloat16")
+    assert ", mixed_bfloat16, " in capsys.readouterr().err
+    expected = FeatureExtractor.from_pretrained(directory).encode(["a", "b c"])
+    difference = np.abs(np.load(path) - expected).max()
+    assert 1e-5 < difference < 0.1
+
+
 @pytest.mark.parametrize(
     ("name", "batch_size", "message"),
     [("v.npy", 0, "`batch_size`"), ("v.parquet", 1, r"`--output` .*\.npy")],

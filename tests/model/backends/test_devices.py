@@ -1,5 +1,6 @@
 """The line about the device, on this machine and with functions that claim another one."""
 
+import pytest
 import tensorflow as tf
 
 from common import gpus
@@ -15,6 +16,26 @@ def test_a_cpu(capsys, monkeypatch):
     line = capsys.readouterr().err
     assert line.startswith("device: CPU (") and line.endswith(" cores), float32, no XLA\n")
     assert warnings == ["tensorflow: install"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "is_slow"),
+    [
+        ("sse avx2", "float32", False),
+        ("sse avx2", "mixed_bfloat16", True),
+        ("avx512f avx512_bf16", "mixed_bfloat16", False),
+        ("amx_bf16 amx_int8", "mixed_bfloat16", False),
+        ("amx_bf16 amx_int8", "mixed_float16", True),
+        ("amx_fp16", "mixed_float16", False),
+        ("", "mixed_bfloat16", False),  # not Linux: nothing is known
+    ],
+)
+def test_a_cpu_without_half_precision_says_so(flags, precision, is_slow, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(devices, "_cpuinfo", lambda: flags)
+    monkeypatch.setattr(devices.logging, "warning", lambda *parts: warnings.append(parts))
+    devices.report(precision, False)
+    assert [precision.endswith(parts[-1]) for parts in warnings] == [True] * is_slow
 
 
 def test_gpus(capsys, monkeypatch):
