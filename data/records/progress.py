@@ -68,7 +68,9 @@ def finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | Non
             with contextlib.suppress(TypeError):
                 shard = Shard(**line)
                 shards[shard.name] = shard
-    sizes = {entry.name: entry.stat().st_size for entry in _entries(records_dir)}
+    # Of these alone: what other parts are writing gets another name at any time.
+    entries = (entry for entry in _entries(records_dir) if entry.name in shards)
+    sizes = {entry.name: entry.stat().st_size for entry in entries}
     return {name: shard for name, shard in shards.items() if sizes.get(name) == shard.bytes}
 
 
