@@ -16,7 +16,7 @@ HOLD = """
 import os, sys, time
 sys.path.insert(0, os.getcwd())
 from common.lock import locked
-with locked(sys.argv[1], "the run", "Wait."):
+with locked(sys.argv[1], "the run", "Wait.", shared=len(sys.argv) > 2):
     if os.fork() == 0:
         time.sleep(600)  # a worker that outlives its parent
     print("locked", os.getpid(), flush=True)
@@ -47,6 +47,28 @@ def test_a_second_process_is_told_who_has_it_and_takes_over_from_a_dead_one(tmp_
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
     assert os.listdir(path.parent) == []
+
+
+def test_those_that_share_it_exclude_others(tmp_path):
+    path = tmp_path / ".lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path), "shared"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert holder.stdout.readline() == f"locked {holder.pid}\n"
+        with locked(path, "the run", "Wait.", shared=True):
+            pass
+        with pytest.raises(InputError, match="the run is in use"), locked(path, "the run", "Wait."):
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with locked(path, "the run", "Wait."):
+        pass
+    assert os.listdir(tmp_path) == []
 
 
 def test_one_process_cannot_have_it_twice(tmp_path):
