@@ -2,7 +2,14 @@
 
 import importlib.util
 import os
+import pathlib
 import signal
+
+import pytest
+
+from common import lean_imports
+
+lean_imports.install()
 
 # Where tests run as a shell's background job, SIGINT is ignored, and jobs started by them would
 # inherit that.
@@ -19,7 +26,25 @@ if os.environ.get("CONVBERT_TEST_GPU", "") in ("", "0"):
     os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
 
+TESTS = pathlib.Path(__file__).parent
+# Where tests take longest. They come first, so that at the end of a run with two processes neither
+# waits for the other.
+LONG = ("tests", "scripts", "model", "benchmarks", "pipelines")
+
+
 def pytest_collection_modifyitems(items):
-    # The tests of whole jobs take longest. They come first, so that at the end of a run with two
-    # processes neither waits for the other.
-    items.sort(key=lambda item: item.path.parent.name != "tests")
+    def rank(item):
+        first, *others = item.path.relative_to(TESTS).parts
+        folder = first if others else "tests"
+        return LONG.index(folder) if folder in LONG else len(LONG)
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(scope="module")
+def eager():
+    """Makes a module's tests run eagerly; see tests/support/eager.py."""
+    from tests.support.eager import eagerly
+
+    with eagerly():
+        yield

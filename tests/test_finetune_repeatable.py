@@ -1,42 +1,35 @@
 """The same trial gives the same result: after other trials, and bit for bit in a new process."""
 
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import data.tasks.batching
 import finetune
+from jobs import trial_progress
 from model import ConvBertModel
-from tests.support import finetuning
+from tests.support import finetuning, processes
 from tests.support.finetuning import WORDS, read_predictions, read_results, write_tsv
+from tests.support.processes import finish
 
-ROOT = pathlib.Path(__file__).parents[1]
 # Dropout is on, so that scores depend on every random draw.
 HPARAMS = dict(max_seq_length=32, learning_rate=0.003, num_train_epochs=3.0, train_batch_size=8)
 TRAIN, TEST = 44, 9
-# Saves a state after each epoch. The first process that runs this is killed after the second.
-KILLED = """
-import os, signal
-from common import errors
-import finetune
-from jobs import trial_progress
 
-trial_progress.SECONDS_BETWEEN_STATES = 0
-save = trial_progress.TrialProgress._save
 
-def save_and_die(progress):
-    save(progress)
-    if progress.step == 11 and progress.first_step == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+def killed():
+    """Saves a state after each epoch. The first process that runs this ends after the second."""
+    save, trial_progress.SECONDS_BETWEEN_STATES = trial_progress.TrialProgress._save, 0
 
-trial_progress.TrialProgress._save = save_and_die
-errors.run(finetune.main)
-"""
+    def save_and_die(progress):
+        save(progress)
+        if progress.step == 11 and progress.first_step == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trial_progress.TrialProgress._save = save_and_die
+    finetune.main()
 
 
 @pytest.fixture(scope="module")
@@ -112,21 +105,16 @@ def test_deterministic_trials_repeat_bit_for_bit(data_dir):
 
     The second trial of a process takes over the first one's compiled model.
     """
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def start(name, **own):
         hparams = HPARAMS | {"deterministic": True} | own
         arguments = finetuning.arguments(data_dir, name, hparams, "cola")
-        command = [sys.executable, *(["-c", KILLED] if name == "killed" else ["finetune.py"])]
-        return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment)
-
-    def finish(process, status=0):
-        assert process.wait(timeout=600) == status
+        return processes.start(killed if name == "killed" else finetune.main, arguments)
 
     running = start("one", seed=1), start("two", num_trials=2)
-    one, two, killed = (data_dir / "models" / name for name in ("one", "two", "killed"))
+    one, two, third = (data_dir / "models" / name for name in ("one", "two", "killed"))
     finish(start("killed", seed=1, eval_every="epoch"), -signal.SIGKILL)
-    states = list((killed / "finetuning_checkpoints" / "cola_1").iterdir())
+    states = list((third / "finetuning_checkpoints" / "cola_1").iterdir())
     assert [path.name for path in states] == [f"step_{2 * TRAIN // 8}"]
     finish(start("killed", seed=1, eval_every="epoch"))
     for process in running:
@@ -138,9 +126,9 @@ def test_deterministic_trials_repeat_bit_for_bit(data_dir):
     ):
         content = (one / name.format(1)).read_bytes()
         assert content == (two / name.format(2)).read_bytes(), name
-        assert content == (killed / name.format(1)).read_bytes(), name
-    (result,) = read_results(killed, "cola")
+        assert content == (third / name.format(1)).read_bytes(), name
+    (result,) = read_results(third, "cola")
     assert [each["epoch"] for each in result["evaluations"]] == pytest.approx([1, 2, 3], abs=0.1)
-    assert not (killed / "finetuning_checkpoints").exists()
+    assert not (third / "finetuning_checkpoints").exists()
     weights = (one / "finetuning_models/cola_1/model.safetensors").read_bytes()
     assert weights != (one / "discriminator/model.safetensors").read_bytes()

@@ -1,20 +1,18 @@
 """Runs in separate processes that are killed, or stopped by a signal."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 
 import pytest
 
 import pretrain
-from common import errors
 from data.records.metadata import load_metadata
-from tests.support import pretraining
+from tests.support import pretraining, processes
 from tests.support.pretraining import log_lines
+from tests.support.processes import finish
 
 STEPS = 60
 HPARAMS = {
@@ -23,13 +21,6 @@ HPARAMS = {
     "save_checkpoints_steps": 3,
     "deterministic": True,
 }
-
-
-def job(arguments, stderr):
-    """Runs the script with stderr in a file."""
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    sys.argv = ["pretrain.py", *arguments]
-    errors.run(pretrain.main)
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +33,11 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(data_dir):
-    """A function that starts a run in a new process.
-
-    The process is forked from one that has imported TensorFlow, which takes longer than all these
-    steps, and computed nothing.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tensorflow", "keras", "model.training.callbacks", "data.records.batches"]
-    )
+    """A function that starts a run in a new process."""
 
     def start(name, **hparams):
         arguments = pretraining.arguments(data_dir, name, **(HPARAMS | hparams))
-        process = context.Process(target=job, args=(arguments, data_dir / f"{name}.txt"))
-        process.start()
-        return process
+        return processes.start(pretrain.main, arguments, data_dir / f"{name}.txt")
 
     return start
 
@@ -73,11 +54,6 @@ def last_step(run_dir):
     path = run_dir / "train_log.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
-
-
-def finish(process, status=0):
-    process.join(timeout=120)
-    assert process.exitcode == status
 
 
 def stderr_of(data_dir, name):
