@@ -301,15 +301,21 @@ def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
     return decode_text(content, path)
 
 
+def encoding_of(content: bytes) -> str:
+    """What the byte-order mark of a text tells: "utf-16" or "utf-8-sig"; "utf-8" without one."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig" if content.startswith(codecs.BOM_UTF8) else "utf-8"
+
+
 def decode_text(content: bytes, source: str | os.PathLike) -> str:
     """Decodes UTF-8, or UTF-16 after a byte-order mark; the mark of either is left out.
 
     Raises:
         InputError: other bytes; the message names `source` and the line.
     """
-    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+        return content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         problem = "expected UTF-8 text, got other bytes. It may be Windows-1252: save it as UTF-8"

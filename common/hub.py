@@ -114,9 +114,10 @@ def looks_like_path(text: str) -> bool:
 
 def _download(name, revision, patterns, cache_dir, local_files_only):
     """Downloads the files that match `patterns`; returns the directory of the snapshot."""
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    try:
+    action = f"download {name} ({revision or 'main'}), which is no local directory"
+    with errors_explained(action, is_offline=local_files_only):
         return snapshot_download(
             name,
             revision=revision,
@@ -124,32 +125,50 @@ def _download(name, revision, patterns, cache_dir, local_files_only):
             local_files_only=local_files_only,
             allow_patterns=list(patterns),
         )
+
+
+@contextlib.contextmanager
+def errors_explained(action: str, kind: str = "model", is_offline: bool = False) -> Iterator[None]:
+    """Says what an error of the hub means.
+
+    Args:
+        action: what is tried, with the name; a message is "cannot", this, and the reason.
+        kind: what the repository holds.
+        is_offline: whether the hub may not be asked; it never may if HF_HUB_OFFLINE is set.
+
+    Raises:
+        InputError: for every error of huggingface_hub.
+    """
+    from huggingface_hub import constants, errors
+
+    log_in = "log in with `hf auth login`, or set HF_TOKEN"
+    missing = f"no such {kind} or revision on {constants.ENDPOINT}. For a private one, {log_in}"
+    try:
+        yield
+        return
+    except InputError:
+        raise
     except errors.HFValidationError:
-        problem = "is neither a local directory nor a valid name on the hub, such as owner/model"
+        problem = "it is not a valid name on the hub, such as owner/name"
     except errors.GatedRepoError:
-        problem = (
-            "is gated: request access on its page on the hub, then log in with `hf auth login` or "
-            "set HF_TOKEN"
-        )
-    except errors.RepositoryNotFoundError:
-        problem = (
-            f"is neither a local directory nor a public model on {constants.ENDPOINT}. Check the "
-            "name; for a private model, log in with `hf auth login` or set HF_TOKEN"
-        )
-    except errors.RevisionNotFoundError:
-        problem = f"has no revision {revision!r} on the hub"
-    except (errors.HTTPError, OSError) as error:
-        problem = (
-            f"cannot be downloaded from {constants.ENDPOINT}: {error.__cause__ or error}. Check "
-            "the connection, or pass the directory of a copy"
-        )
-        if local_files_only or constants.is_offline_mode():
+        problem = f"it is gated. Request access on its page on the hub, then {log_in}"
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        problem = missing
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        problem = f"{error.__cause__ or error}"
+        if is_offline or constants.is_offline_mode():
             problem = (
-                f"({revision or 'main'}) is not completely in the local cache, and downloads are "
-                "disabled. Run once without HF_HUB_OFFLINE and `local_files_only`, or pass the "
-                "directory of a copy"
+                "it is not completely in the local cache, and the hub is not asked. Run once "
+                "without HF_HUB_OFFLINE and `local_files_only`, or pass the path of a copy"
             )
-    raise InputError(f"{name} {problem}")
+        elif status in (401, 403):
+            problem = f"the hub does not allow it. To a token that may do this, {log_in}"
+        elif type(error) is FileNotFoundError:  # of HfFileSystem
+            problem = missing
+        elif isinstance(error, OSError | errors.HTTPError):
+            problem += f". Check the connection to {constants.ENDPOINT}, or pass the path of a copy"
+    raise InputError(f"cannot {action}: {problem}")
 
 
 def find_card(name: str, public: bool) -> str | None:
@@ -162,7 +181,7 @@ def find_card(name: str, public: bool) -> str | None:
     from huggingface_hub import HfApi, errors
 
     api = HfApi()
-    with _upload_errors(name):
+    with errors_explained(f"upload {name}"):
         try:
             if not api.model_info(name).private and not public:
                 raise InputError(
@@ -193,7 +212,7 @@ def upload(directory: str | os.PathLike, name: str, card: str | None, public: bo
     from huggingface_hub import HfApi, ModelCard
 
     api = HfApi()
-    with _upload_errors(name):
+    with errors_explained(f"upload {name}"):
         if card is not None:
             ModelCard(card).validate()
         api.create_repo(name, private=not public, exist_ok=True)
@@ -201,27 +220,3 @@ def upload(directory: str | os.PathLike, name: str, card: str | None, public: bo
         return api.upload_folder(
             repo_id=name, folder_path=directory, commit_message=message
         ).commit_url
-
-
-@contextlib.contextmanager
-def _upload_errors(name: str) -> Iterator[None]:
-    """Says what an error of the hub means for an upload."""
-    from huggingface_hub import constants, errors
-
-    try:
-        yield
-        return
-    except InputError:
-        raise
-    except errors.HFValidationError:
-        problem = "it is not a valid name on the hub, such as owner/model"
-    except errors.OfflineModeIsEnabled:
-        problem = "HF_HUB_OFFLINE is set"
-    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        problem = f"{error.__cause__ or error}"
-        if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
-            problem = (
-                "the hub does not allow it. Log in with `hf auth login`, or set HF_TOKEN, to a "
-                "token that may write to this owner's models"
-            )
-    raise InputError(f"cannot upload {name} to {constants.ENDPOINT}: {problem}")

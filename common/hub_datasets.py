@@ -4,17 +4,19 @@ PATH is a file, a folder or a pattern, and may be missing; `@REVISION` may follo
 are downloaded into huggingface_hub's cache once, and are then read like any others.
 """
 
-import contextlib
 import functools
 import glob
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from common.errors import InputError
+from common.hub import errors_explained
 
 SCHEME = "hf://"
 _PREFIX = f"{SCHEME}datasets/"
+_ADDRESS = re.compile(rf"{_PREFIX}[^/]+/[^/]+")
 
 
 class Dataset(NamedTuple):
@@ -49,9 +51,9 @@ def fetch(address: str, is_wanted: Callable[[str], bool] = lambda name: True) ->
     """
     from huggingface_hub import HfApi, HfFileSystem, snapshot_download
 
-    if not address.startswith(_PREFIX):
+    if not _ADDRESS.match(address):
         raise InputError(f"{address}: expected {_PREFIX}OWNER/NAME/PATH")
-    with _errors_explained(address):
+    with errors_explained(f"read {address}", "data set"):
         system = HfFileSystem()
         place = system.resolve_path(address)
         commit = HfApi().dataset_info(place.repo_id, revision=place.revision).sha
@@ -99,30 +101,3 @@ def _matches(system, path):
         for name, info in found.items()
         for file in ([name] if info["type"] == "file" else system.find(name))
     }
-
-
-@contextlib.contextmanager
-def _errors_explained(address: str) -> Iterator[None]:
-    """Says what an error of the hub means for a data set."""
-    from huggingface_hub import constants, errors
-
-    try:
-        yield
-        return
-    except errors.GatedRepoError:
-        problem = (
-            "it is gated. Request access on its page on the hub, then log in with "
-            "`hf auth login`, or set HF_TOKEN"
-        )
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, FileNotFoundError):
-        problem = (
-            f"no such data set or revision on {constants.ENDPOINT}. For a private one, log in with "
-            "`hf auth login` or set HF_TOKEN"
-        )
-    except (errors.HTTPError, OSError) as error:
-        problem = f"{error.__cause__ or error}. Check the connection, or pass the path of a copy"
-    except ValueError as error:  # what huggingface_hub says of an impossible name
-        problem = f"{error}".rstrip(". ") + f". Expected {_PREFIX}OWNER/NAME/PATH"
-    if constants.is_offline_mode():
-        problem = "HF_HUB_OFFLINE is set. Unset it, or pass the path of a copy"
-    raise InputError(f"cannot read {address}: {problem}")

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -281,28 +281,15 @@ def _loading(directory):
 
 def _scores(results: Mapping[int, Any], trial: int) -> str:
     """The dev scores of all trials, and their mean; a star marks this model's."""
-    scored = {number: each for number, each in results.items() if each["metrics"]}
+    scored = [each for each in results.values() if each["metrics"]]
     if not scored:
         return ""
-    names = [
-        name
-        for name in next(iter(scored.values()))["metrics"]
-        if all(name in each["metrics"] for each in scored.values())
-    ]
-    rows: list[Sequence[object]] = [
-        [f"{number}{' *' * (number == trial)}", each["seed"]]
-        + [f"{each['metrics'][name]:.2f}" for name in names]
-        for number, each in scored.items()
-    ]
-    columns = [[each["metrics"][name] for each in scored.values()] for name in names]
-    summaries = [results_table.over_trials(values) for values in columns]
-    if len(scored) > 1:
-        for key in ("mean", "deviation", "median"):
-            rows.append([key, None, *(f"{each[key]:.2f}" for each in summaries)])
+    names, rows = results_table.score_rows(scored)
+    marked = [[f"{row[0]}{' *' * (row[0] == trial)}", *row[1:]] for row in rows]
     text = "## Scores on the dev set, in percent\n\n"
-    text += markdown_table(["trial", "seed", *names], rows)
-    text += "\n\\* this model" if trial in scored else ""
-    kinds = {*map(results_table.kept_weights, scored.values())} - {"last"}
+    text += markdown_table(["trial", "seed", *names], marked)
+    text += "\n\\* this model" if any(row[0] == trial for row in rows) else ""
+    kinds = {*map(results_table.kept_weights, scored)} - {"last"}
     return text + "".join(f"\n\nWeights: {results_table.CHOSEN_ON_DEV[kind]}." for kind in kinds)
 
 

@@ -16,7 +16,7 @@ from common import files
 from common.markdown import with_share
 from data.tasks.review import MISSED, RIGHT, WRONG, Confusion, Mistake, Piece, Review
 from jobs import figures
-from jobs.results_table import CHOSEN_ON_DEV, kept_weights, over_trials
+from jobs.results_table import CHOSEN_ON_DEV, kept_weights, score_rows
 from jobs.trials import Job, TaskData, Trials
 
 MOST_CONFUSED = 30  # labels in a confusion matrix
@@ -143,21 +143,13 @@ def _remark(results):
 
 def _scores(results):
     """A table with a row for each trial, and those of all trials together."""
-    scored = [result for result in results if result["metrics"]]
-    metrics = list(scored[-1]["metrics"])
+    names, rows = score_rows(results)
+    more = {result["trial"]: [result["num_examples"], result["seconds"]] for result in results}
     rows = [
-        [result["trial"], result["seed"]]
-        + [f"{result['metrics'][m]:.2f}" if m in result["metrics"] else "–" for m in metrics]
-        + [result["num_examples"], result["seconds"]]
-        for result in scored
+        [*("–" if cell is None else cell for cell in row), *more.get(row[0], ["", ""])]
+        for row in rows
     ]
-    columns = [[r["metrics"][m] for r in scored if m in r["metrics"]] for m in metrics]
-    summary = [over_trials(values) for values in columns]
-    for name in ("median", "mean", "deviation") if len(scored) > 1 else ():
-        numbers = [numbers[name] for numbers in summary]
-        cells = ["–" if number is None else f"{number:.2f}" for number in numbers]
-        rows.append([name, "", *cells, "", ""])
-    return _table(["trial", "seed", *metrics, "dev examples", "seconds"], rows)
+    return _table(["trial", "seed", *names, "dev examples", "seconds"], rows)
 
 
 def _split_sections(split: str, review: Review) -> list[str]:

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from common import files
@@ -62,6 +63,30 @@ def over_trials(values: list[float]) -> dict[str, float | None]:
         "deviation": statistics.stdev(values) if len(values) > 1 else None,
         "best": max(values),
     }
+
+
+def score_rows(results: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """The scores of a task's trials as a table's cells.
+
+    Args:
+        results: of trials, as in the results file; those without scores are left out.
+
+    Returns:
+        The metrics' names, and the rows: trial, seed and scores with two decimals; for several
+        trials, then their median, mean and deviation. A score that is not there is None.
+    """
+    scored = [result for result in results if result["metrics"]]
+    names = list(scored[-1]["metrics"]) if scored else []
+
+    def row(first, second, numbers):
+        return [first, second, *(None if n is None else f"{n:.2f}" for n in numbers)]
+
+    rows = [row(r["trial"], r["seed"], map(r["metrics"].get, names)) for r in scored]
+    columns = [[r["metrics"][name] for r in scored if name in r["metrics"]] for name in names]
+    summaries = [over_trials(values) for values in columns]
+    for key in ("median", "mean", "deviation") if len(scored) > 1 else ():
+        rows.append(row(key, None, [summary[key] for summary in summaries]))
+    return names, rows
 
 
 def summarize(model_name: str, tasks: list[TaskResults]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def file_table(splits: dict[str, Any]) -> str:
 
 def inspect_file(path: str) -> tuple[str, int | None]:
     """A file's encoding, and how many blank lines are passed over; None if they mean something."""
-    from common.files import decode_text
+    from common.files import decode_text, encoding_of
     from data.tasks.files import GZIP_START, PARQUET, file_ending, is_blank, lines_of
 
     if path.lower().endswith(PARQUET):
@@ -122,12 +122,9 @@ def inspect_file(path: str) -> tuple[str, int | None]:
     content, more = Path(path).read_bytes(), ""
     if content.startswith(GZIP_START):
         content, more = gzip.decompress(content), ", gzip"
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "UTF-16"
-    elif content.startswith(b"\xef\xbb\xbf"):
-        encoding = "UTF-8 with a mark"
-    else:
-        encoding = "ASCII" if content.isascii() else "UTF-8"
+    encoding = {"utf-16": "UTF-16", "utf-8-sig": "UTF-8 with a mark"}.get(
+        encoding_of(content), "ASCII" if content.isascii() else "UTF-8"
+    )
     text, ending = decode_text(content, path), file_ending(path)
     blank = None
     if ending == ".csv":

@@ -89,7 +89,7 @@ def test_only_wanted_files_are_downloaded_once(server):
     ("address", "message"),
     [
         ("hf://me/model/a.txt", "expected hf://datasets/OWNER/NAME"),
-        ("hf://datasets/me", "cannot read hf://datasets/me"),
+        ("hf://datasets/me", "hf://datasets/me: expected hf://datasets/OWNER/NAME"),
         ("hf://datasets/me/none/a.txt", "no such data set"),
         (f"{ADDRESS}@v9/a.txt", "no such data set or revision"),
     ],

@@ -148,7 +148,7 @@ def test_what_the_hub_refuses(directory, server, monkeypatch):
         upload(directory, "--yes")
     assert NAME not in server.files
     hub_server.connect(monkeypatch, "http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"cannot upload me/small to http://127\.0\.0\.1:9"):
+    with pytest.raises(InputError, match=r"cannot upload me/small: .* to http://127\.0\.0\.1:9"):
         upload(directory, "--yes")
 
 
