@@ -1,7 +1,8 @@
 """`scale`: what listing, planning and finishing cost for many files and shards.
 
 The files are links to a few small ones, and the shards are empty: all that is measured is what a
-build does besides reading, tokenizing and writing.
+build does besides reading, tokenizing and writing. Files are listed once; the other steps have what
+that gives.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.data import in_new_process
 from common.files import write_text
+from data.corpus.readers import ReadOptions, TextSource
 from data.corpus.sources import Corpus, find_corpus
 from data.records.build import Workers, build_part, build_records
 from data.records.build_shard import BuildOptions, ShardTask
@@ -22,15 +24,16 @@ from data.records.command_line import BERT_VOCAB
 from data.records.metadata import Shard, load_metadata
 from data.records.options import Part
 
+CONTENT = b"a document"
 FILES_PER_FOLDER = 1000  # fewer than the links that file systems allow to a file
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures each step in a process of its own, as it runs on a cluster."""
     with tempfile.TemporaryDirectory() as folder:
-        make_corpus(Path(folder), args.files)
+        make_files(Path(folder), args.files)
         print("| step | CPU seconds | peak MB |\n|---|---|---|", flush=True)
-        for name, step in steps(args.shards, args.parts).items():
+        for name, step in steps(args.files, args.shards, args.parts).items():
             seconds, num_bytes = in_new_process(measure, step, Path(folder))
             print(f"| {name} | {seconds:.1f} | {num_bytes / 1e6:,.0f} |", flush=True)
 
@@ -43,30 +46,31 @@ def measure(step: Callable[[Path], object], folder: Path) -> tuple[float, int]:
     return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def make_corpus(folder: Path, num_files: int) -> None:
+def names(num_files: int) -> Iterator[str]:
+    """The names of the files, in their order."""
+    for index in range(num_files):
+        yield f"{index // FILES_PER_FOLDER:05d}/{index % FILES_PER_FOLDER:04d}.txt"
+
+
+def make_files(folder: Path, num_files: int) -> None:
     """Makes the files below `folder`."""
-    for start in range(0, num_files, FILES_PER_FOLDER):
-        first, *others = (
-            folder / "corpus" / f"{start:07d}" / f"{index:07d}.txt"
-            for index in range(start, min(start + FILES_PER_FOLDER, num_files))
-        )
-        first.parent.mkdir(parents=True)
-        first.write_text("a document")
-        for other in others:
-            os.link(first, other)
+    for index, name in enumerate(names(num_files)):
+        path = folder / "corpus" / name
+        if index % FILES_PER_FOLDER:
+            os.link(path.with_name("0000.txt"), path)
+        else:
+            path.parent.mkdir(parents=True)
+            path.write_bytes(CONTENT)
 
 
-def steps(num_shards: int, num_parts: int) -> dict[str, Callable[[Path], object]]:
-    """The steps of a build in their order, by name; each takes the folder of `make_corpus`."""
+def steps(num_files: int, num_shards: int, num_parts: int) -> dict[str, Callable[[Path], object]]:
+    """The steps of a build in their order, by name; each takes the folder of `make_files`."""
     options = BuildOptions(str(BERT_VOCAB), num_out_files=num_shards)
     parts = [Part(number, num_parts) for number in range(1, num_parts + 1)]
-    built = {f"part {part}": functools.partial(build, options=options, part=part) for part in parts}
-    return {
-        "list the files": find,
-        **built,
-        "finish": functools.partial(build, options=options, part=None),
-        "open the records": load,
-    }
+    step = functools.partial(build, num_files=num_files, options=options)
+    built = {f"part {part}": functools.partial(step, part=part) for part in parts}
+    finish = functools.partial(step, part=None)
+    return {"list the files": find, **built, "finish": finish, "open the records": load}
 
 
 def find(folder: Path) -> Corpus:
@@ -74,9 +78,19 @@ def find(folder: Path) -> Corpus:
     return find_corpus(folder, folder / "corpus")
 
 
-def build(folder: Path, options: BuildOptions, part: Part | None) -> None:
+def as_found(folder: Path, num_files: int) -> Corpus:
+    """What `find` returns, without the files."""
+    path, options = folder / "corpus", ReadOptions()
+    sources = [
+        TextSource(f"{path}/{name}", f"{name}:0", "text", 0, len(CONTENT), options=options)
+        for name in names(num_files)
+    ]
+    return Corpus(path, sources, is_stream=False, read_options=options)
+
+
+def build(folder: Path, num_files: int, options: BuildOptions, part: Part | None) -> None:
     """Builds a part, or finishes the build."""
-    corpus, records_dir = find(folder), folder / "records"
+    corpus, records_dir = as_found(folder, num_files), folder / "records"
     if part:
         build_part(corpus, options, records_dir, part, make_workers=make_workers)
     else:

@@ -9,13 +9,13 @@ from benchmarks import scale
 def cost(folder, num_files):
     """The function calls and the peak of memory of each step."""
     folder.mkdir()
-    scale.make_corpus(folder, num_files)
+    scale.make_files(folder, num_files)
     calls, peaks = {}, {}
 
     def count(frame, event, argument):
         calls[name] += event in ("call", "c_call")
 
-    for name, step in scale.steps(num_files // 10, num_parts=2).items():
+    for name, step in scale.steps(num_files, num_files // 10, num_parts=2).items():
         calls[name] = 0
         tracemalloc.start()
         sys.setprofile(count)
@@ -34,3 +34,8 @@ def test_work_and_memory_grow_with_the_number_of_files(tmp_path):
         assert calls < 3.3 * few[name], name
         # What a file takes, times a million, is less than 1 GB.
         assert (many_bytes[name] - few_bytes[name]) / 800 < 900, name
+
+
+def test_the_steps_have_what_listing_gives(tmp_path):
+    scale.make_files(tmp_path, 1002)
+    assert scale.as_found(tmp_path, 1002) == scale.find(tmp_path)
