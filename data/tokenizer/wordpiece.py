@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_text as tf_text
+from tensorflow_text.python.ops.fast_wordpiece_tokenizer import FastWordpieceTokenizer
+from tensorflow_text.python.ops.normalize_ops import normalize_utf8
 
 from common.errors import InputError
 from data.tokenizer.vocab_file import MAX_WORD_LENGTH
@@ -92,7 +93,7 @@ class WordPiece:
         self.do_lower_case, self.strip_accents = do_lower_case, strip_accents
         self.max_word_length = max_word_length
         self._ids = {token: index for index, token in enumerate(vocab)}
-        self._kernel = tf_text.FastWordpieceTokenizer(
+        self._kernel = FastWordpieceTokenizer(
             _usable_tokens(vocab, self._ids),
             unknown_token="[UNK]",
             max_bytes_per_word=2**30,  # the limit is in characters, and applied before
@@ -228,7 +229,7 @@ def _clean(texts, do_lower_case, strip_accents):
     if do_lower_case:
         texts = _lower(texts)
     if strip_accents:
-        texts = tf_text.normalize_utf8(texts, "NFD")
+        texts = normalize_utf8(texts, "NFD")
         texts = tf.strings.regex_replace(texts, _ACCENTS, "")
     return texts
 

@@ -92,7 +92,7 @@ class Tensor:
         value = value[:, 0] if self.column else value
         if self.axes is not None:
             value = value.transpose(np.argsort(self.axes))
-        self.variable.assign(value.astype("float32"))
+        self.variable.assign(value.astype("float32", copy=False))
 
 
 def _dense(layer, hf_name, tf1_name):
