@@ -9,6 +9,7 @@ from tests.support import pretraining
 from tests.support.huggingface import edit_config
 from tests.support.pretraining import build_data_dir, log_lines, weights
 
+pytestmark = pytest.mark.usefixtures("eager")
 HPARAMS = {
     "model_hparam_overrides": {"num_hidden_layers": 1, "max_position_embeddings": 128},
     "train_batch_size": 2,
