@@ -20,6 +20,7 @@ from jobs.trials import Job, TaskData
 from model import ConvBertConfig, ConvBertForSequenceClassification
 from pipelines import TextClassifier
 from tests.support import finetuning
+from tests.support.eager import eagerly
 from tests.support.files import write
 from tests.support.finetuning import (
     HPARAMS,
@@ -98,6 +99,7 @@ def test_trains_scores_and_predicts_once(data_dir, model_dir, monkeypatch):
     assert trials == [1, "|", 1, "|", 3, "|"]
 
 
+@eagerly()
 def test_a_run_has_a_place_of_its_own(data_dir, model_dir, capsys):
     command = [*arguments(data_dir, "cola", "mrpc", num_train_epochs=1.0), "--run-name", "short"]
     before = tree(model_dir)
@@ -214,6 +216,7 @@ def test_a_task_from_a_json_file(data_dir, model_dir, tmp_path):
         finetune.main(arguments(data_dir, path, other))
 
 
+@eagerly()
 def test_loss_is_summed_over_the_batch(data_dir, tmp_path):
     """Cross entropy for classes, and squared error of score / 5 for scores.
 
@@ -262,6 +265,7 @@ def test_weights_and_smoothing_of_labels_reach_the_loss(data_dir):
 
 
 @pytest.mark.parametrize("hparams", [{}, {"task_names": ["cola", "sts"]}, {"do_train": False}])
+@eagerly()
 def test_a_dry_run_writes_nothing(data_dir, hparams, tmp_path, monkeypatch, capsys):
     shutil.copytree(data_dir / "finetuning_data", tmp_path / "finetuning_data")
     finetuning.save_encoder(tmp_path, "small_one")
@@ -277,6 +281,7 @@ def test_a_dry_run_writes_nothing(data_dir, hparams, tmp_path, monkeypatch, caps
         finetune.main([*arguments(tmp_path, "cola", max_seq_length=64), "--dry-run"])
 
 
+@eagerly()
 def test_from_scratch_needs_no_model(data_dir):
     command = arguments(
         data_dir,
@@ -316,6 +321,7 @@ def test_from_scratch_needs_no_model(data_dir):
         ),
     ],
 )
+@eagerly()
 def test_wrong_input_changes_nothing(data_dir, tasks, hparams, message):
     before = tree(data_dir)
     with pytest.raises(InputError, match=message):

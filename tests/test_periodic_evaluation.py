@@ -1,8 +1,6 @@
 import json
 import os
-import pathlib
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -13,21 +11,23 @@ import pretrain
 from common.errors import InputError
 from data.records import batches
 from data.records.metadata import hold_out, load_metadata
-from tests.support import corpora, pretraining
+from tests.support import corpora, pretraining, processes
 from tests.support.pretraining import SCORES
 
+pytestmark = pytest.mark.usefixtures("eager")
 HPARAMS = {
     "iterations_per_loop": 3,
     "save_checkpoints_steps": 2,
     "eval_batch_size": 4,
     "num_eval_steps": 3,
 }
-SEVERAL_RUNS = """
-import json, sys
-import pretrain
-for arguments in json.loads(sys.argv[1]):
-    pretrain.main(arguments)
-"""
+
+
+def several_runs():
+    """Compiled, and on the CPU."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    for arguments in sys.argv[1:]:
+        pretrain.main(json.loads(arguments))
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +52,8 @@ def test_evaluations_do_not_change_training_bit_for_bit(data_dir):
     # enough, and traced faster.
     common = HPARAMS | {"deterministic": True, "uniform_generator": True}
     runs = {"plain": common, "scored": common | scored}
-    commands = [pretraining.arguments(data_dir, name, **runs[name]) for name in runs]
-    subprocess.run(
-        [sys.executable, "-c", SEVERAL_RUNS, json.dumps(commands)],
-        cwd=pathlib.Path(pretrain.__file__).parent,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"},
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
+    commands = [json.dumps(pretraining.arguments(data_dir, name, **runs[name])) for name in runs]
+    processes.finish(processes.start(several_runs, commands))
     plain, with_scores = (data_dir / "models" / name for name in runs)
     state, other = (
         safetensors.numpy.load_file(path / "checkpoints" / "step_5" / "state.safetensors")
