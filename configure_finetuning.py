@@ -81,13 +81,13 @@ class FinetuningConfig(Execution):
         expected = f"at most {most} with `num_trials` {self.num_trials}"
         require(self.seed <= most, "seed", expected, self.seed)
         every = self.eval_every
-        if every is None and (self.keep == "best" or self.early_stopping_patience):
+        if every is None and (self.keep == "best" or self.early_stopping_patience or self.loggers):
             every = "epoch"
             object.__setattr__(self, "eval_every", every)  # a frozen dataclass, still being made
         expected = 'a number of steps, or "epoch"'
         require(not isinstance(every, str) or every == "epoch", "eval_every", expected, every)
         if self.do_train and every:
-            expected = "true with `eval_every`, `keep` or `early_stopping_patience`"
+            expected = "true with `eval_every`, `keep`, `early_stopping_patience` or `loggers`"
             require(self.do_eval, "do_eval", expected, self.do_eval)
         weights = self.class_weights
         is_allowed = weights in (None, "balanced") or (

@@ -388,7 +388,7 @@ def train(models: JobModels, features, trial: int, evaluate) -> dict[str, Any]:
             on_train_batch_end=show,
         )
         callbacks = StepCallbacks([progress, callback], model)
-        with memory.explained(config, config.max_seq_length):
+        with contextlib.closing(progress), memory.explained(config, config.max_seq_length):
             if not progress.is_done:
                 model.fit(left.dataset(), shuffle=False, verbose=0, callbacks=callbacks)
     return progress.finish() | {"seconds_before": progress.seconds_before}

@@ -21,9 +21,9 @@ from common.fields import require
 from configure_pretraining import PretrainingConfig
 from jobs import model_card, run_record, same_run, working_copy
 from jobs.command_line import job_parser, print_config
+from jobs.loggers import Loggers
 from jobs.prepare import check_batches, prepare_backend
 from jobs.stop_signals import StopSignals
-from jobs.tensorboard import tensorboard_writer
 from model.config import ConvBertConfig, load_hparams
 
 # Bytes per weight: a checkpoint has it and two moments, and the models are saved beside it.
@@ -267,31 +267,38 @@ def train(run, model, first_step, stop):
             run_record.add_start(run.directory, first_step, hparams, run.metadata.records_dir)
         if model.jit_compile:
             console.say_compiling((config.train_batch_size, run.length), set())
-        with contextlib.closing(training_log(run, interval)) as log:
-            model.fit(
-                dataset,
-                steps_per_epoch=steps,
-                shuffle=False,
-                verbose=0,
-                callbacks=training_callbacks(run, model, log, interval, stop),
-            )
+        with open_loggers(run, first_step) as write:
+            log = training_log(run, write, interval)
+            callbacks = training_callbacks(run, model, log, interval, stop)
+            fit = {"steps_per_epoch": steps, "shuffle": False, "verbose": 0}
+            with contextlib.closing(log):
+                model.fit(dataset, callbacks=callbacks, **fit)
     if stop.received or model.stop_training:
         saved = run.checkpoints.last_good or "by process 0"
         stop.leave(f"saved {saved}. The same command resumes from there")
 
 
-def training_log(run, interval):
-    """The log; only one process of a run writes it."""
+@contextlib.contextmanager
+def open_loggers(run, first_step):
+    """A function that writes to the run's loggers; None in the processes that write nothing."""
     from model.backends import distribution
+
+    if not distribution.writes():
+        yield None
+        return
+    tensorboard, title = os.path.join(run.directory, "tensorboard"), os.path.basename(run.directory)
+    settings, services = dataclasses.asdict(run.config), run.config.loggers
+    loggers = Loggers(run.directory, tensorboard, services, title, settings, first_step)
+    with contextlib.closing(loggers):
+        yield loggers.write
+
+
+def training_log(run, write, interval):
+    """The callback that logs; see `open_loggers`."""
     from model.training.callbacks import TrainingLog
 
-    path = write_scalars = None
-    if distribution.writes():
-        path = os.path.join(run.directory, "train_log.jsonl")
-        write_scalars = tensorboard_writer(os.path.join(run.directory, "tensorboard"))
     return TrainingLog(
-        path,
-        write_scalars,
+        write,
         tokens_per_step=run.config.train_batch_size * run.length,
         every=run.config.iterations_per_loop,
         **interval,
@@ -398,20 +405,21 @@ def score(run, model, stop):
 def evaluate(run, model, stop):
     """Scores the model at the end; writes and logs the scores."""
     from model.backends import distribution
-    from model.training.callbacks import append_line
 
     records_dir = str(run.eval_metadata.records_dir)
-    line = {"step": int(model.optimizer.iterations.numpy())} | score(run, model, stop)
+    step, scores = int(model.optimizer.iterations.numpy()), score(run, model, stop)
+    line = {"step": step} | scores
     if not distribution.writes():
         return
     path = os.path.join(run.directory, "results", "pretrain_results.json")
     with explain_errors(run, run.eval_metadata), files.write_errors_named(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
-        append_line(os.path.join(run.directory, "train_log.jsonl"), line)
+        with open_loggers(run, None) as write:
+            write(step, scores)
         directories = [os.path.join(run.directory, name) for name in model.saved_models()]
         for directory in filter(os.path.isdir, directories):
-            model_card.write_pretrained(directory, run, line["step"])
+            model_card.write_pretrained(directory, run, step)
         working_copy.send(run.data_dir, run.directory, working_copy.PRETRAINING)
     logging.info("evaluation on %s: %s", records_dir, json.dumps(line))
 

@@ -1,5 +1,6 @@
 """The one error that means "your input is wrong", and how a script reports it."""
 
+import importlib.util
 import os
 import select
 import signal
@@ -14,6 +15,16 @@ class InputError(ValueError):
     The message alone must do: what is wrong, where (file, line, field, value) and what to do.
     Scripts print it and exit with status 1; a traceback would only hide it.
     """
+
+
+def require_package(name: str, what: str, requirement: str = "") -> None:
+    """Raises an `InputError` with the install command if an optional package is missing.
+
+    `what` needs it; `requirement` is what to install, by default the package `name`.
+    """
+    if importlib.util.find_spec(name) is None:
+        install = f"{sys.executable} -m pip install {requirement or name}"
+        raise InputError(f"{what} needs the package {name}, which is not installed: {install}")
 
 
 def run(main: Callable[[], None]) -> None:

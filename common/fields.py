@@ -103,7 +103,7 @@ def setting(
         default: the default value; a dict is copied for each instance.
         help: what the field means, in one line.
         least, above, most, below: bounds of a number. Every number must be finite.
-        choices: the allowed strings.
+        choices: the allowed strings; of a list, its items.
     """
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     bounds = {words: bound for words, bound in bounds.items() if bound is not None}
@@ -124,7 +124,8 @@ def check_settings(config: Any) -> None:
         if value is None or not field.metadata:
             continue
         if choices := field.metadata["choices"]:
-            require_one_of(field.name, value, choices)
+            for each in value if isinstance(value, tuple) else (value,):
+                require_one_of(field.name, each, choices)
         elif isinstance(value, int | float):
             bounds = field.metadata["bounds"]
             expected = " and ".join(f"{words} {bound}" for words, bound in bounds.items())

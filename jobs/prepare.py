@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from common import gpus, remote_cache
+from jobs import loggers
 
 COMPILATION_CACHE = ".compilation_cache"  # in DATA_DIR
 
@@ -20,8 +21,9 @@ def prepare_backend(config: Any, data_dir: str | None, connect: bool = False) ->
         The number of devices that share each batch.
 
     Raises:
-        InputError: so many devices are not there.
+        InputError: so many devices are not there, or the package of a logger.
     """
+    loggers.require_installed(config.loggers)
     if config.deterministic:
         gpus.make_deterministic()
     import keras

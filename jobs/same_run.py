@@ -35,6 +35,7 @@ CHANGEABLE = {
     "remat",
     "tf32",
     "deterministic",
+    "loggers",
 }
 
 

@@ -9,7 +9,6 @@ import dataclasses
 import math
 import os
 import shutil
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,9 +20,9 @@ from typing_extensions import override
 
 from common import files
 from jobs import trials, unfinished
-from jobs.tensorboard import tensorboard_writer
+from jobs.loggers import Loggers
 from jobs.trials import Job
-from model.training.callbacks import StepsCallback, append_line, drop_lines_after
+from model.training.callbacks import StepsCallback
 from model.training.checkpoints import TrainingCheckpoints, copied, state_variables
 
 SECONDS_BETWEEN_STATES = 60
@@ -71,7 +70,7 @@ class TrialProgress(StepsCallback):
         if isinstance(every, int):
             self.evaluated = {*range(every, steps, every), steps}
         self.saved_at = time.monotonic()
-        self._open_log()
+        self.log = self._open_log()
 
     def _restore(self):
         """Gives the model the state of a trial that was killed; returns the number of its steps."""
@@ -94,14 +93,14 @@ class TrialProgress(StepsCallback):
 
     def _open_log(self):
         directory = self.job.log_directory(self.trial)
-        self.log_path = os.path.join(directory, "train_log.jsonl")
         if not self.first_step:  # what is there belongs to a trial that this one replaces
             shutil.rmtree(directory, ignore_errors=True)
-        if self.evaluated:
-            with files.write_errors_named(directory):
-                os.makedirs(directory, exist_ok=True)
-            drop_lines_after(self.log_path, self.first_step)
-            self.write_scalars = tensorboard_writer(directory)
+        if not self.evaluated:
+            return None
+        job, config = self.job, self.job.config
+        title = f"{job.title}, {job.name} {self.trial}"
+        settings = dataclasses.asdict(config) | {"seed": job.seed(self.trial)}
+        return Loggers(directory, directory, config.loggers, title, settings, self.first_step)
 
     @property
     def seconds(self) -> float:
@@ -134,12 +133,11 @@ class TrialProgress(StepsCallback):
             self.model.stop_training = True
 
     def _evaluate(self, logs):
-        started, config, parts = time.monotonic(), self.job.config, self.job.parts
+        started, config = time.monotonic(), self.job.config
         found = self.evaluate()
-        score = statistics.fmean(found[part.task.name][part.task.metrics[0]] for part in parts)
         line = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 3)}
         scores = _flat(found)
-        self.evaluations.append(line | {"score": score} | scores)
+        self.evaluations.append(line | {"score": trials.mean_score(self.job, found)} | scores)
         is_best = self.best == len(self.evaluations) - 1
         if is_best and config.keep == "best":
             self.best_weights = copied(self._weights())
@@ -147,13 +145,14 @@ class TrialProgress(StepsCallback):
         line["learning_rate"] = self.trained.optimizer.learning_rate_at(self.step - 1)
         line |= {f"eval_{name}": round(value, 4) for name, value in scores.items()}
         line["eval_seconds"] = round(time.monotonic() - started, 1)
-        append_line(self.log_path, line)
-        self.write_scalars(self.step, {k: v for k, v in line.items() if k != "step"})
+        self.log.write(self.step, {k: v for k, v in line.items() if k != "step"})
         self.model.reset_metrics()  # so that the next line has the loss since this one
         self.shown = {name: f"{value:.2f}" for name, value in scores.items()}
         text = ", ".join(f"{name} {value}" for name, value in self.shown.items())
         remark = " (best so far)" if is_best else ""
         tqdm.write(f"step {self.step:,}, epoch {line['epoch']:g}: {text}{remark}", file=sys.stderr)
+        if self.job.watch is not None:
+            self.job.watch(self.trial, self.evaluations)
 
     def _save(self):
         parts = self.job.parts
@@ -174,6 +173,11 @@ class TrialProgress(StepsCallback):
     def _weights(self):
         variables = state_variables(self.trained)
         return {name: v for name, v in variables.items() if name.startswith("model/")}
+
+    def close(self) -> None:
+        """Ends the log."""
+        if self.log is not None:
+            self.log.close()
 
     def finish(self) -> dict[str, Any]:
         """Gives the model the weights to keep; returns what the results say of the evaluations."""

@@ -9,7 +9,8 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from common import files, remote_cache
@@ -36,6 +37,7 @@ NOT_IN_FINGERPRINT = (
     "jit_compile",
     "remat",
     "tf32",
+    "loggers",
     "seed",
     "task_names",
 )
@@ -94,6 +96,8 @@ class Job:
     encoder: Encoder | None  # None until it is known
     model_dir: str  # see `output_directory`; all paths are below it
     send: Callable[[], None] = lambda: None  # to the store that it is a copy of
+    # Called with the trial and its evaluations after each one; what it raises ends the training.
+    watch: Callable[[int, list[dict[str, float]]], None] | None = None
 
     @property
     def name(self) -> str:
@@ -103,9 +107,9 @@ class Job:
     @property
     def title(self) -> str:
         """The model's name, and that of the run."""
-        folder, name = os.path.split(self.model_dir)
-        model_dir, folder = os.path.split(folder)
-        return f"{os.path.basename(model_dir)}, {name}" if folder == RUNS else name
+        model_dir, _, run = self.model_dir.partition(f"{os.sep}{RUNS}{os.sep}")
+        name = os.path.basename(model_dir)
+        return f"{name}, {run}" if run else name
 
     @property
     def is_joint(self) -> bool:
@@ -203,6 +207,11 @@ def output_directory(data_dir: str, model_name: str, run_name: str | None) -> st
     if run_name.startswith(".") or os.path.basename(run_name) != run_name or not run_name:
         raise InputError(f"--run-name must be the name of a new folder. Received: {run_name!r}")
     return os.path.join(directory, RUNS, run_name)
+
+
+def mean_score(job: Job, metrics: Mapping[str, Mapping[str, float]]) -> float:
+    """The main metric of the job's task, or its mean over several; `metrics` are by task."""
+    return statistics.fmean(metrics[part.task.name][part.task.metrics[0]] for part in job.parts)
 
 
 def _hash(value):

@@ -321,7 +321,7 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How pre-training and fine-tuning compute: in the end, the result is the same up to rounding.
+    """How pre-training and fine-tuning compute and log: the result is the same up to rounding.
 
     `model.backends.distribution` checks what depends on the devices.
     """
@@ -335,6 +335,7 @@ class Execution:
     tf32: bool = setting(True, "float32 products may be TF32 on GPUs; false: exact, slower")
     jit_compile: bool | None = setting(None, "use XLA; null: on GPUs and TPUs")
     deterministic: bool = setting(False, "repeat results bit for bit; slower")
+    loggers: tuple[str, ...] = setting((), "services to log to", choices=("wandb", "mlflow"))
 
 
 def max_predictions_per_seq(length: int, mask_prob: float) -> int:
@@ -347,15 +348,15 @@ def as_config(config: ConvBertConfig | dict[str, Any]) -> ConvBertConfig:
     return config if isinstance(config, ConvBertConfig) else override(ConvBertConfig(), config)
 
 
-def load_hparams(text_or_path: str) -> dict[str, Any]:
-    """`--hparams`: a JSON object, given as text (it starts with "{") or as the path of a file.
+def load_hparams(text_or_path: str, option: str = "--hparams") -> dict[str, Any]:
+    """`option`: a JSON object, given as text (it starts with "{") or as the path of a file.
 
     Raises:
         InputError: no such file, not JSON (with line and column), or not an object.
     """
     if text_or_path.lstrip().startswith("{"):
-        return parse_json_object(text_or_path, "--hparams")
+        return parse_json_object(text_or_path, option)
     if not os.path.isfile(text_or_path):
         text = shortened(text_or_path)
-        raise InputError(f"--hparams: not a JSON object, and no such file: {text}")
+        raise InputError(f"{option}: not a JSON object, and no such file: {text}")
     return read_json_object(text_or_path)

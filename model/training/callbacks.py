@@ -1,19 +1,15 @@
 """What happens between the steps of a pre-training run: logging, saving and stopping."""
 
-import json
 import math
-import os
 import resource
 import sys
 import time
 from collections.abc import Callable
 
 import keras
-from absl import logging
 from tqdm import tqdm
 from typing_extensions import override
 
-from common import files
 from common.console import progress_bar
 from model.backends import backend
 
@@ -124,15 +120,14 @@ class SaveCheckpoints(StepsCallback):
 
 
 class TrainingLog(StepsCallback):
-    """Shows a progress bar, and logs metrics to a JSONL file and to `write_scalars`.
+    """Shows a progress bar, and logs metrics.
 
     A line has the means since the line before; the first line covers the first step only (or the
     first execution, if that has several steps). Tokens per second include padding.
 
     Args:
-        path: the JSONL file, appended to. Lines after `first_step` are dropped first, because a
-            resumed run writes them again. None disables all output, for all processes but one.
-        write_scalars: called with (step, {name: value}), for TensorBoard.
+        write: called with (step, {name: value}) for each line. None disables all output, for all
+            processes but one.
         tokens_per_step: B · T.
         every: steps between two lines.
         **interval: see `StepsCallback`.
@@ -140,23 +135,19 @@ class TrainingLog(StepsCallback):
 
     def __init__(
         self,
-        path: str | None,
-        write_scalars: Callable[[int, dict], None],
+        write: Callable[[int, dict[str, float]], None] | None,
         *,
         tokens_per_step: int,
         every: int,
         **interval: int,
     ):
         super().__init__(**interval)
-        self.path = path
-        self.write_scalars = write_scalars
+        self.write = write
         self.tokens_per_step = tokens_per_step
         self.every = every
         self.logged_step = self.first_step
         self.bar = None
         self.started = time.monotonic()
-        if path:
-            drop_lines_after(path, self.first_step)
 
     @override
     def on_train_begin(self, logs=None):
@@ -165,7 +156,7 @@ class TrainingLog(StepsCallback):
             "pre-training",
             initial=self.step,
             unit="step",
-            disable=self.path is None,
+            disable=self.write is None,
         )
         self.logged_time = time.monotonic()
 
@@ -184,7 +175,7 @@ class TrainingLog(StepsCallback):
         means = {name: keras.ops.convert_to_numpy(logs[name]) for name in sorted(logs)}
         now = time.monotonic()  # after the device has done the steps
         tokens = (self.step - self.logged_step) * self.tokens_per_step
-        line = {"step": self.step} | {name: round(float(v), 6) for name, v in means.items()}
+        line = {name: round(float(v), 6) for name, v in means.items()}
         line["learning_rate"] = self.model.optimizer.learning_rate_at(self.step - 1)
         line |= self.model.optimizer.loss_scaling()
         line["tokens_per_second"] = round(tokens / (now - self.logged_time), 1)
@@ -200,16 +191,15 @@ class TrainingLog(StepsCallback):
         self.logged_step, self.logged_time = self.step, now
 
     def _record(self, line):
-        if self.path is not None:
-            append_line(self.path, line)
-            self.write_scalars(self.step, {k: v for k, v in line.items() if k != "step"})
+        if self.write is not None:
+            self.write(self.step, line)
 
     def write_evaluation(self, scores: dict[str, float], seconds: float) -> None:
         """Writes the scores of an evaluation, which took `seconds`, as a line of their own.
 
         These seconds do not count as training time.
         """
-        self._record({"step": self.step} | scores | {"eval_seconds": round(seconds, 1)})
+        self._record(scores | {"eval_seconds": round(seconds, 1)})
         self.logged_time += seconds
         names = ("eval_loss", "eval_mlm_accuracy", "eval_rtd_auc", "eval_rtd_recall")
         shown = ", ".join(f"{name} {scores[name]:.4g}" for name in names if name in scores)
@@ -219,32 +209,6 @@ class TrainingLog(StepsCallback):
         """Ends the progress bar, so that further output starts on a new line."""
         if self.bar is not None:
             self.bar.close()
-
-
-def append_line(path: str, line: dict) -> None:
-    """Appends an object to a JSONL log; a failed write is a `WriteError`."""
-    with files.write_errors_named(path), open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def drop_lines_after(path: str, step: int) -> None:
-    """Removes lines of later steps, and an incomplete last line, from a JSONL log."""
-    if not os.path.exists(path):
-        return
-    with open(path, encoding="utf-8") as file:
-        lines = file.readlines()
-    kept = []
-    for text in lines:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            logging.warning("%s: dropped an incomplete line: %.60r", path, text)
-            continue
-        if not isinstance(line, dict) or line.get("step", step) <= step:
-            kept.append(text)
-    if kept != lines:
-        with files.write_errors_named(path):
-            files.write_text(path, "".join(kept))
 
 
 def peak_memory_mb() -> int:

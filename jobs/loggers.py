@@ -1,0 +1,219 @@
+"""Where a job's numbers go: JSON lines, TensorBoard, and the services that `loggers` names.
+
+A service is used through its own package, which finds the server, the project and the account in
+its own settings, such as MLFLOW_TRACKING_URI or WANDB_MODE.
+"""
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from absl import logging
+
+from common import files
+from common.errors import InputError, require_package
+
+IDS = "loggers.json"  # in a run's directory: the id of its run in each service
+
+
+class Logger(Protocol):
+    """One place for numbers."""
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Adds the numbers of a step; a step may have several lines."""
+
+    def close(self) -> None:
+        """Ends the writing."""
+
+
+class JsonLines:
+    """A file with a JSON object in each line, appended to; a failed write is a `WriteError`.
+
+    Attributes:
+        last_dropped: the last step whose lines `drop_after` dropped; 0 if there were none.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.last_dropped = 0
+
+    def drop_after(self, step: int) -> None:
+        """Removes lines of later steps, which come again, and an incomplete last line."""
+        if not os.path.exists(self.path):
+            return
+        with open(self.path, encoding="utf-8") as file:
+            lines = file.readlines()
+        kept = []
+        for text in lines:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                logging.warning("%s: dropped an incomplete line: %.60r", self.path, text)
+                continue
+            found = line.get("step", step) if isinstance(line, dict) else step
+            if found <= step:
+                kept.append(text)
+            else:
+                self.last_dropped = max(self.last_dropped, found)
+        if kept != lines:
+            with files.write_errors_named(self.path):
+                files.write_text(self.path, "".join(kept))
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Appends a line."""
+        with files.write_errors_named(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | dict(numbers)) + "\n")
+
+    def close(self) -> None:
+        """Nothing is open between two lines."""
+
+
+class TensorBoard:
+    """TensorBoard's event files in a directory; a failed write is a `WriteError`."""
+
+    def __init__(self, directory: str):
+        import tensorflow as tf
+
+        self._errors = functools.partial(files.write_errors_named, directory, tf.errors.OpError)
+        with self._errors():
+            self._writer = tf.summary.create_file_writer(directory)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Adds a point to the curve of each number."""
+        import tensorflow as tf
+
+        with self._errors(), self._writer.as_default(step=step):
+            for name, value in numbers.items():
+                tf.summary.scalar(name, value)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+class Wandb:
+    """A run in Weights & Biases: a new one, or the one with `run_id`."""
+
+    def __init__(self, title: str, settings: dict[str, Any], run_id: str | None, directory: str):
+        import wandb
+
+        self._run = wandb.init(
+            name=title, config=settings, id=run_id, resume="allow", dir=directory
+        )
+        self.id = self._run.id
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Adds numbers to the history."""
+        self._run.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        """Waits until all was sent."""
+        self._run.finish()
+
+
+class Mlflow:
+    """A run of MLflow's tracking: a new one, or the one with `run_id`."""
+
+    def __init__(self, title: str, settings: dict[str, Any], run_id: str | None, directory: str):
+        import mlflow
+
+        self._mlflow = mlflow
+        self.id = mlflow.start_run(run_id=run_id, run_name=title).info.run_id
+        if run_id is None:  # they may not change
+            mlflow.log_params(settings)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Adds a value to each metric."""
+        self._mlflow.log_metrics(dict(numbers), step=step)
+
+    def close(self) -> None:
+        """Marks the run as finished."""
+        self._mlflow.end_run()
+
+
+SERVICES = {"wandb": Wandb, "mlflow": Mlflow}
+
+
+def require_installed(names: tuple[str, ...]) -> None:
+    """Raises an `InputError` with the install command if the package of a service is missing."""
+    for name in names:
+        require_package(name, f'`loggers`: "{name}"')
+
+
+class Loggers:
+    """All loggers of a run, as one; a service that fails is a warning, and the run goes on.
+
+    Args:
+        directory: of the run, for train_log.jsonl and for the ids of its runs in services: a run
+            that is resumed goes on in those.
+        tensorboard: the directory of TensorBoard's files.
+        services: names of `SERVICES`.
+        title: the run's name in services.
+        settings: what services show as its parameters.
+        first_step: updates that a run to be resumed has done; its lines after that are dropped. In
+            services, they stay, and are not written a second time. None keeps all lines.
+
+    Raises:
+        InputError: a service cannot be used.
+        WriteError: nothing can be written.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        tensorboard: str,
+        services: tuple[str, ...],
+        title: str,
+        settings: dict[str, Any],
+        first_step: int | None,
+    ):
+        with files.write_errors_named(directory):
+            os.makedirs(directory, exist_ok=True)
+        self._lines = JsonLines(os.path.join(directory, "train_log.jsonl"))
+        if first_step is not None:
+            self._lines.drop_after(first_step)
+        self._files: list[Logger] = [self._lines, TensorBoard(tensorboard)]
+        self._services: dict[str, Logger] = {}
+        path = os.path.join(directory, IDS)
+        ids = files.read_json_object(path) if os.path.exists(path) else {}
+        for name in dict.fromkeys(services):
+            try:
+                service = SERVICES[name](title, settings, ids.get(name), directory)
+            except Exception as error:  # each package has its own
+                self.close()
+                advice = f" To start a new run there, delete {path}" if name in ids else ""
+                raise InputError(f'`loggers`: "{name}": {error}.{advice}') from error
+            self._services[name] = service
+            if ids.get(name) != service.id:
+                ids[name] = service.id
+                files.write_text(path, json.dumps(ids, indent=2) + "\n")
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Writes a line to every logger."""
+        for each in self._files:
+            each.write(step, numbers)
+        if step > self._lines.last_dropped:
+            for name in self._services:
+                with _warning(name):
+                    self._services[name].write(step, numbers)
+
+    def close(self) -> None:
+        """Ends all loggers."""
+        for each in self._files:
+            each.close()
+        for name in self._services:
+            with _warning(name):
+                self._services[name].close()
+
+
+@contextlib.contextmanager
+def _warning(name):
+    """Makes a warning of a service's error: it must not end a run of days."""
+    try:
+        yield
+    except Exception as error:  # each package has its own
+        logging.warning("%s: %s", name, error)
