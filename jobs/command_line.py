@@ -1,4 +1,4 @@
-"""The command line that pretrain.py and finetune.py have in common."""
+"""The command line that the jobs have in common."""
 
 import argparse
 import dataclasses
@@ -7,9 +7,16 @@ from typing import Any
 
 from common.fields import hyperparameter_table
 
+_DRY_RUN = "read and check everything, make the model, run one step, and write nothing"
 
-def job_parser(description: str, config_class: type) -> argparse.ArgumentParser:
-    """A parser for the options of both jobs; its help ends with all hyper-parameters."""
+
+def job_parser(
+    description: str, config_class: type, dry_run: str = _DRY_RUN
+) -> argparse.ArgumentParser:
+    """A parser for the options of all jobs; its help ends with all hyper-parameters.
+
+    `dry_run` is what the option of this name does.
+    """
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"hyper-parameters:\n\n{hyperparameter_table(config_class)}",
@@ -25,11 +32,7 @@ def job_parser(description: str, config_class: type) -> argparse.ArgumentParser:
     parser.add_argument(
         "--print-config", action="store_true", help="print the hyper-parameters as JSON, and end"
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="read and check everything, make the model, run one step, and write nothing",
-    )
+    parser.add_argument("--dry-run", action="store_true", help=dry_run)
     return parser
 
 

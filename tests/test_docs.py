@@ -17,6 +17,7 @@ from configure_finetuning import FinetuningConfig
 from configure_pretraining import PretrainingConfig
 from data import ConvBertTokenizer
 from data.tasks import registry
+from jobs import sweep_space
 from model.config import ConvBertConfig
 from scripts import export
 from tests.support.random_models import NETWORK
@@ -118,6 +119,8 @@ def test_command(words):
         if option.startswith("--"):
             assert option in options
             assert not options[option] or value in options[option].split(",")
+        if option == "--space":
+            sweep_space.check_space(json.loads(value), option)
         if option == "--hparams" and value.startswith("{"):
             check_hparams(script[-1], arguments, json.loads(value))
 

@@ -21,8 +21,8 @@ RANKS = {
     "jobs": 3,
     "serving": 4,
     "benchmarks": 5,
-    "scripts": 5,
     **dict.fromkeys(ENTRY_SCRIPTS, 5),
+    "scripts": 6,
 }
 # Inside a package, likewise: the longest name that a module's begins with decides.
 INNER_RANKS = {
@@ -45,9 +45,9 @@ INNER_RANKS = {
     "model.predictor": 4,
     "model.training": 7,
 }
-HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib"}
+HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib", "optuna"}
 # The scripts whose options need the tasks, which compute with NumPy.
-NEED_TASKS = {"finetune", "download_glue", "make_submission", "compare_transformers"}
+NEED_TASKS = {"finetune", "sweep", "download_glue", "make_submission", "compare_transformers"}
 BACKENDS = {"tensorflow", "tensorflow_text", "jax", "torch"}
 HELPERS_OF_SCRIPTS = {"scripts.__init__", "scripts.bootstrap"}
 

@@ -1,0 +1,135 @@
+"""The memory of a sweep: an Optuna study in an SQLite file, which goes on where it was killed."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from common.errors import InputError
+from common.files import WriteError, write_errors_named
+from jobs import sweep_space, trials
+from jobs.sweep_space import Space
+from jobs.trials import Job
+
+FILE = "sweep.db"
+NOTE = "note"  # an attribute of Optuna's trials: why there is no score
+
+
+def open_study(directory: str, job: Job, identity: dict[str, Any], startup: int) -> Any:
+    """The `optuna.Study` in a sweep's directory, a new one if there is none.
+
+    Args:
+        directory: of the sweep.
+        job: the job that all settings are variants of.
+        identity: what else must be the same for a sweep to go on, by name.
+        startup: finished settings before any is pruned.
+
+    Raises:
+        InputError: the sweep in the directory is another one; the message lists the differences.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = os.path.join(os.path.abspath(directory), FILE)
+    with write_errors_named(path, optuna.exceptions.StorageInternalError):
+        os.makedirs(directory, exist_ok=True)
+        study = optuna.create_study(
+            study_name="sweep",
+            storage=f"sqlite:///{path}",
+            direction="maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=startup),
+            load_if_exists=True,
+        )
+        settings = {part.task.name: job.settings(part) for part in job.parts}
+        known = study.user_attrs | {}
+        if "settings" not in known:
+            study.set_user_attr("identity", identity)
+            study.set_user_attr("settings", settings)  # last: both are there if this is
+            return study
+    changed = [
+        f"another `{name}`" for name in identity if identity[name] != known["identity"][name]
+    ]
+    for part in job.parts:
+        before = known["settings"].get(part.task.name, {})
+        found = trials.differences(job, part, {"settings": before, "metrics": True})
+        changed += found.values()
+    if changed:
+        raise InputError(
+            f"{path} has a sweep of its own: here are {'; '.join(dict.fromkeys(changed))}. Give "
+            "this sweep another --run-name, or the same settings as that one"
+        )
+    return study
+
+
+def pending(study: Any, space: Space, sampler: str, seed: int, most: int) -> Iterator[Any]:
+    """The Optuna trials to compute, until there are `most` that ended.
+
+    Trials of a process that was killed come again, with the same number and settings. Each sample
+    depends on the seed, its number and the results so far, so a sweep that was killed draws what
+    it would have drawn.
+
+    Args:
+        study: see `open_study`.
+        space: what to search.
+        sampler: "grid" or "tpe".
+        seed: of the sampler.
+        most: how many settings, with those of earlier processes.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    if sampler == "grid":
+        for settings in sweep_space.grid(space):
+            study.enqueue_trial(sweep_space.as_params(settings), skip_if_exists=True)
+    while True:
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        if len(ended) >= most:
+            return
+        study.sampler = optuna.samplers.TPESampler(seed=hash((seed, len(ended))) % 2**32)
+        interrupted = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        if interrupted:
+            yield optuna.trial.Trial(study, interrupted[0]._trial_id)
+        else:
+            yield study.ask()
+
+
+def compute(study: Any, trial: Any, job: Job, score: Callable[[Job], float]) -> None:
+    """Computes a setting's score, and tells it to the study.
+
+    A setting that cannot be trained, for instance because its loss is not finite or its batches do
+    not fit into the memory, counts as pruned, with the error as its note.
+
+    Args:
+        study, trial: of Optuna.
+        job: the setting's.
+        score: runs a job, whose `watch` it calls, and returns the score.
+
+    Raises:
+        WriteError: nothing can be written; the trial can be computed again.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    known = study.trials[trial.number].intermediate_values
+
+    def watch(seed_number: int, evaluations: list[dict[str, float]]) -> None:
+        """Reports a score during the training with the first seed."""
+        if seed_number > 1 or len(evaluations) in known:
+            return
+        trial.report(evaluations[-1]["score"], len(evaluations))
+        is_over = evaluations[-1]["epoch"] >= job.config.num_train_epochs
+        if not is_over and trial.should_prune():
+            raise optuna.TrialPruned(f"below the median after {evaluations[-1]['epoch']:g} epochs")
+
+    try:
+        value = score(dataclasses.replace(job, watch=watch))
+        if not math.isfinite(value):
+            raise InputError("the score is not a number")
+    except WriteError:
+        raise
+    except (optuna.TrialPruned, InputError) as error:
+        trial.set_user_attr(NOTE, str(error))
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, value)
