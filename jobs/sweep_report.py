@@ -85,13 +85,13 @@ def to_markdown(title: str, metric: str, space: Space, rows: list[Row]) -> str:
 def draw(title: str, metric: str, space: Space, rows: list[Row]):
     """A `matplotlib.figure.Figure`: the scores in order, and against each hyper-parameter."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     columns = min(PANELS_PER_ROW, 1 + len(space))
     lines = math.ceil((1 + len(space)) / columns)
     with figures.style():
         figure = Figure(figsize=(3.2 * columns, 3 * lines + 0.6), layout="constrained")
-        figure.suptitle(f"{title}: {metric} on dev\nring: pruned; red: best", fontsize=11)
+        figure.suptitle(f"{title}: {metric} on dev\nring: pruned; orange: best", fontsize=11)
         history, *panels = figure.subplots(lines, columns, squeeze=False).flat
         history.set_title("settings in order")
         history.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -99,12 +99,15 @@ def draw(title: str, metric: str, space: Space, rows: list[Row]):
         for axes, (name, values) in zip(panels, space.items(), strict=False):
             axes.set_title(name)
             found = [row.settings[name] for row in rows]
-            if isinstance(values, Range):
-                axes.set_xscale("log" if values.log else "linear")
-            else:
+            if not isinstance(values, Range):
                 found = [values.index(value) for value in found]
-                axes.set_xticks(range(len(values)), list(map(_text, values)))
+                axes.set_xticks(range(len(values)), list(map(_text, values)), rotation=15)
                 axes.set_xlim(-0.5, len(values) - 0.5)
+            elif values.log:
+                axes.set_xscale("log")
+                axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axes.xaxis.set_minor_formatter(NullFormatter())
             _draw_points(axes, rows, found)
         for axes in panels[len(space) :]:
             axes.set_axis_off()
@@ -112,7 +115,7 @@ def draw(title: str, metric: str, space: Space, rows: list[Row]):
 
 
 def _draw_points(axes, rows, xs):
-    """A point for each row with a score: a ring if it was pruned, the best one red."""
+    """A point for each row with a score: a ring if it was pruned, the best one orange."""
     dot, best = figures.COLORS[:2]
     for row, x in zip(rows, xs, strict=True):
         if row.score is not None:

@@ -120,7 +120,7 @@ def compute(study: Any, trial: Any, job: Job, score: Callable[[Job], float]) -> 
         trial.report(evaluations[-1]["score"], len(evaluations))
         is_over = evaluations[-1]["epoch"] >= job.config.num_train_epochs
         if not is_over and trial.should_prune():
-            raise optuna.TrialPruned(f"below the median after {evaluations[-1]['epoch']:g} epochs")
+            raise optuna.TrialPruned(f"below the median at epoch {evaluations[-1]['epoch']:g}")
 
     try:
         value = score(dataclasses.replace(job, watch=watch))

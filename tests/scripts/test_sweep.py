@@ -1,8 +1,6 @@
 """Sweeps over settings of tiny fine-tuning jobs, and of jobs with given scores."""
 
 import json
-import subprocess
-import sys
 
 import optuna
 import pytest
@@ -10,7 +8,7 @@ import pytest
 import finetune
 from common import files
 from common.errors import InputError
-from jobs import sweep_study
+from jobs import figures, sweep_report, sweep_study
 from scripts import sweep
 from tests.support import finetuning
 from tests.support.finetuning import HPARAMS, ROOT
@@ -64,6 +62,8 @@ def given_scores(monkeypatch):
             return evaluations[-1]["score"]
 
         monkeypatch.setattr(sweep, "run_setting", run_setting)
+        monkeypatch.setattr(figures, "save", lambda figure, path: None)
+        monkeypatch.setattr(sweep_report, "draw", lambda *content: None)
 
     return use
 
@@ -137,7 +137,7 @@ def test_a_setting_is_pruned_during_its_training(data_dir, monkeypatch):
     good, bad = trials_of(folder)
     assert good.value == 60 and good.intermediate_values == {1: 50, 2: 60}
     assert bad.state == optuna.trial.TrialState.PRUNED and bad.intermediate_values == {1: 10}
-    assert "below the median after 1 epochs" in (folder / "sweep.md").read_text()
+    assert "below the median at epoch 1" in (folder / "sweep.md").read_text()
     assert not given and not (folder / "setting_2" / "results").exists()
 
 
@@ -221,15 +221,8 @@ def test_what_is_wrong_is_said_before_anything_is_written(data_dir, monkeypatch)
 def test_a_dry_run_loads_and_writes_nothing(data_dir):
     before = tree(data_dir)
     words = command(data_dir, "dry", GRID, "--sampler", "grid", "--dry-run")
-    code = (
-        "import runpy, sys\n"
-        "try:\n    runpy.run_path(sys.argv[1], run_name='__main__')\n"
-        "finally:\n    print(sorted({'tensorflow', 'keras', 'optuna'} & sys.modules.keys()))"
-    )
-    script = str(ROOT / "scripts" / "sweep.py")
-    done = subprocess.run(
-        [sys.executable, "-c", code, script, *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["[]"] and "4 settings of learning_rate" in done.stderr
+    done = finetuning.run_python("-X", "importtime", "scripts/sweep.py", *words)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "finetune" in imported and not imported & {"tensorflow", "keras", "optuna"}
+    assert "cola: 4 settings of learning_rate" in done.stderr
     assert tree(data_dir) == before
