@@ -15,6 +15,7 @@ after each epoch, or every `eval_every` steps, of the first seed.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -31,7 +32,7 @@ from common.fields import override, require
 from common.lock import locked
 from configure_finetuning import FinetuningConfig
 from data.tasks.class_weights import check_loss
-from jobs import sweep_report, sweep_space, sweep_study, trials
+from jobs import sweep_report, sweep_space, sweep_study, trials, working_copy
 from jobs.command_line import job_parser, print_config
 from jobs.encoder import find_encoder
 from jobs.prepare import check_batches, prepare_backend
@@ -56,6 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     source = "--space" if args.space.lstrip().startswith("{") else args.space
     given = load_hparams(args.space, "--space")
     space = sweep_space.check_space(given, source)
+    names = (args.data_dir, args.model_name, working_copy.FINETUNING)
+    model_dir = working_copy.open_directory(*names)
     directory = trials.output_directory(args.data_dir, args.model_name, args.run_name)
     base = finetune.load_job(config, args.data_dir, directory)
     check_settings(base, space, args)
@@ -67,8 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     # ---- encoder ---------------------------------------------------------------------------
     prepare_backend(config, args.data_dir)
-    model_dir = trials.output_directory(args.data_dir, args.model_name, None)
-    base = dataclasses.replace(base, encoder=find_encoder(config, model_dir))
+    send = functools.partial(working_copy.send, *names)
+    base = dataclasses.replace(base, encoder=find_encoder(config, model_dir), send=send)
 
     # ---- settings --------------------------------------------------------------------------
     advice = "Wait until it ends, or give this sweep a place of its own with --run-name"
@@ -180,6 +183,7 @@ def search(
         rows = sweep_report.read_rows(study, space)
         keep_models(base, rows)
         sweep_report.write(base.model_dir, title, metric, space, rows, hparams)
+        base.send()
         logging.info("%s", result_line(rows, number, metric))
     rows = sweep_report.read_rows(study, space)
     best = sweep_report.best_of(rows)
