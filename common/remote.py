@@ -6,7 +6,9 @@ error of a store is an `InputError` that names the URL.
 """
 
 import contextlib
+import dataclasses
 import errno
+import fnmatch
 import io
 import os
 import posixpath
@@ -50,43 +52,61 @@ def is_url(path: str | os.PathLike) -> bool:
     return bool(_URL.match(os.fspath(path)))
 
 
+@dataclasses.dataclass(frozen=True, order=True)
 class RemotePath(os.PathLike):
     """A URL, with what is used of `pathlib.Path`."""
 
-    def __init__(self, url: str):
-        self._url = url.rstrip("/")
+    url: str
 
     def __fspath__(self):
-        return self._url
+        return self.url
 
     __str__ = __fspath__
 
     def __truediv__(self, name):
-        return RemotePath(f"{self._url}/{name}")
+        return RemotePath(f"{self.url}/{name}")
 
     @property
     def name(self) -> str:
         """The last part."""
-        return posixpath.basename(self._url)
+        return posixpath.basename(self.url)
+
+    @property
+    def stem(self) -> str:
+        """The last part without its ending."""
+        return posixpath.splitext(self.name)[0]
+
+    @property
+    def parent(self) -> "RemotePath":
+        """The folder."""
+        return RemotePath(posixpath.dirname(self.url))
+
+    def with_name(self, name: str) -> "RemotePath":
+        """Another file in the same folder."""
+        return self.parent / name
+
+    def glob(self, pattern: str) -> "list[RemotePath]":
+        """The files in the folder whose names match."""
+        return [self / name for name in fnmatch.filter(list_files(self.url), pattern)]
 
     def exists(self) -> bool:
         """Whether there is such a file or folder."""
-        system, path = _system(self._url)
-        return _attempt(self._url, lambda: system.exists(path))
+        system, path = _system(self.url)
+        return _attempt(self.url, lambda: system.exists(path))
 
     def read_bytes(self) -> bytes:
         """The content of a file."""
-        system, path = _system(self._url)
-        return _attempt(self._url, lambda: system.cat_file(path))
+        system, path = _system(self.url)
+        return _attempt(self.url, lambda: system.cat_file(path))
 
-    def read_text(self) -> str:
+    def read_text(self, errors: str = "strict") -> str:
         """The content of a text file in UTF-8."""
-        return self.read_bytes().decode()
+        return self.read_bytes().decode(errors=errors)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes a file."""
         if not missing_ok or self.exists():
-            remove([self._url])
+            remove([self.url])
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Does nothing: `put` makes folders where a store has any."""
@@ -94,7 +114,7 @@ class RemotePath(os.PathLike):
 
 def as_path(path: str | os.PathLike) -> Path | RemotePath:
     """A path as an object, here or in a store."""
-    return RemotePath(os.fspath(path)) if is_url(path) else Path(path)
+    return RemotePath(os.fspath(path).rstrip("/")) if is_url(path) else Path(path)
 
 
 def _system(url):

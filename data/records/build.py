@@ -21,6 +21,7 @@ from absl import logging
 from common.console import progress_bar
 from common.errors import InputError
 from common.fields import require
+from common.remote import RemotePath, as_path
 from data.corpus.files import read_errors
 from data.corpus.sources import Corpus
 from data.records import progress
@@ -60,7 +61,7 @@ def build_records(
 
     Args:
         corpus, options: what to build.
-        records_dir: the directory; created if necessary.
+        records_dir: the directory, or its URL; created if necessary.
         num_processes: with 1, this process builds.
         overwrite: replace records that were built with other options.
         make_workers: replaces the processes of this machine.
@@ -74,7 +75,7 @@ def build_records(
             damaged or a process was killed. The last two keep the finished shards.
     """
     require(num_processes >= 1, "num_processes", "at least 1", num_processes)
-    records_dir = Path(records_dir)
+    records_dir = as_path(records_dir)
     with progress.lock(records_dir):
         identity = options.identity(corpus)
         with read_errors(records_dir):
@@ -121,7 +122,7 @@ def build_part(
         The shards of the part; None if the directory is complete.
     """
     require(num_processes >= 1, "num_processes", "at least 1", num_processes)
-    records_dir, name = Path(records_dir), f"{part.number}-of-{part.count}"
+    records_dir, name = as_path(records_dir), f"{part.number}-of-{part.count}"
     with progress.lock(records_dir, name), progress.lock(records_dir, shared=True):
         identity = options.identity(corpus)
         with read_errors(records_dir):
@@ -143,7 +144,7 @@ def build_part(
         return [finished[task.name] for task in tasks]
 
 
-def _plan(corpus: Corpus, options: BuildOptions, records_dir: Path) -> list[ShardTask]:
+def _plan(corpus: Corpus, options: BuildOptions, records_dir: Path | RemotePath) -> list[ShardTask]:
     """Gives each shard an equal number of consecutive sources of the corpus."""
     sources = corpus.sources
     count = min(options.num_out_files, len(sources))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.remote import is_url
+from common.remote import RemotePath, as_path, is_url
 from data.records import progress
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
 from data.records.metadata import PROGRESS_FILE, Shard
@@ -44,7 +44,7 @@ class SparkWorkers:
         if not planned:
             return
         # The workers get the content of the vocabulary, because its file may be local.
-        vocabulary = Path(self._options.vocab_file).read_bytes()
+        vocabulary = as_path(self._options.vocab_file).read_bytes()
         build = functools.partial(
             build_on_worker, options=self._options, vocabulary=vocabulary, build_id=uuid.uuid4().hex
         )
@@ -62,7 +62,7 @@ def build_on_worker(
     An error in the corpus is an error on every worker. It is not raised, because Spark would retry
     it and then give up the whole job. `build_id` is another one for each driver.
     """
-    records_dir = Path(task.path).parent
+    records_dir = as_path(task.path).parent
     try:
         for path in (records_dir / PROGRESS_FILE, *(source.path for source in task.sources)):
             if not is_url(path) and not os.path.exists(path):
@@ -78,7 +78,7 @@ def build_on_worker(
 
 
 @functools.cache
-def _own_progress(records_dir: Path, build_id: str) -> Path:
+def _own_progress(records_dir: Path | RemotePath, build_id: str) -> Path | RemotePath:
     """Begins this process's file about what is finished, with the options of the driver's."""
     path = records_dir / f"build_progress-{build_id}-{uuid.uuid4().hex}.jsonl"
     progress.begin(path, progress.options_of(records_dir / PROGRESS_FILE))

@@ -4,7 +4,6 @@ import argparse
 import functools
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from absl import logging
 from common.errors import InputError
 from common.fields import add_settings, chosen_settings
 from common.files import atomic_path
+from common.remote import RemotePath, as_path, is_url
 from data.corpus.readers import ReadOptions
 from data.corpus.sources import find_corpus
 from data.records.options import BuildOptions, Part
@@ -32,7 +32,11 @@ MAX_UNKNOWN_RATE = 0.01
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds all options, except those about where the shards are built."""
     add, flag = parser.add_argument, functools.partial(parser.add_argument, action="store_true")
-    add("--data-dir", required=True, help="directory of corpus and vocabulary, and of the records")
+    add(
+        "--data-dir",
+        required=True,
+        help="directory of corpus and vocabulary, and of the records; or its URL (s3://BUCKET/PATH)",
+    )
     add_corpus_arguments(parser)
     add_settings(parser, BuildOptions)
     add(
@@ -66,10 +70,11 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     flag = functools.partial(parser.add_argument, action="store_true")
     parser.add_argument(
         "--corpus",
-        help="a file, a directory or a quoted glob pattern, here or on the Hugging Face hub "
-        "(hf://datasets/OWNER/NAME/PATH): OpenWebText's .tar, .tar.xz or .xz archives; .txt or "
-        ".jsonl, plain or with .bz2, .gz, .xz or .zst; .parquet (default: openwebtext.tar, "
-        "openwebtext.tar.xz, openwebtext/ or subsets/ in the data directory)",
+        help="a file, a directory or a quoted glob pattern, here, in an object store "
+        "(s3://BUCKET/PATH) or on the Hugging Face hub (hf://datasets/OWNER/NAME/PATH): "
+        "OpenWebText's .tar, .tar.xz or .xz archives; .txt or .jsonl, plain or with .bz2, .gz, .xz "
+        "or .zst; .parquet (default: openwebtext.tar, openwebtext.tar.xz, openwebtext/ or subsets/ "
+        "in the data directory)",
     )
     add_settings(parser, ReadOptions)
     flag(
@@ -107,7 +112,7 @@ def build(
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-    data_dir = Path(args.data_dir)
+    data_dir = as_path(args.data_dir)
     if args.overwrite and (part or finish_only):
         raise InputError(
             "--overwrite would delete what other parts built. Remove "
@@ -145,7 +150,9 @@ def build(
         print(summary(metadata))
 
 
-def tokenizer_options(vocab_file: Path, cased: bool, strip_accents: bool) -> dict[str, bool]:
+def tokenizer_options(
+    vocab_file: Path | RemotePath, cased: bool, strip_accents: bool
+) -> dict[str, bool]:
     """Returns do_lower_case and strip_accents: as requested, else as tokenizer_config.json has it.
 
     A request that contradicts tokenizer_config.json is an `InputError`.
@@ -167,12 +174,14 @@ def tokenizer_options(vocab_file: Path, cased: bool, strip_accents: bool) -> dic
     return {"do_lower_case": lower, "strip_accents": options.get("strip_accents", True) and lower}
 
 
-def find_vocab(data_dir: Path, vocab_file: str | None, cased: bool) -> Path:
+def find_vocab(
+    data_dir: Path | RemotePath, vocab_file: str | None, cased: bool
+) -> Path | RemotePath:
     """Chooses the vocabulary: the given one, else the data directory's, else BERT's uncased one."""
-    if not data_dir.is_dir():
+    if not is_url(data_dir) and not data_dir.is_dir():
         raise InputError(f"the data directory {data_dir} does not exist.")
     if vocab_file is not None:
-        return Path(vocab_file)
+        return as_path(vocab_file)
     path = data_dir / "vocab.txt"
     if not path.exists() and cased:
         raise InputError(
@@ -181,7 +190,7 @@ def find_vocab(data_dir: Path, vocab_file: str | None, cased: bool) -> Path:
     return path if path.exists() else BERT_VOCAB
 
 
-def copy_vocab(data_dir: Path, vocab_file: Path) -> None:
+def copy_vocab(data_dir: Path | RemotePath, vocab_file: Path | RemotePath) -> None:
     """Copies the vocabulary to where pretrain.py and finetune.py look for it."""
     path = data_dir / "vocab.txt"
     if not path.exists():
@@ -189,7 +198,7 @@ def copy_vocab(data_dir: Path, vocab_file: Path) -> None:
         copies = [(config, CONFIG_FILE)] if config else []
         for file, name in [*copies, (vocab_file, path.name)]:
             with atomic_path(data_dir / name) as temporary:
-                shutil.copyfile(file, temporary)
+                Path(temporary).write_bytes(file.read_bytes())
     elif path.read_bytes() != vocab_file.read_bytes():
         logging.warning(
             "the records were built with the vocabulary %s, but pre-training would use %s: set "

@@ -3,6 +3,7 @@
 `metadata.json` is written last, so a directory that has it is complete.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,6 +18,7 @@ from absl import logging
 from common import remote, remote_cache
 from common.errors import InputError
 from common.files import read_json_object, write_text
+from common.remote import RemotePath
 from data.corpus.readers import MAX_LISTED
 from data.records.options import RECORD_FORMATS
 from data.records.shard_io import (
@@ -28,13 +30,30 @@ from data.records.shard_io import (
 )
 
 METADATA_FILE = "metadata.json"
-PROGRESS_FILE = "build_progress.jsonl"
+PROGRESS_PREFIX = "build_progress"
+PROGRESS_FILE = f"{PROGRESS_PREFIX}.jsonl"
 SHARD_PREFIX = "pretrain_data.tfrecord-"
 # What `RecordsMetadata` records about a tokenizer.
 TOKENIZER_FIELDS = ("vocab_size", "vocab_sha256", "do_lower_case", "strip_accents")
 
 
-def shard_files(records_dir: Path) -> list[Path]:
+def file_sizes(records_dir: Path | RemotePath) -> dict[str, int]:
+    """The files in a directory, here or in a store, and their bytes; none if it does not exist."""
+    if isinstance(records_dir, RemotePath):
+        found = remote.list_files(records_dir.url)
+        return {name: file.size for name, file in found.items() if "/" not in name}
+    if not records_dir.is_dir():
+        return {}
+    sizes = {}
+    with os.scandir(records_dir) as entries:
+        for entry in entries:
+            # What others are writing gets another name at any time.
+            with contextlib.suppress(FileNotFoundError):
+                sizes[entry.name] = entry.stat().st_size
+    return sizes
+
+
+def shard_files(records_dir: Path | RemotePath) -> list[Path | RemotePath]:
     """The shards in a directory, by name; a copy with another ending is none, but a warning."""
     found = sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
     shards = [path for path in found if re.fullmatch(rf"{SHARD_PREFIX}\d+-of-\d+", path.name)]
@@ -43,9 +62,9 @@ def shard_files(records_dir: Path) -> list[Path]:
     return shards
 
 
-def progress_files(records_dir: Path) -> list[Path]:
+def progress_files(records_dir: Path | RemotePath) -> list[Path | RemotePath]:
     """The files in a directory that say which shards are finished: see `data.records.progress`."""
-    return sorted(records_dir.glob("build_progress*.jsonl"))
+    return sorted(records_dir.glob(f"{PROGRESS_PREFIX}*.jsonl"))
 
 
 def shard_name(index: int, num_shards: int) -> str:
@@ -82,7 +101,7 @@ class Shard:
 class RecordsMetadata:
     """A complete directory of records. Fields are None if the original wrote the directory."""
 
-    records_dir: Path
+    records_dir: Path | RemotePath
     record_format: str
     max_seq_length: int
     shards: tuple[Shard, ...]
@@ -149,30 +168,8 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
     if remote.is_url(records_dir):
         return _fetch(os.fspath(records_dir))
     records_dir = Path(records_dir)
-    path = records_dir / METADATA_FILE
-    if path.exists():
-        content = read_json_object(path, max_bytes=1 << 30)
-        try:
-            shards = tuple(Shard(**shard) for shard in content.pop("shards"))
-            del content["totals"]
-            content.pop("skipped", None)
-            metadata = RecordsMetadata(records_dir, shards=shards, **content)
-            _check_types(metadata)
-        except (TypeError, KeyError) as error:
-            raise InputError(
-                f"{path}: not the metadata of records ({error}). Build the records again, with "
-                "--overwrite."
-            ) from error
-        for shard in shards:
-            file = records_dir / shard.name
-            found = f"{file.stat().st_size:,} bytes" if file.exists() else "no such file"
-            if found != f"{shard.bytes:,} bytes":
-                found += gzip_hint(file) if file.exists() else ""
-                raise InputError(
-                    f"the shard {file} is missing or damaged: expected {shard.bytes:,} bytes "
-                    f"({METADATA_FILE}), found {found}. Copy it again, or build the records again "
-                    "with --overwrite."
-                )
+    if (records_dir / METADATA_FILE).exists():
+        metadata = read_metadata(records_dir)
     elif progress_files(records_dir):
         raise InputError(
             f"the records in {records_dir} are not complete: the build was stopped. Run "
@@ -185,10 +182,38 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
     return metadata
 
 
+def read_metadata(records_dir: Path | RemotePath) -> RecordsMetadata:
+    """Reads `metadata.json` where it is, and checks each shard's size; see `load_metadata`."""
+    path = records_dir / METADATA_FILE
+    content = read_json_object(path, max_bytes=1 << 30)
+    try:
+        shards = tuple(Shard(**shard) for shard in content.pop("shards"))
+        del content["totals"]
+        content.pop("skipped", None)
+        metadata = RecordsMetadata(records_dir, shards=shards, **content)
+        _check_types(metadata)
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: not the metadata of records ({error}). Build the records again, with "
+            "--overwrite."
+        ) from error
+    sizes = file_sizes(records_dir)
+    for shard in shards:
+        size, file = sizes.get(shard.name), records_dir / shard.name
+        if size != shard.bytes:
+            found = "no such file" if size is None else f"{size:,} bytes{gzip_hint(file)}"
+            raise InputError(
+                f"the shard {file} is missing or damaged: expected {shard.bytes:,} bytes "
+                f"({METADATA_FILE}), found {found}. Copy it again, or build the records again "
+                "with --overwrite."
+            )
+    return metadata
+
+
 def _fetch(url: str) -> RecordsMetadata:
     def choose(names):
-        is_build = METADATA_FILE not in names and PROGRESS_FILE in names
-        prefix = PROGRESS_FILE if is_build else (METADATA_FILE, SHARD_PREFIX)
+        is_build = METADATA_FILE not in names and any(n.startswith(PROGRESS_PREFIX) for n in names)
+        prefix = PROGRESS_PREFIX if is_build else (METADATA_FILE, SHARD_PREFIX)
         return [name for name in names if name.startswith(prefix)]
 
     copy = remote_cache.fetch(url, choose)

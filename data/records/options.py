@@ -5,11 +5,11 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import InputError
 from common.fields import check_settings, setting
+from common.remote import as_path
 from data.corpus.sources import Corpus
 
 RECORD_FORMATS = ("compact", "original")
@@ -68,7 +68,7 @@ class BuildOptions:
         """Returns what two builds must have in common to give the same shards."""
         options = dataclasses.asdict(self)
         try:
-            vocabulary = Path(options.pop("vocab_file")).read_bytes()
+            vocabulary = as_path(options.pop("vocab_file")).read_bytes()
         except OSError as error:
             raise InputError(
                 f"cannot read the vocabulary {self.vocab_file}: {error.strerror}."

@@ -1,7 +1,8 @@
 """What a build has finished so far, noted in the directory of its records.
 
 Whoever builds shards has a file of its own there, so that no two processes write to the same one:
-a line with the options of the build (`BuildOptions.identity`), then one for each finished shard.
+a line with the options of the build (`BuildOptions.identity`), then one for each finished shard. In
+an object store, where nothing can be added to a file, each shard has a file of its own.
 `metadata.json` replaces these files when all shards are there.
 """
 
@@ -10,19 +11,24 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from concurrent import futures
 from pathlib import Path
 
+from common import remote, remote_cache
 from common.errors import InputError
 from common.files import TEMPORARY_SUFFIX, write_text
 from common.lock import locked
+from common.remote import RemotePath
 from data.records.metadata import (
     METADATA_FILE,
     PROGRESS_FILE,
+    PROGRESS_PREFIX,
     SHARD_PREFIX,
     Shard,
-    load_metadata,
+    file_sizes,
     progress_files,
+    read_metadata,
     shard_files,
 )
 from data.records.shard_io import write_errors
@@ -34,7 +40,7 @@ _BUILT = re.compile(
 
 
 def lock(
-    records_dir: Path, part: str = "", shared: bool = False
+    records_dir: Path | RemotePath, part: str = "", shared: bool = False
 ) -> contextlib.AbstractContextManager:
     """A context in which no other build writes to the directory, or only others that share it.
 
@@ -42,10 +48,11 @@ def lock(
     """
     file = f".build-{part}.lock" if part else ".build.lock"
     what = f"{records_dir}, part {part}," if part else str(records_dir)
-    return locked(records_dir / file, what, "Wait until it ends, or end it.", shared)
+    directory = remote_cache.local_path(str(records_dir))  # no store has locks
+    return locked(os.path.join(directory, file), what, "Wait until it ends, or end it.", shared)
 
 
-def finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | None:
+def finished_shards(records_dir: Path | RemotePath, identity: dict) -> dict[str, Shard] | None:
     """Returns the shards that earlier builds finished, by name; None if all are in metadata.json.
 
     Raises:
@@ -56,66 +63,70 @@ def finished_shards(records_dir: Path, identity: dict) -> dict[str, Shard] | Non
     if metadata_file.exists():
         content = _parse(metadata_file.read_text(errors="replace"))
         _check_options(records_dir, content.get("options"), identity)
-        load_metadata(records_dir)  # checks the shards
+        read_metadata(records_dir)  # checks the shards
         return None
     if has_shards and not files:
         _check_options(records_dir, None, identity)
     shards = {}
-    for path in files:
-        options, *lines = map(_parse, path.read_text(errors="replace").split("\n"))
+    with futures.ThreadPoolExecutor() as pool:
+        texts = pool.map(lambda path: path.read_text(errors="replace"), files)
+    for text in texts:
+        options, *lines = map(_parse, text.split("\n"))
         _check_options(records_dir, options, identity)
         for line in filter(None, lines):  # the last is cut if the build was killed
             with contextlib.suppress(TypeError):
                 shard = Shard(**line)
                 shards[shard.name] = shard
-    # Of these alone: what other parts are writing gets another name at any time.
-    entries = (entry for entry in _entries(records_dir) if entry.name in shards)
-    sizes = {entry.name: entry.stat().st_size for entry in entries}
+    sizes = file_sizes(records_dir)
     return {name: shard for name, shard in shards.items() if sizes.get(name) == shard.bytes}
 
 
-def options_of(path: Path) -> dict:
+def options_of(path: Path | RemotePath) -> dict:
     """The options in a file of a build."""
-    with path.open() as file:
-        return json.loads(file.readline())
+    return json.loads(path.read_text().partition("\n")[0])
 
 
-def begin(path: Path, identity: dict, finished: Iterable[Shard] = ()) -> None:
+def begin(path: Path | RemotePath, identity: dict, finished: Iterable[Shard] = ()) -> None:
     """Writes the file of one that builds, with the shards that are finished already."""
     entries = [identity, *map(dataclasses.asdict, finished)]
     with write_errors(path):
         write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
-def add(path: Path, shard: Shard) -> None:
+def add(path: Path | RemotePath, shard: Shard) -> None:
     """Adds a finished shard to the file of the one that built it."""
+    if remote.is_url(path):
+        number = shard.name.removeprefix(SHARD_PREFIX).replace("-of-", "_of_")
+        begin(path.with_name(f"{PROGRESS_PREFIX}-shard_{number}.jsonl"), options_of(path), [shard])
+        return
     with write_errors(path), path.open("a") as file:
         file.write(json.dumps(dataclasses.asdict(shard)) + "\n")
 
 
-def start_directory(records_dir: Path, identity: dict, finished: dict[str, Shard]) -> None:
+def start_directory(
+    records_dir: Path | RemotePath, identity: dict, finished: dict[str, Shard]
+) -> None:
     """Creates the directory, or removes all but the finished shards, and notes the options."""
     with write_errors(records_dir):
         records_dir.mkdir(parents=True, exist_ok=True)
         (records_dir / METADATA_FILE).unlink(missing_ok=True)
         begin(records_dir / PROGRESS_FILE, identity, finished.values())
         remove_files(records_dir, but=PROGRESS_FILE)
-        for entry in list(_entries(records_dir)):
-            if _BUILT.fullmatch(entry.name) and entry.name not in finished:
-                os.unlink(entry)
+        names = file_sizes(records_dir).keys() - finished.keys()
+        _remove(records_dir / name for name in names if _BUILT.fullmatch(name))
 
 
-def remove_files(records_dir: Path, but: str | None = None) -> None:
+def remove_files(records_dir: Path | RemotePath, but: str | None = None) -> None:
     """Removes the files about what is finished, one excepted."""
-    for path in progress_files(records_dir):
-        if path.name != but:
+    _remove(path for path in progress_files(records_dir) if path.name != but)
+
+
+def _remove(paths):
+    paths = list(paths)
+    remote.remove([str(path) for path in paths if remote.is_url(path)])
+    for path in paths:
+        if not remote.is_url(path):
             path.unlink()
-
-
-def _entries(records_dir: Path) -> Iterator[os.DirEntry]:
-    if records_dir.is_dir():
-        with os.scandir(records_dir) as entries:
-            yield from entries
 
 
 def _parse(text: str) -> dict:

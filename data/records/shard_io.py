@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from common import remote
 from common.errors import InputError
 from common.files import atomic_path, write_errors_named
 
@@ -104,7 +105,7 @@ def record_offsets(path: str | os.PathLike) -> Iterator[int]:
 
 def gzip_hint(path: str | os.PathLike) -> str:
     """What to add to the message about a shard of the wrong size."""
-    with open(path, "rb") as file:
+    with remote.open_binary(path) as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
     return " (it is gzip-compressed: decompress it)" if is_gzip else ""
 
