@@ -49,8 +49,14 @@ def local_path(url: str) -> str:
 
 
 @functools.cache
-def local(path: str) -> str:
-    """A path as it is; of a URL, the path of its copy, which is fetched first, once per process."""
+def local(path: str, is_optional: bool = False) -> str:
+    """A path as it is; of a URL, the path of its copy, which is fetched first, once per process.
+
+    With `is_optional`, it may be missing in the store, and then is missing here.
+    """
+    if is_optional:
+        open_copy(path)
+        return local_path(path)
     return fetch(path).path if remote.is_url(path) else path
 
 

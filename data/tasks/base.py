@@ -45,16 +45,12 @@ class Task(abc.ABC):
         return ()
 
     def paths(self, directory: str, split: str) -> list[str]:
-        """The paths where a split's file should be; `directory` holds the tasks' folders.
-
-        What is in an object store is fetched.
-        """
+        """The paths where a split's file should be; `directory` holds the tasks' folders."""
         if split in self.files:
             path = self.files[split]
             is_on_hub = hub_datasets.is_address(path)
             return [hub_datasets.fetch_file(path) if is_on_hub else remote_cache.local(path)]
-        folder = remote_cache.local(os.path.join(directory, self.name))
-        return [os.path.join(folder, split + ending) for ending in self.endings]
+        return [os.path.join(directory, self.name, split + ending) for ending in self.endings]
 
     def complete(self, directory: str) -> "Task":
         """The task with what it takes from its training file, such as the labels; see `load`."""
@@ -99,8 +95,8 @@ class Task(abc.ABC):
         return found[0]
 
     def _files(self, directory, split):
-        """The files that a split may be read from."""
-        paths = self.paths(directory, split)
+        """The files that a split may be read from; folders in an object store are fetched."""
+        paths = self._local_paths(directory, split)
         found = [path for path in paths if os.path.isfile(path)]
         if found or split in self.files:
             return found
@@ -108,10 +104,16 @@ class Task(abc.ABC):
         names |= {os.path.splitext(name)[0] + end for name in names for end in self.other_endings}
         return [path for path, name in _entries(paths) if name.lower().removesuffix(".gz") in names]
 
+    def _local_paths(self, directory, split):
+        parts = [os.path.split(path) for path in self.paths(directory, split)]
+        return [os.path.join(remote_cache.local(folder, True), name) for folder, name in parts]
+
     def _places(self, directory, split):
         """Where a split's file should be, and one that is there with another name or ending."""
-        paths = self.paths(directory, split)
-        other = [path for path, name in _entries(paths) if name.lower().startswith(f"{split}.")]
+        paths, local_paths = self.paths(directory, split), self._local_paths(directory, split)
+        other = [
+            path for path, name in _entries(local_paths) if name.lower().startswith(f"{split}.")
+        ]
         found = f" (found only {other[0]})" if other and split not in self.files else ""
         return " or ".join(paths) + found
 

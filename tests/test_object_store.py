@@ -1,0 +1,77 @@
+"""Jobs whose DATA_DIR is in an object store: another machine goes on where one stopped."""
+
+import json
+
+import pytest
+
+import finetune
+import pretrain
+from scripts import predict
+from tests.support import finetuning, pretraining
+from tests.support.object_store import memory_store
+
+URL = "memory://bucket/d"
+
+
+@pytest.fixture
+def memory(monkeypatch, tmp_path):
+    return memory_store(monkeypatch, tmp_path)
+
+
+def move_to_store(memory, directory):
+    memory.put(f"{directory}/", "/bucket/d/", recursive=True)
+
+
+def names(memory, folder):
+    return {
+        path.removeprefix(f"/bucket/d/{folder}/") for path in memory.find(f"/bucket/d/{folder}")
+    }
+
+
+def test_pretraining_goes_on_elsewhere(memory, tmp_path, monkeypatch):
+    move_to_store(memory, pretraining.build_data_dir(tmp_path / "data"))
+    pretrain.main(pretraining.arguments(URL, num_train_steps=3, keep_checkpoints=1))
+    found = names(memory, "models/model")
+    assert {"discriminator/model.safetensors", "generator/config.json", "train_log.jsonl"} <= found
+    assert "checkpoints/step_3/state.json" in found
+
+    monkeypatch.setenv("CONVBERT_CACHE", str(tmp_path / "elsewhere"))
+    initial = {"init_checkpoint": f"{URL}/models/model", "eval_every": 4, "num_eval_steps": 1}
+    pretrain.main(pretraining.arguments(URL, num_train_steps=4, keep_checkpoints=1, **initial))
+    found = names(memory, "models/model")
+    states = {name for name in found if name.startswith("checkpoints")}
+    assert states == {f"checkpoints/step_4/state.{end}" for end in ("json", "safetensors")}
+    log = memory.cat("/bucket/d/models/model/train_log.jsonl").decode().splitlines()
+    assert [json.loads(line)["step"] for line in log][-1] == 4
+    assert not list((tmp_path / "elsewhere").rglob("step_3"))
+
+    pretrain.main(
+        pretraining.arguments(URL, "other", num_train_steps=1, num_warmup_steps=0, **initial)
+    )
+    assert "discriminator/config.json" in names(memory, "models/other")
+    args = pretraining.arguments(URL, "third", num_train_steps=1, num_warmup_steps=0)
+    pretrain.main([*args, "--dry-run"])
+    assert not names(memory, "models/third")
+
+
+def test_finetuning_and_prediction(memory, tmp_path, monkeypatch, capsys):
+    move_to_store(memory, finetuning.build_data_dir(tmp_path / "data"))
+    command = finetuning.arguments(URL, "small_one", finetuning.HPARAMS, "cola")
+    finetune.main(command)
+    model = f"{URL}/models/small_one"
+    found = names(memory, "models/small_one")
+    assert {"results/cola_results.json", "test_predictions/cola_test_1.tsv"} <= found
+    assert {"finetuning_models/cola_1/model.safetensors", "discriminator/config.json"} <= found
+    results = memory.cat("/bucket/d/models/small_one/results/cola_results.json")
+
+    monkeypatch.setenv("CONVBERT_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(finetune, "run_trial", None)  # the trial is finished
+    finetune.main(command)
+    assert memory.cat("/bucket/d/models/small_one/results/cola_results.json") == results
+
+    monkeypatch.setenv("CONVBERT_CACHE", str(tmp_path / "third"))
+    capsys.readouterr()
+    predict.main([f"{model}/finetuning_models/cola_1", finetuning.sentence(1)])
+    assert json.loads(capsys.readouterr().out)["label"] == "1"
+    fetched = {path.name for path in (tmp_path / "third").rglob("*") if path.is_file()}
+    assert "model.safetensors" in fetched and "cola_results.json" not in fetched
