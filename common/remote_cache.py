@@ -101,8 +101,8 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
 def open_copy(url: str, without: tuple[str, ...] = ()) -> None:
     """Makes the working copy of a folder, which may be missing in the store; see `local_path`.
 
-    What was not sent goes from the copy: all machines of a run must have the same. Folders in
-    `without` are left alone. A path that is not a URL needs no copy.
+    What was not sent goes from the copy: all machines of a run must have the same. Folders with a
+    name in `without` are left alone, wherever they are. A path that is not a URL needs no copy.
     """
     if not remote.is_url(url):
         return
@@ -139,7 +139,7 @@ def send_copy(url: str, without: tuple[str, ...] = ()) -> None:
 
 
 def _names(names, without):
-    return [name for name in names if name.split("/")[0] not in without]
+    return [name for name in names if not set(name.split("/")[:-1]) & set(without)]
 
 
 def _local_names(directory):

@@ -50,7 +50,9 @@ def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentP
 def add_model(parser: argparse.ArgumentParser, what: str) -> None:
     """Adds MODEL and --revision; see `find_model`."""
     parser.add_argument(
-        "model", metavar="MODEL", help=f"directory of {what}, or its name on the Hugging Face hub"
+        "model",
+        metavar="MODEL",
+        help=f"directory of {what}, its URL, or its name on the Hugging Face hub",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
 

@@ -1,11 +1,14 @@
 """Jobs whose DATA_DIR is in an object store: another machine goes on where one stopped."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 import finetune
 import pretrain
+from model.weights import warm_start
 from scripts import predict
 from tests.support import finetuning, pretraining
 from tests.support.object_store import memory_store
@@ -30,28 +33,29 @@ def names(memory, folder):
 
 def test_pretraining_goes_on_elsewhere(memory, tmp_path, monkeypatch):
     move_to_store(memory, pretraining.build_data_dir(tmp_path / "data"))
-    pretrain.main(pretraining.arguments(URL, num_train_steps=3, keep_checkpoints=1))
+    hparams = {"keep_checkpoints": 1, "num_eval_steps": 1}
+    pretrain.main(pretraining.arguments(URL, num_train_steps=3, **hparams))
     found = names(memory, "models/model")
     assert {"discriminator/model.safetensors", "generator/config.json", "train_log.jsonl"} <= found
     assert "checkpoints/step_3/state.json" in found
 
     monkeypatch.setenv("CONVBERT_CACHE", str(tmp_path / "elsewhere"))
-    initial = {"init_checkpoint": f"{URL}/models/model", "eval_every": 4, "num_eval_steps": 1}
-    pretrain.main(pretraining.arguments(URL, num_train_steps=4, keep_checkpoints=1, **initial))
+    pretrain.main(pretraining.arguments(URL, num_train_steps=4, **hparams))
     found = names(memory, "models/model")
     states = {name for name in found if name.startswith("checkpoints")}
     assert states == {f"checkpoints/step_4/state.{end}" for end in ("json", "safetensors")}
     log = memory.cat("/bucket/d/models/model/train_log.jsonl").decode().splitlines()
-    assert [json.loads(line)["step"] for line in log][-1] == 4
-    assert not list((tmp_path / "elsewhere").rglob("step_3"))
+    steps = [json.loads(line)["step"] for line in log]
+    assert steps == sorted(steps) and steps[-1] == 4
 
-    pretrain.main(
-        pretraining.arguments(URL, "other", num_train_steps=1, num_warmup_steps=0, **initial)
+    monkeypatch.setenv("CONVBERT_CACHE", str(tmp_path / "third"))
+    models = warm_start.find_models(f"{URL}/models/model")
+    assert models.keys() == {"main", "generator"}
+    assert (Path(models["main"]).name, os.listdir(tmp_path / "third/memory/bucket/d/models")) == (
+        "discriminator",
+        ["model"],
     )
-    assert "discriminator/config.json" in names(memory, "models/other")
-    args = pretraining.arguments(URL, "third", num_train_steps=1, num_warmup_steps=0)
-    pretrain.main([*args, "--dry-run"])
-    assert not names(memory, "models/third")
+    assert not list((tmp_path / "third").rglob("state.*"))
 
 
 def test_finetuning_and_prediction(memory, tmp_path, monkeypatch, capsys):

@@ -21,17 +21,33 @@ def free_port():
         return server.getsockname()[1]
 
 
+# Has many files in a bucket from the start, which would take a minute to send.
+SERVER = """
+from moto.s3.models import s3_backends
+from moto.server import main
+
+store = s3_backends["123456789012"]["aws"]
+store.create_bucket("many", "us-east-1")
+for number in range(10_000):
+    store.put_object("many", f"texts/{number:05d}.txt", b"x")
+main()
+"""
+
+
 @contextlib.contextmanager
 def s3_server():
-    """Runs moto's server as a process; yields its address."""
+    """Runs moto's server as a process; yields its address.
+
+    The bucket "many" has texts/00000.txt to texts/09999.txt.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             while True:
                 try:
-                    call(f"{url}/moto-api/reset")
+                    require_valid_keys(url, False)
                     break
                 except OSError:
                     assert server.poll() is None, "moto's server ended"
