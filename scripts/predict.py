@@ -10,8 +10,9 @@
         --columns sent1 ending0 ending1 ending2 ending3
 
 MODEL is a directory that finetune.py wrote, DATA_DIR/models/NAME/finetuning_models/TASK_TRIAL, its
-URL, or a name on the Hugging Face hub. Its config.json determines the kind. Texts are arguments, or lines of
-a file or of standard input; with --columns they are cells of a TSV, CSV or JSON-lines file.
+URL, or a name on the Hugging Face hub. Its config.json determines the kind. Texts are arguments, or
+lines of a file or of standard input; with --columns they are cells of a TSV, CSV or JSON-lines
+file.
 
 Classification: a text, or two separated by a tab for a model of pairs.
 Tagging: a sentence, with spaces between its words. A file .conll, .conllu or .tsv has one word per
