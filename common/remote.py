@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import fnmatch
+import functools
 import io
 import os
 import posixpath
@@ -92,6 +93,7 @@ class RemotePath(os.PathLike):
     def exists(self) -> bool:
         """Whether there is such a file or folder."""
         system, path = _system(self.url)
+        system.invalidate_cache()
         return _attempt(self.url, lambda: system.exists(path))
 
     def read_bytes(self) -> bytes:
@@ -119,24 +121,32 @@ def as_path(path: str | os.PathLike) -> Path | RemotePath:
 
 def _system(url):
     """The file system of a URL, and the path there."""
-    import fsspec
-
     with _explained(url):
-        system, path = fsspec.url_to_fs(url)
+        system = _open_system("/".join(url.split("/")[:3]), os.getpid())
+        path = system._strip_protocol(url)  # as fsspec.url_to_fs does
     if ".." in path.split("/"):
         raise InputError(f"{url}: `..` cannot be used in a URL")
     return system, path.rstrip("/")
 
 
+@functools.lru_cache
+def _open_system(root, process_id):
+    """The file system of all URLs that begin with `root`; fsspec itself has one in each thread."""
+    import fsspec
+
+    return fsspec.url_to_fs(root)[0]
+
+
 def list_files(url: str) -> dict[str, File]:
-    """The files in a folder and its subfolders by their names there, or one by its last name.
+    """The files in a folder and its subfolders by their names there; a file alone has the name "".
 
     Nothing there is an empty answer. It takes one listing, however many files there are.
     """
     system, path = _system(url)
     found = _find(url, system, lambda: system.find(path, detail=True))
-    base = posixpath.dirname(path) if [*found] == [path] else path
-    return {posixpath.relpath(name, base or "/"): file for name, file in sorted(found.items())}
+    if [*found] == [path]:
+        return {"": found[path]}
+    return {posixpath.relpath(name, path or "/"): file for name, file in sorted(found.items())}
 
 
 def match_files(pattern: str) -> tuple[str, dict[str, File]]:
@@ -149,9 +159,10 @@ def match_files(pattern: str) -> tuple[str, dict[str, File]]:
     parts = pattern.removeprefix(scheme).rstrip("/").split("/")
     magic = next((i for i, part in enumerate(parts) if re.search(r"[*?[]", part)), None)
     found = list_files(pattern)  # as it stands, whatever it has of a pattern
+    if "" in found:
+        return scheme + "/".join(parts[:-1]), {parts[-1]: found[""]}
     if found or magic is None:
-        is_file = [*found] == parts[-1:]
-        return scheme + "/".join(parts[:-1] if is_file else parts), found
+        return scheme + "/".join(parts), found
     base = scheme + "/".join(parts[:magic])
     system, path = _system(base)
     below = "/".join([path, *parts[magic:]])
@@ -305,10 +316,9 @@ def _attempt(url: str, operation: Callable[[], Any], action: str = "read") -> An
 def _wait(url, error, delays):
     """Waits before another try; raises the error if there is none."""
     name = type(error).__name__
-    is_final = isinstance(error, _FINAL) or _CREDENTIALS.search(name) or _INVALID in name
-    is_final = (
-        is_final or getattr(error, "errno", None) == errno.EINVAL
-    )  # the request itself is wrong
+    is_final = isinstance(error, _FINAL) or _CREDENTIALS.search(name)
+    if _INVALID in name or getattr(error, "errno", None) == errno.EINVAL:
+        is_final = True  # the request itself is wrong
     delay = None if is_final else next(delays, None)
     if delay is None:
         raise error

@@ -75,13 +75,16 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
     """
     url = url.rstrip("/")
     there = remote.list_files(url)
+    base = url
+    if "" in there:  # a file
+        base, name = url.rsplit("/", 1)
+        there = {name: there[""]}
     found = {name: there[name] for name in choose([*there])}
     if not found:
         names = f": it has only {', '.join([*there][:10])}" if there else ""
         raise InputError(f"{url}: not found{names}. Check the names of the bucket and the folder")
     if bad := [name for name in found if name.split("/")[0] in ("", "..")]:
         raise InputError(f"{url}: `{bad[0]}` cannot be the name of a file here")
-    base = os.path.dirname(url) if [*found] == [os.path.basename(url)] else url
     directory = local_path(base)
     with write_errors_named(directory), _index(url) as index:
         for name in index.keys() - there.keys():
@@ -95,7 +98,7 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
         }
         _fetch_files(base, missing, directory, index)
         hashes = {name: index[name][2] for name in found}
-    return Copy(local_path(url) if base != url else directory, hashes)
+    return Copy(local_path(url), hashes)
 
 
 def open_copy(url: str, without: tuple[str, ...] = ()) -> None:

@@ -32,7 +32,7 @@ def test_listing(memory):
         "a.txt": 1,
         "e/b.txt": 2,
     }
-    assert [*remote.list_files("memory://d/e/b.txt")] == ["b.txt"]
+    assert [*remote.list_files("memory://d/e/b.txt")] == [""]
     assert remote.list_files("memory://none") == {}
 
 
@@ -54,6 +54,13 @@ def test_what_a_url_stands_for(memory, pattern, base, names):
     memory.pipe({"/d/a.txt": b"1", "/d/e/b.txt": b"22", "/d/[c].txt": b""})
     found = remote.match_files(f"memory://{pattern}")
     assert (found[0], [*found[1]]) == (f"memory://{base}", names)
+
+
+def test_a_folder_with_one_file_of_its_name(memory):
+    memory.pipe("/d/d", b"1")
+    assert [*remote.list_files("memory://d")] == ["d"]
+    assert remote.match_files("memory://d")[0] == "memory://d"
+    assert remote.match_files("memory://d/d")[0] == "memory://d"
 
 
 def test_a_change_has_another_tag(memory):

@@ -42,7 +42,12 @@ def connect(monkeypatch, url):
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(remote, "DELAYS", (0, 0, 0))
+    forget_connections()
+
+
+def forget_connections():
     fsspec.filesystem("s3").clear_instance_cache()
+    remote._open_system.cache_clear()
 
 
 def put(path, url):
@@ -130,5 +135,5 @@ def test_wrong_set_ups_are_one_line(proxy, server, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    fsspec.filesystem("s3").clear_instance_cache()
+    forget_connections()
     assert "no access" in problem(remote.list_files, "s3://bucket/v.txt")
