@@ -8,7 +8,7 @@ import safetensors.numpy
 
 import finetune
 from common.errors import InputError
-from tests.support import finetuning
+from tests.support import finetuning, processes
 from tests.support.finetuning import read_predictions, read_results
 
 HPARAMS = finetuning.HPARAMS | {"train_batch_size": 16}
@@ -31,7 +31,7 @@ def test_two_devices_with_micro_batches_equal_one(data_dir):
     hparams = HPARAMS | {"num_train_epochs": 2.0, "num_trials": 2, "task_names": ["cola", "sts"]}
     shared = {"num_devices": 2, "gradient_accumulation_steps": 2}
     arguments = finetuning.arguments(data_dir, "two", hparams | shared)
-    finetuning.run_python("finetune.py", *arguments, TF_CPP_MIN_LOG_LEVEL="3")
+    processes.finish(processes.start(finetune.main, arguments))
     finetune.main(finetuning.arguments(data_dir, "one", hparams))
     for task in ("cola", "sts"):
         one, two = (saved(data_dir, name, f"cola+sts_2/{task}") for name in ("one", "two"))
