@@ -23,7 +23,7 @@ from tests.support.corpora import contents, openwebtext_of, random_archives, wri
 from tests.support.files import write
 
 ROOT = pathlib.Path(build_data.__file__).parent
-NUM_SHARDS = 32
+NUM_SHARDS, DOCUMENTS = 24, 12
 
 
 def start(data_dir, *arguments):
@@ -63,7 +63,7 @@ def corpus(tmp_path):
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path, build, caplog, capsys):
     """Kills all processes, then one of two; the bytes are those of an uninterrupted build."""
     write_vocab(tmp_path / "vocab.txt")
-    archives = random_archives(NUM_SHARDS, 50, lines_each=40)
+    archives = random_archives(NUM_SHARDS, DOCUMENTS, lines_each=40)
     (tmp_path / "openwebtext.tar").write_bytes(openwebtext_of(archives))
     records = tmp_path / "pretrain_tfrecords"
     run_and_kill(tmp_path, "all", 3)
@@ -79,7 +79,10 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, build, caplog, caps
     build(tmp_path, "--max-seq-length", "64")  # one process, and this one
     printed = capsys.readouterr()
     assert f"{NUM_SHARDS - len(kept)} of {NUM_SHARDS} shards to build" in caplog.text
-    assert f"{50 * NUM_SHARDS:,} documents" in printed.out and "0.0% were dropped" in printed.out
+    assert (
+        f"{DOCUMENTS * NUM_SHARDS:,} documents" in printed.out
+        and "0.0% were dropped" in printed.out
+    )
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
     same = BuildOptions(str(tmp_path / "vocab.txt"), max_seq_length=64)

@@ -12,6 +12,7 @@ from common.errors import InputError
 from pipelines import command_line
 from pipelines.kinds import KINDS
 from scripts import predict
+from tests.support.eager import eagerly
 from tests.support.files import write
 from tests.support.random_models import assert_close, from_lines, run_with, save
 
@@ -57,6 +58,7 @@ PAIRS = [["a é", "c"], ["h", "d e f g " * 20]]
         ("MultipleChoice", {}, [["a b", "c", "d e"], ["c", "a", "h"]], choices),
     ],
 )
+@eagerly()
 def test_objects_of_arguments_and_files(
     tmp_path, monkeypatch, capsys, caplog, kind, fields, rows, predictions
 ):
@@ -96,6 +98,7 @@ def test_objects_of_arguments_and_files(
         ("MultipleChoice", "a\tb\tc\n\nd\te\nf\tg\th", (0, 3)),
     ],
 )
+@eagerly()
 def test_lines_that_cannot_be_read(tmp_path, monkeypatch, capsys, kind, text, good):
     kind = KINDS[f"ConvBertFor{kind}"]
     cls = getattr(pipelines, kind.pipeline)
@@ -128,6 +131,7 @@ def test_weights_are_fetched_after_the_texts_are_read(tmp_path, monkeypatch):
     assert fetched == [False]
 
 
+@eagerly()
 def test_many_texts_show_a_bar_and_keep_their_order(tmp_path, capsys, caplog):
     model = save(tmp_path, pipelines.TextClassifier.model_class, 5, num_hidden_layers=1)
     classifier = pipelines.TextClassifier.from_pretrained(tmp_path)

@@ -15,6 +15,7 @@ from model.training.callbacks import (
     TrainingLog,
 )
 from model.training.checkpoints import TrainingCheckpoints
+from tests.support.eager import eagerly
 from tests.support.small_models import batch, compiled_pretraining_model, fit_pretraining
 
 
@@ -83,6 +84,7 @@ def test_several_steps_an_execution(run):
         np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=ours.path)
 
 
+@eagerly()
 def test_a_stop_saves_and_ends():
     saved, model = [], compiled_pretraining_model()
     save = SaveCheckpoints(
