@@ -1,5 +1,6 @@
 """Sweeps over settings of tiny fine-tuning jobs, and of jobs with given scores."""
 
+import dataclasses
 import json
 
 import optuna
@@ -8,7 +9,10 @@ import pytest
 import finetune
 from common import files
 from common.errors import InputError
-from jobs import figures, sweep_report, sweep_study
+from configure_finetuning import FinetuningConfig
+from data.tasks import glue
+from jobs import figures, sweep_report, sweep_study, trials
+from jobs.trials import Job, TaskData
 from scripts import sweep
 from tests.support import finetuning
 from tests.support.finetuning import HPARAMS, ROOT
@@ -167,6 +171,21 @@ def test_a_sweep_that_was_killed_draws_the_same(data_dir, given_scores):
     assert [trial.value for trial in parts] == [trial.value for trial in whole]
     best = json.loads((folder / "best_hparams.json").read_text())["learning_rate"]
     assert best == min(trial.params["learning_rate"] for trial in parts)
+
+
+def test_a_score_is_a_mean_over_seeds_and_tasks(monkeypatch):
+    parts = tuple(TaskData(glue.TASKS[name], None, {}, {}) for name in ("cola", "sst"))
+    job, done = Job(parts, FinetuningConfig(num_trials=2), None, "x"), []
+    results = {
+        1: {"cola": {"metrics": {"mcc": 10.0}}, "sst": {"metrics": {"accuracy": 50.0}}},
+        2: {"cola": {"metrics": {"mcc": 20.0}}, "sst": {"metrics": {"accuracy": 60.0}}},
+    }
+    monkeypatch.setattr(sweep, "find_encoder", lambda config, model_dir: None)
+    monkeypatch.setattr(finetune, "run_jobs", done.extend)
+    monkeypatch.setattr(trials, "finished_trials", lambda job: results)
+    assert sweep.run_setting(job, "x") == 35 and done == [job]
+    assert sweep.score_name(job) == "mean of cola mcc and sst accuracy"
+    assert sweep.run_setting(dataclasses.replace(job, parts=parts[:1]), "x") == 15
 
 
 def test_settings_that_fail(data_dir, given_scores, caplog):
