@@ -1,17 +1,19 @@
 """README.md and docs/: commands, code, links and generated files match the project."""
 
+import contextlib
 import functools
+import io
 import json
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import model as models
+from common import errors
 from common.fields import override
 from configure_finetuning import FinetuningConfig
 from configure_pretraining import PretrainingConfig
@@ -79,9 +81,17 @@ SHELL_COMMANDS = [
 @functools.cache
 def usage(*script):
     """The options of a script, with the choices of those that have some, from its --help."""
-    command = [sys.executable, *script, "--help"]
-    shown = subprocess.check_output(command, text=True, cwd=ROOT)
-    text = " ".join(shown.split("\n\n")[0].split())
+    shown, (path, *arguments) = io.StringIO(), script
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+        patch.setattr(errors, "run", lambda main: main())
+        run, target = runpy.run_path, str(ROOT / path)
+        if path == "-m":
+            run, target = runpy.run_module, arguments.pop(0)
+        patch.setattr(sys, "path", [str((ROOT / path).parent), *sys.path])
+        patch.setattr(sys, "argv", [path, *arguments, "--help"])
+        with pytest.raises(SystemExit):
+            run(target, run_name="__main__")
+    text = " ".join(shown.getvalue().split("\n\n")[0].split())
     choices = dict(re.findall(r"(--[\w-]+) \{([^}]+)\}", text))
     return {name: choices.get(name) for name in re.findall(r"(--[\w-]+)", text)}
 
