@@ -57,7 +57,7 @@ def shard_files(records_dir: Path | RemotePath) -> list[Path | RemotePath]:
     """The shards in a directory, by name; a copy with another ending is none, but a warning."""
     found = sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
     shards = [path for path in found if re.fullmatch(rf"{SHARD_PREFIX}\d+-of-\d+", path.name)]
-    if others := [path.name for path in found if path not in set(shards)]:
+    if others := sorted({path.name for path in found} - {path.name for path in shards}):
         logging.warning("%s: not read, by their names: %s", records_dir, ", ".join(others[:10]))
     return shards
 

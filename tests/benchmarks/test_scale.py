@@ -1,4 +1,4 @@
-"""Twice the files and shards: twice the work and memory, before and after the building itself."""
+"""Three times the files and shards: three times the work and memory around the building itself."""
 
 import sys
 import tracemalloc
@@ -15,7 +15,7 @@ def cost(folder, num_files):
     def count(frame, event, argument):
         calls[name] += event in ("call", "c_call")
 
-    for name, step in scale.steps(num_files, num_files // 10, num_parts=2).items():
+    for name, step in scale.steps(num_files, num_files // 2, num_parts=2).items():
         calls[name] = 0
         tracemalloc.start()
         sys.setprofile(count)
@@ -32,8 +32,7 @@ def test_work_and_memory_grow_with_the_number_of_files(tmp_path):
     assert len(many) == 5
     for name, calls in many.items():
         assert calls < 3.3 * few[name], name
-        # What a file takes, times a million, is less than 1 GB.
-        assert (many_bytes[name] - few_bytes[name]) / 800 < 900, name
+        assert many_bytes[name] < 3.3 * few_bytes[name], name
 
 
 def test_the_steps_have_what_listing_gives(tmp_path):
