@@ -14,6 +14,7 @@ import pipelines
 from common.errors import InputError
 from data import ConvBertTokenizer
 from model import ConvBertForSequenceClassification
+from tests.support.eager import eagerly
 from tests.support.random_models import VOCAB, assert_close, save
 
 TEXTS, OTHERS = ["a [MASK]", "b [MASK]"], ["c", "d e"]
@@ -70,6 +71,7 @@ def load(name, directory, **options):
 
 
 @pytest.mark.parametrize("name", INPUTS)
+@eagerly()
 def test_bad_inputs_are_skipped_on_request(tmp_path, name):
     inputs = INPUTS[name]
     _, predict = load(name, tmp_path)
@@ -105,6 +107,7 @@ def test_bad_inputs_are_skipped_on_request(tmp_path, name):
     assert len(none) == 2
 
 
+@eagerly()
 def test_empty_lists_have_the_shapes_of_others(tmp_path):
     _, classify = load("TextClassifier", tmp_path / "a")
     assert classify([]).probabilities.shape == (0, 2)
@@ -178,6 +181,7 @@ def test_texts_of_many_lengths_are_no_reason_to_warn(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", INPUTS)
+@eagerly()
 def test_a_table_with_more_rows_than_tokens(tmp_path, name):
     cls, inputs = getattr(pipelines, name), INPUTS[name]
     model = save(tmp_path, cls.model_class, num_hidden_layers=1, vocab_size=len(VOCAB) + 6)
@@ -194,6 +198,7 @@ def test_a_table_with_more_rows_than_tokens(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", INPUTS)
+@eagerly()
 def test_wrong_texts(tmp_path, name):
     cls, inputs = getattr(pipelines, name), INPUTS[name]
     save(tmp_path, cls.model_class, num_hidden_layers=1)
@@ -257,6 +262,7 @@ def test_the_stated_length_is_at_most_that_of_the_positions(tmp_path, stated):
     assert pipelines.FeatureExtractor.from_pretrained(tmp_path).max_seq_length == 64
 
 
+@eagerly()
 def test_outputs_that_are_not_finite(tmp_path):
     model = save(tmp_path)
     model.convbert.embeddings.norm.gamma.assign(np.full(16, np.nan))
