@@ -11,6 +11,7 @@ import finetune
 from data import ConvBertTokenizer
 from model import ConvBertConfig, ConvBertForMaskedLM, ConvBertModel
 from pipelines import command_line
+from tests.support.eager import eagerly
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "##x", "H", "[", "]", "mask"]
 NETWORK = {
@@ -100,7 +101,7 @@ def finetune_at_random(directory, fields, split_files, **hparams):
         (directory / "finetuning_data" / "mine" / name).write_text(text, encoding="utf-8")
     (directory / "mine.json").write_text(json.dumps(fields))
     hparams = {"do_eval": False, "train_batch_size": 2, "max_seq_length": 16} | hparams
-    with pytest.MonkeyPatch.context() as patch:
+    with eagerly(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune, "train", lambda *_: {})
         names = ["--data-dir", str(directory), "--model-name", "m", str(directory / "mine.json")]
         finetune.main([*names, "--hparams", json.dumps(hparams)])
