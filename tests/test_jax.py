@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from tests.support import finetuning
 from tests.support.finetuning import sentence, write_tsv
+from tests.support.processes import run_python
 from tests.support.random_models import VOCAB, rows_of, save, softmax
 
 # Fine-tunes, and prints which of the models' functions JAX has compiled in each trial.
@@ -59,7 +60,7 @@ print(json.dumps([tokens, found]))
 
 def run(script, arguments):
     """A Python process on JAX."""
-    return finetuning.run_python("-c", script, *arguments, KERAS_BACKEND="jax")
+    return run_python("-c", script, *arguments, KERAS_BACKEND="jax")
 
 
 @pytest.mark.peers

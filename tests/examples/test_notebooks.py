@@ -5,8 +5,9 @@ import re
 import nbformat
 import pytest
 
-from tests.support.finetuning import ROOT, read_results
+from tests.support.finetuning import read_results
 from tests.support.pages import Page
+from tests.support.processes import ROOT
 
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 CSV_NOTEBOOK = ROOT / "examples" / "fine_tune_your_csv.ipynb"

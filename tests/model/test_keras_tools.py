@@ -1,9 +1,5 @@
 """What Keras does with any model: every public class goes through all of it."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -13,9 +9,9 @@ from common.errors import InputError
 from model import ConvBertForPreTraining, ConvBertModel, JointModel
 from model.training.optimizer import create_optimizer
 from tests.support import small_models
+from tests.support.processes import run_python
 from tests.support.small_models import batch, inputs_of, make, pretraining_model, training_batch
 
-ROOT = Path(__file__).parents[2]
 KINDS = [kind for kind in small_models.KINDS if kind not in ("several labels", "regression")]
 DENSE_LAYERS = ("query", "key", "value", "attention_output", "intermediate", "output_dense")
 
@@ -96,13 +92,13 @@ def test_mixed_precision_has_the_same_shapes_and_float32_weights(kind, tmp_path)
 def test_a_fresh_process_loads_any_class(tmp_path):
     model = compiled(make("joint question"))
     model.save(tmp_path / "model.keras")
-    program = f"""import keras, model
+    program = f"""from common import lean_imports
+lean_imports.install()
+import keras, model
 loaded = keras.models.load_model({str(tmp_path / "model.keras")!r})
 print(type(loaded).__name__, type(loaded.optimizer).__name__)"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.split() == ["ConvBertForQuestionAnswering", "AdamWeightDecay"], done.stderr
+    found = run_python("-c", program).stdout.split()
+    assert found == ["ConvBertForQuestionAnswering", "AdamWeightDecay"]
 
 
 @pytest.mark.parametrize(("kind", "int8"), [("joint question", False), ("choice", True)])

@@ -15,8 +15,9 @@ from jobs import figures, sweep_report, sweep_study, trials
 from jobs.trials import Job, TaskData
 from scripts import sweep
 from tests.support import finetuning
-from tests.support.finetuning import HPARAMS, ROOT
+from tests.support.finetuning import HPARAMS
 from tests.support.pretraining import tree
+from tests.support.processes import ROOT, run_python
 
 GRID = {"learning_rate": [0.003, 1e-6], "train_batch_size": [8, 15]}
 RATES = {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
@@ -240,7 +241,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(data_dir, monkeypatch)
 def test_a_dry_run_loads_and_writes_nothing(data_dir):
     before = tree(data_dir)
     words = command(data_dir, "dry", GRID, "--sampler", "grid", "--dry-run")
-    done = finetuning.run_python("-X", "importtime", "scripts/sweep.py", *words)
+    done = run_python("-X", "importtime", "scripts/sweep.py", *words)
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "finetune" in imported and not imported & {"tensorflow", "keras", "optuna"}
     assert "cola: 4 settings of learning_rate" in done.stderr

@@ -1,10 +1,6 @@
 """A small pre-trained encoder and made-up tasks in GLUE's format."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import keras
 
@@ -12,7 +8,6 @@ from data import ConvBertTokenizer
 from model import ConvBertConfig, ConvBertModel
 from tests.support.files import write
 
-ROOT = pathlib.Path(__file__).parents[2]
 WORDS = ["good", "bad", "the", "dog", "cat", "ran", "sat", "on", "a", "mat"]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
 NETWORK = {
@@ -87,21 +82,6 @@ def arguments(data_dir, model_name, hparams, *tasks):
     """finetune.py's command line."""
     names = ["--data-dir", str(data_dir), "--model-name", model_name]
     return [*names, "--hparams", json.dumps(hparams), *tasks]
-
-
-def run_python(*arguments, **environment):
-    """Runs Python in the project's folder; returns the process, which must have succeeded."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
 
 
 def read_results(model_dir, task, job=None):

@@ -3,8 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
@@ -12,14 +10,15 @@ import tensorflow as tf
 from common import gpus
 from common.errors import InputError
 from model.backends import backend, distribution
+from tests.support.processes import run_python
 
-ROOT = pathlib.Path(__file__).parents[3]
 H200 = gpus.Gpu("NVIDIA H200", 140.4, "580.3", "9.0")
 DIRECTORY, TYPES = "--tf_xla_persistent_cache_directory=", "--tf_xla_persistent_cache_device_types="
 # A function for the CPU, kept as one for GPUs is; prints what is in the folder.
 PROGRAM = """
 import json, os, pathlib, sys
-from common import gpus
+from common import gpus, lean_imports
+lean_imports.install()
 gpus.installed = lambda: (gpus.Gpu("H200", 1.0, "5", "9.0"),)
 from model.backends import backend
 backend.KEPT_FOR = "CPU"
@@ -80,12 +79,8 @@ def test_what_is_not_kept(folder, tmp_path):
 
 def test_a_second_process_loads_what_the_first_compiled(tmp_path):
     def run():
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "a b")]
-        variables = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_XLA_FLAGS": ""}
-        done = subprocess.run(
-            command, cwd=ROOT, env=variables, capture_output=True, text=True, check=True
-        )
-        return json.loads(done.stdout)
+        variables = {"KERAS_BACKEND": "tensorflow", "TF_XLA_FLAGS": ""}
+        return json.loads(run_python("-c", PROGRAM, tmp_path / "a b", **variables).stdout)
 
     first = run()
     assert [name.split("__")[-1] for name, *_ in first] == ["XLA_CPU_JIT.pb"]
