@@ -10,6 +10,7 @@ from data.tasks import registry
 from jobs import model_card
 from model import ConvBertConfig, ConvBertForQuestionAnswering, ConvBertForSequenceClassification
 from tests.support import finetuning, pretraining
+from tests.support.eager import eagerly
 
 TEXT = "---\nlicense: mit\n---\n\n# A model\n"
 
@@ -53,6 +54,7 @@ def hparams(card):
     return json.loads(re.search(r"```json\n(.*?)```", card.text, re.DOTALL)[1])
 
 
+@eagerly()
 def test_pretrained(tmp_path):
     data_dir = pretraining.build_data_dir(tmp_path / "data")
     records = str(data_dir / "pretrain_tfrecords")
@@ -95,6 +97,7 @@ def test_pretrained(tmp_path):
     assert facts(ModelCard.load(run / "generator" / "README.md"))["steps"] == "4 of 4"
 
 
+@eagerly()
 def test_finetuned(tmp_path):
     data_dir = finetuning.build_data_dir(tmp_path)
     options = {"num_train_epochs": 1.0, "num_trials": 2, "keep_all_models": True, "seed": 5}
