@@ -48,6 +48,7 @@ from jobs.dry_run import try_one_step
 from jobs.encoder import find_encoder, random_encoder
 from jobs.job_models import JobModels
 from jobs.prepare import check_batches, prepare_backend
+from jobs.stop_signals import StopSignals
 from jobs.trials import Job, TaskData, TrialResult, Trials
 from model.config import load_hparams
 
@@ -63,28 +64,28 @@ def main(arguments: list[str] | None = None) -> None:
     model_dir = working_copy.open_directory(*names)
     send = functools.partial(working_copy.send, *names)
     output_dir = trials.output_directory(args.data_dir, args.model_name, args.run_name)
+    with StopSignals("finished trials are saved, others are not. Run the same command again"):
+        # ---- input: all of it is read and checked before anything is written ---------------
+        configs = job_configs(args)
+        jobs = [load_job(config, args.data_dir, output_dir) for config in configs]
 
-    # ---- input: all of it is read and checked before anything is written -------------------
-    configs = job_configs(args)
-    jobs = [load_job(config, args.data_dir, output_dir) for config in configs]
+        # ---- encoder -----------------------------------------------------------------------
+        num_devices = prepare_backend(configs[0], None if args.dry_run else args.data_dir)
+        for config in configs:
+            predicted = {"eval_batch_size": config.do_eval}
+            predicted["predict_batch_size"] = config.write_test_outputs
+            check_batches(config, num_devices, predicted)
+        if args.from_scratch:
+            encoder = random_encoder(configs[0], args.data_dir)
+        else:
+            encoder = find_encoder(configs[0], model_dir)
 
-    # ---- encoder ---------------------------------------------------------------------------
-    num_devices = prepare_backend(configs[0], None if args.dry_run else args.data_dir)
-    for config in configs:
-        predicted = {"eval_batch_size": config.do_eval}
-        predicted["predict_batch_size"] = config.write_test_outputs
-        check_batches(config, num_devices, predicted)
-    if args.from_scratch:
-        encoder = random_encoder(configs[0], args.data_dir)
-    else:
-        encoder = find_encoder(configs[0], model_dir)
-
-    # ---- trials ----------------------------------------------------------------------------
-    jobs = [dataclasses.replace(job, encoder=encoder, send=send) for job in jobs]
-    if args.dry_run:
-        try_jobs(jobs, args.overwrite)
-    else:
-        run_jobs(jobs, args.overwrite)
+        # ---- trials ------------------------------------------------------------------------
+        jobs = [dataclasses.replace(job, encoder=encoder, send=send) for job in jobs]
+        if args.dry_run:
+            try_jobs(jobs, args.overwrite)
+        else:
+            run_jobs(jobs, args.overwrite)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -328,8 +329,8 @@ def train_and_score(models: JobModels, features: dict[str, dict[str, Any]], tria
     training = {}
     if config.do_train:
         train_features = {name: features[name]["train"] for name in models.by_task}
-        training = train(models, train_features, trial, lambda: score(models, features)[0])
-    metrics, outputs = score(models, features)
+        training = train(models, train_features, trial, lambda: score(models, features))
+    metrics, outputs = training.pop("found", None) or score(models, features)
     for part in job.parts:
         name = part.task.name
         for split in job.tests_of(part, trial):
@@ -365,7 +366,8 @@ def train(models: JobModels, features, trial: int, evaluate) -> dict[str, Any]:
     As in the original, losses are summed over the batch, and gradients clipped to norm 1.
     Source: run_finetuning.py and model/optimization.py of the release.
 
-    `evaluate` returns the scores of the current weights. Returns the evaluations, for the results,
+    `evaluate` returns the scores and the outputs of the current weights. Returns the evaluations,
+    for the results; as `found`, what `evaluate` has returned for the kept weights, if it is known;
     and `seconds_before`, how long processes before this one have trained the trial.
     """
     import keras
@@ -381,6 +383,7 @@ def train(models: JobModels, features, trial: int, evaluate) -> dict[str, Any]:
     num_examples = sum(map(len, features.values()))
     progress = TrialProgress(job, trial, model, evaluate, len(batches), num_examples)
     left = dataclasses.replace(batches, indices=batches.indices[progress.step :])
+    stop = progress.stop
     with progress_bar(len(batches), title, unit="step", initial=progress.step) as bar:
         show = functools.partial(show_loss, bar, title, config.train_batch_size, progress)
         callback = keras.callbacks.LambdaCallback(
@@ -388,9 +391,16 @@ def train(models: JobModels, features, trial: int, evaluate) -> dict[str, Any]:
             on_train_batch_end=show,
         )
         callbacks = StepCallbacks([progress, callback], model)
-        with contextlib.closing(progress), memory.explained(config, config.max_seq_length):
+        with (
+            contextlib.closing(progress),
+            memory.explained(config, config.max_seq_length),
+            stop,
+            stop.deferred(),
+        ):
             if not progress.is_done:
                 model.fit(left.dataset(), shuffle=False, verbose=0, callbacks=callbacks)
+    if stop.received:
+        progress.leave()
     return progress.finish() | {"seconds_before": progress.seconds_before}
 
 

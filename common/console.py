@@ -23,6 +23,7 @@ _NOISE = re.compile(
     rb"|[IW]\d{4} \d\d:\d\d:"  # absl's information and warnings
     rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] "  # TensorFlow's own
     rb"|To enable the following instructions:"
+    rb"|\t \[\[\{\{node "  # the second line of a warning, such as one about a stopped job's data
     rb"|E\d{4} .*(oneDNN supports|Unable to register cu\w+ factory|failed call to cuInit)"
 )
 # Warnings and errors; information about a GPU that works is noise, too.
@@ -30,6 +31,15 @@ _CONCERNS_GPUS = re.compile(
     rb"(?i)(?!I\d{4} |\d{4}-\S+ \S+: I ).*(cuda|gpu|cuinit|dlopen|nvidia|libcu)"
 )
 _STARTED = b"\0started\n"
+
+# How JAX ends a process, by abort, if another one of its run is gone, and the lines that follow.
+_LOST = re.compile(rb"F\d{4} .*the JAX distributed service|\0lost\n")
+_STACK = re.compile(rb"\*\*\* Check failure stack trace|    @ |\0lost\n")
+LOST_PROCESS = (
+    "error: another process of this run has ended, did not start or cannot be reached: see what it "
+    "printed. This one ends, too. Whatever was saved is whole. Start the same command again for "
+    "all processes: the run resumes from its last checkpoint\n"
+)
 
 _filter = None
 
@@ -71,21 +81,39 @@ def started() -> None:
         os.write(2, _STARTED)
 
 
+def leave_if_lost(error: BaseException) -> None:
+    """Ends the process with a message if an error says that another one of the same run is gone.
+
+    So say the libraries that connect CPUs or GPUs, in no class of errors of their own. At a usual
+    end, JAX would wait for the other process.
+    """
+    is_shared = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ
+    if is_shared and re.search("(?i)gloo|nccl|coordination ?service", str(error)):
+        print(str(error).strip().splitlines()[0], file=sys.stderr, flush=True)
+        os.write(2, LOST_PROCESS.encode() if _filter is None else b"\0lost\n")
+        os._exit(1)
+
+
 def _pass_on(reading, real):
     """The child's work: it ends when no process has the pipe's other end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     has_gpu = any(map(os.path.exists, NVIDIA_DEVICES))
-    is_started, held = False, []
+    is_started, is_lost, held = False, False, []
     try:
         with os.fdopen(reading, "rb") as lines:
             for line in lines:
+                is_lost = is_lost or bool(_LOST.match(line))
                 if line == _STARTED:
                     is_started, held = True, []
+                elif is_lost and _STACK.match(line):
+                    pass
                 elif not _NOISE.match(line) or (has_gpu and _CONCERNS_GPUS.match(line)):
                     os.write(real, line)
                 elif not is_started:
                     held.append(line)
+        if is_lost:
+            held = [LOST_PROCESS.encode()]
         if held:
             os.write(real, b"".join(held))
     finally:

@@ -61,6 +61,9 @@ def run(main: Callable[[], None]) -> None:
         status = 130
     except SystemExit as end:
         status = end.code
+    except Exception as error:
+        console.leave_if_lost(error)
+        raise
     console.started()
     try:
         print(end="", flush=True)

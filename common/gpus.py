@@ -1,7 +1,6 @@
 """The NVIDIA GPUs of this machine, and what to install for them; docs/gpu.md has the same table."""
 
 import functools
-import importlib.metadata
 import os
 import subprocess
 from typing import NamedTuple
@@ -36,6 +35,8 @@ def installed() -> tuple[Gpu, ...]:
 
 def package_versions() -> dict[str, str]:
     """The versions of all installed packages for GPUs."""
+    import importlib.metadata  # takes a while, which `--help` should not
+
     packages = importlib.metadata.distributions()
     return {each.name: each.version for each in packages if each.name.startswith(PACKAGES)}
 
@@ -45,6 +46,8 @@ def install_command(backend: str, capability: str | None) -> str:
 
     TensorFlow's wheel has no binary kernels for capability 9.0 and above: there, it is JAX's.
     """
+    import importlib.metadata
+
     number = float(capability or 8)
     is_old = number < 7.5  # cuDNN dropped these GPUs after version 9.10
     if backend == "jax" or number >= 9:

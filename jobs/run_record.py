@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -65,6 +64,8 @@ def add_start(
 
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages that results depend on."""
+    import importlib.metadata  # takes a while, which `--help` should not
+
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -16,9 +16,13 @@ class StopSignals:
     Outside `deferred`, the first signal ends the process right there. Inside, it only sets
     `received`: the job finishes what it is doing and calls `leave`. The exit status is 128 plus the
     signal's number, as in a shell.
+
+    Args:
+        unsaved: printed for a signal outside `deferred`: what is saved, and how to go on.
     """
 
-    def __init__(self):
+    def __init__(self, unsaved: str = "nothing needed saving. Run the same command again"):
+        self.unsaved = unsaved
         self.received: signal.Signals | None = None
         self._deferring = False
         self._previous_handlers = {}
@@ -58,7 +62,7 @@ class StopSignals:
             signal.signal(each, signal.SIG_DFL)  # ends even a long call outside Python
         self.received = signal.Signals(number)
         if not self._deferring:
-            self.leave("nothing needed saving. Run the same command again")
+            self.leave(self.unsaved)
         # Not print: the signal may have interrupted one.
         text = "finishing and saving the current step; a second signal stops at once"
         os.write(2, f"\n{self.received.name}: {text}\n".encode())

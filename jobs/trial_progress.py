@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import logging
 from tqdm import tqdm
@@ -21,6 +21,7 @@ from typing_extensions import override
 from common import files
 from jobs import trials, unfinished
 from jobs.loggers import Loggers
+from jobs.stop_signals import StopSignals
 from jobs.trials import Job
 from model.training.callbacks import StepsCallback
 from model.training.checkpoints import TrainingCheckpoints, copied, state_variables
@@ -37,12 +38,13 @@ class TrialProgress(StepsCallback):
     Args:
         job, trial: the trial.
         trained: the compiled model that `fit` trains. It gets the trial's last state, if any.
-        evaluate: returns the scores of the current weights.
+        evaluate: returns the scores of the current weights, and the outputs that they are of.
         steps: of the whole training.
         num_examples: in an epoch; batches may span epochs.
 
     Attributes:
         shown: the last scores in words, for the progress bar.
+        stop: the signals that end the training, while it is entered; then call `leave`.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class TrialProgress(StepsCallback):
         job: Job,
         trial: int,
         trained: Any,
-        evaluate: Callable[[], Scores],
+        evaluate: Callable[[], tuple[Scores, Any]],
         steps: int,
         num_examples: int,
     ):
@@ -58,6 +60,8 @@ class TrialProgress(StepsCallback):
         self.steps_per_epoch = num_examples / job.config.train_batch_size
         self.evaluations: list[dict[str, float]] = []
         self.best_weights: dict[str, Any] = {}
+        self.found: tuple[Scores, Any] | None = None  # for the weights to keep, if known
+        self.stop = StopSignals()
         self.seconds_before, self.started = 0.0, time.monotonic()
         self.shown: dict[str, str] = {}
         self.checkpoints = TrainingCheckpoints(job.checkpoints(trial), keep=1)
@@ -122,6 +126,8 @@ class TrialProgress(StepsCallback):
 
     @override
     def on_steps(self, before, logs):
+        if self.stop.received:
+            self.model.stop_training = True
         if self.step not in self.epoch_ends | self.evaluated:
             return
         _ = self.model  # on JAX, this brings the variables up to date
@@ -135,10 +141,13 @@ class TrialProgress(StepsCallback):
     def _evaluate(self, logs):
         started, config = time.monotonic(), self.job.config
         found = self.evaluate()
+        by_task = found[0]
         line = {"step": self.step, "epoch": round(self.step / self.steps_per_epoch, 3)}
-        scores = _flat(found)
-        self.evaluations.append(line | {"score": trials.mean_score(self.job, found)} | scores)
+        scores = _flat(by_task)
+        self.evaluations.append(line | {"score": trials.mean_score(self.job, by_task)} | scores)
         is_best = self.best == len(self.evaluations) - 1
+        if is_best or config.keep == "last":
+            self.found = found
         if is_best and config.keep == "best":
             self.best_weights = copied(self._weights())
         line["loss"] = round(float(logs["loss"]) / config.train_batch_size, 6)
@@ -180,7 +189,10 @@ class TrialProgress(StepsCallback):
             self.log.close()
 
     def finish(self) -> dict[str, Any]:
-        """Gives the model the weights to keep; returns what the results say of the evaluations."""
+        """Gives the model the weights to keep; returns what the results say of the evaluations.
+
+        And, as `found`, what `evaluate` returned for these weights; None if that is not known.
+        """
         if not self.evaluations:
             return {}
         kept_step = self.step
@@ -188,7 +200,14 @@ class TrialProgress(StepsCallback):
             kept_step = self.evaluations[self.best]["step"]
             for name, variable in self._weights().items():
                 variable.assign(self.best_weights[name])
-        return {"kept_step": kept_step, "evaluations": self.evaluations}
+        return {"kept_step": kept_step, "evaluations": self.evaluations, "found": self.found}
+
+    def leave(self) -> NoReturn:
+        """Saves the trial's state and ends the process, after a signal."""
+        self._save()
+        if saved := self.checkpoints.last_good:
+            self.stop.leave(f"saved {saved}. The same command goes on from there")
+        self.stop.leave("the trial's state is not saved. The same command repeats the trial")
 
 
 def _flat(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import time
 import numpy as np
 import pytest
 
+from common import console
 from common.errors import InputError
+from model.training.callbacks import drop_lines_after
 from tests.support import pretraining
 from tests.support.pretraining import log_lines
 
@@ -31,6 +34,8 @@ HPARAMS = {
     "eval_batch_size": 8,
     "num_eval_steps": 2,
 }
+TIMEOUT = 1200  # seconds, for a busy machine
+QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiled
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,7 @@ def start_two(data_dir, name, **hparams):
         "KERAS_BACKEND": "jax",
         "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{port}",
         "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+        **QUICKLY,
     }
     return [
         start(data_dir, name, environment | {"KERAS_DISTRIBUTION_PROCESS_ID": str(i)}, **hparams)
@@ -69,7 +75,7 @@ def start(data_dir, name, environment=None, **hparams):
 def finish(*processes):
     try:
         for process in processes:
-            printed, _ = process.communicate(timeout=400)
+            printed, _ = process.communicate(timeout=TIMEOUT)
             assert process.returncode == 0, printed[-4000:]
     finally:
         for process in processes:
@@ -104,20 +110,52 @@ def test_two_devices_equal_one(records, whole):
     (Without XLA, fine-tuning is tested on two devices.)
     """
     options = {"num_devices": 2, "gradient_accumulation_steps": 2, "jit_compile": True}
-    quickly = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    finish(start(records, "two", quickly, **options))
+    finish(start(records, "two", QUICKLY, **options))
     assert_same_training(records / "models" / "two", whole)
 
 
+@pytest.fixture(scope="module")
+def two_processes(records):
+    """A run of two processes on JAX."""
+    finish(*start_two(records, "two_processes", deterministic=True))
+    return records / "models" / "two_processes"
+
+
 @pytest.mark.peers
-def test_two_processes_equal_one(records):
+def test_two_processes_equal_one(records, two_processes):
     """On JAX, which draws other random numbers than TensorFlow."""
-    one = start(records, "one_process", {"KERAS_BACKEND": "jax"})
-    finish(one, *start_two(records, "two_processes"))
-    models = records / "models"
-    assert_same_training(models / "two_processes", models / "one_process")
-    starts = json.loads((models / "two_processes" / "run.json").read_text())["starts"]
+    finish(start(records, "one_process", {"KERAS_BACKEND": "jax", **QUICKLY}))
+    assert_same_training(two_processes, records / "models" / "one_process")
+    starts = json.loads((two_processes / "run.json").read_text())["starts"]
     assert len(starts) == 1  # only one process writes
+
+
+@pytest.mark.peers
+def test_a_killed_process_ends_the_other_and_nothing_is_lost(records, two_processes):
+    """First the process that writes is killed, then the other one."""
+    run_dir = records / "models" / "killed"
+    log = run_dir / "train_log.jsonl"
+    for index in range(2):
+        processes = start_two(records, "killed", deterministic=True)
+        # It has saved step 3, and is compiling the evaluation after step 4, which takes seconds.
+        while not (log.exists() and '{"step": 4,' in log.read_text()):
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.01)
+        processes[index].kill()
+        try:
+            printed, _ = processes[1 - index].communicate(timeout=TIMEOUT)
+        finally:
+            processes[1 - index].kill()
+        assert processes[1 - index].returncode in (1, -signal.SIGABRT), printed
+        assert printed.endswith(console.LOST_PROCESS) and "Traceback" not in printed
+        drop_lines_after(log, 3)
+    finish(*start_two(records, "killed", deterministic=True))
+    starts = json.loads((run_dir / "run.json").read_text())["starts"]
+    assert [each["step"] for each in starts] == [0, 3, 3]
+    assert_same_training(run_dir, two_processes)
+    weights, expected = pretraining.weights(run_dir), pretraining.weights(two_processes)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=str(name))
 
 
 @pytest.mark.peers
@@ -129,7 +167,7 @@ def test_a_signal_to_one_process_stops_both(records):
         time.sleep(0.01)
     processes[1].terminate()  # not the one that writes
     try:
-        printed = [process.communicate(timeout=400)[0] for process in processes]
+        printed = [process.communicate(timeout=TIMEOUT)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -152,6 +190,16 @@ def test_batches_that_cannot_be_divided(records, hparams, message):
     with pytest.raises(InputError, match=message):
         pretraining.run(records, "none", **(HPARAMS | hparams))
     assert not (records / "models" / "none").exists()
+
+
+@pytest.mark.peers
+def test_wrong_numbers_of_processes(records):
+    variables = {"JOB_ADDRESSES": "127.0.0.1:1", "NUM_PROCESSES": "2", "PROCESS_ID": "2"}
+    environment = {f"KERAS_DISTRIBUTION_{name}": value for name, value in variables.items()}
+    process = start(records, "none", {"KERAS_BACKEND": "jax", **environment})
+    printed, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert '`KERAS_DISTRIBUTION_PROCESS_ID` must be from 0 to 1. Received: "2"' in printed
 
 
 def test_several_processes_need_jax(records, monkeypatch):

@@ -1,7 +1,10 @@
 """Scores during a trial's training, what they decide, and trials that go on after a kill."""
 
+import functools
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -64,7 +67,8 @@ def test_the_scores_of_each_epoch(fine_tune, capsys):
     assert result["kept_step"] == 15 and result["settings"]["keep"] == "last"
     # Evaluations change nothing.
     np.testing.assert_allclose(logits(run_dir), logits(without), atol=1e-5)
-    assert result["metrics"] == read_results(without, "cola")[0]["metrics"]
+    expected = read_results(without, "cola")[0]["metrics"]
+    assert result["metrics"] == expected | {"mcc": 4.0}  # found at step 15
 
     folder = run_dir / "finetuning_logs" / "cola_1"
     lines = log_lines(folder)
@@ -77,6 +81,23 @@ def test_the_scores_of_each_epoch(fine_tune, capsys):
     assert "step 8, epoch 2.133: mcc 5.00 (best so far)" in shown and "mcc=4.00" in shown
     assert fine_tune("epochs") == run_dir  # the same results, so nothing is repeated
     assert read_results(run_dir, "cola") == [result]
+
+
+@pytest.mark.parametrize(("keep", "kept_step"), [("last", 15), ("best", 8)])
+def test_weights_are_scored_once(fine_tune, monkeypatch, keep, kept_step):
+    predict, splits = finetune.predict, []
+
+    def count(models, features, task, split, batch_size):
+        splits.append(split)
+        return predict(models, features, task, split, batch_size)
+
+    monkeypatch.setattr(finetune, "predict", count)
+    run_dir = fine_tune(f"once_{keep}", eval_every="epoch", keep=keep, scores=[1.0, 5.0, 3.0, 4.0])
+    assert splits == ["dev"] * 4 + ["test"]
+    (result,) = read_results(run_dir, "cola")
+    assert result["kept_step"] == kept_step
+    assert result["metrics"]["mcc"] == {"last": 4.0, "best": 5.0}[keep]
+    assert "found" not in result
 
 
 def test_steps_between_the_scores_of_several_tasks(data_dir):
@@ -158,6 +179,42 @@ def test_a_killed_trial_goes_on(fine_tune, killed, data_dir):
     np.testing.assert_allclose(logits(run_dir), logits(whole), atol=1e-5)
     assert [line["step"] for line in log_lines(log.parent)] == EPOCH_ENDS
     assert not (run_dir / "finetuning_checkpoints").exists()
+
+
+def test_a_signal_saves_the_trial(fine_tune, data_dir, monkeypatch, capfd):
+    """In the middle of an epoch, and after the training."""
+
+    def send(number, *arguments):
+        os.kill(os.getpid(), number)
+
+    def send_at_step_6(bar, *arguments):
+        show(bar, *arguments)
+        if bar.n == 6:
+            send(signal.SIGTERM)
+
+    show, whole = finetune.show_loss, fine_tune("not_stopped", eval_every="epoch")
+    run_dir = data_dir / "models" / "m" / "finetuning_runs" / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "show_loss", send_at_step_6)
+        with pytest.raises(SystemExit) as end:
+            fine_tune("stopped", eval_every="epoch")
+    assert end.value.code == 128 + signal.SIGTERM
+    state = run_dir / "finetuning_checkpoints" / "cola_1" / "step_6"
+    last_line = capfd.readouterr().err.splitlines()[-1]
+    assert last_line.startswith(f"stopped by SIGTERM: saved {state}. ") and state.is_dir()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "save_models", functools.partial(send, signal.SIGINT))
+        with pytest.raises(SystemExit) as end:
+            fine_tune("stopped", eval_every="epoch")
+    assert end.value.code == 128 + signal.SIGINT
+    last_line = capfd.readouterr().err.splitlines()[-1]
+    assert last_line.startswith("stopped by SIGINT: finished trials are saved, ")
+
+    fine_tune("stopped", eval_every="epoch")
+    (result,), (expected,) = read_results(run_dir, "cola"), read_results(whole, "cola")
+    assert result["evaluations"] == expected["evaluations"]
+    np.testing.assert_allclose(logits(run_dir), logits(whole), atol=1e-5)
 
 
 def test_other_settings_replace_an_unfinished_trial(fine_tune, killed, data_dir):

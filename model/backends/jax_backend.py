@@ -11,9 +11,12 @@ import keras
 import numpy
 from jax.experimental import multihost_utils
 
+from common.fields import require
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
 from model.backends.any_backend import NUM_PROCESSES
 
+JOB_ADDRESSES, PROCESS_ID = "KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_PROCESS_ID"
+LOST_AFTER_SECONDS = 30  # without a sign of life from a process
 COMPILES_STEPS = True
 
 
@@ -51,12 +54,34 @@ def scope(num_devices: int) -> contextlib.AbstractContextManager:
 
 
 def connect_processes(seed: int) -> None:
-    """Joins the processes through `keras.distribution`, if there are several."""
-    if NUM_PROCESSES in os.environ:
-        keras.utils.set_random_seed(seed)  # otherwise Keras agrees on a random seed
-        # The run handles SIGTERM itself; JAX would catch it once processes are connected.
-        jax.config.update("jax_enable_preemption_service", False)
-        keras.distribution.initialize()
+    """Joins the processes, if there are several, as `keras.distribution.initialize` does.
+
+    That cannot choose how soon a process whose host is gone counts as lost. And with Slurm, JAX
+    would use only one GPU of each host.
+    """
+    if NUM_PROCESSES not in os.environ:
+        return
+    address = os.environ.get(JOB_ADDRESSES, "").split(",")[0]
+    require(":" in address, JOB_ADDRESSES, "process 0's HOST:PORT", address)
+    count = _number(NUM_PROCESSES, "a number above 0", range(1, 1 << 20))
+    index = _number(PROCESS_ID, f"from 0 to {count - 1}", range(count))
+    keras.utils.set_random_seed(seed)  # otherwise Keras agrees on a random seed
+    # The run handles SIGTERM itself; JAX would catch it once processes are connected.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        address,
+        count,
+        index,
+        cluster_detection_method="deactivate",
+        heartbeat_timeout_seconds=LOST_AFTER_SECONDS,
+    )
+
+
+def _number(variable, expected, allowed):
+    """The number in an environment variable, which must be one of those allowed."""
+    text = os.environ.get(variable, "")
+    require(text.isdecimal() and int(text) in allowed, variable, expected, text)
+    return int(text)
 
 
 def keep_compilations(directory: str) -> None:

@@ -21,6 +21,7 @@ NOISE = (
     "I0000 00:00:1.1 1 gpu_device.cc:2019] Created device /device:GPU:0 with 9 MB memory",
     "W0000 00:00:1.1 1 gpu_device.cc:2433] Cannot dlopen some GPU libraries.",
     "E0000 00:00:1.1 1 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (303)",
+    "\t [[{{node PyFunc}}]]",
 )
 NEWS = "E0000 00:00:1.1 1 cuda_dnn.cc:522] Loaded runtime CuDNN library: 8.1 but compiled with 9.3"
 PROGRAM = """
@@ -62,6 +63,20 @@ def stderr_of(then, devices=()):
 def test_noise_is_dropped_and_news_are_shown(then, status, last):
     code, lines = stderr_of(then)
     assert (code, sorted(lines)) == (status, sorted([NEWS, *last]))
+
+
+def test_jax_ends_a_process_whose_run_is_lost(monkeypatch):
+    fatal = "F1130 12:53:07.7 7 client.h:80] Terminating, the JAX distributed service detected"
+    stack = "*** Check failure stack trace: ***\\n    @     0x7f5b62 absl::lts_1::Flush()\\n"
+    code, lines = stderr_of(f'os.write(2, b"{fatal}\\n{stack}"); os._exit(134)')
+    assert code == 134 and lines[-2:] == [fatal, console.LOST_PROCESS.rstrip()]
+
+    error = "ValueError('UNKNOWN: Gloo AllGather failed: Connection closed by peer')"
+    assert "Traceback (most recent call last):" in stderr_of(f"raise {error}")[1]
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    code, lines = stderr_of(f"raise {error}")
+    said = "UNKNOWN: Gloo AllGather failed: Connection closed by peer"
+    assert code == 1 and lines[-2:] == [said, console.LOST_PROCESS.rstrip()]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
