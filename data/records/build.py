@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from absl import logging
 
+from common import lean_imports
 from common.console import progress_bar
 from common.errors import InputError
 from common.fields import require
@@ -279,6 +280,7 @@ def _start_worker(connection: multiprocessing.connection.Connection) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     threading.Thread(target=end_with_parent, daemon=True).start()
+    lean_imports.install()
     import tensorflow as tf
 
     # The processes are the parallelism.

@@ -86,7 +86,7 @@ def count_words(corpus: Corpus, options: VocabularyOptions) -> Counter[str]:
         InputError: the corpus cannot be read, or has no words.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     def separate(text):
         return separate_words(text[None], options.do_lower_case, options.strip_accents)[0]
 

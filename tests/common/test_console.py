@@ -15,13 +15,13 @@ from common import console
 
 ROOT = Path(__file__).parents[2]
 NOISE = (
+    "\t [[{{node PyFunc}}]]",
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     "I0000 00:00:1.1 1 port.cc:153] oneDNN custom operations are on. You may see",
     "2026-01-02 03:04:05.678901: I tensorflow/core/util/port.cc:153] oneDNN custom operations",
     "I0000 00:00:1.1 1 gpu_device.cc:2019] Created device /device:GPU:0 with 9 MB memory",
     "W0000 00:00:1.1 1 gpu_device.cc:2433] Cannot dlopen some GPU libraries.",
     "E0000 00:00:1.1 1 cuda_platform.cc:52] failed call to cuInit: UNKNOWN ERROR (303)",
-    "\t [[{{node PyFunc}}]]",
 )
 NEWS = "E0000 00:00:1.1 1 cuda_dnn.cc:522] Loaded runtime CuDNN library: 8.1 but compiled with 9.3"
 PROGRAM = """
@@ -132,7 +132,7 @@ def test_everything_is_shown_when_the_start_fails(then):
 def test_a_gpu_that_is_not_found_is_news(tmp_path):
     device = tmp_path / "nvidia0"
     device.touch()
-    assert stderr_of("pass", [str(device)])[1] == [*NOISE[4:], NEWS]
+    assert stderr_of("pass", [str(device)])[1] == [*NOISE[5:], NEWS]
 
 
 def test_progress_off_a_terminal_is_a_line_at_intervals(capsys, monkeypatch):
