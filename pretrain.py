@@ -2,8 +2,7 @@
 
     python3 pretrain.py --data-dir DATA_DIR --model-name NAME --hparams '{"model_size": "small"}'
 
-Reads DATA_DIR/pretrain_tfrecords and DATA_DIR/vocab.txt, writes DATA_DIR/models/NAME. DATA_DIR may
-be a URL such as s3://bucket/folder: then all of it is read and written through a local copy.
+Reads DATA_DIR/pretrain_tfrecords and DATA_DIR/vocab.txt, writes DATA_DIR/models/NAME.
 """
 
 import contextlib
@@ -108,6 +107,7 @@ def open_run(args, config):
     """Reads the records' metadata and the vocabulary, and checks them against each other."""
     from data.records import batches
     from data.records import metadata as records
+    from model.backends import distribution
     from model.training.checkpoints import TrainingCheckpoints
 
     records_dir, vocab_file = (
@@ -136,9 +136,7 @@ def open_run(args, config):
         f"at most {longest}, the network's `max_position_embeddings`",
         length,
     )
-    directory = working_copy.open_directory(
-        args.data_dir, args.model_name, working_copy.PRETRAINING
-    )
+    directory = working_copy.open_directory(args.data_dir, args.model_name, distribution.writes())
     checkpoints = TrainingCheckpoints(
         os.path.join(directory, "checkpoints"), keep=config.keep_checkpoints
     )
@@ -355,7 +353,7 @@ def save_checkpoint(run, model):
             model_card.write_pretrained(directory, run, step)
             files.replace_directory(directory, target)
     path = run.checkpoints.save(model, dataclasses.asdict(run.config), run.data())
-    working_copy.send(run.data_dir, run.directory, working_copy.PRETRAINING)
+    working_copy.send(run.data_dir, run.directory)
     return path
 
 
@@ -420,7 +418,7 @@ def evaluate(run, model, stop):
         directories = [os.path.join(run.directory, name) for name in model.saved_models()]
         for directory in filter(os.path.isdir, directories):
             model_card.write_pretrained(directory, run, step)
-        working_copy.send(run.data_dir, run.directory, working_copy.PRETRAINING)
+        working_copy.send(run.data_dir, run.directory)
     logging.info("evaluation on %s: %s", records_dir, json.dumps(line))
 
 

@@ -26,6 +26,7 @@ from common.files import (
 )
 
 _THREADS = 8
+_held: dict[str, int] = {}  # the descriptors of locked files
 
 
 class Copy(NamedTuple):
@@ -101,6 +102,29 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
     return Copy(local_path(url), hashes)
 
 
+def hold_copy(url: str) -> None:
+    """Keeps the working copy of a folder for this process, until it ends.
+
+    Raises:
+        InputError: another process has it, and may have written there what it has not sent.
+    """
+    path = f"{_index_path(url)}.job"
+    if path in _held or not remote.is_url(url):
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    _held[path] = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(_held[path], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(_held.pop(path))
+        raise InputError(
+            f"another job works on {url} in {cache_directory()}. Wait until it ends, or set "
+            "CONVBERT_CACHE to another folder for this job"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+
+
 def open_copy(url: str, without: tuple[str, ...] = ()) -> None:
     """Makes the working copy of a folder, which may be missing in the store; see `local_path`.
 
@@ -161,6 +185,11 @@ def _has(directory, name, size):
         return False
 
 
+def _index_path(url):
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
+    return os.path.join(cache_directory(), ".index", name)
+
+
 @contextlib.contextmanager
 def _index(url: str) -> Iterator[dict[str, list]]:
     """What is in the cache of a URL, by name: size, tag, SHA-256, and when it was written here.
@@ -169,8 +198,7 @@ def _index(url: str) -> Iterator[dict[str, list]]:
 
     What changes is saved at the end, also after an error.
     """
-    name = f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.json"
-    path = os.path.join(cache_directory(), ".index", name)
+    path = _index_path(url)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(f"{path}.lock", "w") as lock:
         with contextlib.suppress(OSError):  # a file system without locks

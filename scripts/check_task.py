@@ -94,8 +94,9 @@ def find_tokenizer(args: argparse.Namespace, config: Any) -> tuple[Any, str]:
     from jobs.encoder import find_encoder
 
     if args.model_name:
-        names = (args.data_dir, args.model_name, working_copy.FINETUNING)
-        encoder = find_encoder(config, working_copy.open_directory(*names))
+        names = (args.data_dir, args.model_name)
+        model_dir = working_copy.open_directory(*names, without=working_copy.FINETUNING)
+        encoder = find_encoder(config, model_dir)
         return encoder.tokenizer, f"vocabulary of {encoder.directory}"
     path = as_path(args.data_dir) / "vocab.txt"
     if path.exists():

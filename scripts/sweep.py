@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     source = "--space" if args.space.lstrip().startswith("{") else args.space
     given = load_hparams(args.space, "--space")
     space = sweep_space.check_space(given, source)
-    names = (args.data_dir, args.model_name, working_copy.FINETUNING)
-    model_dir = working_copy.open_directory(*names)
+    names, without = (args.data_dir, args.model_name), {"without": working_copy.FINETUNING}
+    model_dir = working_copy.open_directory(*names, **without)
     directory = trials.output_directory(args.data_dir, args.model_name, args.run_name)
     base = finetune.load_job(config, args.data_dir, directory)
     check_settings(base, space, args)
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     # ---- encoder ---------------------------------------------------------------------------
     prepare_backend(config, args.data_dir)
-    send = functools.partial(working_copy.send, *names)
+    send = functools.partial(working_copy.send, *names, **without)
     base = dataclasses.replace(base, encoder=find_encoder(config, model_dir), send=send)
 
     # ---- settings --------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Jobs whose DATA_DIR is in an object store: another machine goes on where one stopped."""
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 
 import finetune
 import pretrain
+from common.errors import InputError
+from data.records import command_line
 from model.weights import warm_start
-from scripts import predict
-from tests.support import finetuning, pretraining
+from scripts import check_task, inspect_data, predict, train_vocab
+from tests.support import corpora, finetuning, pretraining
 from tests.support.object_store import memory_store
 
 URL = "memory://bucket/d"
@@ -26,9 +29,30 @@ def move_to_store(memory, directory):
 
 
 def names(memory, folder):
-    return {
-        path.removeprefix(f"/bucket/d/{folder}/") for path in memory.find(f"/bucket/d/{folder}")
+    prefix = f"/bucket/d/{folder}".rstrip("/") + "/"
+    return {path.removeprefix(prefix) for path in memory.find(prefix)}
+
+
+def test_a_vocabulary_and_records(memory, tmp_path, capsys):
+    archives = corpora.random_archives(2, 4)
+    memory.pipe("/bucket/d/openwebtext.tar", corpora.openwebtext_of(archives))
+    train_vocab.main(["--data-dir", URL, "--vocab-size", "120"])
+    assert "/vocab.txt: 1" in capsys.readouterr().out
+    assert names(memory, "") == {
+        "openwebtext.tar",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
     }
+    with pytest.raises(InputError, match=f"{URL}/vocab.txt exists"):
+        train_vocab.main(["--data-dir", URL])
+    parser = argparse.ArgumentParser()
+    command_line.add_arguments(parser)
+    command_line.build(parser.parse_args(["--data-dir", URL]), 1)
+    assert f"{URL}/pretrain_tfrecords: 2 shards" in capsys.readouterr().out
+    inspect_data.main(["--data-dir", URL, "--num-examples", "1"])
+    assert "example 1 of 1" in capsys.readouterr().out
 
 
 def test_pretraining_goes_on_elsewhere(memory, tmp_path, monkeypatch):
@@ -60,6 +84,9 @@ def test_pretraining_goes_on_elsewhere(memory, tmp_path, monkeypatch):
 
 def test_finetuning_and_prediction(memory, tmp_path, monkeypatch, capsys):
     move_to_store(memory, finetuning.build_data_dir(tmp_path / "data"))
+    short = ["--hparams", '{"max_seq_length": 16}']
+    check_task.main(["cola", "--data-dir", URL, "--model-name", "small_one", *short])
+    assert "| train" in capsys.readouterr().out
     command = finetuning.arguments(URL, "small_one", finetuning.HPARAMS, "cola")
     finetune.main(command)
     model = f"{URL}/models/small_one"

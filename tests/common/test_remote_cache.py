@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from common import remote, remote_cache
 from common.errors import InputError
 from tests.support.object_store import memory_store
 
+ROOT = Path(__file__).parents[2]
 URL = "memory://bucket/d"
 
 
@@ -137,6 +140,15 @@ def test_a_working_copy_is_sent_and_opened_elsewhere(memory, monkeypatch, tmp_pa
     remote_cache.open_copy(URL)
     assert read(remote_cache.local_path(URL)) == stored(memory)
     assert json.loads(next((tmp_path / "elsewhere/.index").glob("*.json")).read_text())
+
+
+def test_a_working_copy_belongs_to_one_job(memory):
+    remote_cache.hold_copy(URL)
+    remote_cache.hold_copy(URL)  # of the same process
+    hold = f"from common import remote_cache; remote_cache.hold_copy({URL!r})"
+    command = [sys.executable, "-c", f"{hold.replace(URL, URL + '2')}; {hold}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"InputError: another job works on {URL} in " in done.stderr
 
 
 def test_a_local_folder_needs_no_copy(tmp_path):
