@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     names, without = (args.data_dir, args.model_name), {"without": working_copy.FINETUNING}
     model_dir = working_copy.open_directory(*names, **without)
     send = functools.partial(working_copy.send, *names, **without)
-    output_dir = trials.output_directory(args.data_dir, args.model_name, args.run_name)
+    output_dir = working_copy.output_directory(args.data_dir, args.model_name, args.run_name)
     with StopSignals("finished trials are saved, others are not. Run the same command again"):
         # ---- input: all of it is read and checked before anything is written ---------------
         configs = job_configs(args)

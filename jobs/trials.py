@@ -13,12 +13,13 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from common import files, remote_cache
+from common import files
 from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from data.tasks.base import Examples, Task
 from jobs import results_table, unfinished
 from jobs.encoder import Encoder
+from jobs.working_copy import RUNS
 
 # Hyper-parameters that change neither a trained model nor its scores, or only by rounding and the
 # draws of dropout. (A trial's seed is compared separately. `precision` is none of them: in half
@@ -68,8 +69,7 @@ ONLY_TRAINING = {
     "training data",
 }
 
-RUNS = "finetuning_runs"  # in the model's directory
-CHECKPOINTS = "finetuning_checkpoints"  # there, or in a run's
+CHECKPOINTS = "finetuning_checkpoints"  # in the model's directory, or in a run's
 
 # What one trial gives for one task, as in the results file.
 TrialResult = dict[str, Any]
@@ -94,7 +94,7 @@ class Job:
     parts: tuple[TaskData, ...]
     config: FinetuningConfig
     encoder: Encoder | None  # None until it is known
-    model_dir: str  # see `output_directory`; all paths are below it
+    model_dir: str  # see `working_copy.output_directory`; all paths are below it
     send: Callable[[], None] = lambda: None  # to the store that it is a copy of
     # Called with the trial and its evaluations after each one; what it raises ends the training.
     watch: Callable[[int, list[dict[str, float]]], None] | None = None
@@ -197,16 +197,6 @@ class Job:
             "dev data": [each.sha256 for each in part.dev.values()],
         }
         return self.hparams() | others
-
-
-def output_directory(data_dir: str, model_name: str, run_name: str | None) -> str:
-    """Where results, models and predictions go: the model's directory, or a run's own in it."""
-    directory = os.path.join(remote_cache.local_path(data_dir), "models", model_name)
-    if run_name is None:
-        return directory
-    if run_name.startswith(".") or os.path.basename(run_name) != run_name or not run_name:
-        raise InputError(f"--run-name must be the name of a new folder. Received: {run_name!r}")
-    return os.path.join(directory, RUNS, run_name)
 
 
 def mean_score(job: Job, metrics: Mapping[str, Mapping[str, float]]) -> float:

@@ -1,14 +1,13 @@
-"""DATA_DIR/models/NAME of a job whose DATA_DIR is a URL: a copy here, which is sent when it grows.
-
-The functions do nothing, or return the directory itself, if DATA_DIR is not a URL.
-"""
+"""DATA_DIR/models/NAME of a job; if DATA_DIR is a URL, a copy here, which is sent when it grows."""
 
 import os
 
 from common import remote_cache
+from common.errors import InputError
 
-# In the model's directory, what each job leaves alone: the other one's, and what stays here.
-PRETRAINING = ("finetuning_checkpoints", "finetuning_logs", "finetuning_models", "finetuning_runs")
+RUNS = "finetuning_runs"  # in the model's directory
+# What each job leaves alone there: the other one's, and what stays here.
+PRETRAINING = ("finetuning_checkpoints", "finetuning_logs", "finetuning_models", RUNS)
 FINETUNING = ("checkpoints", "finetuning_checkpoints", "generator", "tensorboard")
 
 
@@ -30,3 +29,13 @@ def open_directory(
 def send(data_dir: str, directory: str, without: tuple[str, ...] = PRETRAINING) -> None:
     """Sends what changed in the copy that `open_directory` returned."""
     remote_cache.send_copy(os.path.join(data_dir, "models", os.path.basename(directory)), without)
+
+
+def output_directory(data_dir: str, model_name: str, run_name: str | None) -> str:
+    """Where results, models and predictions go: the model's directory, or a run's own in it."""
+    directory = os.path.join(remote_cache.local_path(data_dir), "models", model_name)
+    if run_name is None:
+        return directory
+    if run_name.startswith(".") or os.path.basename(run_name) != run_name or not run_name:
+        raise InputError(f"--run-name must be the name of a new folder. Received: {run_name!r}")
+    return os.path.join(directory, RUNS, run_name)

@@ -18,7 +18,7 @@ from common.errors import InputError
 from data.tasks import glue
 from jobs import glue_submission
 from jobs.glue_submission import Choice
-from jobs.trials import output_directory
+from jobs.working_copy import output_directory
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     space = sweep_space.check_space(given, source)
     names, without = (args.data_dir, args.model_name), {"without": working_copy.FINETUNING}
     model_dir = working_copy.open_directory(*names, **without)
-    directory = trials.output_directory(args.data_dir, args.model_name, args.run_name)
+    directory = working_copy.output_directory(args.data_dir, args.model_name, args.run_name)
     base = finetune.load_job(config, args.data_dir, directory)
     check_settings(base, space, args)
     if args.dry_run:

@@ -17,7 +17,7 @@ import finetune
 from common import files
 from common.errors import InputError
 from common.lock import locked
-from jobs import trials
+from jobs import working_copy
 from tests.support import finetuning
 from tests.support.files import write
 from tests.support.finetuning import read_results
@@ -173,7 +173,7 @@ def test_results_of_other_settings_stay(suite, tmp_path):
         with pytest.raises(InputError, match=rf"{message}.*--overwrite.*--run-name"):
             suite(model_dir, **change)
     assert tree(model_dir) == before
-    run_dir = trials.output_directory(str(tmp_path), "m", "slow")
+    run_dir = working_copy.output_directory(str(tmp_path), "m", "slow")
     assert suite(run_dir, learning_rate=0.002) == 4
     assert suite(run_dir, learning_rate=0.002) == suite(model_dir, learning_rate=0.001) == 0
     assert suite(model_dir, overwrite=True, learning_rate=0.002) == 4
@@ -182,7 +182,7 @@ def test_results_of_other_settings_stay(suite, tmp_path):
 @pytest.mark.parametrize("name", ["", "a/b", ".", "..", ".hidden", "/a"])
 def test_a_run_name_is_one_folder(name):
     with pytest.raises(InputError, match="--run-name"):
-        trials.output_directory("data", "m", name)
+        working_copy.output_directory("data", "m", name)
 
 
 def test_results_of_older_versions_are_compared_by_their_hash(suite, tmp_path):
