@@ -144,6 +144,14 @@ def test_peers_of_another_network_and_precision(monkeypatch, tmp_path):
     assert {peer for peer, job in peers.items() if job["compiled"]} == {"torch-compiled"}
     assert peers["torch-autocast"]["precision"] == "mixed_bfloat16"
     assert "products" in peers["garden"] and "products" not in peers["torch-autocast"]
+    job = peers["garden"]
+    fields = worker_garden.overrides(job)
+    assert not fields["task"]["train_data"]["use_next_sentence_label"]
+    network = fields["task"]["model"]
+    assert network["sequence_length"] == 32 and network["discriminator_loss_weight"] == 50
+    large, small = (network[f"{name}_encoder"]["bert"] for name in ("discriminator", "generator"))
+    assert large["num_layers"] == job["network"]["num_hidden_layers"]
+    assert small["hidden_size"] == job["generator"]["hidden_size"] < large["hidden_size"]
     for hparams in ("{}", '{"conv_type": "noconv", "head_ratio": 1}'):  # tiny has two groups
         args = parse(monkeypatch, "pretrain", "--hparams", hparams)
         ours = models.plan_pretraining(args, str(tmp_path))[models.OURS]
@@ -174,7 +182,7 @@ def test_masks_for_the_model_garden():
     assert (masked["masked_lm_ids"] == originals).all()
 
 
-@pytest.mark.skipif(not GARDEN.exists(), reason="needs what requirements-garden.txt lists")
+@pytest.mark.garden
 def test_next_to_the_model_garden(monkeypatch, tmp_path):
     options = ("--length", 32, "--peers", "garden", "--garden-python", GARDEN)
     rows = run(monkeypatch, tmp_path, "pretrain", *options, "--hparams", ELECTRA)["rows"]
