@@ -16,12 +16,13 @@ from data.corpus.sources import find_corpus
 from data.records.build import build_records
 from data.records.build_shard import BuildOptions
 from scripts import build_data_spark
+from tests.support import object_store
 from tests.support.corpora import contents, openwebtext_of, random_archives, write_vocab
 
 SCRIPT = pathlib.Path(build_data_spark.__file__)
 NUM_SHARDS = 60
 # All addresses are of this machine; Spark would have its web pages on all of them.
-ENVIRONMENT = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+SETTINGS = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
 
 
 def test_without_spark_it_says_what_to_install(tmp_path, monkeypatch):
@@ -39,7 +40,7 @@ def start(program, *arguments, log):
     command = [pathlib.Path(pyspark.__file__).parent / "bin" / program, *arguments]
     with log.open("ab") as file:
         return subprocess.Popen(
-            command, stdout=file, stderr=file, env=ENVIRONMENT, start_new_session=True
+            command, stdout=file, stderr=file, env=os.environ | SETTINGS, start_new_session=True
         )
 
 
@@ -129,6 +130,35 @@ def test_killed_driver_and_killed_executor(tmp_path, cluster):
     build_records(find_corpus(data_dir), options, tmp_path / "local")
     assert contents(records) == contents(tmp_path / "local")
     assert len(contents(records)) == NUM_SHARDS + 1
+
+
+@pytest.mark.peers
+def test_corpus_and_records_in_a_store(tmp_path, monkeypatch):
+    import fsspec
+
+    vocab = write_vocab(tmp_path / "vocab.txt")
+    (tmp_path / "openwebtext.tar").write_bytes(openwebtext_of(random_archives(4, 20, lines_each=9)))
+    log, url = tmp_path / "driver.log", "s3://spark/pretrain_tfrecords"
+    with object_store.s3_server() as address:
+        for name, value in (object_store.KEYS | {"AWS_ENDPOINT_URL": address}).items():
+            monkeypatch.setenv(name, value)
+        system = fsspec.filesystem("s3", skip_instance_cache=True)
+        system.mkdir("spark")
+        system.put_file(str(tmp_path / "openwebtext.tar"), "spark/openwebtext.tar")
+        submit = [
+            "spark-submit",
+            "--master",
+            "local[2]",
+            "--conf",
+            "spark.ui.enabled=false",
+            SCRIPT,
+        ]
+        submit += ["--data-dir", "s3://spark", "--vocab-file", vocab, "--max-seq-length", "64"]
+        assert start(*submit, log=log).wait() == 0, log.read_text()[-3000:]
+        stored = {os.path.basename(path): system.cat(path) for path in system.find(url)}
+    options = BuildOptions(str(vocab), max_seq_length=64)
+    build_records(find_corpus(tmp_path), options, tmp_path / "local")
+    assert stored == contents(tmp_path / "local") and len(stored) == 5
 
 
 @pytest.mark.peers
