@@ -14,7 +14,7 @@ import pytest
 
 from common import console
 from common.errors import InputError
-from model.training.callbacks import drop_lines_after
+from jobs.loggers import JsonLines
 from tests.support import pretraining
 from tests.support.pretraining import log_lines
 
@@ -148,7 +148,7 @@ def test_a_killed_process_ends_the_other_and_nothing_is_lost(records, two_proces
             processes[1 - index].kill()
         assert processes[1 - index].returncode in (1, -signal.SIGABRT), printed
         assert printed.endswith(console.LOST_PROCESS) and "Traceback" not in printed
-        drop_lines_after(log, 3)
+        JsonLines(log).drop_after(3)
     finish(*start_two(records, "killed", deterministic=True))
     starts = json.loads((run_dir / "run.json").read_text())["starts"]
     assert [each["step"] for each in starts] == [0, 3, 3]
