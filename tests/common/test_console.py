@@ -76,7 +76,7 @@ def test_jax_ends_a_process_whose_run_is_lost(monkeypatch):
     monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
     code, lines = stderr_of(f"raise {error}")
     said = "UNKNOWN: Gloo AllGather failed: Connection closed by peer"
-    assert code == 1 and lines[-2:] == [said, console.LOST_PROCESS.rstrip()]
+    assert code == 1 and said in lines and lines[-1] == console.LOST_PROCESS.rstrip()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])

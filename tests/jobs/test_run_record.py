@@ -1,4 +1,5 @@
 import hashlib
+import importlib.metadata
 import json
 import pathlib
 import platform
@@ -21,7 +22,7 @@ def test_every_start_adds_an_entry(tmp_path, monkeypatch):
     gpu = gpus.Gpu("NVIDIA A100", 40.0, "550.2", "8.0")
     monkeypatch.setattr(gpus, "installed", lambda: (gpu,))
     cudnn = SimpleNamespace(name="nvidia-cudnn-cu12", version="9.10.2.21")
-    monkeypatch.setattr(run_record.importlib.metadata, "distributions", lambda: [cudnn])
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: [cudnn])
     for step in (0, 7):
         run_record.add_start(tmp_path / "run", step, {"seed": 1}, tmp_path)
     starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
