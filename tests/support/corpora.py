@@ -7,6 +7,8 @@ import tarfile
 
 import numpy as np
 
+from data.records import build as building
+from data.records.build_shard import build_shard
 from data.records.metadata import RecordsMetadata, Shard, shard_name
 from data.records.shard_io import open_shard
 from data.tokenizer.vocab_file import SPECIAL_TOKENS
@@ -90,3 +92,17 @@ def write_records(folder, counts, record_format="compact", max_seq_length=12, vo
     )
     metadata.save()
     return metadata
+
+
+def begun_shards(monkeypatch, limit=99):
+    """The numbers of the shards that are begun from now on; one more than `limit` interrupts."""
+    begun = []
+
+    def build(task, *arguments):
+        begun.append(task.index)
+        if len(begun) > limit:
+            raise KeyboardInterrupt
+        return build_shard(task, *arguments)
+
+    monkeypatch.setattr(building, "build_shard", build)
+    return begun

@@ -21,6 +21,7 @@ from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, bui
 from data.records.metadata import PROGRESS_FILE, load_metadata
 from tests.support.corpora import (
     archive_of,
+    begun_shards,
     contents,
     openwebtext_of,
     random_archives,
@@ -28,20 +29,6 @@ from tests.support.corpora import (
     write_vocab,
 )
 from tests.support.files import write
-
-
-def stop_after(monkeypatch, count):
-    """Lets `count` shards be built, then interrupts; returns the names of all shards begun."""
-    begun = []
-
-    def build_some(task, *arguments):
-        begun.append(task.name)
-        if len(begun) > count:
-            raise KeyboardInterrupt
-        return build_shard(task, *arguments)
-
-    monkeypatch.setattr(building, "build_shard", build_some)
-    return begun
 
 
 def test_a_build_of_known_text(tmp_path, options):
@@ -132,7 +119,7 @@ def test_a_stopped_build_is_resumed(tmp_path, corpus, options, monkeypatch, comp
     build_records(corpus, options, tmp_path / "whole")
     for _ in range(2):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            stop_after(patch, 1)
+            begun_shards(patch, limit=1)
             build_records(corpus, options, tmp_path / "r")
     names = sorted(contents(tmp_path / "r"))
     assert names[0] == PROGRESS_FILE and len(names) == 3
@@ -144,9 +131,9 @@ def test_a_stopped_build_is_resumed(tmp_path, corpus, options, monkeypatch, comp
         leftover = tmp_path / "r" / f".{shard}.another-host-1-0.convbert-tmp"
         leftover.write_bytes(b"half a shard")
 
-    begun = stop_after(monkeypatch, 99)
+    begun = begun_shards(monkeypatch)
     build_records(corpus, options, tmp_path / "r")
-    assert len(begun) == 2 and not set(begun) & set(names)
+    assert len(begun) == 2 and not {records.shard_name(i, 4) for i in begun} & set(names)
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")
 
 
@@ -278,7 +265,7 @@ def test_a_full_disk_loses_nothing_that_is_finished(tmp_path, corpus, options, m
     left = contents(tmp_path / "r")
     assert len(left) == {"shard": 2, "progress": 3, "metadata": 5}[full]
     assert "metadata.json" not in left and not any(name.startswith(".") for name in left)
-    begun = stop_after(monkeypatch, 99)
+    begun = begun_shards(monkeypatch)
     build_records(corpus, options, tmp_path / "r")
     assert len(begun) == {"shard": 3, "progress": 3, "metadata": 0}[full]
     assert contents(tmp_path / "r") == contents(tmp_path / "whole")

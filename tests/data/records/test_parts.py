@@ -7,27 +7,11 @@ import pytest
 
 from common.errors import InputError
 from data.corpus.sources import find_corpus
-from data.records import build as building
 from data.records import progress
 from data.records.build import build_part, build_records
-from data.records.build_shard import build_shard
 from data.records.metadata import load_metadata
 from data.records.options import Part
-from tests.support.corpora import contents
-
-
-def begun_shards(monkeypatch, limit=99):
-    """The numbers of the shards that are begun from now on; one more than `limit` interrupts."""
-    begun = []
-
-    def build(task, *arguments):
-        begun.append(task.index)
-        if len(begun) > limit:
-            raise KeyboardInterrupt
-        return build_shard(task, *arguments)
-
-    monkeypatch.setattr(building, "build_shard", build)
-    return begun
+from tests.support.corpora import begun_shards, contents
 
 
 @pytest.mark.parametrize("compressed", [False, True])
