@@ -33,12 +33,18 @@ def encoder_flops(config: ConvBertConfig, batch_size: int, length: int) -> int:
 def pretraining_flops(
     config: ConvBertConfig, objective: Objective, batch_size: int, length: int
 ) -> int:
-    """Operations of an ELECTRA step; `config` is the discriminator's."""
-    generator = config.generator(objective.generator_hidden_size, objective.generator_layers)
-    prediction = (generator.hidden_size + config.vocab_size) * config.embedding_size
-    detection = (config.hidden_size + 1) * config.hidden_size
+    """Operations of a training step; `config` is the discriminator's, or the only network's."""
+    masked_lm = config
+    if objective.has_separate_generator:
+        masked_lm = config.generator(objective.generator_hidden_size, objective.generator_layers)
     predictions = max_predictions_per_seq(length, objective.mask_prob)
-    forward = 2 * batch_size * (predictions * prediction + length * detection)
-    for network in (config, generator):
-        forward += encoder_flops(network, batch_size, length)
+    forward = 0
+    if not objective.uniform_generator:
+        prediction = (masked_lm.hidden_size + config.vocab_size) * config.embedding_size
+        forward += 2 * batch_size * predictions * prediction
+        forward += encoder_flops(masked_lm, batch_size, length)
+    if objective.electra_objective:
+        detection = (config.hidden_size + 1) * config.hidden_size
+        forward += 2 * batch_size * length * detection
+        forward += encoder_flops(config, batch_size, length)
     return BACKWARD_AND_FORWARD * forward

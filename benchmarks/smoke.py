@@ -70,6 +70,9 @@ def run(args: argparse.Namespace) -> None:
         records = [r for r in records if r is not last]
         records.append({"processor": processor, "date": today, "ratios": ratios})
         write_text(str(RECORDS), json.dumps({"records": records}, indent=1) + "\n")
+        print(f"Recorded in {RECORDS}.")
+    elif last is None:
+        print("Nothing is recorded for this processor; --record does it.")
 
 
 def measure(settings: argparse.Namespace, benchmark: str, steps: int) -> dict[str, dict]:
@@ -90,5 +93,3 @@ def print_ratios(ratios: dict[str, float], last: dict | None) -> None:
         cells.append([name, f"{ratio:.2f}", recorded and f"{recorded:.2f}", change])
     title = f"recorded on {last['date']}" if last else "recorded"
     print(markdown_table([f"speed / {PEER}'s", "now", title, "change"], cells))
-    if last is None:
-        print("Nothing is recorded for this processor; --record does it.")

@@ -35,3 +35,16 @@ def test_published_sizes():
     assert encoder_flops(config, 1, 128) == 2 * 128 * 12 * layer
     flops = pretraining_flops(ConvBertConfig.from_size("medium-small"), Objective(), 16, 128)
     assert round(flops / 1e9) == 193
+
+
+def test_other_objectives():
+    config = ConvBertConfig.from_size("tiny")
+
+    def forward(**objective):
+        return pretraining_flops(config, Objective(**objective), 5, 10) // 3
+
+    encoder, heads = encoder_flops(config, 5, 10), 2 * 5 * (128 + 30522) * 128
+    detection = 2 * 5 * 10 * 129 * 128
+    assert forward(electra_objective=False) == encoder + heads
+    assert forward(uniform_generator=True) == encoder + detection
+    assert forward(untied_generator=False) == 2 * encoder + heads + detection

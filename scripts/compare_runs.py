@@ -1,0 +1,159 @@
+"""Tables of an experiment's results: scores of every variant, and differences with intervals.
+
+    python3 scripts/compare_runs.py docs/experiments/tiny --baseline convbert
+
+Reads the folders that run_experiment.py has written, and prints Markdown: what pre-training cost
+and reached; the scores of the tasks (mean, sample standard deviation, number); and the differences
+"baseline − variant" between models with the same seeds. Their 95 % intervals are percentiles of
+10,000 bootstrap samples: of the seeds of pre-training, and within each, of those of fine-tuning. A
+difference whose interval has 0 in it is within noise.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import bootstrap  # noqa: F401
+import numpy as np
+
+from common import errors, files
+from common.errors import InputError
+from common.fields import require
+from common.markdown import markdown_table
+
+RESULTS, LOG = "results.json", "train_log.jsonl"
+NUM_SAMPLES = 10_000
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads all results and prints the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", help="folder with a folder of results for each run")
+    parser.add_argument("--baseline", required=True, metavar="VARIANT", help="compared with all")
+    args = parser.parse_args(arguments)
+    variants = read_variants(args.results)
+    require(args.baseline in variants, "--baseline", f"one of {', '.join(variants)}", args.baseline)
+    print(pretraining_table(variants))
+    print(score_table(variants))
+    print(difference_table(variants, args.baseline), end="")
+
+
+def read_variants(folder: str) -> dict[str, dict[int, dict[str, Any]]]:
+    """The results by variant and seed of pre-training; a run without a seed has seed 0."""
+    variants: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted(Path(folder).glob(f"*/{RESULTS}")):
+        name, _, seed = path.parent.name.rpartition("_")
+        if not (name and seed.isdecimal()):
+            name, seed = path.parent.name, "0"
+        run = files.read_json_object(path)
+        log = path.with_name(LOG)
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        run["log"] = [files.parse_json_object(line, str(log)) for line in lines]
+        variants.setdefault(name, {})[int(seed)] = run
+    if not variants:
+        raise InputError(f"{folder}: no folder in it has a {RESULTS}")
+    return variants
+
+
+def pretraining_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
+    """Costs, and the last evaluation on held-out text: means over seeds, deviations in brackets."""
+    header = ["variant", "parameters of the encoder", "operations per token", "runs"]
+    header += ["masked-token accuracy", "AUC", "tokens per second"]
+    rows = []
+    for name, runs in variants.items():
+        logged = [run for run in runs.values() if run["log"]]
+        if logged:
+            costs = logged[0]["parameters"]["encoder"], logged[0]["flops_per_token"]
+            cells = [f"{costs[0]:,}", f"{costs[1] / 1e6:.1f} M", len(logged)]
+            for key, factor in (("eval_mlm_accuracy", 100), ("eval_rtd_auc", 1)):
+                cells.append(spread([factor * last(run["log"], key) for run in logged]))
+            speeds = [statistics.median(series(run["log"], "tokens_per_second")) for run in logged]
+            rows.append([name, *cells, f"{statistics.median(speeds):,.0f}"])
+    return markdown_table(header, rows)
+
+
+def series(log: list[dict[str, float]], key: str) -> list[float]:
+    """The values of a key of the log; NaN alone if it was never logged."""
+    return [line[key] for line in log if key in line] or [float("nan")]
+
+
+def last(log: list[dict[str, float]], key: str) -> float:
+    """The last value of a key of the log, or NaN."""
+    return series(log, key)[-1]
+
+
+def spread(values: list[float]) -> str | None:
+    """Mean, and the sample standard deviation of several in brackets; None for NaN."""
+    mean = statistics.fmean(values)
+    digits = 3 if abs(mean) <= 1 else 2
+    deviation = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
+    return None if np.isnan(mean) else f"{mean:.{digits}f}{deviation}"
+
+
+def task_names(variants: dict[str, dict[int, dict[str, Any]]]) -> dict[str, str]:
+    """All tasks with their main metrics, in the order of the first run that has them."""
+    runs = [run for runs in variants.values() for run in runs.values()]
+    return {task: row["metric"] for run in runs for task, row in run["scores"].items()}
+
+
+def scores_of(run: dict[str, Any], task: str) -> list[float]:
+    """A task's scores in the order of the fine-tuning seeds; [] if it was not run."""
+    values = run["scores"].get(task, {"values": {}})["values"]
+    return [values[seed] for seed in sorted(values, key=int)]
+
+
+def score_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
+    """Mean, deviation and number of the scores of all seeds, by variant and task."""
+    tasks = task_names(variants)
+    header = ["variant", "n", *(f"{task}, {metric}" for task, metric in tasks.items())]
+    rows = []
+    for name, runs in variants.items():
+        columns = [[s for run in runs.values() for s in scores_of(run, task)] for task in tasks]
+        cells = [spread(column) if column else None for column in columns]
+        rows.append([name, max(map(len, columns)), *cells])
+    return markdown_table(header, rows)
+
+
+def difference_table(variants: dict[str, dict[int, dict[str, Any]]], baseline: str) -> str:
+    """Paired differences "baseline − variant" with their 95 % intervals."""
+    header = ["difference", "task", "pairs", "mean", "95 % interval", ""]
+    rows = []
+    for name, runs in variants.items():
+        seeds = sorted(runs.keys() & variants[baseline].keys())
+        # Random weights have no seed of pre-training: they are the partner of every one.
+        pairs = [(variants[baseline][seed], runs[seed]) for seed in seeds]
+        if all(not run["log"] for run in runs.values()):
+            pairs = [(run, runs[0]) for run in variants[baseline].values()]
+        for task in task_names(variants) if name != baseline and pairs else ():
+            scores = [(scores_of(a, task), scores_of(b, task)) for a, b in pairs]
+            if all(a and len(a) == len(b) for a, b in scores):
+                differences = np.array([np.subtract(a, b) for a, b in scores])
+                low, high = interval(differences)
+                verdict = "within noise" if low <= 0 <= high else ""
+                cells = [differences.size, f"{differences.mean():+.2f}"]
+                rows.append(
+                    [f"{baseline} − {name}", task, *cells, f"{low:+.2f} to {high:+.2f}", verdict]
+                )
+    return markdown_table(header, rows, 2)
+
+
+def interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean of paired differences [P, F].
+
+    Rows are seeds of pre-training, columns those of fine-tuning. Rows are drawn first, and in each
+    drawn row, columns: seeds of one pre-trained model are not independent of each other.
+    """
+    rows, columns = differences.shape
+    random = np.random.default_rng(seed)
+    drawn_rows = random.integers(rows, size=(NUM_SAMPLES, rows, 1))
+    drawn_columns = random.integers(columns, size=(NUM_SAMPLES, rows, columns))
+    means = differences[drawn_rows, drawn_columns].mean(axis=(1, 2))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,201 @@
+"""Repeats an experiment: pre-trains every variant with every seed, and fine-tunes each on tasks.
+
+    python3 scripts/run_experiment.py --data-dir D scripts/experiments/tiny.json --output RESULTS
+
+The JSON file has the settings of `pretraining`, the `variants` with their `seeds` and what differs
+in their `hparams`, and `finetuning`: groups of `tasks` with their `hparams`. Records and the tasks'
+files must be below D. Random weights of the model's size are fine-tuned beside the variants.
+
+Runs pretrain.py and finetune.py, which write to D/models/VARIANT_SEED. When a run is done, its log
+and its scores go to RESULTS/VARIANT_SEED, and its checkpoints are deleted. Runs whose results are
+there are not repeated; the same command goes on with a run that was stopped, so that an experiment
+may take several days, or several machines that share RESULTS by way of a repository.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bootstrap  # noqa: F401
+
+from common import errors, files
+from common.errors import InputError
+from common.fields import require
+from configure_pretraining import PretrainingConfig
+from data.tasks.registry import get_task
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, LOG = "results.json", "train_log.jsonl"
+RANDOM = "random"  # the run without pre-training
+ENCODERS = ("discriminator", "encoder")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+KEYS = {"pretraining", "variants", "finetuning"}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Checks the settings, then makes the runs that have no results yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", help="the JSON file of the experiment")
+    parser.add_argument("--data-dir", required=True, help="directory of records, tasks and models")
+    parser.add_argument("--output", required=True, metavar="RESULTS", help="where results go")
+    parser.add_argument(
+        "--runs", nargs="+", metavar="RUN", help="only these, such as convbert_0 (default: all)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep checkpoints and models")
+    args = parser.parse_intermixed_args(arguments)
+    experiment = read_experiment(args.experiment)
+    runs = list_runs(experiment)
+    for name in args.runs or ():
+        require(name in runs, "--runs", f"one of {', '.join(runs)}", name)
+    chosen = args.runs or list(runs)
+    for number, name in enumerate(chosen, start=1):
+        directory = Path(args.output, name)
+        state = "has results" if (directory / RESULTS).exists() else "begins"
+        print(f"run {number} of {len(chosen)}, {name}: {state}", flush=True)
+        if state == "begins":
+            make_run(args.data_dir, name, runs[name], experiment, directory)
+            if not args.keep:
+                delete_models(Path(args.data_dir, "models", name))
+
+
+def read_experiment(path: str) -> dict[str, Any]:
+    """The settings of an experiment.
+
+    Raises:
+        InputError: a missing or unknown part, or impossible hyper-parameters of pre-training; the
+            message names the file and the field.
+    """
+    experiment = files.read_json_object(path)
+    require(experiment.keys() == KEYS, "its parts", ", ".join(sorted(KEYS)), [*experiment], path)
+    for name, variant in experiment["variants"].items():
+        where = f"{path}, variant {name}"
+        is_complete = isinstance(variant, dict) and variant.keys() == {"seeds", "hparams"}
+        require(is_complete, name, "an object with `seeds` and `hparams`", variant, where)
+        try:
+            PretrainingConfig.from_hparams(experiment["pretraining"] | variant["hparams"])
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    for group in experiment["finetuning"]:
+        is_complete = isinstance(group, dict) and group.keys() == {"tasks", "hparams"}
+        expected = "objects with `tasks` and `hparams`"
+        require(is_complete, "finetuning", expected, group, path)
+    return experiment
+
+
+def list_runs(experiment: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """All runs by name, with the hyper-parameters of their pre-training; None for `RANDOM`.
+
+    One seed of every variant comes first, so that a first comparison is there early.
+    """
+    seeds = {name: variant["seeds"] for name, variant in experiment["variants"].items()}
+    runs: dict[str, dict[str, Any] | None] = {}
+    for seed in sorted({seed for each in seeds.values() for seed in each}):
+        for name, variant in experiment["variants"].items():
+            if seed in seeds[name]:
+                hparams = experiment["pretraining"] | variant["hparams"] | {"seed": seed}
+                runs[f"{name}_{seed}"] = hparams
+        runs.setdefault(RANDOM, None)
+    return runs
+
+
+def make_run(
+    data_dir: str,
+    name: str,
+    hparams: dict[str, Any] | None,
+    experiment: dict[str, Any],
+    output: Path,
+) -> None:
+    """Pre-trains and fine-tunes, or goes on with it; then writes the results to `output`."""
+    from benchmarks.rounds import describe_machine
+
+    places = ["--data-dir", data_dir, "--model-name", name]
+    model_dir = Path(data_dir, "models", name)
+    options, more = [], {"write_test_outputs": False}
+    if hparams is None:
+        options, more["model_size"] = ["--from-scratch"], experiment["pretraining"]["model_size"]
+    else:
+        run_job("pretrain.py", *places, "--hparams", json.dumps(hparams))
+    scores = {}
+    for group in experiment["finetuning"]:
+        settings = ["--hparams", json.dumps(more | group["hparams"])]
+        run_job("finetune.py", *places, *group["tasks"], *options, *settings)
+        for task in group["tasks"]:
+            scores |= read_scores(model_dir, str(ROOT / task) if task.endswith(".json") else task)
+    results = {"pretraining": hparams, "scores": scores, "machine": describe_machine()}
+    if hparams is not None:
+        results |= describe_model(hparams, model_dir)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with files.atomic_directory(output) as temporary:
+        if hparams is not None:
+            shutil.copyfile(model_dir / LOG, Path(temporary, LOG))
+        files.write_text(Path(temporary, RESULTS), json.dumps(results, indent=1) + "\n")
+
+
+def read_scores(model_dir: Path, task_name: str) -> dict[str, Any]:
+    """The main metric of a task, and its value for each seed, in percent."""
+    task = get_task(task_name)
+    path = model_dir / "results" / f"{task.name}_results.json"
+    trials = files.read_json_object(path)[task.name]
+    metric = task.metrics[0]
+    values = {str(trial["seed"]): trial["metrics"][metric] for trial in trials}
+    return {task.name: {"metric": metric, "values": values}}
+
+
+def run_job(script: str, *arguments: str) -> None:
+    """Runs one of the project's jobs, and passes on the signals that ask it to stop.
+
+    Raises:
+        SystemExit: the job failed or was stopped, with its exit status.
+    """
+    command = [sys.executable, str(ROOT / script), *arguments]
+    print("running", shlex.join(command[1:]), flush=True)
+    # In a group of its own, Ctrl-C reaches the job once, through here.
+    with subprocess.Popen(command, cwd=ROOT, process_group=0) as job:
+        forward = lambda number, _: job.send_signal(number)  # noqa: E731
+        before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+        try:
+            job.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if job.returncode:
+        sys.exit(job.returncode if job.returncode > 0 else 128 - job.returncode)
+
+
+def describe_model(hparams: dict[str, Any], model_dir: Path) -> dict[str, Any]:
+    """What a pre-trained model has cost: parameters of its encoder, operations per token."""
+    from safetensors import safe_open
+
+    from benchmarks.flops import pretraining_flops
+
+    config = PretrainingConfig.from_hparams(hparams)
+    folder = next(each for name in ENCODERS if (each := model_dir / name).is_dir())
+    counts = {"embeddings": 0, "encoder": 0}
+    with safe_open(folder / "model.safetensors", "numpy") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            if "convbert.embeddings" in name or ".encoder." in name:
+                part = "encoder" if ".encoder." in name else "embeddings"
+                counts[part] += math.prod(tensors.get_slice(name).get_shape())
+    length = config.max_seq_length or 128
+    network = config.model_config(files.read_json_object(folder / "config.json")["vocab_size"])
+    flops = pretraining_flops(network, config.objective(), 1, length) / length
+    return {"parameters": counts, "flops_per_token": flops}
+
+
+def delete_models(model_dir: Path) -> None:
+    """Deletes what is large: training states and weights. Logs and results stay."""
+    for name in ("checkpoints", "generator", *ENCODERS, "finetuning_models"):
+        shutil.rmtree(model_dir / name, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    errors.run(main)
