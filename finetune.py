@@ -25,12 +25,12 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import shutil
 import time
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from common import errors, files
@@ -39,10 +39,7 @@ from common.errors import InputError
 from common.fields import override
 from common.lock import locked
 from configure_finetuning import FinetuningConfig
-from data.tasks import glue
-from data.tasks.class_weights import check_loss
-from data.tasks.registry import get_task
-from jobs import model_card, report, results_table, trials, unfinished, working_copy
+from jobs import model_card, results_table, trials, unfinished, working_copy
 from jobs.command_line import job_parser, print_config
 from jobs.dry_run import try_one_step
 from jobs.encoder import find_encoder, random_encoder
@@ -115,6 +112,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def job_configs(args: argparse.Namespace) -> list[FinetuningConfig]:
     """The checked hyper-parameters of each job, in order."""
+    from data.tasks import glue
+    from data.tasks.registry import get_task
+
     hparams = load_hparams(args.hparams)
     joint = override(FinetuningConfig(), hparams).task_names
     if args.tasks and "task_names" in hparams:
@@ -132,6 +132,9 @@ def job_configs(args: argparse.Namespace) -> list[FinetuningConfig]:
 
 def load_job(config: FinetuningConfig, data_dir: str, model_dir: str) -> Job:
     """A job with its tasks' examples, read and checked, and no encoder yet."""
+    from data.tasks.class_weights import check_loss
+    from data.tasks.registry import get_task
+
     directory = os.path.join(data_dir, "finetuning_data")
     parts = []
     for name in config.task_names:
@@ -273,6 +276,8 @@ def run_trial(
     Returns:
         Each task's result.
     """
+    from jobs import report
+
     started, job, config = time.time(), models.job, models.job.config
     metrics, outputs, trained = train_and_score(models, features, trial)
     seconds = time.time() - started + trained.pop("seconds_before", 0.0)
@@ -411,7 +416,7 @@ def show_loss(bar, title: str, batch_size: int, progress, step: int, logs: dict[
     if bar.n % 10 == 1 or bar.n == bar.total or bar.n in progress.evaluated:
         mean_loss = float(logs["loss"]) / batch_size
         bar.set_postfix(loss=f"{mean_loss:.4f}", refresh=False, **progress.shown)
-        if not np.isfinite(mean_loss):
+        if not math.isfinite(mean_loss):
             raise InputError(
                 f"{title}: the loss is no longer finite at step {bar.n}. Try a lower "
                 "`learning_rate`"

@@ -8,7 +8,6 @@ from typing import Any
 from common import console
 from common.errors import InputError
 from common.fields import override
-from data.tasks.class_weights import class_weights
 from jobs.trials import Job
 from model.config import MODEL_SIZES
 
@@ -108,6 +107,8 @@ class JobModels:
         return self._trainer
 
     def _set_losses(self, features):
+        from data.tasks.class_weights import class_weights
+
         config = self.job.config
         for name, model in self.by_task.items():
             model.label_smoothing = config.label_smoothing

@@ -10,17 +10,20 @@ difference whose interval has 0 in it is within noise.
 """
 
 import argparse
+import math
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bootstrap  # noqa: F401
-import numpy as np
 
 from common import errors, files
 from common.errors import InputError
 from common.fields import require
 from common.markdown import markdown_table
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RESULTS, LOG = "results.json", "train_log.jsonl"
 NUM_SAMPLES = 10_000
@@ -90,7 +93,7 @@ def spread(values: list[float]) -> str | None:
     mean = statistics.fmean(values)
     digits = 3 if abs(mean) <= 1 else 2
     deviation = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
-    return None if np.isnan(mean) else f"{mean:.{digits}f}{deviation}"
+    return None if math.isnan(mean) else f"{mean:.{digits}f}{deviation}"
 
 
 def task_names(variants: dict[str, dict[int, dict[str, Any]]]) -> dict[str, str]:
@@ -119,6 +122,8 @@ def score_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def difference_table(variants: dict[str, dict[int, dict[str, Any]]], baseline: str) -> str:
     """Paired differences "baseline − variant" with their 95 % intervals."""
+    import numpy as np
+
     header = ["difference", "task", "pairs", "mean", "95 % interval", ""]
     rows = []
     for name, runs in variants.items():
@@ -140,12 +145,14 @@ def difference_table(variants: dict[str, dict[int, dict[str, Any]]], baseline: s
     return markdown_table(header, rows, 2)
 
 
-def interval(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def interval(differences: "np.ndarray", seed: int = 0) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean of paired differences [P, F].
 
     Rows are seeds of pre-training, columns those of fine-tuning. Rows are drawn first, and in each
     drawn row, columns: seeds of one pre-trained model are not independent of each other.
     """
+    import numpy as np
+
     rows, columns = differences.shape
     random = np.random.default_rng(seed)
     drawn_rows = random.integers(rows, size=(NUM_SAMPLES, rows, 1))

@@ -29,7 +29,6 @@ from common import errors, files
 from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
-from data.tasks.registry import get_task
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, LOG = "results.json", "train_log.jsonl"
@@ -142,6 +141,8 @@ def make_run(
 
 def read_scores(model_dir: Path, task_name: str) -> dict[str, Any]:
     """The main metric of a task, and its value for each seed, in percent."""
+    from data.tasks.registry import get_task
+
     task = get_task(task_name)
     path = model_dir / "results" / f"{task.name}_results.json"
     trials = files.read_json_object(path)[task.name]

@@ -31,7 +31,6 @@ from common.errors import InputError, require_package
 from common.fields import override, require
 from common.lock import locked
 from configure_finetuning import FinetuningConfig
-from data.tasks.class_weights import check_loss
 from jobs import sweep_report, sweep_space, sweep_study, trials, working_copy
 from jobs.command_line import job_parser, print_config
 from jobs.encoder import find_encoder
@@ -145,6 +144,8 @@ def base_config(args: argparse.Namespace, hparams: Settings) -> FinetuningConfig
 
 def check_settings(base: Job, space: Space, args: argparse.Namespace) -> None:
     """Checks the settings as far as they are known before; sets how many are tried."""
+    from data.tasks.class_weights import check_loss
+
     if args.sampler == "grid":
         settings = sweep_space.grid(space)
         args.trials = min(args.trials or len(settings), len(settings))

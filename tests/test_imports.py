@@ -46,8 +46,6 @@ INNER_RANKS = {
     "model.training": 7,
 }
 HEAVY = {"tensorflow", "tensorflow_text", "keras", "jax", "torch", "matplotlib", "optuna"}
-# The scripts whose options need the tasks, which compute with NumPy.
-NEED_TASKS = {"finetune", "sweep", "download_glue", "make_submission", "compare_transformers"}
 BACKENDS = {"tensorflow", "tensorflow_text", "jax", "torch"}
 HELPERS_OF_SCRIPTS = {"scripts.__init__", "scripts.bootstrap"}
 
@@ -166,5 +164,5 @@ def test_help_imports_nothing_heavy(path, tmp_path):
     assert "usage: " in done.stdout
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "argparse" in imported
-    slow = HEAVY | {"huggingface_hub", "tqdm"} | (set() if path.stem in NEED_TASKS else {"numpy"})
+    slow = HEAVY | {"huggingface_hub", "numpy", "tqdm"}
     assert imported & slow == set()

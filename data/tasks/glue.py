@@ -14,8 +14,9 @@ from typing_extensions import override
 
 from common.errors import InputError
 from common.fields import unknown
-from data.tasks.classification.task import REGRESSION, ClassificationTask
+from data.tasks.classification.task import ClassificationTask
 from data.tasks.examples import listed, unexpected
+from data.tasks.labels import REGRESSION
 from data.tasks.tables import Column, Table
 
 MAX_SCORE = 5.0  # STS-B scores run from 0 to 5

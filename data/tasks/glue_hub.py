@@ -10,8 +10,6 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
-
 from common import hub_datasets
 from common.errors import InputError
 from data.tasks import glue
@@ -113,6 +111,8 @@ def _header(task, source, split):
 
 def _parse(task, source, split, cells):
     """(index, line of GLUE's file) of a row of the copy."""
+    import numpy as np
+
     *texts, label, index = cells
     for name, text in zip(source.texts, texts, strict=True):
         if not isinstance(text, str) or not set(text).isdisjoint("\t\r\n"):

@@ -6,6 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+# Hugging Face's names, as in the `config.json` of a saved model.
+SINGLE_LABEL = "single_label_classification"
+MULTI_LABEL = "multi_label_classification"
+REGRESSION = "regression"
+
 # pandas writes 1 as 1.0 where a column has, or had, an empty cell.
 _WHOLE = re.compile(r"-?[0-9]+(\.0)?")
 

@@ -3,9 +3,10 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 MOST_MISTAKES = 50
 
@@ -59,7 +60,7 @@ class Confusion(NamedTuple):
     """Numbers of examples, int `[labels, labels]`: rows are right labels, columns predictions."""
 
     labels: list[str]
-    counts: np.ndarray
+    counts: "np.ndarray"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,17 +86,17 @@ class Review:
     labels: list[LabelScores] = dataclasses.field(default_factory=list)
     confusion: Confusion | None = None
     outcomes: dict[str, int] = dataclasses.field(default_factory=dict)
-    scores: np.ndarray | None = None
+    scores: "np.ndarray | None" = None
 
 
-def most_confident(wrong: np.ndarray, confidence: np.ndarray) -> list[int]:
+def most_confident(wrong: "np.ndarray", confidence: "np.ndarray") -> list[int]:
     """The first `MOST_MISTAKES` of the numbers in `wrong`, by descending confidence `[N]`."""
-    order = np.argsort(-confidence[wrong], kind="stable")[:MOST_MISTAKES]
+    order = (-confidence[wrong]).argsort(kind="stable")[:MOST_MISTAKES]
     return wrong[order].tolist()
 
 
 def score_labels(
-    names: Sequence[str], right: np.ndarray, predicted: np.ndarray
+    names: Sequence[str], right: "np.ndarray", predicted: "np.ndarray"
 ) -> list[LabelScores]:
     """The scores of each label; `[N]` ids of the names, or `[N, labels]` of ones and zeros."""
     from sklearn.metrics import multilabel_confusion_matrix, precision_recall_fscore_support
@@ -112,7 +113,7 @@ def score_labels(
     ]
 
 
-def confuse(names: Sequence[str], right: np.ndarray, predicted: np.ndarray) -> Confusion:
+def confuse(names: Sequence[str], right: "np.ndarray", predicted: "np.ndarray") -> Confusion:
     """The confusion matrix of `[N]` ids of the names."""
     from sklearn.metrics import confusion_matrix
 

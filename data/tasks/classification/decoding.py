@@ -4,10 +4,7 @@ from typing import Any
 
 import numpy as np
 
-# Hugging Face's names, as in the `config.json` of a saved model.
-SINGLE_LABEL = "single_label_classification"
-MULTI_LABEL = "multi_label_classification"
-REGRESSION = "regression"
+from data.tasks.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 def predictions(

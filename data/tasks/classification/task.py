@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 from absl import logging
 from typing_extensions import override
 
@@ -21,16 +20,15 @@ from common.errors import InputError
 from common.fields import require
 from data.tasks import task_fields
 from data.tasks.base import Task
-from data.tasks.classification.decoding import (
+from data.tasks.examples import TextExamples, listed, parse_number, parse_text, unexpected
+from data.tasks.labels import (
     MULTI_LABEL,
     REGRESSION,
     SINGLE_LABEL,
-    answer_text,
-    answers,
-    predictions,
+    count_labels,
+    label_ids,
+    label_name,
 )
-from data.tasks.examples import TextExamples, listed, parse_number, parse_text, unexpected
-from data.tasks.labels import count_labels, label_ids, label_name
 from data.tasks.review import Review
 from data.tasks.tables import (
     ENDINGS,
@@ -132,6 +130,8 @@ class ClassificationTask(Task):
 
     @override
     def read(self, path: str, split: str) -> TextExamples:
+        import numpy as np
+
         is_test = split in self.test_splits
         columns = self.columns(split)
         chosen = columns if is_test else (*columns, self.label_column)
@@ -157,6 +157,8 @@ class ClassificationTask(Task):
 
     @override
     def training_examples(self, examples: TextExamples, options: Any) -> TextExamples:
+        import numpy as np
+
         if not (self.unordered and options.double_unordered):
             return examples
         return dataclasses.replace(
@@ -187,6 +189,7 @@ class ClassificationTask(Task):
 
     @override
     def score(self, examples, features, outputs) -> dict[str, float]:
+        from data.tasks.classification.decoding import predictions
         from data.tasks.metrics import compute_metrics
 
         predicted = predictions(self.problem_type, outputs, self.score_range)
@@ -194,6 +197,8 @@ class ClassificationTask(Task):
 
     @override
     def write_predictions(self, examples, features, outputs, path: str) -> None:
+        from data.tasks.classification.decoding import answer_text, answers
+
         found = answers(self.problem_type, outputs, self.labels, self.score_range)
         texts = (answer_text(answer, self.label_delimiter) for answer in found)
         write_predictions(path, texts, outputs)
@@ -206,6 +211,8 @@ class ClassificationTask(Task):
 
     @override
     def describe(self, examples):
+        from data.tasks.classification.decoding import answer_text
+
         labels = [None] * len(examples)
         if examples.labels is not None:
             labels = [answer_text(name, self.label_delimiter) for name in self._names(examples)]
@@ -214,6 +221,8 @@ class ClassificationTask(Task):
 
     @override
     def count_labels(self, examples):
+        import numpy as np
+
         if examples.labels is None:
             return Counter()
         if self.is_regression:
@@ -237,7 +246,7 @@ class ClassificationTask(Task):
     def _names(self, examples):
         """The label, labels or score of each example."""
         if self.problem_type == MULTI_LABEL:
-            return [[self.labels[i] for i in np.flatnonzero(row)] for row in examples.labels]
+            return [[self.labels[i] for i in row.nonzero()[0]] for row in examples.labels]
         labels = examples.labels.tolist()
         return labels if self.is_regression else [self.labels[number] for number in labels]
 
