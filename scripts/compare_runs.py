@@ -13,7 +13,7 @@ import argparse
 import math
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import bootstrap  # noqa: F401
 
@@ -21,9 +21,6 @@ from common import errors, files
 from common.errors import InputError
 from common.fields import require
 from common.markdown import markdown_table
-
-if TYPE_CHECKING:
-    import numpy as np
 
 RESULTS, LOG = "results.json", "train_log.jsonl"
 NUM_SAMPLES = 10_000
@@ -90,10 +87,12 @@ def last(log: list[dict[str, float]], key: str) -> float:
 
 def spread(values: list[float]) -> str | None:
     """Mean, and the sample standard deviation of several in brackets; None for NaN."""
+    if any(map(math.isnan, values)):
+        return None
     mean = statistics.fmean(values)
     digits = 3 if abs(mean) <= 1 else 2
     deviation = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
-    return None if math.isnan(mean) else f"{mean:.{digits}f}{deviation}"
+    return f"{mean:.{digits}f}{deviation}"
 
 
 def task_names(variants: dict[str, dict[int, dict[str, Any]]]) -> dict[str, str]:
@@ -122,8 +121,6 @@ def score_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def difference_table(variants: dict[str, dict[int, dict[str, Any]]], baseline: str) -> str:
     """Paired differences "baseline − variant" with their 95 % intervals."""
-    import numpy as np
-
     header = ["difference", "task", "pairs", "mean", "95 % interval", ""]
     rows = []
     for name, runs in variants.items():
@@ -135,17 +132,18 @@ def difference_table(variants: dict[str, dict[int, dict[str, Any]]], baseline: s
         for task in task_names(variants) if name != baseline and pairs else ():
             scores = [(scores_of(a, task), scores_of(b, task)) for a, b in pairs]
             if all(a and len(a) == len(b) for a, b in scores):
-                differences = np.array([np.subtract(a, b) for a, b in scores])
+                differences = [[x - y for x, y in zip(a, b, strict=True)] for a, b in scores]
                 low, high = interval(differences)
                 verdict = "within noise" if low <= 0 <= high else ""
-                cells = [differences.size, f"{differences.mean():+.2f}"]
+                values = [value for row in differences for value in row]
+                cells = [len(values), f"{statistics.fmean(values):+.2f}"]
                 rows.append(
                     [f"{baseline} − {name}", task, *cells, f"{low:+.2f} to {high:+.2f}", verdict]
                 )
     return markdown_table(header, rows, 2)
 
 
-def interval(differences: "np.ndarray", seed: int = 0) -> tuple[float, float]:
+def interval(differences: list[list[float]], seed: int = 0) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean of paired differences [P, F].
 
     Rows are seeds of pre-training, columns those of fine-tuning. Rows are drawn first, and in each
@@ -153,11 +151,12 @@ def interval(differences: "np.ndarray", seed: int = 0) -> tuple[float, float]:
     """
     import numpy as np
 
-    rows, columns = differences.shape
+    table = np.array(differences)
+    rows, columns = table.shape
     random = np.random.default_rng(seed)
     drawn_rows = random.integers(rows, size=(NUM_SAMPLES, rows, 1))
     drawn_columns = random.integers(columns, size=(NUM_SAMPLES, rows, columns))
-    means = differences[drawn_rows, drawn_columns].mean(axis=(1, 2))
+    means = table[drawn_rows, drawn_columns].mean(axis=(1, 2))
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

@@ -142,12 +142,12 @@ def make_run(
 def read_scores(model_dir: Path, task_name: str) -> dict[str, Any]:
     """The main metric of a task, and its value for each seed, in percent."""
     from data.tasks.registry import get_task
+    from jobs.trials import read_results_file
 
     task = get_task(task_name)
     path = model_dir / "results" / f"{task.name}_results.json"
-    trials = files.read_json_object(path)[task.name]
-    metric = task.metrics[0]
-    values = {str(trial["seed"]): trial["metrics"][metric] for trial in trials}
+    metric, results = task.metrics[0], read_results_file(str(path), task.name)
+    values = {str(each["seed"]): each["metrics"][metric] for each in results}
     return {task.name: {"metric": metric, "values": values}}
 
 
@@ -183,8 +183,8 @@ def describe_model(hparams: dict[str, Any], model_dir: Path) -> dict[str, Any]:
     counts = {"embeddings": 0, "encoder": 0}
     with safe_open(folder / "model.safetensors", "numpy") as tensors:
         for name in tensors.keys():  # noqa: SIM118
-            if "convbert.embeddings" in name or ".encoder." in name:
-                part = "encoder" if ".encoder." in name else "embeddings"
+            part = name.removeprefix("convbert.").split(".")[0].removesuffix("_project")
+            if part in counts:  # others are heads
                 counts[part] += math.prod(tensors.get_slice(name).get_shape())
     length = config.max_seq_length or 128
     network = config.model_config(files.read_json_object(folder / "config.json")["vocab_size"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import threading
 import time
@@ -9,46 +10,67 @@ import time
 import numpy as np
 import pytest
 
-import finetune
-import pretrain
 from common.errors import InputError
 from configure_pretraining import PretrainingConfig
 from model import ConvBertModel
 from scripts import compare_runs, run_experiment
-from tests.support import finetuning, pretraining
-from tests.support.files import write
+from tests.support.files import as_lines, write
 
 EXPERIMENT = {
-    "pretraining": pretraining.HPARAMS
-    | {"eval_every": 5, "eval_holdout_shards": 1, "num_eval_steps": 1, "eval_batch_size": 4},
+    "pretraining": {"model_size": "tiny", "num_train_steps": 10, "num_warmup_steps": 1},
     "variants": {
         "both": {"seeds": [0, 1], "hparams": {}},
         "masked_lm": {"seeds": [0], "hparams": {"electra_objective": False}},
     },
     "finetuning": [
-        {"tasks": ["cola", "mrpc"], "hparams": {"num_trials": 2, "num_train_epochs": 1.0}}
+        {"tasks": ["cola", "data/sample/pos.json"], "hparams": {"num_trials": 2}},
+        {"tasks": ["mrpc"], "hparams": {"num_trials": 2, "num_train_epochs": 1.0}},
     ],
 }
-
 EXPERIMENTS = sorted((run_experiment.ROOT / "scripts" / "experiments").iterdir())
+METRICS = {"cola": "mcc", "pos": "accuracy", "mrpc": "accuracy"}
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    folder = pretraining.build_data_dir(tmp_path_factory.mktemp("data"))
-    finetuning.write_data(folder)
+    folder = tmp_path_factory.mktemp("data")
     write(folder / "small.json", json.dumps(EXPERIMENT))
     return folder
 
 
 @pytest.fixture
 def jobs(monkeypatch):
-    """Runs jobs in this process; the names of those that ran."""
+    """Stands for pretrain.py and finetune.py: writes what they write. Returns their options."""
     ran = []
 
     def run_job(script, *arguments):
-        ran.append(script)
-        (pretrain if script == "pretrain.py" else finetune).main(list(arguments))
+        options = [each for each in arguments if each.startswith("--")]
+        ran.append((script, *options))
+        _, data_dir, _, name, *others = arguments
+        folder = pathlib.Path(data_dir, "models", name)
+        hparams = json.loads(others[-1])
+        if script == "pretrain.py":
+            config = PretrainingConfig.from_hparams(hparams).model_config(vocab_size=10)
+            is_rtd = hparams.get("electra_objective", True)
+            ConvBertModel(config).save_pretrained(
+                folder / ("discriminator" if is_rtd else "encoder")
+            )
+            (folder / "checkpoints").mkdir()
+            line = {"step": 10, "tokens_per_second": 900.0, "loss": 9.0}
+            scores = {"step": 10, "eval_mlm_accuracy": 0.25 + 0.125 * hparams["seed"]}
+            write(folder / "train_log.jsonl", as_lines([line, scores]))
+            return
+        assert ("--from-scratch" in options) == (name == "random")
+        assert hparams.get("model_size") == ("tiny" if name == "random" else None)
+        for task in others[: others.index(options[2])]:
+            task = pathlib.Path(task).stem  # noqa: PLW2901
+            base = 50.0 if name == "random" else 60.0 if name == "masked_lm_0" else 70.0
+            results = [
+                {"trial": seed + 1, "seed": seed, "metrics": {METRICS[task]: base + seed}}
+                | {"seconds": 1.0, "fingerprint": "", "num_examples": 9, "tests": {}}
+                for seed in range(hparams["num_trials"])
+            ]
+            write(folder / "results" / f"{task}_results.json", json.dumps({task: results}))
 
     monkeypatch.setattr(run_experiment, "run_job", run_job)
     return ran
@@ -59,41 +81,54 @@ def run(data_dir, *options):
     run_experiment.main([*arguments, "--output", str(data_dir / "results"), *options])
 
 
-@pytest.mark.usefixtures("eager")
 def test_from_settings_to_tables(data_dir, jobs, capsys):
-    run(data_dir, "--runs", "both_0")
-    assert jobs == ["pretrain.py", "finetune.py"]
+    run(data_dir, "--runs", "both_0", "--keep")
+    assert [script for script, *_ in jobs] == ["pretrain.py", "finetune.py", "finetune.py"]
     run(data_dir)
-    assert jobs == ["pretrain.py", "finetune.py"] * 3 + ["finetune.py"]
-    results = data_dir / "results"
+    assert len(jobs) == 3 * 3 + 2
+    run(data_dir)
+    assert len(jobs) == 3 * 3 + 2  # nothing is repeated
+    results, models = data_dir / "results", data_dir / "models"
     names = {path.name for path in results.iterdir()}
     assert names == {"both_0", "both_1", "masked_lm_0", "random"}
     found = json.loads((results / "both_1" / "results.json").read_text())
-    assert found["pretraining"]["seed"] == 1
-    assert found["parameters"]["encoder"] == 507_208
-    assert (
-        found["scores"]["cola"]["metric"] == "mcc" and len(found["scores"]["mrpc"]["values"]) == 2
-    )
+    assert found["pretraining"] == EXPERIMENT["pretraining"] | {"seed": 1}
+    assert found["scores"]["pos"] == {"metric": "accuracy", "values": {"0": 70.0, "1": 71.0}}
+    encoder = ConvBertModel.from_pretrained(models / "both_0" / "discriminator")
+    assert sum(found["parameters"].values()) == encoder.count_params()
     log = (results / "both_1" / "train_log.jsonl").read_text()
-    assert log == (data_dir / "models" / "both_1" / "train_log.jsonl").read_text()
-    left = {path.name for path in (data_dir / "models" / "both_1").iterdir()}
-    assert not left & {"checkpoints", "discriminator", "generator", "finetuning_models"}
+    assert log == (models / "both_1" / "train_log.jsonl").read_text()
+    for name in ("both_1", "masked_lm_0", "random"):
+        left = {path.name for path in (models / name).iterdir()}
+        assert left <= {"train_log.jsonl", "results"}
 
-    run(data_dir)
-    assert len(jobs) == 7  # nothing is repeated
     capsys.readouterr()
     compare_runs.main([str(results), "--baseline", "both"])
     costs, scores, differences = capsys.readouterr().out.split("\n\n")
-    assert "| both " in costs and "| masked_lm " in costs and "random" not in costs
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in scores.splitlines()]
-    assert [row[:2] for row in rows[2:]] == [["both", "4"], ["masked_lm", "2"], ["random", "2"]]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in differences.splitlines()]
-    assert [row[:3] for row in rows[2:]] == [
-        ["both − masked_lm", "cola", "2"],
-        ["both − masked_lm", "mrpc", "2"],
-        ["both − random", "cola", "4"],
-        ["both − random", "mrpc", "4"],
+    assert cells(costs)[0][3:6] == ["2", "31.25 (8.84)", "–"] and len(cells(costs)) == 2
+    assert cells(scores) == [
+        ["both", "4", *["70.50 (0.58)"] * 3],
+        ["masked_lm", "2", *["60.50 (0.71)"] * 3],
+        ["random", "2", *["50.50 (0.71)"] * 3],
     ]
+    for row, (name, pairs, mean) in zip(
+        cells(differences)[::3], [("masked_lm", 2, 10), ("random", 4, 20)], strict=True
+    ):
+        interval = f"+{mean}.00 to +{mean}.00"
+        assert row == [f"both − {name}", "cola", str(pairs), f"+{mean}.00", interval, ""]
+
+
+def cells(table):
+    """The body of a Markdown table."""
+    lines = table.strip().splitlines()[2:]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_a_difference_within_noise():
+    runs = {"values": {"0": 1.0, "1": 4.0}}, {"values": {"0": 2.0, "1": 1.0}}
+    first, second = ({"log": [], "scores": {"rte": {"metric": "x"} | each}} for each in runs)
+    table = compare_runs.difference_table({"a": {0: first}, "b": {0: second}}, "a")
+    assert cells(table) == [["a − b", "rte", "2", "+1.00", "-1.00 to +3.00", "within noise"]]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +164,7 @@ def test_the_projects_own_experiments(path):
     }
     counts = {}
     for name, network in networks.items():
-        network(np.array([[1, 2]]))
+        network({"input_ids": np.array([[1, 2]])})
         weights = [weight for weight in network.weights if "embedding" not in weight.path]
         counts[name] = sum(weight.numpy().size for weight in weights)
     assert "convbert_0" in counts
