@@ -15,6 +15,7 @@ may take several days, or several machines that share RESULTS by way of a reposi
 import argparse
 import json
 import math
+import os
 import shlex
 import shutil
 import signal
@@ -55,15 +56,15 @@ def main(arguments: list[str] | None = None) -> None:
     runs = list_runs(experiment)
     for name in args.runs or ():
         require(name in runs, "--runs", f"one of {', '.join(runs)}", name)
-    chosen = args.runs or list(runs)
+    chosen, data_dir = args.runs or list(runs), os.path.abspath(args.data_dir)
     for number, name in enumerate(chosen, start=1):
         directory = Path(args.output, name)
         state = "has results" if (directory / RESULTS).exists() else "begins"
         print(f"run {number} of {len(chosen)}, {name}: {state}", flush=True)
         if state == "begins":
-            make_run(args.data_dir, name, runs[name], experiment, directory)
+            make_run(data_dir, name, runs[name], experiment, directory)
             if not args.keep:
-                delete_models(Path(args.data_dir, "models", name))
+                delete_models(Path(data_dir, "models", name))
 
 
 def read_experiment(path: str) -> dict[str, Any]:
