@@ -33,7 +33,7 @@ BLOCK = re.compile(
 )
 JOBS = {f"{job}.sh": f"{job}.py" for job in ("build_data", "pretrain", "finetune")}
 NO_OPTIONS = ("quickstart.sh", ".ci/run", "test.sh", "-c")  # test.sh passes its own to pytest
-OTHER_COMMANDS = ("export", ".", "pip", "spark-submit")
+OTHER_COMMANDS = ("cp", "mkdir", "export", ".", "pip", "spark-submit")
 MODELS = {
     "discriminator": "ConvBertModel",
     "generator": "ConvBertForMaskedLM",
