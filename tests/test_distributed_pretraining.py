@@ -17,6 +17,7 @@ from common.errors import InputError
 from jobs.loggers import JsonLines
 from tests.support import pretraining
 from tests.support.pretraining import log_lines
+from tests.support.training_steps import QUICKLY
 
 ROOT = pathlib.Path(__file__).parents[1]
 HPARAMS = {
@@ -35,7 +36,6 @@ HPARAMS = {
     "num_eval_steps": 2,
 }
 TIMEOUT = 1200  # seconds, for a busy machine
-QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiled
 
 
 @pytest.fixture(scope="module")
