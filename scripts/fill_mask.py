@@ -49,9 +49,11 @@ def json_lines(filled: Iterable[list[Any]], bar: Any) -> Iterator[str]:
                 {"token": token, "probability": round(float(probability), 6), "text": text}
                 for token, probability, text in zip(*vars(mask).values(), strict=True)
             ]
-            for mask in masks or ()  # None if the text was skipped
+            for mask in masks or ()
         ]
-        yield json.dumps({"index": index, "masks": fields}, ensure_ascii=False)
+        is_skipped = masks is None
+        answer = {"error": "expected a text with [MASK]"} if is_skipped else {"masks": fields}
+        yield json.dumps({"index": index} | answer, ensure_ascii=False)
         bar.update()
 
 

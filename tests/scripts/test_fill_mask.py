@@ -38,6 +38,12 @@ def test_an_object_per_text(run, filler, tmp_path):
     assert_close(from_lines(output.read_text()), list(objects(filler, ["a\tb\n[MASK]"], 1)))
 
 
+def test_bad_texts_have_an_error(run, filler):
+    found = from_lines(run("no mask", "A [MASK]", "--top-k", "1", "--skip-bad-texts"))
+    assert found[0] == {"index": 0, "error": "expected a text with [MASK]"}
+    assert_close(found[1]["masks"], next(objects(filler, ["A [MASK]"], 1))["masks"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
