@@ -40,7 +40,7 @@ class GlueTask(ClassificationTask):
     labels: tuple[str, ...] = ("0", "1")
     may_be_wider: bool = True  # a few rows have an extra tab
 
-    file_hint = ". GLUE's files are at gluebenchmark.com"
+    file_hint = ". scripts/download_glue.py downloads GLUE's files"
     other_endings: ClassVar[tuple[str, ...]] = ()
 
     @override
