@@ -33,7 +33,7 @@ def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentP
         "--dtype",
         choices=PRECISIONS,
         default="float32",
-        help="to compute in; the half precisions are for GPUs, and for CPUs with AMX "
+        help="to compute in; the half precisions are for GPUs, and for CPUs that multiply in them "
         "(default: %(default)s)",
     )
     parser.add_argument(
