@@ -14,6 +14,7 @@ from data.records import command_line
 from model.weights import warm_start
 from scripts import check_task, inspect_data, predict, train_vocab
 from tests.support import corpora, finetuning, pretraining
+from tests.support.eager import eagerly
 from tests.support.object_store import memory_store
 
 URL = "memory://bucket/d"
@@ -55,6 +56,7 @@ def test_a_vocabulary_and_records(memory, tmp_path, capsys):
     assert "example 1 of 1" in capsys.readouterr().out
 
 
+@eagerly()
 def test_pretraining_goes_on_elsewhere(memory, tmp_path, monkeypatch):
     move_to_store(memory, pretraining.build_data_dir(tmp_path / "data"))
     hparams = {"keep_checkpoints": 1, "num_eval_steps": 1}

@@ -12,6 +12,7 @@ from common.fields import override
 from jobs import loggers
 from model.config import Execution
 from tests.support import finetuning, pretraining
+from tests.support.eager import eagerly
 from tests.support.pretraining import log_lines
 
 FINETUNING = finetuning.HPARAMS | {"num_train_epochs": 3.0}  # 30 examples in batches of 15
@@ -130,10 +131,11 @@ def test_a_missing_package_is_an_error_before_anything_is_written(tasks, records
     assert (pretraining.tree(tasks), pretraining.tree(records)) == before
 
 
+@eagerly()
 def test_pretraining_and_finetuning(tasks, records, wandb):
-    name = "logged"
-    pretraining.run(records, name, loggers=["wandb"], num_train_steps=3)
-    pretraining.run(records, name, loggers=["wandb"], do_eval=True)
+    name, options = "logged", {"loggers": ["wandb"], "num_eval_steps": 1}
+    pretraining.run(records, name, **options, num_train_steps=3)
+    pretraining.run(records, name, **options, do_eval=True)
     (run,) = wandb.runs.values()
     assert (run["name"], run["config"]["num_train_steps"], run["starts"]) == (name, 5, 3)
     assert run["lines"] == log_lines(records / "models" / name)

@@ -11,6 +11,7 @@ from pipelines.question_answerer import WindowOptions
 from scripts import predict
 from tests.support.random_models import finetune_at_random, from_lines, run_with, save
 
+pytestmark = pytest.mark.usefixtures("eager")
 CONTEXTS = ["A b  c Ax d e f g h a b c d e f", "h g f, mask. e", "ax (b) ax"]
 SAVED = {
     "max_query_length": 4,

@@ -20,6 +20,7 @@ from tests.support.random_models import (
     softmax,
 )
 
+pytestmark = pytest.mark.usefixtures("eager")
 TRAIN = "a B-P\nb I-P\nc O\n\nA B-L\n"
 # The second sentence is longer than the 14 tokens that fit between [CLS] and [SEP].
 SENTENCES = ["a b C ax d", "e f g h a b c d e f g h a b c d ax e f g", "h g"]
