@@ -117,6 +117,9 @@ def make_run(
     """Pre-trains and fine-tunes, or goes on with it; then writes the results to `output`."""
     from benchmarks.rounds import describe_machine
 
+    for task in (task for group in experiment["finetuning"] for task in group["tasks"]):
+        for split in ("train", "dev"):  # before the pre-training, which takes hours
+            find_task(task).find_file(os.path.join(data_dir, "finetuning_data"), split)
     places = ["--data-dir", data_dir, "--model-name", name]
     model_dir = Path(data_dir, "models", name)
     options, more = [], {"write_test_outputs": False}
@@ -129,7 +132,7 @@ def make_run(
         settings = ["--hparams", json.dumps(more | group["hparams"])]
         run_job("finetune.py", *places, *group["tasks"], *options, *settings)
         for task in group["tasks"]:
-            scores |= read_scores(model_dir, str(ROOT / task) if task.endswith(".json") else task)
+            scores |= read_scores(model_dir, find_task(task))
     results = {"pretraining": hparams, "scores": scores, "machine": describe_machine()}
     if hparams is not None:
         results |= describe_model(hparams, model_dir)
@@ -140,12 +143,17 @@ def make_run(
         files.write_text(Path(temporary, RESULTS), json.dumps(results, indent=1) + "\n")
 
 
-def read_scores(model_dir: Path, task_name: str) -> dict[str, Any]:
-    """The main metric of a task, and its value for each seed, in percent."""
+def find_task(name: str) -> Any:
+    """A task by its name, or by its JSON file in the project."""
     from data.tasks.registry import get_task
+
+    return get_task(str(ROOT / name) if name.endswith(".json") else name)
+
+
+def read_scores(model_dir: Path, task: Any) -> dict[str, Any]:
+    """The main metric of a task, and its value for each seed, in percent."""
     from jobs.trials import read_results_file
 
-    task = get_task(task_name)
     path = model_dir / "results" / f"{task.name}_results.json"
     metric, results = task.metrics[0], read_results_file(str(path), task.name)
     values = {str(each["seed"]): each["metrics"][metric] for each in results}

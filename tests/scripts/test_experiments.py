@@ -35,6 +35,9 @@ METRICS = {"cola": "mcc", "pos": "accuracy", "mrpc": "accuracy"}
 def data_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write(folder / "small.json", json.dumps(EXPERIMENT))
+    for task in METRICS:
+        for split in ("train", "dev"):
+            write(folder / "finetuning_data" / task / f"{split}.tsv", "")
     return folder
 
 
@@ -143,6 +146,13 @@ def test_a_difference_within_noise():
 def test_wrong_settings(tmp_path, jobs, changes, expected):
     write(tmp_path / "small.json", json.dumps(EXPERIMENT | changes))
     with pytest.raises(InputError, match=expected):
+        run(tmp_path)
+    assert jobs == []
+
+
+def test_a_missing_file_of_a_task_is_noticed_before_the_first_job(tmp_path, jobs):
+    write(tmp_path / "small.json", json.dumps(EXPERIMENT))
+    with pytest.raises(InputError, match="cola: no train file"):
         run(tmp_path)
     assert jobs == []
 
