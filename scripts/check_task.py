@@ -69,7 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     names = list(next(iter(checks.values())))
     table = [[name, *(found[name] for found in checks.values())] for name in names]
     print(markdown_table(["", *checks], table))
-    print("\n".join([f"{len(warnings) or 'no'} warnings", *(f"- {text}" for text in warnings)]))
+    count = f"{len(warnings) or 'no'} warning{'s' * (len(warnings) != 1)}"
+    print("\n".join([count, *(f"- {text}" for text in warnings)]))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
