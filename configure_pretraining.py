@@ -93,9 +93,9 @@ class PretrainingConfig(Objective, Execution):
                 network.generator(fraction, config.generator_layers)
             except InputError as error:
                 raise InputError(f"`generator_hidden_size` {fraction}: {error}") from None
-        if "num_warmup_steps" in hparams and config.do_train:
+        steps = config.num_warmup_steps
+        if steps != cls.num_warmup_steps and config.do_train:  # the default is only a warning
             expected = f"below `num_train_steps` ({config.num_train_steps:,})"
-            steps = config.num_warmup_steps
             require(steps < config.num_train_steps, "num_warmup_steps", expected, steps)
         return config
 

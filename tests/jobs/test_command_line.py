@@ -28,6 +28,8 @@ def test_the_printed_settings_are_hyperparameters(job, tmp_path, capsys):
 
     found = printed({"train_batch_size": 7})
     assert found["train_batch_size"] == 7 and found == printed(found)
+    if job is pretrain:  # shorter than the default warm-up
+        assert (found := printed({"num_train_steps": 9})) == printed(found)
     assert not any(tmp_path.iterdir())
 
 
