@@ -103,6 +103,7 @@ def test_lines_that_cannot_be_read(tmp_path, monkeypatch, capsys, kind, text, go
     kind = KINDS[f"ConvBertFor{kind}"]
     cls = getattr(pipelines, kind.pipeline)
     save(tmp_path, cls.model_class, num_hidden_layers=1)
+    monkeypatch.setitem(KINDS, cls.model_class.architecture, kind._replace(rows_at_once=2))
     run = run_with(cls.from_pretrained(tmp_path), predict, tmp_path, monkeypatch, capsys)
     write(tmp_path / "t.txt", text)
     lines = text.rstrip("\n").split("\n")
@@ -112,6 +113,7 @@ def test_lines_that_cannot_be_read(tmp_path, monkeypatch, capsys, kind, text, go
     found = from_lines(run("--input", tmp_path / "t.txt", "--skip-bad-texts"))
     assert [fields["index"] for fields in found] == list(range(len(lines)))
     assert [i for i, fields in enumerate(found) if "error" not in fields] == list(good)
+    assert all(f"[{i}]" in each.get("error", f"[{i}]") for i, each in enumerate(found))
     write(tmp_path / "t.txt", "\n".join(lines[i] for i in good))
     expected = from_lines(run("--input", tmp_path / "t.txt"))
     for fields in (*found, *expected):
