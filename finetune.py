@@ -5,8 +5,9 @@
     python3 finetune.py --data-dir D --model-name N my_task.json
     python3 finetune.py --data-dir D --model-name N --hparams '{"task_names": ["mnli", "rte"]}'
 
-A task is a GLUE task or a JSON file that describes one: see data/tasks/registry.py. Tasks given as
-arguments are trained one after the other; several `task_names` are trained jointly, by one encoder.
+A task is a known name, such as a GLUE task's, or a JSON file that describes one: docs/finetuning.md
+has both. Tasks given as arguments are trained one after the other; several `task_names` are trained
+jointly, by one encoder.
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK. Writes below D/models/N:
 results/TASK_results.json and .txt, results/TASK_report.html about the errors on the dev set,
@@ -92,7 +93,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "tasks",
         nargs="*",
         metavar="TASK",
-        help='trained one by one: GLUE tasks, "all" for all nine, or JSON files of tasks',
+        help='trained one by one: names, "all" for GLUE\'s nine, or JSON files of tasks',
     )
     parser.add_argument(
         "--from-scratch",

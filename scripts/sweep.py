@@ -1,7 +1,7 @@
 """Searches fine-tuning settings with Optuna: trains a task with each, by finetune.py's code.
 
     python3 scripts/sweep.py --data-dir D --model-name N rte --trials 20 \\
-        --space '{"num_train_epochs": [3, 10], "learning_rate": {"low": 1e-5, "high": 1e-3}}'
+        --space '{"learning_rate": {"low": 1e-5, "high": 1e-3, "log": true}}'
 
 Writes below D/models/N/finetuning_runs/RUN: for each setting what finetune.py writes (setting_1,
 setting_2, …; only the best one keeps its models), the table sweep.md, the picture sweep.png, and
@@ -85,7 +85,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     dry_run = "check the command, the space and the task's files; train and write nothing"
     parser = job_parser(__doc__, FinetuningConfig, dry_run)
     parser.add_argument(
-        "task", nargs="?", help="a GLUE task or the JSON file of one; or use `task_names`"
+        "task", nargs="?", help="a task's name, or the JSON file of one; or use `task_names`"
     )
     parser.add_argument(
         "--space",
