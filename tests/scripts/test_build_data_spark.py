@@ -21,8 +21,13 @@ from tests.support.corpora import contents, openwebtext_of, random_archives, wri
 
 SCRIPT = pathlib.Path(build_data_spark.__file__)
 NUM_SHARDS = 60
-# All addresses are of this machine; Spark would have its web pages on all of them.
-SETTINGS = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+# All addresses are of this machine; Spark would have its web pages on all of them. Java compiles
+# quickly, as its programs are short.
+SETTINGS = {
+    "SPARK_LOCAL_IP": "127.0.0.1",
+    "PYSPARK_PYTHON": sys.executable,
+    "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+}
 
 
 def test_without_spark_it_says_what_to_install(tmp_path, monkeypatch):
