@@ -9,6 +9,7 @@ from model import ConvBertForSequenceClassification
 from pipelines import TextClassifier
 from tests.support.random_models import save, softmax
 
+pytestmark = pytest.mark.usefixtures("eager")
 SINGLE = {
     "num_labels": 3,
     "id2label": ("x", "y", "z"),

@@ -6,6 +6,8 @@ from model import ConvBertForSequenceClassification
 from pipelines import FeatureExtractor, base
 from tests.support.random_models import rows_of, save
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 
 @pytest.fixture(scope="module")
 def encoder_directory(tmp_path_factory):

@@ -7,6 +7,8 @@ from model.weights import files
 from pipelines import FillMask, base, fill_mask
 from tests.support.random_models import VOCAB, rows_of, save, softmax
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 
 def probabilities_at(model, text, position):
     """What the model predicts at one position of a text of tokens."""

@@ -15,6 +15,7 @@ from tests.support.random_models import (
     softmax,
 )
 
+pytestmark = pytest.mark.usefixtures("eager")
 FIELDS = {
     "kind": "multiple_choice",
     "context_column": "text",

@@ -41,6 +41,8 @@ class Listing:
 os.scandir = Listing
 os.listdir = lambda path: [entry.name for entry in Listing(path)]
 
+from common import lean_imports
+lean_imports.install()
 import tensorflow as tf
 from data import ConvBertTokenizer
 from data.corpus.sources import find_corpus
