@@ -7,9 +7,9 @@ in their `hparams`, and `finetuning`: groups of `tasks` with their `hparams`. Re
 files must be below D. Random weights of the model's size are fine-tuned beside the variants.
 
 Runs pretrain.py and finetune.py, which write to D/models/VARIANT_SEED. When a run is done, its log
-and its scores go to RESULTS/VARIANT_SEED, and its checkpoints are deleted. Runs whose results are
-there are not repeated; the same command goes on with a run that was stopped, so that an experiment
-may take several days, or several machines that share RESULTS by way of a repository.
+and its scores go to RESULTS/VARIANT_SEED, and D/models/VARIANT_SEED is deleted. Runs with results
+are not repeated. The same command goes on with a run that was stopped, so that an experiment may
+take several days, or several machines that share RESULTS by way of a repository.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--runs", nargs="+", metavar="RUN", help="only these, such as convbert_0 (default: all)"
     )
-    parser.add_argument("--keep", action="store_true", help="keep checkpoints and models")
+    parser.add_argument("--keep", action="store_true", help="keep D/models/VARIANT_SEED")
     args = parser.parse_intermixed_args(arguments)
     experiment = read_experiment(args.experiment)
     runs = list_runs(experiment)
@@ -63,8 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"run {number} of {len(chosen)}, {name}: {state}", flush=True)
         if state == "begins":
             make_run(data_dir, name, runs[name], experiment, directory)
-            if not args.keep:
-                delete_models(Path(data_dir, "models", name))
+        if not args.keep:
+            shutil.rmtree(Path(data_dir, "models", name), ignore_errors=True)
 
 
 def read_experiment(path: str) -> dict[str, Any]:
@@ -199,12 +199,6 @@ def describe_model(hparams: dict[str, Any], model_dir: Path) -> dict[str, Any]:
     network = config.model_config(files.read_json_object(folder / "config.json")["vocab_size"])
     flops = pretraining_flops(network, config.objective(), 1, length) / length
     return {"parameters": counts, "flops_per_token": flops}
-
-
-def delete_models(model_dir: Path) -> None:
-    """Deletes what is large: training states and weights. Logs and results stay."""
-    for name in ("checkpoints", "generator", *ENCODERS, "finetuning_models"):
-        shutil.rmtree(model_dir / name, ignore_errors=True)
 
 
 if __name__ == "__main__":
