@@ -11,6 +11,7 @@ from tests.support import finetuning
 from tests.support.finetuning import sentence, write_tsv
 from tests.support.processes import run_python
 from tests.support.random_models import VOCAB, rows_of, save, softmax
+from tests.support.training_steps import QUICKLY
 
 # Fine-tunes, and prints which of the models' functions JAX has compiled in each trial.
 COUNT_COMPILATIONS = """
@@ -59,8 +60,9 @@ print(json.dumps([tokens, found]))
 
 
 def run(script, arguments):
-    """A Python process on JAX."""
-    return run_python("-c", script, *arguments, KERAS_BACKEND="jax")
+    """A Python process on JAX, which keeps even what is compiled in less than a second."""
+    environment = QUICKLY | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return run_python("-c", script, *arguments, KERAS_BACKEND="jax", **environment)
 
 
 @pytest.mark.peers
@@ -101,10 +103,13 @@ def test_micro_batches_equal_whole_ones(tmp_path):
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     hparams = {"max_seq_length": 16, "num_train_epochs": 1.0, "train_batch_size": 16}
     hparams |= {"task_names": ["cola", "sts"], "model_hparam_overrides": no_dropout}
+    commands = []
     for name, parts in (("one", 1), ("two", 2)):
         own = hparams | {"gradient_accumulation_steps": parts}
         command = finetuning.arguments(data_dir, "small_one", own)
-        run("import finetune, sys; finetune.main(sys.argv[1:])", [*command, "--run-name", name])
+        commands.append([*command, "--run-name", name])
+    script = "import finetune, json, sys; [*map(finetune.main, json.loads(sys.argv[1]))]"
+    run(script, [json.dumps(commands)])
     runs = data_dir / "models" / "small_one" / "finetuning_runs"
     path = "finetuning_models/cola+sts_1/sts/model.safetensors"
     one, two = (safetensors.numpy.load_file(runs / name / path) for name in ("one", "two"))
