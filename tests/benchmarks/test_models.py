@@ -14,6 +14,7 @@ from benchmarks.rounds import ROOT
 from common.errors import InputError
 from tests.support.corpora import write_records
 from tests.support.files import write
+from tests.support.training_steps import QUICKLY
 
 ELECTRA = '{"conv_type": "noconv", "head_ratio": 1, "linear_groups": 1}'
 GARDEN = ROOT / ".venv-garden" / "bin" / "python"
@@ -197,6 +198,7 @@ def test_next_to_the_model_garden(monkeypatch, tmp_path):
 @pytest.mark.peers
 @pytest.mark.parametrize("benchmark", ("pretrain", "electra", "infer", "finetune", "predict"))
 def test_next_to_transformers(benchmark, monkeypatch, tmp_path):
+    monkeypatch.setenv("XLA_FLAGS", QUICKLY["XLA_FLAGS"])
     options = ["--length", 32, "--peers", "torch"]
     if benchmark == "electra":
         benchmark, options = "pretrain", [*options, "torch-autocast", "--hparams", ELECTRA]
