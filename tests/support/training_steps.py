@@ -4,15 +4,13 @@ What is drawn at random does not depend on the backend, nor on XLA, as it otherw
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
+from tests.support.processes import run_python
+
 STEPS = 3
 # XLA then compiles in a third of the time.
 QUICKLY = {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"}
@@ -68,12 +66,8 @@ def train_in_process(backend, jobs):
     """Calls `train` with each of `jobs`, its keyword arguments, in a new process."""
     environment = {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "tests.support.training_steps", folder, json.dumps(jobs)]
-        environment = os.environ | environment | QUICKLY
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+        command = ["-m", "tests.support.training_steps", folder, json.dumps(jobs)]
+        run_python(*command, **environment, **QUICKLY)
         return [dict(np.load(f"{folder}/{i}.npz")) for i in range(len(jobs))]
 
 
