@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
             predicted["predict_batch_size"] = config.write_test_outputs
             check_batches(config, num_devices, predicted)
         if args.from_scratch:
-            encoder = random_encoder(configs[0], args.data_dir)
+            encoder = random_encoder(configs[0], args.data_dir, model_dir)
         else:
             encoder = find_encoder(configs[0], model_dir)
 
@@ -98,7 +98,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--from-scratch",
         action="store_true",
-        help="start from random weights of `model_size`, with the vocabulary DATA_DIR/vocab.txt",
+        help="start from random weights, in the saved model's shape and with its vocabulary; "
+        "without one, or with `model_size`, of that size, with DATA_DIR/vocab.txt",
     )
     parser.add_argument(
         "--run-name",

@@ -37,11 +37,10 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     from data.tokenizer.saved_files import vocabulary_file
     from model.weights import pretrained
 
-    directories = [os.path.normpath(os.path.join(model_dir, d)) for d in ENCODER_DIRECTORIES]
-    found = [d for d in directories if os.path.isfile(os.path.join(d, "config.json"))]
+    found = _saved_encoders(model_dir)
     if not found:
         raise InputError(
-            f"no pre-trained model: config.json is in none of {', '.join(directories)}. Run "
+            f"no pre-trained model: config.json is in none of {', '.join(_places(model_dir))}. Run "
             "pretrain.sh first, or start from random weights with --from-scratch"
         )
     saved = pretrained.read(found[0])
@@ -58,15 +57,37 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     return _make_encoder(found[0], network, tokenizer, weights, config)
 
 
-def random_encoder(config: FinetuningConfig, data_dir: str) -> Encoder:
-    """Random weights of `model_size`, with the vocabulary `data_dir`/vocab.txt."""
-    from data import ConvBertTokenizer
+def random_encoder(config: FinetuningConfig, data_dir: str, model_dir: str) -> Encoder:
+    """Random weights for a model like the one saved below `model_dir`, with its vocabulary.
 
-    tokenizer = ConvBertTokenizer.from_pretrained(as_path(data_dir))  # never a name on the hub
-    vocabulary = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
-    overrides = vocabulary | config.model_hparam_overrides
-    network = ConvBertConfig.from_size(config.model_size or "medium-small", **overrides)
+    If there is none, or `model_size` is set: of that size (default: medium-small), with the
+    vocabulary `data_dir`/vocab.txt.
+    """
+    from data import ConvBertTokenizer
+    from model.weights import pretrained
+
+    found = _saved_encoders(model_dir)
+    if found and config.model_size is None:
+        tokenizer = ConvBertTokenizer.from_pretrained(found[0])
+        network = override(pretrained.read(found[0]).config, config.model_hparam_overrides)
+    else:
+        tokenizer = ConvBertTokenizer.from_pretrained(as_path(data_dir))  # never a name on the hub
+        vocabulary = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
+        overrides = vocabulary | config.model_hparam_overrides
+        network = ConvBertConfig.from_size(config.model_size or "medium-small", **overrides)
     return _make_encoder(None, network, tokenizer, repr(network).encode(), config)
+
+
+def _places(model_dir):
+    """Where an encoder may be."""
+    return [os.path.normpath(os.path.join(model_dir, name)) for name in ENCODER_DIRECTORIES]
+
+
+def _saved_encoders(model_dir):
+    """Those of `_places` that have one."""
+    return [
+        each for each in _places(model_dir) if os.path.isfile(os.path.join(each, "config.json"))
+    ]
 
 
 def _make_encoder(directory, network, tokenizer, weights, config):

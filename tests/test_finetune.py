@@ -17,7 +17,7 @@ from data.tasks.classification import task as classification
 from data.tasks.examples import TextExamples
 from jobs.job_models import JobModels
 from jobs.trials import Job, TaskData
-from model import ConvBertConfig, ConvBertForSequenceClassification
+from model import ConvBertConfig, ConvBertForSequenceClassification, ConvBertModel
 from pipelines import TextClassifier
 from tests.support import finetuning
 from tests.support.eager import eagerly
@@ -279,6 +279,22 @@ def test_a_dry_run_writes_nothing(data_dir, hparams, tmp_path, monkeypatch, caps
     assert tree(tmp_path) == before
     with pytest.raises(InputError, match="`max_seq_length` must be at most 32"):
         finetune.main([*arguments(tmp_path, "cola", max_seq_length=64), "--dry-run"])
+
+
+@eagerly()
+def test_from_scratch_has_the_saved_models_shape_and_vocabulary(data_dir, tmp_path):
+    """Not the default size's, and not that of another vocabulary in DATA_DIR."""
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    with (tmp_path / "vocab.txt").open("a") as file:
+        file.write("more\n")
+    hparams = {"num_train_epochs": 0.1, "seed": 7, "write_test_outputs": False}
+    finetune.main([*arguments(tmp_path, "cola", **hparams), "--from-scratch"])
+    (saved,) = tmp_path.glob("models/*/finetuning_models/cola_1")
+    before, after = map(ConvBertModel.from_pretrained, (saved.parents[1] / "discriminator", saved))
+    for old, new in zip(before.weights, after.weights, strict=True):
+        assert old.path.split("/")[1:] == new.path.split("/")[1:] and old.shape == new.shape
+        if old.path.endswith("kernel"):
+            assert np.abs(old.numpy() - new.numpy()).max() > 0.01
 
 
 @eagerly()
