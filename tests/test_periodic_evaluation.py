@@ -103,10 +103,11 @@ def test_held_out_shards_are_scored_and_not_trained_on(held_out, data_dir):
 
 
 def test_a_resumed_run_has_the_same_scores(held_out, data_dir):
-    run_dir, _ = held_out
+    run_dir = data_dir / "models" / "killed"
+    shutil.copytree(held_out[0], run_dir)
     before = log_lines(run_dir)
     shutil.rmtree(run_dir / "checkpoints" / "step_5")  # as if killed in step 5
-    run(data_dir, "held_out", eval_every=2, eval_holdout_shards=1, do_eval=True)
+    run(data_dir, "killed", eval_every=2, eval_holdout_shards=1, do_eval=True)
     training, evaluations = log_lines(run_dir)
     *evaluations, at_the_end = evaluations
     for whole, resumed in zip(before, (training, evaluations), strict=True):
