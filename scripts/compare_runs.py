@@ -36,9 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     variants = read_variants(args.results)
     require(args.baseline in variants, "--baseline", f"one of {', '.join(variants)}", args.baseline)
-    print(pretraining_table(variants))
-    print(score_table(variants))
-    print(difference_table(variants, args.baseline), end="")
+    tables = [pretraining_table(variants), score_table(variants)]
+    tables.append(difference_table(variants, args.baseline))
+    print("\n".join(table for table in tables if table.count("\n") > 2), end="")  # has rows
 
 
 def read_variants(folder: str) -> dict[str, dict[int, dict[str, Any]]]:
