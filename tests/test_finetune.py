@@ -288,9 +288,10 @@ def test_from_scratch_has_the_saved_models_shape_and_vocabulary(data_dir, tmp_pa
     with (tmp_path / "vocab.txt").open("a") as file:
         file.write("more\n")
     hparams = {"num_train_epochs": 0.1, "seed": 7, "write_test_outputs": False}
-    finetune.main([*arguments(tmp_path, "cola", **hparams), "--from-scratch"])
-    (saved,) = tmp_path.glob("models/*/finetuning_models/cola_1")
-    before, after = map(ConvBertModel.from_pretrained, (saved.parents[1] / "discriminator", saved))
+    command = arguments(tmp_path, "cola", **hparams)
+    finetune.main([*command, "--from-scratch", "--run-name", "scratch"])
+    (saved,) = tmp_path.glob("models/*/finetuning_runs/scratch/finetuning_models/cola_1")
+    before, after = map(ConvBertModel.from_pretrained, (saved.parents[3] / "discriminator", saved))
     for old, new in zip(before.weights, after.weights, strict=True):
         assert old.path.split("/")[1:] == new.path.split("/")[1:] and old.shape == new.shape
         if old.path.endswith("kernel"):
