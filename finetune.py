@@ -5,9 +5,8 @@
     python3 finetune.py --data-dir D --model-name N my_task.json
     python3 finetune.py --data-dir D --model-name N --hparams '{"task_names": ["mnli", "rte"]}'
 
-A task is a known name, such as a GLUE task's, or a JSON file that describes one: docs/finetuning.md
-has both. Tasks given as arguments are trained one after the other; several `task_names` are trained
-jointly, by one encoder.
+A task is a name, such as a GLUE task's, or a JSON file: see docs/finetuning.md. Tasks given as
+arguments are trained one after the other; several `task_names` are trained jointly, by one encoder.
 
 Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK. Writes below D/models/N:
 results/TASK_results.json and .txt, results/TASK_report.html about the errors on the dev set,
@@ -98,8 +97,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--from-scratch",
         action="store_true",
-        help="start from random weights, in the saved model's shape and with its vocabulary; "
-        "without one, or with `model_size`, of that size, with DATA_DIR/vocab.txt",
+        help="start from random weights of the saved model's shape, or of `model_size`",
     )
     parser.add_argument(
         "--run-name",

@@ -37,24 +37,24 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     from data.tokenizer.saved_files import vocabulary_file
     from model.weights import pretrained
 
-    found = _saved_encoders(model_dir)
-    if not found:
+    found = saved_encoder(model_dir)
+    if found is None:
         raise InputError(
             f"no pre-trained model: config.json is in none of {', '.join(_places(model_dir))}. Run "
             "pretrain.sh first, or start from random weights with --from-scratch"
         )
-    saved = pretrained.read(found[0])
-    _check_size(config.model_size, saved.config, found[0])
+    saved = pretrained.read(found)
+    _check_size(config.model_size, saved.config, found)
     network = override(saved.config, config.model_hparam_overrides)
-    tokenizer = ConvBertTokenizer.from_pretrained(found[0])
+    tokenizer = ConvBertTokenizer.from_pretrained(found)
     if tokenizer.vocab_size > network.vocab_size:
         raise InputError(
-            f"{vocabulary_file(found[0])} has {tokenizer.vocab_size} tokens, but the model's "
+            f"{vocabulary_file(found)} has {tokenizer.vocab_size} tokens, but the model's "
             f"`vocab_size` is {network.vocab_size}: it is not this model's vocabulary"
         )
-    paths = (os.path.join(found[0], "config.json"), *saved.paths)
+    paths = (os.path.join(found, "config.json"), *saved.paths)
     weights = b"".join(bytes.fromhex(files.sha256_of(path)) for path in paths)
-    return _make_encoder(found[0], network, tokenizer, weights, config)
+    return _make_encoder(found, network, tokenizer, weights, config)
 
 
 def random_encoder(config: FinetuningConfig, data_dir: str, model_dir: str) -> Encoder:
@@ -66,10 +66,10 @@ def random_encoder(config: FinetuningConfig, data_dir: str, model_dir: str) -> E
     from data import ConvBertTokenizer
     from model.weights import pretrained
 
-    found = _saved_encoders(model_dir)
+    found = saved_encoder(model_dir)
     if found and config.model_size is None:
-        tokenizer = ConvBertTokenizer.from_pretrained(found[0])
-        network = override(pretrained.read(found[0]).config, config.model_hparam_overrides)
+        tokenizer = ConvBertTokenizer.from_pretrained(found)
+        network = override(pretrained.read(found).config, config.model_hparam_overrides)
     else:
         tokenizer = ConvBertTokenizer.from_pretrained(as_path(data_dir))  # never a name on the hub
         vocabulary = {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id}
@@ -78,16 +78,15 @@ def random_encoder(config: FinetuningConfig, data_dir: str, model_dir: str) -> E
     return _make_encoder(None, network, tokenizer, repr(network).encode(), config)
 
 
+def saved_encoder(model_dir: str | os.PathLike) -> str | None:
+    """The directory of the encoder that is saved below `model_dir`, if there is one."""
+    places = _places(model_dir)
+    return next((p for p in places if os.path.isfile(os.path.join(p, "config.json"))), None)
+
+
 def _places(model_dir):
     """Where an encoder may be."""
     return [os.path.normpath(os.path.join(model_dir, name)) for name in ENCODER_DIRECTORIES]
-
-
-def _saved_encoders(model_dir):
-    """Those of `_places` that have one."""
-    return [
-        each for each in _places(model_dir) if os.path.isfile(os.path.join(each, "config.json"))
-    ]
 
 
 def _make_encoder(directory, network, tokenizer, weights, config):

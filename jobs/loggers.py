@@ -16,6 +16,7 @@ from absl import logging
 from common import files
 from common.errors import InputError, require_package
 
+LOG_FILE = "train_log.jsonl"  # in a run's directory
 IDS = "loggers.json"  # in a run's directory: the id of its run in each service
 
 
@@ -173,7 +174,7 @@ class Loggers:
     ):
         with files.write_errors_named(directory):
             os.makedirs(directory, exist_ok=True)
-        self._lines = JsonLines(os.path.join(directory, "train_log.jsonl"))
+        self._lines = JsonLines(os.path.join(directory, LOG_FILE))
         if first_step is not None:
             self._lines.drop_after(first_step)
         self._files: list[Logger] = [self._lines, TensorBoard(tensorboard)]

@@ -21,8 +21,10 @@ from common import errors, files
 from common.errors import InputError
 from common.fields import require
 from common.markdown import markdown_table
+from jobs.loggers import LOG_FILE
 
-RESULTS, LOG = "results.json", "train_log.jsonl"
+Variants = dict[str, dict[int, dict[str, Any]]]  # runs by variant and seed of pre-training
+RESULTS = "results.json"
 NUM_SAMPLES = 10_000
 
 
@@ -36,20 +38,23 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     variants = read_variants(args.results)
     require(args.baseline in variants, "--baseline", f"one of {', '.join(variants)}", args.baseline)
-    tables = [pretraining_table(variants), score_table(variants)]
-    tables.append(difference_table(variants, args.baseline))
+    tables = (
+        pretraining_table(variants),
+        score_table(variants),
+        difference_table(variants, args.baseline),
+    )
     print("\n".join(table for table in tables if table.count("\n") > 2), end="")  # has rows
 
 
-def read_variants(folder: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """The results by variant and seed of pre-training; a run without a seed has seed 0."""
-    variants: dict[str, dict[int, dict[str, Any]]] = {}
+def read_variants(folder: str) -> Variants:
+    """The results of all runs; one without a seed of pre-training has seed 0."""
+    variants: Variants = {}
     for path in sorted(Path(folder).glob(f"*/{RESULTS}")):
         name, _, seed = path.parent.name.rpartition("_")
         if not (name and seed.isdecimal()):
             name, seed = path.parent.name, "0"
         run = files.read_json_object(path)
-        log = path.with_name(LOG)
+        log = path.with_name(LOG_FILE)
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         run["log"] = [files.parse_json_object(line, str(log)) for line in lines]
         variants.setdefault(name, {})[int(seed)] = run
@@ -58,7 +63,7 @@ def read_variants(folder: str) -> dict[str, dict[int, dict[str, Any]]]:
     return variants
 
 
-def pretraining_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
+def pretraining_table(variants: Variants) -> str:
     """Costs, and the last evaluation on held-out text: means over seeds, deviations in brackets."""
     header = ["variant", "parameters of the encoder", "operations per token", "runs"]
     header += ["masked-token accuracy", "AUC", "tokens per second"]
@@ -69,7 +74,7 @@ def pretraining_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
             costs = logged[0]["parameters"]["encoder"], logged[0]["flops_per_token"]
             cells = [f"{costs[0]:,}", f"{costs[1] / 1e6:.1f} M", len(logged)]
             for key, factor in (("eval_mlm_accuracy", 100), ("eval_rtd_auc", 1)):
-                cells.append(spread([factor * last(run["log"], key) for run in logged]))
+                cells.append(spread([factor * series(run["log"], key)[-1] for run in logged]))
             speeds = [statistics.median(series(run["log"], "tokens_per_second")) for run in logged]
             rows.append([name, *cells, f"{statistics.median(speeds):,.0f}"])
     return markdown_table(header, rows)
@@ -78,11 +83,6 @@ def pretraining_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
 def series(log: list[dict[str, float]], key: str) -> list[float]:
     """The values of a key of the log; NaN alone if it was never logged."""
     return [line[key] for line in log if key in line] or [float("nan")]
-
-
-def last(log: list[dict[str, float]], key: str) -> float:
-    """The last value of a key of the log, or NaN."""
-    return series(log, key)[-1]
 
 
 def spread(values: list[float]) -> str | None:
@@ -95,7 +95,7 @@ def spread(values: list[float]) -> str | None:
     return f"{mean:.{digits}f}{deviation}"
 
 
-def task_names(variants: dict[str, dict[int, dict[str, Any]]]) -> dict[str, str]:
+def task_names(variants: Variants) -> dict[str, str]:
     """All tasks with their main metrics, in the order of the first run that has them."""
     runs = [run for runs in variants.values() for run in runs.values()]
     return {task: row["metric"] for run in runs for task, row in run["scores"].items()}
@@ -107,7 +107,7 @@ def scores_of(run: dict[str, Any], task: str) -> list[float]:
     return [values[seed] for seed in sorted(values, key=int)]
 
 
-def score_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
+def score_table(variants: Variants) -> str:
     """Mean, deviation and number of the scores of all seeds, by variant and task."""
     tasks = task_names(variants)
     header = ["variant", "n", *(f"{task}, {metric}" for task, metric in tasks.items())]
@@ -119,7 +119,7 @@ def score_table(variants: dict[str, dict[int, dict[str, Any]]]) -> str:
     return markdown_table(header, rows)
 
 
-def difference_table(variants: dict[str, dict[int, dict[str, Any]]], baseline: str) -> str:
+def difference_table(variants: Variants, baseline: str) -> str:
     """Paired differences "baseline − variant" with their 95 % intervals."""
     header = ["difference", "task", "pairs", "mean", "95 % interval", ""]
     rows = []

@@ -16,8 +16,8 @@ from common.errors import InputError
 from common.fields import require
 from common.files import parse_json_object
 from jobs import figures
+from jobs.loggers import LOG_FILE
 
-LOG_FILE = "train_log.jsonl"
 PANELS = {
     "loss": "loss",
     "mlm_accuracy": "masked-token accuracy",

@@ -72,8 +72,8 @@ def predict(
         objects, num_cut_here = kind.predict(pipeline, part, batch_size, errors)
         num_cut += num_cut_here
         for number, fields in enumerate(objects, start=begin):
-            if "error" in fields:  # it names the row by its number in this part
-                fields["error"] = fields["error"].replace(f"[{number - begin}]", f"[{number}]")
+            if "error" in fields:  # it begins with the number in this part
+                fields["error"] = fields["error"].replace(f"[{number - begin}]", f"[{number}]", 1)
             yield {"index": number} | fields
         bar.update(len(part))
     pipeline.warn_of_cut(num_cut, len(rows))

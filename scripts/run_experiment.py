@@ -30,12 +30,13 @@ from common import errors, files
 from common.errors import InputError
 from common.fields import require
 from configure_pretraining import PretrainingConfig
+from jobs import stop_signals
+from jobs.encoder import saved_encoder
+from jobs.loggers import LOG_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, LOG = "results.json", "train_log.jsonl"
+RESULTS = "results.json"
 RANDOM = "random"  # the run without pre-training
-ENCODERS = ("discriminator", "encoder")
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 KEYS = {"pretraining", "variants", "finetuning"}
 
 
@@ -81,9 +82,11 @@ def read_experiment(path: str) -> dict[str, Any]:
         is_complete = isinstance(variant, dict) and variant.keys() == {"seeds", "hparams"}
         require(is_complete, name, "an object with `seeds` and `hparams`", variant, where)
         try:
-            PretrainingConfig.from_hparams(experiment["pretraining"] | variant["hparams"])
+            config = PretrainingConfig.from_hparams(experiment["pretraining"] | variant["hparams"])
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+        length = config.max_seq_length  # decides the operations per token
+        require(length is not None, "max_seq_length", "given in an experiment", length, where)
     for group in experiment["finetuning"]:
         is_complete = isinstance(group, dict) and group.keys() == {"tasks", "hparams"}
         expected = "objects with `tasks` and `hparams`"
@@ -139,7 +142,7 @@ def make_run(
     output.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic_directory(output) as temporary:
         if hparams is not None:
-            shutil.copyfile(model_dir / LOG, Path(temporary, LOG))
+            shutil.copyfile(model_dir / LOG_FILE, Path(temporary, LOG_FILE))
         files.write_text(Path(temporary, RESULTS), json.dumps(results, indent=1) + "\n")
 
 
@@ -171,7 +174,7 @@ def run_job(script: str, *arguments: str) -> None:
     # In a group of its own, Ctrl-C reaches the job once, through here.
     with subprocess.Popen(command, cwd=ROOT, process_group=0) as job:
         forward = lambda number, _: job.send_signal(number)  # noqa: E731
-        before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+        before = {number: signal.signal(number, forward) for number in stop_signals.SIGNALS}
         try:
             job.wait()
         finally:
@@ -183,21 +186,18 @@ def run_job(script: str, *arguments: str) -> None:
 
 def describe_model(hparams: dict[str, Any], model_dir: Path) -> dict[str, Any]:
     """What a pre-trained model has cost: parameters of its encoder, operations per token."""
-    from safetensors import safe_open
-
     from benchmarks.flops import pretraining_flops
+    from model.weights import pretrained
 
     config = PretrainingConfig.from_hparams(hparams)
-    folder = next(each for name in ENCODERS if (each := model_dir / name).is_dir())
+    saved = pretrained.read(saved_encoder(model_dir))
     counts = {"embeddings": 0, "encoder": 0}
-    with safe_open(folder / "model.safetensors", "numpy") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
-            part = name.removeprefix("convbert.").split(".")[0].removesuffix("_project")
-            if part in counts:  # others are heads
-                counts[part] += math.prod(tensors.get_slice(name).get_shape())
-    length = config.max_seq_length or 128
-    network = config.model_config(files.read_json_object(folder / "config.json")["vocab_size"])
-    flops = pretraining_flops(network, config.objective(), 1, length) / length
+    for name, array in saved.arrays.items():
+        part = name.split(".")[0].removesuffix("_project")
+        if part in counts:  # others are heads
+            counts[part] += math.prod(array.shape)
+    length = config.max_seq_length
+    flops = pretraining_flops(saved.config, config.objective(), 1, length) / length
     return {"parameters": counts, "flops_per_token": flops}
 
 

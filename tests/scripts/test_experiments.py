@@ -17,7 +17,12 @@ from scripts import compare_runs, run_experiment
 from tests.support.files import as_lines, write
 
 EXPERIMENT = {
-    "pretraining": {"model_size": "tiny", "num_train_steps": 10, "num_warmup_steps": 1},
+    "pretraining": {
+        "model_size": "tiny",
+        "max_seq_length": 24,
+        "num_train_steps": 10,
+        "num_warmup_steps": 1,
+    },
     "variants": {
         "both": {"seeds": [0, 1], "hparams": {}},
         "masked_lm": {"seeds": [0], "hparams": {"electra_objective": False}},
@@ -139,6 +144,7 @@ def test_a_difference_within_noise():
         ({"more": 1}, "finetuning, pretraining, variants"),
         ({"variants": {"a": {"hparams": {}}}}, "variant a.*seeds"),
         ({"variants": {"a": {"seeds": [0], "hparams": {"model_siz": 1}}}}, "variant a.*model_siz"),
+        ({"pretraining": {"model_size": "tiny"}}, "variant both.*max_seq_length"),
         ({"finetuning": [{"tasks": ["cola"]}]}, "small.json.*finetuning.*hparams"),
     ],
 )
