@@ -57,9 +57,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.print_config:
         print_config(*job_configs(args))
         return
-    names, without = (args.data_dir, args.model_name), {"without": working_copy.FINETUNING}
-    model_dir = working_copy.open_directory(*names, **without)
-    send = functools.partial(working_copy.send, *names, **without)
+    model_dir, send = working_copy.open_directory(
+        args.data_dir, args.model_name, without=working_copy.FINETUNING
+    )
     output_dir = working_copy.output_directory(args.data_dir, args.model_name, args.run_name)
     with StopSignals("finished trials are saved, others are not. Run the same command again"):
         # ---- input: all of it is read and checked before anything is written ---------------

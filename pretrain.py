@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from absl import logging
@@ -92,6 +93,7 @@ class Run:
     network: ConvBertConfig  # of the discriminator
     length: int  # T, tokens in a sequence
     checkpoints: Any  # `TrainingCheckpoints`
+    send: Callable[[], None] = lambda: None  # to the store that `directory` is a copy of
 
     def data(self) -> dict[str, Any]:
         """What the run is trained on, for `state.json`."""
@@ -136,7 +138,9 @@ def open_run(args, config):
         f"at most {longest}, the network's `max_position_embeddings`",
         length,
     )
-    directory = working_copy.open_directory(args.data_dir, args.model_name, distribution.writes())
+    directory, send = working_copy.open_directory(
+        args.data_dir, args.model_name, distribution.writes()
+    )
     checkpoints = TrainingCheckpoints(
         os.path.join(directory, "checkpoints"), keep=config.keep_checkpoints
     )
@@ -150,6 +154,7 @@ def open_run(args, config):
         network,
         length,
         checkpoints,
+        send,
     )
 
 
@@ -253,6 +258,7 @@ def training_dataset(run, first_step, steps):
 def train(run, model, first_step, stop):
     """Runs the remaining steps, with log, progress bar, evaluations and checkpoints."""
     from model.backends import distribution
+    from model.training.callbacks import TrainingLog
 
     config = run.config
     steps = config.num_train_steps - first_step
@@ -266,7 +272,12 @@ def train(run, model, first_step, stop):
         if model.jit_compile:
             console.say_compiling((config.train_batch_size, run.length), set())
         with open_loggers(run, first_step) as write:
-            log = training_log(run, write, interval)
+            log = TrainingLog(
+                write,
+                tokens_per_step=config.train_batch_size * run.length,
+                every=config.iterations_per_loop,
+                **interval,
+            )
             callbacks = training_callbacks(run, model, log, interval, stop)
             fit = {"steps_per_epoch": steps, "shuffle": False, "verbose": 0}
             with contextlib.closing(log):
@@ -289,18 +300,6 @@ def open_loggers(run, first_step):
     loggers = Loggers(run.directory, tensorboard, services, title, settings, first_step)
     with contextlib.closing(loggers):
         yield loggers.write
-
-
-def training_log(run, write, interval):
-    """The callback that logs; see `open_loggers`."""
-    from model.training.callbacks import TrainingLog
-
-    return TrainingLog(
-        write,
-        tokens_per_step=run.config.train_batch_size * run.length,
-        every=run.config.iterations_per_loop,
-        **interval,
-    )
 
 
 def training_callbacks(run, model, log, interval, stop):
@@ -353,7 +352,7 @@ def save_checkpoint(run, model):
             model_card.write_pretrained(directory, run, step)
             files.replace_directory(directory, target)
     path = run.checkpoints.save(model, dataclasses.asdict(run.config), run.data())
-    working_copy.send(run.data_dir, run.directory)
+    run.send()
     return path
 
 
@@ -418,7 +417,7 @@ def evaluate(run, model, stop):
         directories = [os.path.join(run.directory, name) for name in model.saved_models()]
         for directory in filter(os.path.isdir, directories):
             model_card.write_pretrained(directory, run, step)
-        working_copy.send(run.data_dir, run.directory)
+        run.send()
     logging.info("evaluation on %s: %s", records_dir, json.dumps(line))
 
 

@@ -9,25 +9,15 @@ import functools
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from absl import logging
 
 from common import files
-from common.errors import InputError, require_package
+from common.errors import InputError
 
 LOG_FILE = "train_log.jsonl"  # in a run's directory
 IDS = "loggers.json"  # in a run's directory: the id of its run in each service
-
-
-class Logger(Protocol):
-    """One place for numbers."""
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Adds the numbers of a step; a step may have several lines."""
-
-    def close(self) -> None:
-        """Ends the writing."""
 
 
 class JsonLines:
@@ -67,9 +57,6 @@ class JsonLines:
         """Appends a line."""
         with files.write_errors_named(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | dict(numbers)) + "\n")
-
-    def close(self) -> None:
-        """Nothing is open between two lines."""
 
 
 class TensorBoard:
@@ -139,24 +126,16 @@ class Mlflow:
 SERVICES = {"wandb": Wandb, "mlflow": Mlflow}
 
 
-def require_installed(names: tuple[str, ...]) -> None:
-    """Raises an `InputError` with the install command if the package of a service is missing."""
-    for name in names:
-        require_package(name, f'`loggers`: "{name}"')
-
-
 class Loggers:
-    """All loggers of a run, as one; a service that fails is a warning, and the run goes on.
+    """All loggers of a run as one. An error of a service is a warning: it must not end the run.
 
     Args:
-        directory: of the run, for train_log.jsonl and for the ids of its runs in services: a run
-            that is resumed goes on in those.
+        directory: the run's, with train_log.jsonl and the ids by which services resume the run.
         tensorboard: the directory of TensorBoard's files.
         services: names of `SERVICES`.
-        title: the run's name in services.
-        settings: what services show as its parameters.
-        first_step: updates that a run to be resumed has done; its lines after that are dropped. In
-            services, they stay, and are not written a second time. None keeps all lines.
+        title, settings: the run's name and parameters in services.
+        first_step: the step that a run resumes from. Later lines in the files are dropped; those in
+            services stay, and are not sent again. None keeps all lines.
 
     Raises:
         InputError: a service cannot be used.
@@ -177,8 +156,8 @@ class Loggers:
         self._lines = JsonLines(os.path.join(directory, LOG_FILE))
         if first_step is not None:
             self._lines.drop_after(first_step)
-        self._files: list[Logger] = [self._lines, TensorBoard(tensorboard)]
-        self._services: dict[str, Logger] = {}
+        self._tensorboard = TensorBoard(tensorboard)
+        self._services: dict[str, Wandb | Mlflow] = {}
         path = os.path.join(directory, IDS)
         ids = files.read_json_object(path) if os.path.exists(path) else {}
         for name in dict.fromkeys(services):
@@ -195,25 +174,24 @@ class Loggers:
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes a line to every logger."""
-        for each in self._files:
-            each.write(step, numbers)
+        self._lines.write(step, numbers)
+        self._tensorboard.write(step, numbers)
         if step > self._lines.last_dropped:
-            for name in self._services:
+            for name, service in self._services.items():
                 with _warning(name):
-                    self._services[name].write(step, numbers)
+                    service.write(step, numbers)
 
     def close(self) -> None:
         """Ends all loggers."""
-        for each in self._files:
-            each.close()
-        for name in self._services:
+        self._tensorboard.close()
+        for name, service in self._services.items():
             with _warning(name):
-                self._services[name].close()
+                service.close()
 
 
 @contextlib.contextmanager
 def _warning(name):
-    """Makes a warning of a service's error: it must not end a run of days."""
+    """Logs a service's error as a warning."""
     try:
         yield
     except Exception as error:  # each package has its own

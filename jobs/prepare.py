@@ -1,29 +1,27 @@
-"""What both jobs do before anything is computed: set up Keras's backend, and check the batches."""
+"""What both jobs do before they compute: set up Keras's backend, and check the batch sizes."""
 
 import os
 from typing import Any
 
 from common import gpus, remote_cache
-from jobs import loggers
+from common.errors import require_package
 
 COMPILATION_CACHE = ".compilation_cache"  # in DATA_DIR
 
 
 def prepare_backend(config: Any, data_dir: str | None, connect: bool = False) -> int:
-    """Sets what Keras's backend must know before its first computation; reports the device.
+    """Sets Keras's backend up, and reports the device; returns how many devices share each batch.
 
     Args:
         config: the job's hyper-parameters, a `model.config.Execution` with a `seed`.
         data_dir: DATA_DIR, where the backend may keep what it compiles; None keeps nothing.
         connect: join the processes that the environment names into one run.
 
-    Returns:
-        The number of devices that share each batch.
-
     Raises:
-        InputError: so many devices are not there, or the package of a logger.
+        InputError: there are fewer devices, or a logger's package is missing.
     """
-    loggers.require_installed(config.loggers)
+    for name in config.loggers:
+        require_package(name, f'`loggers`: "{name}"')
     if config.deterministic:
         gpus.make_deterministic()
     import keras
@@ -49,8 +47,8 @@ def prepare_backend(config: Any, data_dir: str | None, connect: bool = False) ->
 def check_batches(config: Any, num_devices: int, predicted: dict[str, bool]) -> None:
     """Checks that devices and micro-batches can share `train_batch_size` equally.
 
-    `predicted` names the sizes of batches that are not trained on, with whether there are any.
-    Raises an `InputError` that names the size.
+    Devices must also share the batches that are only predicted: `predicted` has the names of their
+    sizes, and whether the job uses them. Raises an `InputError` that names the size.
     """
     from model.backends import distribution
 

@@ -1,20 +1,22 @@
-"""DATA_DIR/models/NAME of a job; if DATA_DIR is a URL, a copy here, which is sent when it grows."""
+"""DATA_DIR/models/NAME of a job; if DATA_DIR is a URL, a local copy that is sent to the store."""
 
+import functools
 import os
+from collections.abc import Callable
 
 from common import remote_cache
 from common.errors import InputError
 
 RUNS = "finetuning_runs"  # in the model's directory
-# What each job leaves alone there: the other one's, and what stays here.
+# Folders that each job ignores: the other job's, and those that stay on this machine.
 PRETRAINING = ("finetuning_checkpoints", "finetuning_logs", "finetuning_models", RUNS)
 FINETUNING = ("checkpoints", "finetuning_checkpoints", "generator", "tensorboard")
 
 
 def open_directory(
     data_dir: str, model_name: str, writes: bool = True, without: tuple[str, ...] = PRETRAINING
-) -> str:
-    """Makes the copy equal to what is in the store; returns its path.
+) -> tuple[str, Callable[[], None]]:
+    """Makes the copy equal to what is in the store; returns its path, and what sends its changes.
 
     Raises:
         InputError: another job on this machine has it, and this process `writes`.
@@ -23,12 +25,8 @@ def open_directory(
     if writes:
         remote_cache.hold_copy(store)
     remote_cache.open_copy(store, without)
-    return remote_cache.local_path(store)
-
-
-def send(data_dir: str, directory: str, without: tuple[str, ...] = PRETRAINING) -> None:
-    """Sends what changed in the copy that `open_directory` returned."""
-    remote_cache.send_copy(os.path.join(data_dir, "models", os.path.basename(directory)), without)
+    send = functools.partial(remote_cache.send_copy, store, without)
+    return remote_cache.local_path(store), send
 
 
 def output_directory(data_dir: str, model_name: str, run_name: str | None) -> str:

@@ -96,7 +96,7 @@ def find_tokenizer(args: argparse.Namespace, config: Any) -> tuple[Any, str]:
 
     if args.model_name:
         names = (args.data_dir, args.model_name)
-        model_dir = working_copy.open_directory(*names, without=working_copy.FINETUNING)
+        model_dir, _ = working_copy.open_directory(*names, without=working_copy.FINETUNING)
         encoder = find_encoder(config, model_dir)
         return encoder.tokenizer, f"vocabulary of {encoder.directory}"
     path = as_path(args.data_dir) / "vocab.txt"

@@ -15,7 +15,6 @@ after each epoch, or every `eval_every` steps, of the first seed.
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -56,8 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     source = "--space" if args.space.lstrip().startswith("{") else args.space
     given = load_hparams(args.space, "--space")
     space = sweep_space.check_space(given, source)
-    names, without = (args.data_dir, args.model_name), {"without": working_copy.FINETUNING}
-    model_dir = working_copy.open_directory(*names, **without)
+    model_dir, send = working_copy.open_directory(
+        args.data_dir, args.model_name, without=working_copy.FINETUNING
+    )
     directory = working_copy.output_directory(args.data_dir, args.model_name, args.run_name)
     base = finetune.load_job(config, args.data_dir, directory)
     check_settings(base, space, args)
@@ -69,7 +69,6 @@ def main(arguments: list[str] | None = None) -> None:
 
     # ---- encoder ---------------------------------------------------------------------------
     prepare_backend(config, args.data_dir)
-    send = functools.partial(working_copy.send, *names, **without)
     base = dataclasses.replace(base, encoder=find_encoder(config, model_dir), send=send)
 
     # ---- settings --------------------------------------------------------------------------

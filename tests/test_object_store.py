@@ -9,8 +9,10 @@ import pytest
 
 import finetune
 import pretrain
+from common import files
 from common.errors import InputError
 from data.records import command_line
+from jobs import working_copy
 from model.weights import warm_start
 from scripts import check_task, inspect_data, predict, train_vocab
 from tests.support import corpora, finetuning, pretraining
@@ -54,6 +56,13 @@ def test_a_vocabulary_and_records(memory, tmp_path, capsys):
     assert f"{URL}/pretrain_tfrecords: 2 shards" in capsys.readouterr().out
     inspect_data.main(["--data-dir", URL, "--num-examples", "1"])
     assert "example 1 of 1" in capsys.readouterr().out
+
+
+def test_a_model_name_with_a_folder(memory):
+    directory, send = working_copy.open_directory(URL, "danish/first")
+    files.write_text(f"{directory}/train_log.jsonl", "{}")
+    send()
+    assert names(memory, "models") == {"danish/first/train_log.jsonl"}
 
 
 @eagerly()
