@@ -61,7 +61,7 @@ def filter_stderr() -> None:
     that TensorFlow does not find is not noise.
     """
     global _filter  # noqa: PLW0603, there is one file descriptor 2
-    if _filter is not None or not hasattr(os, "fork"):
+    if _filter is not None:
         return
     sys.stderr.flush()
     real = os.dup(2)
@@ -84,8 +84,8 @@ def started() -> None:
 def leave_if_lost(error: BaseException) -> None:
     """Ends the process with a message if an error says that another one of the same run is gone.
 
-    So say the libraries that connect CPUs or GPUs, in no class of errors of their own. At a usual
-    end, JAX would wait for the other process.
+    The libraries that connect CPUs or GPUs have no error class for it, so the message decides. An
+    ordinary exit would not do: JAX would wait for the lost process.
     """
     is_shared = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ
     if is_shared and re.search("(?i)gloo|nccl|coordination ?service", str(error)):
@@ -112,19 +112,13 @@ def _pass_on(reading, real):
                     os.write(real, line)
                 elif not is_started:
                     held.append(line)
-        if is_lost:
-            held = [LOST_PROCESS.encode()]
-        if held:
-            os.write(real, b"".join(held))
+        os.write(real, LOST_PROCESS.encode() if is_lost else b"".join(held))
     finally:
         os._exit(0)
 
 
 def print_anything() -> None:
-    """Lets stdout take every text: what its encoding lacks is printed as an escape.
-
-    Otherwise, a result in another script would end a job in an error on a terminal without UTF-8.
-    """
+    """Has stdout print what its encoding lacks as an escape, instead of ending the job."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -12,8 +12,8 @@ from typing import Any
 class InputError(ValueError):
     """Something a user gave (an option, a file, a line in it) cannot be used.
 
-    The message alone must do: what is wrong, where (file, line, field, value) and what to do.
-    Scripts print it and exit with status 1; a traceback would only hide it.
+    Scripts print only the message, so it says what is wrong, where (file, line, field, value), and
+    what to do.
     """
 
 

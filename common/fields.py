@@ -23,23 +23,22 @@ FieldTable = Mapping[str, tuple[Callable[[Any], bool], str]]
 def require(condition: bool, name: str, expected: str, received: Any, source: str = "") -> None:
     """Raises an `InputError` that names a field and its value, unless `condition` holds.
 
-    `expected` is what is allowed, in words that can follow "must be"; `source` is the file that has
-    the field, if any.
+    `expected` follows "must be" in the message; `source` is the file that has the field, if any.
     """
     if not condition:
         where = f"{source}: " if source else ""
-        received = shortened(_as_json(received))
+        received = shortened(as_json(received))
         raise InputError(f"{where}`{name}` must be {expected}. Received: {received}")
 
 
 def require_one_of(name: str, value: Any, allowed: Iterable[Any], source: str = "") -> None:
     """Raises an `InputError` that lists the allowed values, unless `value` is one of them."""
     allowed = list(allowed)
-    expected = "one of " + ", ".join(map(_as_json, allowed))
+    expected = "one of " + ", ".join(map(as_json, allowed))
     require(value in allowed, name, expected, value, source)
 
 
-def _as_json(value):
+def as_json(value: Any) -> str:
     """A value as a user would write it in a JSON file, or Python's form of what JSON lacks."""
     try:
         return json.dumps(value, ensure_ascii=False)
@@ -68,13 +67,9 @@ def unknown(what: str, name: str, known: Iterable[str], source: str = "") -> Inp
 
 
 def check_fields(
-    path: str, values: Mapping[str, Any], table: FieldTable, required: tuple[str, ...] = ()
+    path: str, values: Mapping[str, Any], table: FieldTable, required: tuple[str, ...]
 ) -> None:
-    """Checks each field of the JSON file `path` against `table`, which lists all fields.
-
-    Raises:
-        InputError: a field is missing, unknown, or has an impossible value.
-    """
+    """Checks each field of the JSON file `path` against `table`, which lists all fields."""
     for name in required:
         if name not in values:
             raise InputError(f"{path}: `{name}` is missing")
@@ -95,15 +90,10 @@ def setting(
     below: float | None = None,
     choices: Iterable[str] = (),
 ) -> Any:
-    """A dataclass field with a one-line description and a range.
+    """A dataclass field with a one-line description and, for `check_settings`, a range.
 
-    `check_settings` checks the range; `hyperparameter_table` lists the descriptions.
-
-    Args:
-        default: the default value; a dict is copied for each instance.
-        help: what the field means, in one line.
-        least, above, most, below: bounds of a number. Every number must be finite.
-        choices: the allowed strings; of a list, its items.
+    A default that is a dict is copied for each instance. `choices` are the allowed strings or, for
+    a list, its allowed items.
     """
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     bounds = {words: bound for words, bound in bounds.items() if bound is not None}
@@ -116,8 +106,7 @@ def setting(
 def check_settings(config: Any) -> None:
     """Checks each `setting` of a dataclass instance against its range; None is always allowed.
 
-    Raises:
-        InputError: a value is outside its range; the message names the field.
+    Numbers must be finite.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -180,17 +169,12 @@ def hyperparameter_table(config_class: type) -> str:
         types = " or ".join(phrase.removeprefix("a ").removeprefix("an ") for phrase in phrases)
         meaning, choices = field.metadata["help"], field.metadata["choices"]
         meaning += f" ({', '.join(choices)})" if choices else ""
-        rows.append([field.name, types, _as_json(default), meaning])
+        rows.append([field.name, types, as_json(default), meaning])
     return markdown_table(["name", "type", "default", "meaning"], rows, num_text_columns=4)
 
 
 def override(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy of the dataclass instance `config` with fields replaced, names and types checked.
-
-    Raises:
-        InputError: a name that the dataclass does not have (with the nearest one it has), or a
-            value of another type than the field's annotation.
-    """
+    """A copy of the dataclass instance `config` with fields replaced, names and types checked."""
     annotations = typing.get_type_hints(type(config))
     checked = {}
     for name, value in overrides.items():

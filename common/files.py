@@ -21,13 +21,11 @@ TEMPORARY_SUFFIX = ".convbert-tmp"
 
 
 def _temporary_name(path: str) -> str:
-    """A name beside `path` that no other process uses; leftovers of dead processes go first.
+    """A name beside `path` that no other process uses.
 
-    They go when this process first writes to the folder: listing it costs time if it is large.
-
-    Containers often have the same process ids, and sometimes the same host name, so both the host
-    and the name space of process ids are part of the name. Only leftovers with this host and name
-    space are removed, and only if their process is gone.
+    When this process first writes to the folder, it removes what dead processes left there.
+    Containers often share process ids and sometimes a host name, so the name has the host, the name
+    space of process ids and the process id. Only leftovers of this host and name space are removed.
     """
     folder, name = os.path.split(path)
     with contextlib.suppress(FileExistsError):  # a file; the next line says so
@@ -102,9 +100,7 @@ def write_errors_named(
 def require_writable(folder: str | os.PathLike, num_bytes: int = 0) -> None:
     """Checks, before long work, that files of `num_bytes` can be written to or below `folder`.
 
-    Raises:
-        WriteError: the folder, or the one that it would be created in, is not writable, or its disk
-            is nearly full.
+    The folder need not exist; a `WriteError` says what is in the way.
     """
     if remote.is_url(folder):
         return
@@ -128,8 +124,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[str]:
 
     The content reaches the disk before the rename, so a crash leaves the old file or the new one.
     If the block raises, the temporary file is removed and `path` stays as it was. An OSError of the
-    write is a `WriteError`. A symbolic link stays one; a device or a pipe is written directly. What
-    becomes a file in a store is written to a temporary one here, and sent as a whole.
+    write becomes a `WriteError`. A symbolic link stays one; a device or a pipe is written directly.
+    A URL gets the file when it is complete.
     """
     if remote.is_url(path):
         with remote.written_whole(os.fspath(path)) as temporary:
@@ -192,10 +188,10 @@ def temporary_directory(path: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike) -> Iterator[str]:
-    """Yields a new directory beside `path`, which becomes `path` at the end: `replace_directory`.
+    """Yields a new directory, which becomes `path` at the end; see `replace_directory`.
 
-    If the block raises, the new directory is removed and `path` stays as it was. An OSError of the
-    write is a `WriteError`.
+    If the block raises, it is removed and `path` stays as it was. An OSError of the write becomes a
+    `WriteError`.
     """
     with temporary_directory(path) as temporary:
         yield temporary
@@ -206,10 +202,7 @@ def replace_directory(new: str | os.PathLike, path: str | os.PathLike) -> None:
     """Renames the directory `new`, on the same file system, to `path`.
 
     Its content reaches the disk first. A directory that already has the name is replaced as a
-    whole: for a moment there is neither, but never a part of one.
-
-    Raises:
-        WriteError: an OSError; a directory that had the name has it still.
+    whole: for a moment there is neither, but never a part of one. After a `WriteError` it is back.
     """
     path = os.path.abspath(path)
     with write_errors_named(path):
@@ -260,12 +253,9 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def find_path(name: str, path: str, data_dir: str | os.PathLike) -> str:
-    """Where the path is that a user gave as `name`: from the current directory, or `data_dir`.
+    """Finds the path that a user gave as `name`: in the current directory, or in `data_dir`.
 
     A URL is not looked up.
-
-    Raises:
-        InputError: it is in neither place.
     """
     if remote.is_url(path):
         return path
@@ -284,11 +274,7 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
-    """Reads a text file; see `decode_text`.
-
-    Raises:
-        InputError: no such file, larger than `max_bytes`, cannot be read, or other bytes than text.
-    """
+    """Reads a text file; see `decode_text`. A larger one than `max_bytes` is an `InputError`."""
     try:
         with remote.open_binary(path) as file:
             content = file.read(max_bytes + 1)
@@ -302,18 +288,14 @@ def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
 
 
 def encoding_of(content: bytes) -> str:
-    """What the byte-order mark of a text tells: "utf-16" or "utf-8-sig"; "utf-8" without one."""
+    """The encoding by the byte-order mark: "utf-16" or "utf-8-sig"; "utf-8" without one."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     return "utf-8-sig" if content.startswith(codecs.BOM_UTF8) else "utf-8"
 
 
 def decode_text(content: bytes, source: str | os.PathLike) -> str:
-    """Decodes UTF-8, or UTF-16 after a byte-order mark; the mark of either is left out.
-
-    Raises:
-        InputError: other bytes; the message names `source` and the line.
-    """
+    """Decodes UTF-8, or UTF-16 with a byte-order mark. An error names `source` and the line."""
     try:
         return content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
@@ -323,20 +305,14 @@ def decode_text(content: bytes, source: str | os.PathLike) -> str:
 
 
 def read_json_object(path: str | os.PathLike, max_bytes: int = 4 << 20) -> dict[str, Any]:
-    """Reads a small file that holds one JSON object.
-
-    Raises:
-        InputError: as `read_small_text`, not JSON (with line and column), or JSON of another type.
-    """
+    """Reads a small file that holds one JSON object; see `parse_json_object`."""
     return parse_json_object(read_small_text(path, max_bytes), os.fspath(path))
 
 
 def parse_json_object(text: str, source: str) -> dict[str, Any]:
     """Parses a JSON object; `source` is where it comes from, for messages.
 
-    Raises:
-        InputError: not JSON (with line and column), JSON of another type, or an object that has a
-            name twice: which of the values counts would be a guess.
+    A name that is there twice is an error: which of the values counts would be a guess.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique)

@@ -53,12 +53,7 @@ def resolve(
         local_files_only: use only what was downloaded before; do not connect to the hub.
         weights: also download the weights. A tokenizer needs none.
 
-    Returns:
-        The directory's path.
-
-    Raises:
-        InputError: no such directory, name or revision, no access, or no connection. A path or an
-            impossible name is refused before the hub is contacted.
+    A path or an impossible name is refused before the hub is contacted.
     """
     name = os.fspath(name_or_directory)
     if os.path.isdir(name):
@@ -129,15 +124,12 @@ def _download(name, revision, patterns, cache_dir, local_files_only):
 
 @contextlib.contextmanager
 def errors_explained(action: str, kind: str = "model", is_offline: bool = False) -> Iterator[None]:
-    """Says what an error of the hub means.
+    """Turns an error of huggingface_hub into an `InputError` that says what it means.
 
     Args:
         action: what is tried, with the name; a message is "cannot", this, and the reason.
         kind: what the repository holds.
         is_offline: whether the hub may not be asked; it never may if HF_HUB_OFFLINE is set.
-
-    Raises:
-        InputError: for every error of huggingface_hub.
     """
     from huggingface_hub import constants, errors
 
@@ -174,9 +166,7 @@ def errors_explained(action: str, kind: str = "model", is_offline: bool = False)
 def find_card(name: str, public: bool) -> str | None:
     """The README.md of a model on the hub; None if there is no such model, or it has none.
 
-    Raises:
-        InputError: the model exists and is public although `public` is false, the hub refuses, or
-            there is no connection.
+    A model that is public is an `InputError` unless `public` allows that.
     """
     from huggingface_hub import HfApi, errors
 
@@ -195,19 +185,13 @@ def find_card(name: str, public: bool) -> str | None:
 
 
 def upload(directory: str | os.PathLike, name: str, card: str | None, public: bool) -> str:
-    """Sends all files of a directory to a model's repository on the hub, in a commit.
+    """Sends all files of a directory to a model's repository on the hub; returns the commit's URL.
 
     Args:
         directory: of the files; links are followed.
         name: "owner/model"; the repository is created if there is none.
         card: the text of README.md, for the hub to check before anything is sent.
         public: whether everybody may see a new repository.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        InputError: the hub refuses the card, the name or the user, or there is no connection.
     """
     from huggingface_hub import HfApi, ModelCard
 
@@ -216,7 +200,5 @@ def upload(directory: str | os.PathLike, name: str, card: str | None, public: bo
         if card is not None:
             ModelCard(card).validate()
         api.create_repo(name, private=not public, exist_ok=True)
-        message = "Upload a ConvBERT"
-        return api.upload_folder(
-            repo_id=name, folder_path=directory, commit_message=message
-        ).commit_url
+        options = {"repo_id": name, "commit_message": "Upload a ConvBERT"}
+        return api.upload_folder(folder_path=directory, **options).commit_url

@@ -43,12 +43,7 @@ def is_address(path: str | os.PathLike) -> bool:
 
 
 def fetch(address: str, is_wanted: Callable[[str], bool] = lambda name: True) -> Dataset:
-    """Downloads the files at an address, unless they are in the cache.
-
-    Raises:
-        InputError: not the address of a data set, no such data set, revision or file, no access, or
-            no connection.
-    """
+    """Downloads the files at an address, unless they are in the cache."""
     from huggingface_hub import HfApi, HfFileSystem, snapshot_download
 
     if not _ADDRESS.match(address):
@@ -61,18 +56,14 @@ def fetch(address: str, is_wanted: Callable[[str], bool] = lambda name: True) ->
         found = _matches(system, os.path.join(root, place.path_in_repo).rstrip("/"))
         names = sorted(name.removeprefix(f"{root}/") for name in found)
         wanted = [name for name in names if is_wanted(name)]
-        directory = (
-            snapshot_download(
-                place.repo_id,
-                repo_type="dataset",
-                revision=commit,
-                allow_patterns=[glob.escape(name) for name in wanted],
-            )
-            if wanted
-            else ""
-        )
+        directory = ""
+        if wanted:
+            patterns = [glob.escape(name) for name in wanted]
+            options = {"repo_type": "dataset", "revision": commit, "allow_patterns": patterns}
+            directory = snapshot_download(place.repo_id, **options)
     others = [name for name in names if name not in set(wanted)]
-    return Dataset(directory, wanted, others, _without_revision(place), commit)
+    without_revision = os.path.join(f"{_PREFIX}{place.repo_id}", place.path_in_repo).rstrip("/")
+    return Dataset(directory, wanted, others, without_revision, commit)
 
 
 @functools.cache
@@ -83,10 +74,6 @@ def fetch_file(address: str) -> str:
         count = f"{len(found.names):,} files" if found.names else "no file"
         raise InputError(f"{address}: expected one file, found {count}")
     return os.path.join(found.directory, found.names[0])
-
-
-def _without_revision(place):
-    return os.path.join(f"{_PREFIX}{place.repo_id}", place.path_in_repo).rstrip("/")
 
 
 def _matches(system, path):

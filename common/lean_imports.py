@@ -1,9 +1,8 @@
 """Makes the first import of TensorFlow and Keras in a process take half as long.
 
 Keras imports scikit-learn, and with it SciPy's statistics, for wrappers, and Matplotlib for plots
-of images; without them, it does without. And of the million objects that an import makes, Python
-would look for garbage among all of them again and again. TensorFlow Text loads twenty libraries, of
-which two are needed: that takes 100 MB.
+of images, if they are there. Python would search the million objects that an import makes for
+garbage again and again. TensorFlow Text loads twenty libraries, 100 MB, of which two are needed.
 """
 
 import functools
@@ -44,7 +43,7 @@ class _LeanImports(importlib.abc.MetaPathFinder):
         finally:
             self._importing = False
             gc.enable()
-            gc.freeze()  # modules stay: to look at them again would be no use
+            gc.freeze()  # modules are never garbage
 
 
 def install() -> None:

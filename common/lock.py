@@ -27,18 +27,14 @@ def locked(path: str | os.PathLike, what: str, advice: str, shared: bool = False
 
     The lock is the operating system's (POSIX): it ends with the process, however that ends, so a
     file left by a dead process is no obstacle. Worker processes do not inherit it. Network file
-    systems with locks, such as NFS, enforce it between machines. On file systems without locks, a
-    warning is all that happens.
+    systems with locks, such as NFS, enforce it between machines. A file system without locks only
+    causes a warning.
 
     Args:
         path: the lock file.
         what: what is locked, for messages.
         advice: what to do instead of waiting, for messages.
         shared: others may have the lock at the same time if they share it, too; the file stays.
-
-    Raises:
-        InputError: another process has the lock, which the message names, or the file cannot be
-            written.
     """
     path = os.path.realpath(path)
     if path in _held:

@@ -1,8 +1,8 @@
 """Files in object stores, by URLs that fsspec knows: s3://, gs://, hdfs://, memory:// and others.
 
-The packages for some of them (s3fs, gcsfs) are extras; they find credentials and endpoints where
-they always do. What can pass, such as a cut connection or a busy server, is tried again; any other
-error of a store is an `InputError` that names the URL.
+The packages for some of them (s3fs, gcsfs) are extras, and find credentials and endpoints as usual.
+After an error that can pass, such as a cut connection or a busy server, a request is tried again;
+any other error of a store becomes an `InputError` that names the URL.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "memory"}
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError)
 _FINAL += (NotADirectoryError, NotImplementedError, ImportError, TypeError, ValueError)
-# Names of errors, which each package has of its own.
+# Names of error classes; each package has its own.
 _CREDENTIALS, _INVALID = re.compile("Credential|ProfileNotFound|RefreshError"), "Validation"
 # What tells two versions of a file apart, in the answers of different stores.
 _TAGS = ("ETag", "etag", "md5Hash", "blob_id", "checksum", "mtime", "LastModified", "created")
@@ -146,7 +146,7 @@ def list_files(url: str) -> dict[str, File]:
     found = _find(url, system, lambda: system.find(path, detail=True))
     if [*found] == [path]:
         return {"": found[path]}
-    return {posixpath.relpath(name, path or "/"): file for name, file in sorted(found.items())}
+    return _below(path, found)
 
 
 def match_files(pattern: str) -> tuple[str, dict[str, File]]:
@@ -166,10 +166,11 @@ def match_files(pattern: str) -> tuple[str, dict[str, File]]:
     base = scheme + "/".join(parts[:magic])
     system, path = _system(base)
     below = "/".join([path, *parts[magic:]])
-    found = _find(base, system, lambda: system.glob(below, detail=True))
-    return base, {
-        posixpath.relpath(name, path or "/"): file for name, file in sorted(found.items())
-    }
+    return base, _below(path, _find(base, system, lambda: system.glob(below, detail=True)))
+
+
+def _below(path, found):
+    return {posixpath.relpath(name, path or "/"): file for name, file in sorted(found.items())}
 
 
 def _find(url, system, find):
@@ -183,7 +184,7 @@ def _find(url, system, find):
 
     found = _attempt(url, look)
     return {
-        name.rstrip("/"): _file(info)
+        name: _file(info)
         for name, info in found.items()
         if info["type"] == "file" and not name.endswith("/")  # which marks a folder in some stores
     }
@@ -205,7 +206,7 @@ def open_binary(path: str | os.PathLike) -> io.BufferedIOBase:
 
 
 class _Stream(io.RawIOBase):
-    """A file in a store. Requests grow while it is read on, so that few of them read much."""
+    """A file in a store. Requests grow while it is read in order, so that few are needed."""
 
     def __init__(self, url, size):
         self._url, self._size, self._position = url, size, 0

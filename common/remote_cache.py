@@ -65,14 +65,8 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
     """Fetches a folder, or a file, unless the copy in the cache has the same sizes and tags.
 
     Files that are no longer in the store go from the copy, too. With a complete copy, the store is
-    asked for one listing, and nothing else.
-
-    Args:
-        url: of the folder.
-        choose: returns which files are wanted, given the names below it of all there are.
-
-    Raises:
-        InputError: there is no such folder, or nothing wanted in it, or an error of the store.
+    asked for one listing, and nothing else. `choose` returns which files are wanted, given the
+    names of all; none is an `InputError`.
     """
     url = url.rstrip("/")
     there = remote.list_files(url)
@@ -105,8 +99,7 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
 def hold_copy(url: str) -> None:
     """Keeps the working copy of a folder for this process, until it ends.
 
-    Raises:
-        InputError: another process has it, and may have written there what it has not sent.
+    If another process has it, that is an `InputError`: it may not have sent all that it wrote.
     """
     path = f"{_index_path(url)}.job"
     if path in _held or not remote.is_url(url):
@@ -194,9 +187,7 @@ def _index_path(url):
 def _index(url: str) -> Iterator[dict[str, list]]:
     """What is in the cache of a URL, by name: size, tag, SHA-256, and when it was written here.
 
-    One process has it at a time.
-
-    What changes is saved at the end, also after an error.
+    One process has it at a time. Changes are saved at the end, even after an error.
     """
     path = _index_path(url)
     os.makedirs(os.path.dirname(path), exist_ok=True)
