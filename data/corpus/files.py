@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from common.errors import InputError
+from common.files import encoding_of
 
 _CHUNK_BYTES = 1 << 18
 _DAMAGE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, UnicodeDecodeError)
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class DamagedError(InputError):
@@ -28,8 +28,8 @@ class DamagedError(InputError):
 def read_errors(name: str | os.PathLike) -> Iterator[None]:
     """Turns errors of reading in the `with` block into an `InputError` that names the file.
 
-    What a decoder says about the bytes is a `DamagedError`. What the system says, such as a lack of
-    permission, handles or memory, tells nothing about the file.
+    If a decoder rejects the bytes, it is a `DamagedError`. What the system reports, such as a lack
+    of permission or memory, says nothing about the file.
     """
     try:
         yield
@@ -107,7 +107,7 @@ def as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Turns a text that begins with UTF-16's byte-order mark into UTF-8; any other stays."""
     first = next(chunks, b"")
     chunks = itertools.chain([first], chunks)
-    if not first.startswith(UTF16_MARKS):
+    if encoding_of(first) != "utf-16":
         return chunks
     texts = codecs.iterdecode(chunks, "utf-16", "surrogatepass")
     return (text.encode(errors="surrogatepass") for text in texts)

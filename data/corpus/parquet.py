@@ -12,12 +12,7 @@ _BATCH_BYTES = 4 << 20
 def read_values(path: str | io.IOBase, column: str, name: str) -> Iterator[bytes | None]:
     """Yields the values of a column in order; None for a null. Messages call the file `name`.
 
-    `path` may also be an open file.
-
-    Raises:
-        OSError: the file is damaged (without a number), or cannot be read.
-        InputError: the column does not exist or does not hold text, or the file needs a feature
-            that pyarrow lacks.
+    `path` may also be an open file. A damaged file is an OSError without a number.
     """
     import pyarrow
     import pyarrow.parquet
@@ -51,10 +46,8 @@ def _check_column(schema, column, name):
     from pyarrow import types
 
     if column not in schema.names:
-        raise InputError(
-            f"{name} does not have the column {column!r}; it has {', '.join(schema.names)}. Choose "
-            "one with --text-column."
-        )
+        found = f"it has {', '.join(schema.names)}. Choose one with --text-column."
+        raise InputError(f"{name} does not have the column {column!r}; {found}")
     kind = schema.field(column).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
     is_text = (
@@ -62,10 +55,8 @@ def _check_column(schema, column, name):
         *(types.is_binary, types.is_large_binary, types.is_binary_view),
     )
     if not any(check(kind) for check in is_text):
-        raise InputError(
-            f"{name}: the column {column!r} holds {kind}, not text. Choose another with "
-            "--text-column."
-        )
+        hint = "Choose another with --text-column."
+        raise InputError(f"{name}: the column {column!r} holds {kind}, not text. {hint}")
 
 
 def _batch_size(row_group, column):

@@ -102,13 +102,8 @@ def read_documents(
     """Yields the lines of a source in lists, with None after the last line of each document.
 
     A list holds a document, or about `MAX_PART_BYTES` of a longer one. Lines are stripped and never
-    empty.
-
-    `content` is the source's, if it comes from `Corpus.stream`; `skipped` counts what is skipped.
-
-    Raises:
-        DamagedError: the file is damaged, and `ReadOptions.skip_damaged` is not set.
-        InputError: the file cannot be read, or a parquet file does not have the text column.
+    empty. `content` is the source's if it comes from `Corpus.stream`; `skipped` counts what is
+    skipped. A damaged file is a `DamagedError` unless `ReadOptions.skip_damaged` is set.
     """
     skipped = Skipped() if skipped is None else skipped
     is_open = False  # a document that has begun
@@ -130,9 +125,11 @@ def read_documents(
             yield [None]
 
 
-def read_lines(source: TextSource, content: bytes | None = None) -> Iterator[bytes | None]:
+def read_lines(
+    source: TextSource, content: bytes | None = None, skipped: Skipped | None = None
+) -> Iterator[bytes | None]:
     """Yields what `read_documents` yields, line by line."""
-    return itertools.chain.from_iterable(read_documents(source, content))
+    return itertools.chain.from_iterable(read_documents(source, content, skipped))
 
 
 def _read_archive(source, file, skipped):

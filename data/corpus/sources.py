@@ -33,8 +33,9 @@ from absl import logging
 
 from common import hub_datasets, remote
 from common.errors import InputError
+from common.files import encoding_of
 from common.remote import RemotePath
-from data.corpus.files import UTF16_MARKS, DamagedError, StrictTarInfo, read_errors
+from data.corpus.files import DamagedError, StrictTarInfo, read_errors
 from data.corpus.lines import MAX_LINE_BYTES, is_blank
 from data.corpus.readers import ReadOptions, TextSource
 
@@ -104,11 +105,6 @@ def find_corpus(
     `path` is a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`, also in a store or in
     a data set on the hub: `hf://datasets/OWNER/NAME/*.parquet`. By default, the corpus is
     OpenWebText in the data directory.
-
-    Raises:
-        InputError: there is no corpus or no text in it, a file or directory cannot be read, an
-            archive is damaged (unless damage is skipped), or the package that reads a file is
-            missing.
     """
     options = options or ReadOptions()
     with read_errors(path or data_dir):
@@ -145,8 +141,7 @@ def _fetch(
 ) -> tuple[str, list[tuple[Path, str]], dict[str, str]]:
     """Downloads the files at an address of the hub that can be read.
 
-    Returns:
-        The file, or the directory of several; the files, each with its name; and `Corpus.origin`.
+    Returns the file, or the directory of several; the files with their names; and `Corpus.origin`.
     """
     found = hub_datasets.fetch(address, lambda name: _kind_of(name, options)[0] is not None)
     _check_found(address, len(found.names), (_ending(Path(name)) for name in found.others))
@@ -202,11 +197,7 @@ def _default_path(data_dir: str | os.PathLike) -> Path | RemotePath:
 def _list_single_tar(
     path: Path | RemotePath, kind: str | None, options: ReadOptions
 ) -> tuple[list[TextSource], bool]:
-    """Lists a tar of archives, compressed or not, or an archive alone, whatever its name is.
-
-    Returns:
-        The sources, and whether they are of a compressed tar.
-    """
+    """Lists a tar of archives, or an archive alone; and whether it is a compressed tar."""
     with remote.open_binary(path) as file:
         is_compressed = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
         size = file.seek(0, os.SEEK_END)
@@ -259,7 +250,7 @@ def _matches(base: Path, pattern: list[str]) -> Iterator[Path]:
         match = base / name
         way = [match, *match.parents]
         directories = way[not match.is_dir() : way.index(base) + 1]
-        # `**` goes round and round where a link leads back to a directory above it.
+        # `**` follows a link that leads back to a directory above it again and again.
         if len(set(map(real, directories))) == len(directories):
             yield match
 
@@ -366,7 +357,7 @@ def _list_tar(
 def _list_file(
     path: Path | RemotePath, name: str, size: int | None = None, *, options: ReadOptions
 ) -> list[TextSource]:
-    """The sources of a file; `size` is known of one in a store, which is not opened in vain."""
+    """The sources of a file; with a `size`, it is in a store, and opened only if necessary."""
     kind, compression = _kind_of(path.name, options)
     is_remote = size is not None
     if not is_remote:
@@ -384,7 +375,7 @@ def _list_file(
     if is_remote and not is_divisible:
         return [source]
     with remote.open_binary(path) as file:  # what cannot be opened is found before any work is done
-        if is_divisible and file.read(2) not in UTF16_MARKS:
+        if is_divisible and encoding_of(file.read(2)) != "utf-16":
             return list(_ranges(source, file))
         if kind == "archive" and not options.skip_damaged:
             _check_xz_ends(source, file)

@@ -45,9 +45,6 @@ def training_batches(
 
     Returns:
         A dataset of `{"input_ids", "input_mask", "segment_ids"}`, int32 [B, T].
-
-    Raises:
-        InputError: as `load_metadata`, or the records are longer than `max_seq_length`.
     """
     metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
     dataset = tensorflow_setup.generator_dataset(
@@ -69,8 +66,8 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Reads the same `num_batches` batches each time, taking one example of each shard by turns.
 
-    If there are fewer examples than that, they are repeated. The other arguments and errors are
-    those of `training_batches`.
+    If there are fewer examples than that, they are repeated. For the other arguments, see
+    `training_batches`.
     """
     metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
     paths = [metadata.path(shard) for shard in metadata.shards if shard.examples]
@@ -84,10 +81,9 @@ def evaluation_batches(
 def batch_sources(
     metadata: RecordsMetadata, batch_size: int, seed: int, step: int
 ) -> dict[str, list[int]]:
-    """Finds the records of batch number `step` of `training_batches`, without reading any.
+    """Finds which records of each shard, by path, batch number `step` of `training_batches` has.
 
-    Returns:
-        Path of a shard → the indices of its records in the batch, ascending.
+    It reads none of them.
     """
     counts = {metadata.path(shard): shard.examples for shard in metadata.shards}
     sources = collections.defaultdict(list)

@@ -21,7 +21,6 @@ from absl import logging
 from common import lean_imports
 from common.console import progress_bar
 from common.errors import InputError
-from common.fields import require
 from common.remote import RemotePath, as_path
 from data.corpus.files import read_errors
 from data.corpus.sources import Corpus
@@ -70,12 +69,7 @@ def build_records(
 
     Returns:
         What was built; None if it already existed.
-
-    Raises:
-        InputError: the directory holds other records, the vocabulary cannot be used, an archive is
-            damaged or a process was killed. The last two keep the finished shards.
     """
-    require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     records_dir = as_path(records_dir)
     with progress.lock(records_dir):
         identity = options.identity(corpus)
@@ -100,7 +94,11 @@ def build_records(
             options=identity,
             **workers.vocabulary,
         )
-        _finish_directory(metadata, corpus)
+        if not metadata.num_examples:
+            found = f"gave no examples. Skipped: {json.dumps(metadata.skipped)}"
+            raise InputError(f"no text: the corpus {corpus.path} {found}")
+        metadata.save()
+        progress.remove_files(records_dir)
     seconds = time.monotonic() - start
     logging.info("%.1f MB of text in %.1f s, including startup", text_bytes / 1e6, seconds)
     return metadata
@@ -116,13 +114,9 @@ def build_part(
 ) -> list[Shard] | None:
     """Builds some of the shards, or those of them that are missing, and no `metadata.json`.
 
-    Other parts can be built in the same directory at the same time; `build_records` finishes it.
-    The arguments and errors are those of `build_records`.
-
-    Returns:
-        The shards of the part; None if the directory is complete.
+    Other parts can be built in the same directory at the same time; `build_records`, which has the
+    same arguments, finishes it. Returns the shards of the part; None if the directory is complete.
     """
-    require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     records_dir, name = as_path(records_dir), f"{part.number}-of-{part.count}"
     with progress.lock(records_dir, name), progress.lock(records_dir, shared=True):
         identity = options.identity(corpus)
@@ -173,20 +167,11 @@ def _require_all(tasks, finished, records_dir):
     )
 
 
-def _some(names: Iterable[str], limit: int = 20) -> str:
+def _some(names: Iterable[str]) -> str:
     """The first of many names, for messages."""
-    names = list(names)
+    names, limit = list(names), 20
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-def _finish_directory(metadata: RecordsMetadata, corpus: Corpus) -> None:
-    """Replaces the notes of progress with `metadata.json`, unless there are no examples."""
-    if not metadata.num_examples:
-        skipped = json.dumps(metadata.skipped)
-        raise InputError(f"no text: the corpus {corpus.path} gave no examples. Skipped: {skipped}")
-    metadata.save()
-    progress.remove_files(metadata.records_dir)
 
 
 def _with_contents(tasks: list[ShardTask], corpus: Corpus) -> Iterator[ShardTask]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from common import remote
 from common.files import sha256_of
-from data.corpus.readers import Skipped, TextSource, read_documents
+from data.corpus.readers import Skipped, TextSource, read_lines
 from data.records.examples import ExampleBuilder
 from data.records.metadata import TOKENIZER_FIELDS, Shard
 from data.records.options import BuildOptions
@@ -131,7 +131,7 @@ def _batched_lines(task: ShardTask, skipped: Skipped) -> Iterator[list[bytes | N
     """Gathers lines, and None for each end of a document, until TensorFlow has enough to do."""
     batch, size = [], 0
     for source, content in zip(task.sources, task.contents or itertools.repeat(None), strict=False):
-        for line in itertools.chain.from_iterable(read_documents(source, content, skipped)):
+        for line in read_lines(source, content, skipped):
             batch.append(line)
             size += len(line or b"")
             if size >= TOKENIZER_BATCH_BYTES:

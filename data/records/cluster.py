@@ -59,8 +59,8 @@ def build_on_worker(
 ) -> Shard | str:
     """Builds a shard on a worker, and notes it; returns what it holds, or why it cannot be built.
 
-    An error in the corpus is an error on every worker. It is not raised, because Spark would retry
-    it and then give up the whole job. `build_id` is another one for each driver.
+    An error in the corpus is not raised: Spark would retry the shard elsewhere, then give up the
+    whole job. `build_id` is different for each driver.
     """
     records_dir = as_path(task.path).parent
     try:
@@ -79,7 +79,7 @@ def build_on_worker(
 
 @functools.cache
 def _own_progress(records_dir: Path | RemotePath, build_id: str) -> Path | RemotePath:
-    """Begins this process's file about what is finished, with the options of the driver's."""
+    """Begins this process's progress file, with the options in the driver's."""
     path = records_dir / f"build_progress-{build_id}-{uuid.uuid4().hex}.jsonl"
     progress.begin(path, progress.options_of(records_dir / PROGRESS_FILE))
     return path

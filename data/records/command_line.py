@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from absl import logging
 
 from common.errors import InputError
-from common.fields import add_settings, chosen_settings
+from common.fields import add_settings, chosen_settings, require
 from common.files import atomic_path
 from common.remote import RemotePath, as_path, is_url
 from data.corpus.readers import ReadOptions
@@ -57,12 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_accents_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--no-strip-accents`."""
-    parser.add_argument(
-        "--no-strip-accents",
-        dest="strip_accents",
-        action="store_false",
-        help="keep accents when lower-casing",
-    )
+    options = {"dest": "strip_accents", "action": "store_false"}
+    parser.add_argument("--no-strip-accents", **options, help="keep accents when lower-casing")
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +131,7 @@ def build(
     logging.info("vocabulary %s", vocab_file)
     if num_processes is None:
         num_processes = min(os.cpu_count() or 1, 1 + corpus.size // BYTES_PER_PROCESS)
+    require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     if part:
         shards = build_part(corpus, options, records_dir, part, num_processes)
         done = f"part {part}, {len(shards)} shards" if shards is not None else "complete"

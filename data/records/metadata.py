@@ -54,7 +54,7 @@ def file_sizes(records_dir: Path | RemotePath) -> dict[str, int]:
 
 
 def shard_files(records_dir: Path | RemotePath) -> list[Path | RemotePath]:
-    """The shards in a directory, by name; a copy with another ending is none, but a warning."""
+    """The shards in a directory, in order; warns of files with other endings, such as copies."""
     found = sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
     shards = [path for path in found if re.fullmatch(rf"{SHARD_PREFIX}\d+-of-\d+", path.name)]
     if others := sorted({path.name for path in found} - {path.name for path in shards}):
@@ -161,9 +161,6 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
 
     A directory that the original wrote does not have `metadata.json`: its records are counted. A
     directory in an object store is fetched first, and the hash of each shard is checked, too.
-
-    Raises:
-        InputError: there are no records, the build did not finish, or a shard is missing or cut.
     """
     if remote.is_url(records_dir):
         return _fetch(os.fspath(records_dir))

@@ -42,10 +42,7 @@ _BUILT = re.compile(
 def lock(
     records_dir: Path | RemotePath, part: str = "", shared: bool = False
 ) -> contextlib.AbstractContextManager:
-    """A context in which no other build writes to the directory, or only others that share it.
-
-    With `part`, it is only for builds of that part. See `common.lock.locked`.
-    """
+    """Locks the directory, or with `part` that part of it; see `common.lock.locked`."""
     file = f".build-{part}.lock" if part else ".build.lock"
     what = f"{records_dir}, part {part}," if part else str(records_dir)
     directory = remote_cache.local_path(str(records_dir))  # no store has locks
@@ -55,8 +52,7 @@ def lock(
 def finished_shards(records_dir: Path | RemotePath, identity: dict) -> dict[str, Shard] | None:
     """Returns the shards that earlier builds finished, by name; None if all are in metadata.json.
 
-    Raises:
-        InputError: the directory holds records of other options, or damaged ones.
+    Records of other options, or damaged ones, are an `InputError`.
     """
     has_shards = bool(shard_files(records_dir))  # first: what builds them notes its options before
     metadata_file, files = records_dir / METADATA_FILE, progress_files(records_dir)
@@ -82,19 +78,19 @@ def finished_shards(records_dir: Path | RemotePath, identity: dict) -> dict[str,
 
 
 def options_of(path: Path | RemotePath) -> dict:
-    """The options in a file of a build."""
+    """The options in a progress file."""
     return json.loads(path.read_text().partition("\n")[0])
 
 
 def begin(path: Path | RemotePath, identity: dict, finished: Iterable[Shard] = ()) -> None:
-    """Writes the file of one that builds, with the shards that are finished already."""
+    """Begins a progress file, with the shards that are finished already."""
     entries = [identity, *map(dataclasses.asdict, finished)]
     with write_errors(path):
         write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def add(path: Path | RemotePath, shard: Shard) -> None:
-    """Adds a finished shard to the file of the one that built it."""
+    """Adds a finished shard to a progress file."""
     if remote.is_url(path):
         number = shard.name.removeprefix(SHARD_PREFIX).replace("-of-", "_of_")
         begin(path.with_name(f"{PROGRESS_PREFIX}-shard_{number}.jsonl"), options_of(path), [shard])
@@ -117,7 +113,7 @@ def start_directory(
 
 
 def remove_files(records_dir: Path | RemotePath, but: str | None = None) -> None:
-    """Removes the files about what is finished, one excepted."""
+    """Removes all progress files but one."""
     _remove(path for path in progress_files(records_dir) if path.name != but)
 
 

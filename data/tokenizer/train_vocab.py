@@ -17,8 +17,8 @@ from absl import logging
 
 from common.console import progress_bar
 from common.errors import InputError
-from common.fields import require
-from data.corpus.readers import Skipped, read_documents
+from common.fields import check_settings, setting
+from data.corpus.readers import Skipped, read_lines
 from data.corpus.sources import Corpus
 from data.tokenizer.tokenizer import ConvBertTokenizer
 from data.tokenizer.vocab_file import MAX_TOKEN_BYTES, SPECIAL_TOKENS
@@ -36,30 +36,17 @@ _BATCH_WORDS = 1 << 14
 class VocabularyOptions:
     """The options of a vocabulary. With the corpus, they decide its tokens."""
 
-    vocab_size: int = 30_522
+    vocab_size: int = setting(30_522, "number of tokens", least=6, most=10_000_000)
     do_lower_case: bool = True
     strip_accents: bool = True
-    num_unused: int = 0
-    """Number of tokens [unused0], [unused1], … after the special ones, for your own use."""
-    min_frequency: int = 2
-    """How often two parts must occur together to be merged."""
-    limit_alphabet: int | None = None
-    """Most characters in addition to ASCII's digits and symbols; None is as many as make up
-    `ALPHABET_COVERAGE` of the text."""
-    max_megabytes: int = 1000
-    """Amount of text to read; a larger corpus is sampled."""
+    num_unused: int = setting(0, "tokens [unused0], … for your own use", least=0, most=10_000_000)
+    min_frequency: int = setting(2, "how often two parts must occur together to merge", least=1)
+    limit_alphabet: int | None = setting(
+        None, "most characters besides ASCII's digits and symbols; see ALPHABET_COVERAGE", least=1
+    )
+    max_megabytes: int = setting(1000, "text to read; a larger corpus is sampled", least=1)
 
-    def __post_init__(self):
-        for name, least, most in (
-            ("vocab_size", len(SPECIAL_TOKENS) + 1, 10_000_000),
-            ("num_unused", 0, self.vocab_size),
-            ("min_frequency", 1, 1 << 32),
-            ("limit_alphabet", 1, 1 << 32),
-            ("max_megabytes", 1, 1 << 32),
-        ):
-            value = getattr(self, name)
-            is_possible = value is None or least <= value <= most
-            require(is_possible, name, f"from {least} to {most}", value)
+    __post_init__ = check_settings
 
 
 @dataclass(frozen=True)
@@ -76,14 +63,8 @@ def count_words(corpus: Corpus, options: VocabularyOptions) -> Counter[str]:
     """Counts the words of a corpus, as the tokenizer will separate them.
 
     If the corpus is larger than `max_megabytes`, sources are read up to that size in a shuffled
-    order, the same each time; of a compressed tar, the first ones.
-
-    Args:
-        corpus: from `data.corpus.sources.find_corpus`.
-        options: those on case and accents, and `max_megabytes`.
-
-    Raises:
-        InputError: the corpus cannot be read, or has no words.
+    order, the same each time; of a compressed tar, the first ones. A corpus without words is an
+    `InputError`.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
@@ -114,8 +95,7 @@ def _sample(corpus: Corpus, max_bytes: int, skipped: Skipped) -> Iterator[bytes]
     lines = []
     with progress_bar(corpus.size, "counting words", unit="B", unit_scale=True) as bar:
         for source, content in sources:
-            documents = read_documents(source, content, skipped)
-            for line in itertools.chain.from_iterable(documents):
+            for line in read_lines(source, content, skipped):
                 if line is None:
                     continue
                 lines.append(line)
@@ -135,7 +115,7 @@ def _sample(corpus: Corpus, max_bytes: int, skipped: Skipped) -> Iterator[bytes]
 def choose_alphabet(counts: Counter[str], limit: int | None = None) -> list[str]:
     """Returns the most common characters of counted words, and ASCII's digits and symbols; sorted.
 
-    `limit` is the most characters that are chosen, as `VocabularyOptions.limit_alphabet`.
+    For `limit`, see `VocabularyOptions.limit_alphabet`.
     """
     characters = Counter()
     for word, count in counts.items():
@@ -158,16 +138,8 @@ def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[s
 
     It starts with the special tokens, [PAD] first, and the unused ones. The alphabet follows, at
     the beginning of a word and inside one ("##"), and then the merged tokens in order of merging.
-
-    Args:
-        counts: from `count_words`.
-        options: all but `max_megabytes`.
-
-    Returns:
-        At most `vocab_size` tokens; fewer where the text has nothing more to merge.
-
-    Raises:
-        InputError: `vocab_size` leaves no room for the alphabet.
+    There are at most `vocab_size` tokens; fewer where the text has nothing more to merge. If the
+    alphabet does not fit, that is an `InputError`.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 

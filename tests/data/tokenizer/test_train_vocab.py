@@ -154,8 +154,8 @@ def test_words_that_cannot_become_tokens_are_not_learned():
     ],
 )
 def test_impossible_options_are_refused(field, least):
-    for value in (least - 1, 10**20):
-        with pytest.raises(InputError, match=f"`{field}` .*from {least} to .* Received: {value}"):
+    for value, allowed in ((least - 1, f"at least {least}"), (10**20, "below ")):
+        with pytest.raises(InputError, match=f"`{field}` must be {allowed}.* Received: {value}"):
             VocabularyOptions(**{field: value})
 
 
