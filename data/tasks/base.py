@@ -41,7 +41,7 @@ class Task(abc.ABC):
 
     @property
     def loss_settings(self) -> tuple[str, ...]:
-        """The hyper-parameters of losses of labels that the task's loss can have."""
+        """Which of `class_weights` and `label_smoothing` the task's loss can have."""
         return ()
 
     def paths(self, directory: str, split: str) -> list[str]:

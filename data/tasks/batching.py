@@ -110,9 +110,8 @@ def make_features(tokenizer: Any, examples: TextExamples, max_seq_length: int) -
         segments.append(encoded["segment_ids"][is_token])
         lengths.append(is_token.sum(axis=1))
     row_splits = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
-    ids, segments = np.concatenate(ids), np.concatenate(segments)
-    given = (ids, segments, row_splits, examples.targets, max_seq_length)
-    return Features(*given, pad_id=tokenizer.pad_id)
+    tokens = (np.concatenate(ids), np.concatenate(segments), row_splits)
+    return Features(*tokens, examples.targets, max_seq_length, pad_id=tokenizer.pad_id)
 
 
 def count_cut(tokenizer: Any, examples: TextExamples, features: Features) -> int:
@@ -260,10 +259,7 @@ class Batches(Sequence):
 def evaluation_batches(
     features: Features, batch_size: int, pad_to_max: bool = False, few_shapes: bool = False
 ) -> tuple[Batches, np.ndarray]:
-    """Batches of all examples, sorted by length to save padding; and int64 `[N]`, their order.
-
-    See `training_batches` for the arguments.
-    """
+    """Batches of all examples, sorted by length to save padding; and int64 `[N]`, their order."""
     order = np.argsort(features.lengths, kind="stable")
     indices = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
     return Batches(features, indices, pad_to_max, batch_size if few_shapes else None), order

@@ -12,11 +12,7 @@ BALANCED = "balanced"
 
 
 def check_loss(task: Task, options: Any) -> None:
-    """Checks `class_weights` and `label_smoothing` against the task.
-
-    Raises:
-        InputError: its loss cannot have one of them, or it lacks a label that has a weight.
-    """
+    """Checks that the task's loss can have `class_weights` and `label_smoothing`, if given."""
     for name in ("class_weights", "label_smoothing"):
         given, expected = getattr(options, name), f"absent for the task {task.name}"
         require(not given or name in task.loss_settings, name, expected, given)
@@ -28,10 +24,10 @@ def check_loss(task: Task, options: Any) -> None:
 def class_weights(
     labels: tuple[str, ...], targets: np.ndarray, given: str | dict[str, float] | None
 ) -> tuple[float, ...] | None:
-    """A factor for each label, or None.
+    """A factor for each label in order of their ids, or None.
 
     Args:
-        labels: the labels in order of their ids.
+        labels: the labels.
         targets: of the training set, label ids or `IGNORED`.
         given: the factors, where a missing label has 1; or `BALANCED`: targets / (labels · targets
             of this label), as in scikit-learn.

@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from common.errors import InputError
+from common.fields import as_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +122,4 @@ def listed(names: Iterable[Any]) -> str:
 
 def shown(value: Any) -> str:
     """The start of a value in JSON form, for messages."""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=repr)[:100]
-    except RecursionError:
-        return "a deeply nested value"
+    return as_json(value)[:100]

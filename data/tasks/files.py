@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.files import decode_text
-from data.tasks.examples import shown
+from data.tasks.examples import listed, shown
 
 JSON_ENDINGS = (".jsonl", ".json")
 PARQUET = ".parquet"
@@ -29,11 +29,7 @@ def file_ending(path: str) -> str:
 
 
 def read_text(path: str) -> tuple[str, str]:
-    """A file's text, and the SHA-256 of its bytes as they are on the disk.
-
-    Raises:
-        InputError: the file cannot be read, or holds other bytes than text.
-    """
+    """A file's text, and the SHA-256 of its bytes as they are on the disk."""
     try:
         with open(path, "rb") as file:
             content = file.read()
@@ -74,7 +70,7 @@ def parse_json(text: str, where: str) -> Any:
     """Parses JSON; an `InputError` begins with `where`."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {error}") from None
 
 
@@ -103,6 +99,13 @@ def as_object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object, got {shown(value)}")
     return value
+
+
+def field_of(value: Any, name: str, where: str) -> Any:
+    """A field of what must be a JSON object that has it; an `InputError` begins with `where`."""
+    if name not in as_object(value, where):
+        raise InputError(f"{where}: expected a field `{name}`, got {listed(value)}")
+    return value[name]
 
 
 def _is_json(line):

@@ -2,8 +2,7 @@
 
 Columns, label orders and headers are those of GLUE's own files, as in the original's
 finetune/classification/classification_tasks.py. Columns are read by number, and must have GLUE's
-names in the header. MRPC's test file has quotes doubled as in CSV; they
-are kept, since no field is quoted.
+names in the header. MRPC's test file doubles quotes as CSV does; they stay, as no field is quoted.
 """
 
 import dataclasses

@@ -77,9 +77,7 @@ def make_files(
 ) -> Iterator[tuple[str, BinaryIO]]:
     """Downloads a folder of the copy; yields the name and content of GLUE's file of each split.
 
-    Raises:
-        InputError: the copy cannot be read, or has other files, columns, labels or numbers of rows
-            than GLUE.
+    It is an `InputError` if the copy has other files, columns, labels or numbers of rows than GLUE.
     """
     source = FOLDERS[folder]
     address = f"{ADDRESS}/{source.name}"

@@ -107,9 +107,6 @@ def read_table(
         columns: names in the header, or of fields; or numbers.
         has_header: whether the first row of a TSV or CSV file holds the columns' names.
         may_be_wider: whether rows may have more cells than the header, or the first row.
-
-    Raises:
-        InputError: another ending, bytes that are not UTF-8, a broken row, or a missing column.
     """
     ending = file_ending(path)
     if ending not in (*SEPARATORS, *JSON_ENDINGS):

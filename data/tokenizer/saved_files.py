@@ -39,9 +39,7 @@ def vocabulary_file(directory: str | os.PathLike) -> Path:
 def read(directory: str | os.PathLike) -> Saved:
     """Reads vocab.txt or tokenizer.json, and the files that say how text is treated.
 
-    Raises:
-        InputError: a file is missing or broken, contradicts another, or asks for what
-            `ConvBertTokenizer` cannot do.
+    It is an `InputError` if two files disagree, or one asks for what `ConvBertTokenizer` cannot do.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -74,10 +72,7 @@ def write_vocabulary(path: str | os.PathLike, vocab: list[str]) -> None:
 def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
     """Writes the files for this project and transformers 4 and 5; returns their paths.
 
-    Args:
-        directory: created if missing.
-        saved: with the options `do_lower_case`, `strip_accents`, `max_word_length`,
-            `model_max_length` and `clean_up_tokenization_spaces`.
+    `saved` has all options of `ConvBertTokenizer`. The directory is created if it is missing.
     """
     directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)

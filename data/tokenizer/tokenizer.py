@@ -61,9 +61,6 @@ class ConvBertTokenizer(WordPiece):
             on are the same.
         pad_token, unk_token, cls_token, sep_token, mask_token: the special tokens themselves.
         all_special_tokens, all_special_ids: all five.
-
-    Raises:
-        InputError: the vocabulary cannot be used; see `load_vocabulary`.
     """
 
     pad_token, unk_token, cls_token, sep_token, mask_token = SPECIAL_TOKENS
@@ -141,9 +138,6 @@ class ConvBertTokenizer(WordPiece):
             `offset_mapping` `[B, T, 2]`: the characters `[start, end)` of its text that a token
             comes from, (0, 0) for added tokens and padding; and `special_tokens_mask` `[B, T]`: 1
             for added tokens and padding.
-
-        Raises:
-            InputError: an argument is impossible, or `texts` and `text_pairs` differ in number.
         """
         num_special = add_special_tokens * self.num_special_tokens_to_add(text_pairs is not None)
         _check_layout(padding, truncation, max_length, num_special)
@@ -213,13 +207,8 @@ class ConvBertTokenizer(WordPiece):
     ) -> list[int]:
         """Marks with 1 the tokens that `build_inputs_with_special_tokens` adds; others are 0.
 
-        Args:
-            ids0, ids1: ids of the first text, and of the second or None.
-            already_has_special_tokens: `ids0` is a whole row; its special tokens are 1, a [MASK]
-                or [UNK] included.
-
-        Raises:
-            InputError: `ids1` beside a whole row.
+        With `already_has_special_tokens`, `ids0` is a whole row: its special tokens are 1, a [MASK]
+        or [UNK] included.
         """
         if already_has_special_tokens:
             if ids1 is not None:
@@ -232,11 +221,7 @@ class ConvBertTokenizer(WordPiece):
         return 3 if pair else 2
 
     def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
-        """Looks up the tokens of a sequence of ids, or the token of one.
-
-        Raises:
-            InputError: an id is not in the vocabulary.
-        """
+        """Looks up the tokens of a sequence of ids, or the token of one."""
         if not isinstance(ids, int | np.integer):
             return [self.convert_ids_to_tokens(int(index)) for index in ids]
         if not 0 <= ids < self.vocab_size:
@@ -263,9 +248,6 @@ class ConvBertTokenizer(WordPiece):
             ids: T ids.
             skip_special_tokens: leave these out; transformers does not by default.
             clean_up_tokenization_spaces: also around apostrophes; None is the tokenizer's setting.
-
-        Raises:
-            InputError: an id is not in the vocabulary.
         """
         tokens = self.convert_ids_to_tokens(ids)
         if skip_special_tokens:
@@ -311,10 +293,6 @@ class ConvBertTokenizer(WordPiece):
             revision: a branch, tag or commit on the hub; None is its main branch.
             cache_dir: where downloads are kept; None is huggingface_hub's cache.
             local_files_only: download nothing, and use what was downloaded before.
-
-        Raises:
-            InputError: the directory or name does not exist; or a file is missing or broken,
-                contradicts another, or asks for what this tokenizer cannot do.
         """
         found = hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
         saved = saved_files.read(found)
@@ -326,11 +304,8 @@ class ConvBertTokenizer(WordPiece):
         """Writes the tokenizer as this project and transformers read it; returns the paths.
 
         The files are vocab.txt, tokenizer_config.json and special_tokens_map.json for transformers
-        4, and tokenizer.json, with `max_word_length` in it, for transformers 5.
-
-        Args:
-            directory: created if missing.
-            model_max_length: the most tokens the model takes; None is the tokenizer's own.
+        4, and tokenizer.json, with `max_word_length` in it, for transformers 5. `model_max_length`
+        is the most tokens the model takes; None is the tokenizer's own.
         """
         options = {
             "do_lower_case": self.do_lower_case,
@@ -344,11 +319,7 @@ class ConvBertTokenizer(WordPiece):
     def save_vocabulary(
         self, save_directory: str | os.PathLike, filename_prefix: str | None = None
     ) -> tuple[str]:
-        """Writes vocab.txt, or PREFIX-vocab.txt, alone; returns its path in a tuple.
-
-        Raises:
-            InputError: the directory does not exist.
-        """
+        """Writes vocab.txt, or PREFIX-vocab.txt, alone; returns its path in a tuple."""
         if not os.path.isdir(save_directory):
             raise InputError(f"`save_directory`: {save_directory} is not a directory")
         name = f"{filename_prefix}-{VOCAB_FILE}" if filename_prefix else VOCAB_FILE

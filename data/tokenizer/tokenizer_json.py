@@ -42,12 +42,9 @@ class Description(NamedTuple):
 
 
 def read(path: Path) -> Description:
-    """Reads a tokenizer.json.
+    """Reads a tokenizer.json, which must describe a tokenizer like BERT's.
 
     An id without a token, as where a vocabulary repeats a token, becomes "".
-
-    Raises:
-        InputError: the file is broken, or describes a tokenizer that is not BERT's.
     """
     content = read_json(path)
     for field, allowed in _ALLOWED.items():

@@ -19,9 +19,6 @@ def kept_lengths(
             where both are cut and the number is odd, the one that was longer keeps one more token
             (of equally long ones, the second); "only_first" and "only_second" cut one text alone,
             to one token at least.
-
-    Raises:
-        InputError: the one text cannot be cut enough.
     """
     if first + (second or 0) <= max_tokens:
         return first, second

@@ -115,9 +115,6 @@ class WordPiece:
 
         Returns:
             int32 ids, ragged `[N, (tokens)]`.
-
-        Raises:
-            InputError: `texts` is anything else.
         """
         texts = _normalize(
             _as_string_tensor(texts), self.do_lower_case, self.strip_accents, self.max_word_length
@@ -125,11 +122,7 @@ class WordPiece:
         return self._kernel.tokenize(texts)
 
     def tokenize_with_offsets(self, texts: Sequence[str]) -> list[Tokens]:
-        """Cuts texts into the tokens of `tokenize`, with their positions in Python's strings.
-
-        Raises:
-            InputError: `texts` is not a list of `str`.
-        """
+        """Cuts texts into the tokens of `tokenize`, with their positions in Python's strings."""
         return split_rows(*self._offsets_graph(_as_string_tensor(check_strings(texts))))
 
     def tokenize_with_ragged_offsets(
@@ -177,17 +170,11 @@ def split_rows(
     return [Tokens(*(column[a:b] for column in columns)) for a, b in bounds]
 
 
-def separate_words(texts, do_lower_case: bool = True, strip_accents: bool = True) -> tf.Tensor:
-    """Separates the words that `ConvBertTokenizer` would cut into tokens.
+def separate_words(texts, do_lower_case: bool, strip_accents: bool) -> tf.Tensor:
+    """Separates the words that a `ConvBertTokenizer` with these options would cut into tokens.
 
-    Args:
-        texts: strings `[N]`, as `ConvBertTokenizer.tokenize` takes them.
-        do_lower_case: as in `ConvBertTokenizer`.
-        strip_accents: as in `ConvBertTokenizer`; ignored unless `do_lower_case`.
-
-    Returns:
-        strings `[N]`: the words with one or more spaces between them. A private-use character,
-        which is in no vocabulary, replaces a word over the length limit.
+    `texts` are strings `[N]`, and so is the result: the words with one or more spaces between them.
+    A private-use character, which is in no vocabulary, replaces a word over the length limit.
     """
     options = do_lower_case, do_lower_case and strip_accents
     texts = _normalize(_as_string_tensor(texts), *options, MAX_WORD_LENGTH)

@@ -19,29 +19,23 @@ def review_texts(task: Any, examples: TextExamples, logits: np.ndarray) -> Revie
     predicted = decoding.predictions(task.problem_type, logits)
     shares = decoding.probabilities(task.problem_type, logits)
     answers = decoding.answers(task.problem_type, logits, task.labels)
-    is_multi_label = task.problem_type == decoding.MULTI_LABEL
-    if is_multi_label:
+    if task.problem_type == decoding.MULTI_LABEL:
         # Of a wrong example, the wrong decision that the model was most sure of.
         decisions = np.where(predicted == 1, shares, 1 - shares)
         confidence = np.where(predicted != right, decisions, 0.0).max(axis=1)
         wrong = np.flatnonzero((predicted != right).any(axis=1))
+        expected = [[task.labels[i] for i in np.flatnonzero(row)] for row in right]
+        expected, answers = ([_joined(names) for names in rows] for rows in (expected, answers))
+        confusion = None
     else:
         confidence = shares[np.arange(len(right)), predicted]
         wrong = np.flatnonzero(predicted != right)
-
-    def in_words(label):
-        names = [task.labels[i] for i in np.flatnonzero(label)] if is_multi_label else None
-        return task.labels[label] if names is None else _joined(names)
-
+        expected = [task.labels[label] for label in right]
+        confusion = confuse(task.labels, right, predicted)
     mistakes = [
-        Mistake(
-            *(index, _texts(examples, index), in_words(right[index])),
-            _joined(answers[index]) if is_multi_label else answers[index],
-            float(confidence[index]),
-        )
-        for index in most_confident(wrong, confidence)
+        Mistake(i, _texts(examples, i), expected[i], answers[i], float(confidence[i]))
+        for i in most_confident(wrong, confidence)
     ]
-    confusion = None if is_multi_label else confuse(task.labels, right, predicted)
     labels = score_labels(task.labels, right, predicted)
     return Review(mistakes, len(wrong), UNIT, UNIT, labels, confusion)
 

@@ -262,10 +262,9 @@ class ClassificationTask(Task):
             raise InputError(f"{path}: expected {expected}, got {listed(counts)}")
         once = [name for name, count in counts.items() if count == 1]
         if isinstance(self.label_column, int) and found[0] == once and len(counts) > 2:
-            message = (
-                '%s, line 1: only this row has the label "%s". If it is a header, name columns'
-            )
-            logging.warning(message, path, once[0])
+            where = f"{path}, line 1"
+            hint = "If it is a header, name columns"
+            logging.warning('%s: only this row has the label "%s". %s', where, once[0], hint)
         if self.is_regression:
             score_range = min(counts), max(counts)
             logging.info("%s: scores from %g to %g", self.name, *score_range)
@@ -370,11 +369,8 @@ def _check_together(path, values, num_texts):
         check(name not in values, name, f"absent for {kind}", values.get(name))
     unordered = values.get("unordered")
     check(num_texts == 2 or not unordered, "unordered", "absent if there is one text", unordered)
-    delimiter, labels = (
-        values.get("label_delimiter", ","),
-        map(label_name, values.get("labels", [])),
-    )
-    unsafe = [label for label in labels if kind == MULTI_LABEL and delimiter in label]
+    delimiter, names = values.get("label_delimiter", ","), map(label_name, values.get("labels", ()))
+    unsafe = [name for name in names if kind == MULTI_LABEL and delimiter in name]
     check(not unsafe, "labels", f'without the delimiter "{delimiter}"', unsafe)
 
 

@@ -22,22 +22,19 @@ def review_choices(task: Any, examples: Any, logits: np.ndarray) -> Review:
     names = [str(name) for name in task.labels or range(examples.num_choices)]
     predicted = logits.argmax(axis=1)
     confidence = probabilities(SINGLE_LABEL, logits).max(axis=1)
-    wrong = np.flatnonzero(predicted != examples.labels)
+    right = examples.labels
+    wrong = np.flatnonzero(predicted != right)
 
     def texts(index):
-        marks = {int(predicted[index]): WRONG, int(examples.labels[index]): MISSED}
+        marks = {int(predicted[index]): WRONG, int(right[index]): MISSED}
         choices = enumerate(examples.choices[index])
         return [("context", [Piece(examples.contexts[index])])] + [
             (names[number], [Piece(text, marks.get(number, ""))]) for number, text in choices
         ]
 
     mistakes = [
-        Mistake(
-            *(index, texts(index), names[examples.labels[index]], names[predicted[index]]),
-            float(confidence[index]),
-        )
-        for index in most_confident(wrong, confidence)
+        Mistake(i, texts(i), names[right[i]], names[predicted[i]], float(confidence[i]))
+        for i in most_confident(wrong, confidence)
     ]
-    labels = score_labels(names, examples.labels, predicted)
-    confusion = confuse(names, examples.labels, predicted)
+    labels, confusion = score_labels(names, right, predicted), confuse(names, right, predicted)
     return Review(mistakes, len(wrong), "questions", "questions", labels, confusion)

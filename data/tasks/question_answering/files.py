@@ -20,11 +20,12 @@ from typing_extensions import override
 
 from common.errors import InputError
 from common.files import decode_text, sha256_of
-from data.tasks.examples import Examples, listed, parse_text, shown
+from data.tasks.examples import Examples, parse_text, shown
 from data.tasks.files import (
     GZIP_START,
     JSON_ENDINGS,
     as_object,
+    field_of,
     file_ending,
     json_records,
     parse_json,
@@ -98,8 +99,7 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
                 if name in ids:
                     raise InputError(f"{place}: another question of the file has the same id")
                 ids.add(name)
-                text = _get_text(fields, "question", place)
-                question = Question(name, text, len(contexts) - 1)
+                question = Question(name, _get_text(fields, "question", place), len(contexts) - 1)
                 question, problem = _with_answers(
                     question, fields, context, split, unanswerable, place
                 )
@@ -136,11 +136,8 @@ def find_answer(context: str, answer: str, start: int, end: int) -> tuple[int, i
     if 0 <= start < end and pattern.fullmatch(context, start, end):
         return start, end
     spans = [match.span() for match in pattern.finditer(context)]
-    return min(
-        spans or _find_decomposed(context, words),
-        key=lambda span: abs(span[0] - start),
-        default=None,
-    )
+    spans = spans or _find_decomposed(context, words)
+    return min(spans, key=lambda span: abs(span[0] - start), default=None)
 
 
 def _pattern(words):
@@ -214,13 +211,12 @@ def _get_answers(fields, split, where):
         return []
     if isinstance(fields.get(name), dict):  # of lists, as Hugging Face's `datasets` has it
         columns = fields[name]
-        texts, starts = (_get(columns, key, list, where) for key in ("text", "answer_start"))
+        keys = ("text", "answer_start")
+        texts, starts = (_get(columns, key, list, where) for key in keys)
         if len(texts) != len(starts):
             found = f"got {len(texts)} texts and {len(starts)} starts"
             raise InputError(f"{where}: expected a start for each text in `{name}`, {found}")
-        answers = [
-            {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
-        ]
+        answers = [dict(zip(keys, pair, strict=True)) for pair in zip(texts, starts, strict=True)]
     else:
         answers = _get(fields, name, list, where)
     texts = [answer.get("text") if isinstance(answer, dict) else answer for answer in answers]
@@ -283,10 +279,7 @@ def _spans(answer, where):
 
 def _get(fields, name, kind, where):
     """A required field, of the type `kind`."""
-    as_object(fields, where)
-    if name not in fields:
-        raise InputError(f"{where}: expected a field `{name}`, got {listed(fields)}")
-    value = fields[name]
+    value = field_of(fields, name, where)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is not kind:

@@ -31,15 +31,11 @@ def review_answers(
     task: Any, examples: QuestionExamples, answers: Sequence[Answer], na_threshold: float
 ) -> Review:
     """The review of a `QuestionAnsweringTask`'s dev set, from what was found for each question."""
-    is_answered = np.array([task.is_answered(answer, na_threshold) for answer in answers])
-    texts = [
-        answer.candidates[0].text if answered else ""
-        for answer, answered in zip(answers, is_answered, strict=True)
-    ]
-    outcomes = [
-        _outcome(question.answers, text)
-        for question, text in zip(examples.questions, texts, strict=True)
-    ]
+    is_answered = [task.is_answered(answer, na_threshold) for answer in answers]
+    pairs = zip(answers, is_answered, strict=True)
+    texts = [answer.candidates[0].text if answered else "" for answer, answered in pairs]
+    rights = [question.answers for question in examples.questions]
+    outcomes = list(map(_outcome, rights, texts))
     wrong = np.array([i for i, (_, is_wrong) in enumerate(outcomes) if is_wrong], int)
     confidence = np.zeros(len(answers))
     for index in wrong:
@@ -50,8 +46,7 @@ def review_answers(
     ]
     labels, confusion = [], None
     if task.unanswerable:
-        right = np.array([not question.answers for question in examples.questions], int)
-        found = np.array([not text for text in texts], int)
+        right, found = (np.array([not each for each in part], int) for part in (rights, texts))
         labels, confusion = score_labels(KINDS, right, found), confuse(KINDS, right, found)
     counts = dict(Counter(name for name, _ in outcomes).most_common())
     return Review(mistakes, len(wrong), "questions", "questions", labels, confusion, counts)

@@ -111,11 +111,8 @@ class QuestionAnsweringTask(Task):
     def describe(self, examples):
         """The label of a question is its first answer; "" if it has none."""
         return [
-            (
-                (question.text, examples.contexts[question.context]),
-                _first_answer(examples, question),
-            )
-            for question in examples.questions
+            ((each.text, examples.contexts[each.context]), _first_answer(examples, each))
+            for each in examples.questions
         ]
 
     @override

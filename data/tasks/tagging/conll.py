@@ -76,9 +76,6 @@ def read_conll(
             it is CoNLL-U and all its tags are "_".
         words_only: do not read tags.
         known_tags: tags that a word may have, besides those in the file.
-
-    Raises:
-        InputError: not UTF-8, no words, or a line that does not have the columns.
     """
     text, sha256 = read_text(path)
     is_conllu = file_ending(path) == _CONLLU_ENDING

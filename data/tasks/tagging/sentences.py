@@ -7,8 +7,8 @@ import numpy as np
 from absl import logging
 
 from common.errors import InputError
-from data.tasks.examples import listed, parse_text, unexpected
-from data.tasks.files import JSON_ENDINGS, file_ending, json_records, read_text
+from data.tasks.examples import parse_text, unexpected
+from data.tasks.files import JSON_ENDINGS, field_of, file_ending, json_records, read_text
 from data.tasks.labels import label_name
 from data.tasks.tagging.conll import SentenceExamples, read_conll
 
@@ -27,20 +27,12 @@ def read_sentences(
     words_only: bool = False,
     known_tags: Iterable[str] = (),
 ) -> SentenceExamples:
-    """Reads a CoNLL file, or one that ends in `.jsonl` or `.json`.
+    """Reads a CoNLL file, see `read_conll`; or one that ends in `.jsonl` or `.json`.
 
-    A JSON file has an object for each sentence, with a list of words and one of tags. Sentences
-    without words are passed over if tags are read.
-
-    Args:
-        word_column, tag_column: names of JSON fields; None is the first field there is of
-            `WORD_FIELDS` and `TAG_FIELDS`. For the columns of CoNLL files, see `read_conll`.
-        num_columns, may_lack_tags, known_tags: see `read_conll`. A JSON file has no tags if it has
-            no field of them.
-        words_only: do not read tags. The words of a JSON file may then be text, to be split.
-
-    Raises:
-        InputError: not UTF-8, no words, or a line or an object that is not as described.
+    A JSON file has an object for each sentence, with a list of words and one of tags, in the fields
+    `word_column` and `tag_column`: by default the first there is of `WORD_FIELDS` and `TAG_FIELDS`.
+    Sentences without words are passed over if tags are read. With `words_only`, the words may be
+    text, to be split.
     """
     is_json = file_ending(path) in JSON_ENDINGS
     for column in (word_column, tag_column):
@@ -76,7 +68,7 @@ def read_sentences(
 
 
 def _words(record: dict[str, Any], field: str, place: str, may_be_text: bool) -> list[str]:
-    value = _field(record, field, place)
+    value = field_of(record, field, place)
     if may_be_text and isinstance(value, str):
         return value.split()
     if not isinstance(value, list):
@@ -92,7 +84,7 @@ def _words(record: dict[str, Any], field: str, place: str, may_be_text: bool) ->
 
 
 def _tags(record, field, place, num_words):
-    value = _field(record, field, place)
+    value = field_of(record, field, place)
     names = [*map(label_name, value)] if isinstance(value, list) else [None]
     if not all(name and not set(name) & set(" \t\r\n") for name in names):
         raise InputError(f"{place}: {unexpected('a list of tags', f'`{field}`', value)}")
@@ -100,9 +92,3 @@ def _tags(record, field, place, num_words):
         found = f"got {len(names)} tags of {num_words} words"
         raise InputError(f"{place}: expected a tag for each word in `{field}`, {found}")
     return names
-
-
-def _field(record, name, place):
-    if name not in record:
-        raise InputError(f"{place}: expected a field `{name}`, got {listed(record)}")
-    return record[name]
