@@ -36,7 +36,7 @@ class HeadModel(PretrainedModel):
     # Names of inputs that the head reads and the encoder does not.
     further_inputs: tuple[str, ...] = ()
     # For a class with several kinds of head: the argument that selects one, and its value by a
-    # tensor that only this kind has. The first is the default.
+    # tensor of this kind, which no kind before it has. The last is the default.
     kind_argument = ""
     kinds: Mapping[str, Any] = {}
     # Of the losses of labels; set them before `compile`. See `TokenCrossEntropy`.
@@ -112,13 +112,14 @@ class HeadModel(PretrainedModel):
     def _options_from(cls, source, options):
         if not cls.kinds:
             return options
-        shown = [kind for tensor, kind in cls.kinds.items() if tensor in source.arrays]
+        shown = next((kind for name, kind in cls.kinds.items() if name in source.arrays), None)
         requested = options.get(cls.kind_argument)
         if requested is None:
-            return options | {cls.kind_argument: (shown or list(cls.kinds.values()))[0]}
-        if shown and requested != shown[0]:
+            default = list(cls.kinds.values())[-1]
+            return options | {cls.kind_argument: default if shown is None else shown}
+        if shown not in (None, requested):
             raise InputError(
-                f"`{cls.kind_argument}` of the head in {source.path} is {json.dumps(shown[0])}. "
+                f"`{cls.kind_argument}` of the head in {source.path} is {json.dumps(shown)}. "
                 f"Received: {json.dumps(requested)}"
             )
         return options
@@ -188,7 +189,7 @@ class ConvBertForSequenceClassification(HeadModel):
 
     architecture = "ConvBertForSequenceClassification"
     kind_argument = "classifier_head"
-    kinds: ClassVar = {"classifier.weight": "linear", "classifier.out_proj.weight": "mlp"}
+    kinds: ClassVar = {"classifier.out_proj.weight": "mlp", "classifier.weight": "linear"}
 
     def __init__(self, config, classifier_head: str = "linear", convbert=None, **kwargs):
         require_one_of("classifier_head", classifier_head, self.kinds.values())
@@ -270,7 +271,7 @@ class ConvBertForQuestionAnswering(HeadModel):
     head_name = "head"
     token_outputs = ("start_logits", "end_logits")
     kind_argument = "joint_prediction"
-    kinds: ClassVar = {"qa_outputs.weight": False, "qa_joint.start.weight": True}
+    kinds: ClassVar = {"qa_joint.start.weight": True, "qa_outputs.weight": False}
 
     def __init__(
         self,
@@ -352,21 +353,17 @@ class ConvBertForMultipleChoice(HeadModel):
 
     architecture = "ConvBertForMultipleChoice"
     input_rank = 3
+    kind_argument = "classifier_head"
+    kinds: ClassVar = {pretrained.PROJECTION: "mlp", "classifier.weight": "linear"}
 
     def __init__(self, config, convbert=None, classifier_head: str = "linear", **kwargs):
-        require_one_of("classifier_head", classifier_head, ("linear", "mlp"))
+        require_one_of("classifier_head", classifier_head, self.kinds.values())
         super().__init__(config, convbert, **kwargs)
         self.add_head(ClassificationHead, "classifier", self.config, classifier_head, units=1)
 
     @override
     def tensors(self):
         return self.convbert.tensors() + pretrained.choice_tensors(self.classifier)
-
-    @classmethod
-    @override
-    def _options_from(cls, source, options):
-        has_projection = pretrained.PROJECTION in source.arrays
-        return {"classifier_head": "mlp" if has_projection else "linear"} | options
 
     def get_config(self):
         """The constructor's arguments."""

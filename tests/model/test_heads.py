@@ -276,6 +276,8 @@ def test_a_projection_before_the_choices_classifier(tmp_path):
     inputs = inputs_of("choice")
     again = ConvBertForMultipleChoice.from_pretrained(tmp_path)
     np.testing.assert_array_equal(again(inputs), model(inputs))
+    with pytest.raises(InputError, match=r'`classifier_head` .* "mlp".* "linear"'):
+        ConvBertForMultipleChoice.from_pretrained(tmp_path, classifier_head="linear")
     tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     rows = {name: array.reshape(4, -1) for name, array in inputs.items()}
     last = rows["input_mask"].sum(axis=1) - 1
