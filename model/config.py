@@ -122,32 +122,25 @@ class ConvBertConfig:
         check_settings(self)
         hidden, heads, groups = self.hidden_size, self.num_attention_heads, self.linear_groups
         labels, scores = self.id2label, self.score_range
-        is_range = scores is None or (len(scores) == 2 and scores[0] < scores[1])
-        is_range = is_range and all(map(math.isfinite, scores or ()))
-        divides_heads = self.attention_head_size or hidden % heads == 0
-        for name, is_allowed, expected in (
-            ("conv_kernel_size", self.conv_kernel_size % 2 == 1, "odd"),
-            ("hidden_size", divides_heads, f"a multiple of `num_attention_heads` ({heads})"),
-            ("hidden_size", hidden % groups == 0, f"a multiple of `linear_groups` ({groups})"),
-            (
-                "intermediate_size",
-                self.intermediate_size % groups == 0,
-                f"a multiple of `linear_groups` ({groups})",
-            ),
-            # The original accepts this and silently halves the heads.
-            (
-                "head_ratio",
-                self.conv_type == "sdconv" or self.head_ratio == 1,
-                '1 with conv_type "noconv", where all heads attend',
-            ),
-            (
-                "id2label",
-                labels is None or len(labels) == self.num_labels,
-                f"one name for each of the {self.num_labels} labels",
-            ),
-            ("score_range", is_range, "the lowest and the highest score"),
-        ):
+
+        def check(is_allowed, name, expected):
             require(is_allowed, name, expected, getattr(self, name))
+
+        check(self.conv_kernel_size % 2 == 1, "conv_kernel_size", "odd")
+        is_multiple = self.attention_head_size or hidden % heads == 0
+        check(is_multiple, "hidden_size", f"a multiple of `num_attention_heads` ({heads})")
+        for name in ("hidden_size", "intermediate_size"):
+            is_multiple = getattr(self, name) % groups == 0
+            check(is_multiple, name, f"a multiple of `linear_groups` ({groups})")
+        # The original accepts this and silently halves the heads.
+        is_possible = self.conv_type == "sdconv" or self.head_ratio == 1
+        check(is_possible, "head_ratio", '1 with conv_type "noconv", where all heads attend')
+        has_names = labels is None or len(labels) == self.num_labels
+        check(has_names, "id2label", f"one name for each of the {self.num_labels} labels")
+        is_range = scores is None or (
+            len(scores) == 2 and -math.inf < scores[0] < scores[1] < math.inf
+        )
+        check(is_range, "score_range", "the lowest and the highest score")
 
     @property
     def num_heads(self) -> int:
@@ -244,14 +237,12 @@ class ConvBertConfig:
             del fields["problem_type"]
         if fields.get("architectures") == ["ConvBertForMultipleChoice"]:
             fields.setdefault("summary_type", "last")  # transformers' default
-            # A projection is read if it has the form of a classifier's; tensors show whether it is.
-            has_projection = bool(fields.get("summary_use_proj"))
-            expected = fields.get("hidden_act", cls.hidden_act) if has_projection else None
-            for name, allowed in (
-                ("summary_activation", fields.get("summary_activation") == expected),
-                ("summary_proj_to_labels", not fields.get("summary_proj_to_labels")),
-            ):
-                if not allowed and (has_projection or name == "summary_activation"):
+            expected = {"summary_activation": None}
+            if fields.get("summary_use_proj"):  # that of our "mlp" head, as the tensors must show
+                activation = fields.get("hidden_act", cls.hidden_act)
+                expected = {"summary_activation": activation, "summary_proj_to_labels": None}
+            for name, value in expected.items():
+                if (fields.get(name) or None) != value:
                     raise InputError(
                         f"{source}: `{name}` is {json.dumps(fields.get(name))}: a multiple-choice "
                         "head with another projection than `hidden_act` of H features is not "
@@ -298,20 +289,17 @@ class Objective:
 
     def __post_init__(self):
         check_settings(self)
-        impossible = {
-            "untied_generator_embeddings": {
-                "`uniform_generator` is true: there is no generator": self.uniform_generator,
-                "`untied_generator` is false: both are one encoder": not self.untied_generator,
-            },
-            "uniform_generator": {
-                "`electra_objective` is false: nothing would be trained": (
-                    not self.electra_objective
-                ),
-            },
-        }
-        for name, reasons in impossible.items():
-            for reason, holds in reasons.items():
-                require(not (getattr(self, name) and holds), name, f"false if {reason}", True)
+
+        def refuse(name, holds, reason):
+            require(not (getattr(self, name) and holds), name, f"false if {reason}", True)
+
+        embeddings = "untied_generator_embeddings"
+        no_generator = "`uniform_generator` is true: there is no generator"
+        one_encoder = "`untied_generator` is false: both are one encoder"
+        untrained = "`electra_objective` is false: nothing would be trained"
+        refuse(embeddings, self.uniform_generator, no_generator)
+        refuse(embeddings, not self.untied_generator, one_encoder)
+        refuse("uniform_generator", not self.electra_objective, untrained)
 
     @property
     def has_separate_generator(self) -> bool:
@@ -343,9 +331,9 @@ def max_predictions_per_seq(length: int, mask_prob: float) -> int:
     return max(1, int((mask_prob + 0.005) * length))
 
 
-def as_config(config: ConvBertConfig | dict[str, Any]) -> ConvBertConfig:
-    """A configuration, or the dict that a saved Keras model keeps of it."""
-    return config if isinstance(config, ConvBertConfig) else override(ConvBertConfig(), config)
+def as_config(config: Any, kind: type = ConvBertConfig) -> Any:
+    """A configuration, also from the dict that a saved Keras model keeps of it."""
+    return config if isinstance(config, kind) else override(kind(), config)
 
 
 def load_hparams(text_or_path: str, option: str = "--hparams") -> dict[str, Any]:

@@ -7,7 +7,6 @@ import keras
 from keras import ops
 from typing_extensions import override
 
-from common import fields
 from common.errors import InputError
 from model.backends import backend, distribution
 from model.config import ConvBertConfig, Objective, as_config
@@ -63,11 +62,6 @@ class HistogramAUC(keras.metrics.AUC):
             variable.assign(variable + added)
 
 
-def _from_dict(kind, value):
-    """Returns `value`, or creates the dataclass `kind` from a saved dict or its defaults."""
-    return value if isinstance(value, kind) else fields.override(kind(), value or {})
-
-
 @keras.saving.register_keras_serializable(package="convbert")
 class ConvBertForPreTraining(TrainableModel):
     """Generator and discriminator with their losses; `fit` on batches of records trains both.
@@ -103,8 +97,8 @@ class ConvBertForPreTraining(TrainableModel):
     ):
         super().__init__(**kwargs)
         self.config = as_config(config)
-        self.objective = _from_dict(Objective, objective)
-        self.special = _from_dict(SpecialTokens, special)
+        self.objective = as_config(objective or {}, Objective)
+        self.special = as_config(special or {}, SpecialTokens)
         self.seed = seed
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.train_random = keras.random.SeedGenerator(seed, name="train_random")
