@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 from absl import logging
@@ -64,22 +65,17 @@ def _name():
 
 
 def _multiplies(precision):
-    """Whether this CPU has instructions that multiply in a precision, if that can be known."""
+    """Whether this CPU has instructions that multiply in a precision."""
     instructions = {"float16": "amx_fp16|avx512_fp16", "bfloat16": "amx_bf16|avx512_bf16|bf16"}
-    wanted, known = instructions.get(precision.removeprefix("mixed_")), _cpuinfo()
-    return not (wanted and known) or re.search(rf"\b({wanted})\b", known) is not None
+    wanted = instructions.get(precision.removeprefix("mixed_"))
+    return wanted is None or re.search(rf"\b({wanted})\b", _cpuinfo()) is not None
 
 
 def _cpuinfo():
-    """What Linux says of the CPU; empty on other systems."""
-    if not os.path.exists("/proc/cpuinfo"):
-        return ""
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        return file.read()
+    return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
 
 
 def _cpu():
     name = re.search(r"^model name\s*:\s*(.+)$", _cpuinfo(), re.MULTILINE)
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    cores = len(os.sched_getaffinity(0))
     return f"CPU ({name[1] if name else platform.machine()}, {cores} cores)"

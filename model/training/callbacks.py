@@ -180,7 +180,7 @@ class TrainingLog(StepsCallback):
         line |= self.model.optimizer.loss_scaling()
         line["tokens_per_second"] = round(tokens / (now - self.logged_time), 1)
         line["seconds"] = round(now - self.started, 1)
-        line["peak_memory_mb"] = peak_memory_mb()
+        line["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
         if (peak := backend.peak_memory()) is not None:
             line["device_peak_memory_mb"] = peak // 1_000_000
         self._record(line)
@@ -209,9 +209,3 @@ class TrainingLog(StepsCallback):
         """Ends the progress bar, so that further output starts on a new line."""
         if self.bar is not None:
             self.bar.close()
-
-
-def peak_memory_mb() -> int:
-    """Returns this process's peak memory in MB (ru_maxrss is in kB, on macOS in bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (1_000_000 if sys.platform == "darwin" else 1000)

@@ -27,7 +27,6 @@ def test_a_cpu(capsys, monkeypatch):
         ("amx_bf16 amx_int8", "mixed_bfloat16", False),
         ("amx_bf16 amx_int8", "mixed_float16", True),
         ("amx_fp16", "mixed_float16", False),
-        ("", "mixed_bfloat16", False),  # not Linux: nothing is known
     ],
 )
 def test_a_cpu_without_half_precision_says_so(flags, precision, is_slow, monkeypatch):
