@@ -117,27 +117,18 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         self.groups = self._grouped(variables)
         self.first_moments, self.second_moments = (
             [
-                self.add_variable(
-                    shape=(sum(map(_size, group)),),
-                    initializer="zeros",
-                    dtype="float32",
-                    name=f"{name}_{i}",
-                )
+                self.add_variable((sum(map(_size, group)),), dtype="float32", name=f"{name}_{i}")
                 for i, group in enumerate(self._variables_by_group())
             ]
             for name in ("first_moment", "second_moment")
         )
         if self.dynamic_loss_scale:
-            self.loss_scale = self.add_variable(
-                shape=(),
-                initializer=keras.initializers.Constant(INITIAL_LOSS_SCALE),
-                dtype="float32",
-                name="loss_scale",
-            )
+            initial = keras.initializers.Constant(INITIAL_LOSS_SCALE)
+            self.loss_scale = self.add_variable((), initial, dtype="float32", name="loss_scale")
             # "int" is int64 on TensorFlow, which keeps int32 variables on the host, where a step
             # that XLA compiles for a GPU cannot reach them.
             self.finite_steps, self.skipped_steps = (
-                self.add_variable(shape=(), initializer="zeros", dtype="int", name=name)
+                self.add_variable((), dtype="int", name=name)
                 for name in ("finite_steps", "skipped_steps")
             )
 
@@ -167,15 +158,6 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
     def _variables_by_group(self) -> list[list]:
         return [[self._trainable_variables[i] for i in group] for group in self.groups]
-
-    def moments(self) -> list[tuple]:
-        """Returns (first, second) for each variable of `build`, in the variable's shape."""
-        found = {}
-        groups = self._variables_by_group()
-        for group, *moments in zip(groups, self.first_moments, self.second_moments, strict=True):
-            parts = zip(*(_split(moment.value, group) for moment in moments), strict=True)
-            found |= dict(zip(map(id, group), parts, strict=True))
-        return [found[id(variable)] for variable in self._trainable_variables]
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         """Updates every variable; Keras calls it with the gradients of a step."""

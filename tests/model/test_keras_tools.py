@@ -71,7 +71,7 @@ def test_keras_takes_it_as_any_model(kind, tmp_path):
     del used["input_mask"]  # inputs that were present in training may be missing
     assert_equal_outputs(again, model, used)
     assert int(again.optimizer.iterations) == 1
-    for ours, theirs in zip(again.optimizer.moments(), model.optimizer.moments(), strict=True):
+    for ours, theirs in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

@@ -1,6 +1,7 @@
 """One small model of each kind, and batches that it can be trained on."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -137,6 +138,18 @@ def compiled_pretraining_model(seed=1, steps_per_execution=1, **fields):
     optimizer = create_optimizer(1e-3, 20, 4)
     model.compile(optimizer, jit_compile=False, steps_per_execution=steps_per_execution)
     return model
+
+
+def moments(optimizer):
+    """(first, second) for each variable that the optimizer updates, in the variable's shape."""
+    shapes, found = [tuple(variable.shape) for variable in optimizer._trainable_variables], {}
+    moments = zip(optimizer.first_moments, optimizer.second_moments, strict=True)
+    for group, pair in zip(optimizer.groups, moments, strict=True):
+        ends = np.cumsum([math.prod(shapes[i]) for i in group])[:-1]
+        parts = zip(*(np.split(np.asarray(moment), ends) for moment in pair), strict=True)
+        for i, both in zip(group, parts, strict=True):
+            found[i] = tuple(part.reshape(shapes[i]) for part in both)
+    return [found[i] for i in range(len(shapes))]
 
 
 def fit_pretraining(model, inputs, steps, callbacks=(), epochs=1):

@@ -16,7 +16,7 @@ from common.files import WriteError
 from model.training import checkpoints as training_state
 from model.training.checkpoints import TrainingCheckpoints, not_finite, state_variables
 from tests.support.pretraining import tree
-from tests.support.small_models import compiled_pretraining_model
+from tests.support.small_models import compiled_pretraining_model, moments
 
 HPARAMS = {"seed": 1}
 
@@ -155,7 +155,7 @@ def older_layouts(state, model):
     old = {f"model/{i:04d}/{name}": arrays[name] for i, name in enumerate(names)}
     yield old | {name: a for name, a in state.arrays.items() if name.startswith("optimizer/")}
     first, second = (
-        np.concatenate([np.ravel(pair[i]) for pair in model.optimizer.moments()]) for i in (0, 1)
+        np.concatenate([np.ravel(pair[i]) for pair in moments(model.optimizer)]) for i in (0, 1)
     )
     yield kept | {
         "optimizer/0001/adam_weight_decay/first_moment": first,

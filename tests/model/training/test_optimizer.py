@@ -37,7 +37,7 @@ def check_update(golden, step, variables, optimizer):
     expected = dict(zip(golden["names"], golden[f"norm{step}"], strict=True))
     np.testing.assert_allclose(norms, [expected[name] for name in variables], rtol=1e-5)
     built = optimizer._trainable_variables
-    moments = {id(v): pair for v, pair in zip(built, optimizer.moments(), strict=True)}
+    moments = {id(v): pair for v, pair in zip(built, small_models.moments(optimizer), strict=True)}
     checked = 0
     for name, variable in variables.items():
         if f"p{step}/{name}" in golden:
@@ -173,7 +173,7 @@ def test_groups_change_nothing(monkeypatch, size):
         for _ in range(2):
             gradients = [tf.constant(random.standard_normal(s), "float32") for s in shapes]
             optimizer.apply([*gradients[:2], None, *gradients[3:]], variables)
-        moments = [np.asarray(moment) for pair in optimizer.moments() for moment in pair]
+        moments = [moment for pair in small_models.moments(optimizer) for moment in pair]
         assert [moment.shape for moment in moments[::2]] == shapes
         return len(optimizer.groups), [*map(np.asarray, variables), *moments]
 
@@ -207,9 +207,8 @@ def test_an_overflow_halves_the_loss_scale_and_changes_nothing_else():
     scaled.apply([tf.constant([np.inf, 1.0]), tf.constant([1.0])])
     np.testing.assert_array_equal(variables[0], [1.0, -2.0])
     np.testing.assert_array_equal(variables[1], [3.0])
-    for variable, moments in zip(variables, scaled.moments(), strict=True):
-        for moment in moments:
-            np.testing.assert_array_equal(moment, np.zeros(variable.shape))
+    for moments in (*scaled.first_moments, *scaled.second_moments):
+        np.testing.assert_array_equal(moments, np.zeros(moments.shape))
     assert float(scaled.loss_scale) == INITIAL_LOSS_SCALE / 2
     assert int(scaled.iterations) == 1  # a step is done, even so
 
