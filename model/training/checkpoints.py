@@ -82,12 +82,13 @@ class TrainingCheckpoints:
     def __init__(self, directory: str, keep: int = 3):
         self.directory = directory
         self.keep = keep
-        self.last_good: str | None = None
-        """The newest checkpoint that this object has read or saved."""
+        self.last_good: str | None = None  # the newest that this object has read or saved
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, ascending."""
-        return sorted(int(name.removeprefix("step_")) for name in self._names(r"step_\d+"))
+        names = os.listdir(self.directory) if os.path.isdir(self.directory) else []
+        found = filter(re.compile(r"step_\d+").fullmatch, names)
+        return sorted(int(name.removeprefix("step_")) for name in found)
 
     def path(self, step: int) -> str:
         """Returns the checkpoint's directory."""
@@ -152,11 +153,6 @@ class TrainingCheckpoints:
         if self.last_good is None:
             return "There is no checkpoint yet"
         return f"The last good checkpoint is {self.last_good}"
-
-    def _names(self, pattern):
-        if not os.path.isdir(self.directory):
-            return []
-        return [name for name in os.listdir(self.directory) if re.fullmatch(pattern, name)]
 
 
 def _write(directory, model, description, more_arrays):

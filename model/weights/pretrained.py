@@ -118,18 +118,13 @@ def _norm(layer, hf_name, tf1_name):
     ]
 
 
-def embedding_tensors(embeddings, scope: str = "electra") -> list[Tensor]:
-    """The three tables and their LayerNorm."""
-    rows = [
-        Tensor(getattr(embeddings, name), f"embeddings.{name}.weight", f"{scope}/embeddings/{name}")
-        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings")
-    ]
-    return rows + _norm(embeddings.norm, "embeddings.LayerNorm", f"{scope}/embeddings/LayerNorm")
-
-
 def encoder_tensors(encoder, scope: str = "electra") -> list[Tensor]:
     """Every weight of a `ConvBertModel`; `scope` is its name in the original's checkpoints."""
-    rows = embedding_tensors(encoder.embeddings, scope)
+    rows, embeddings = [], encoder.embeddings
+    for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
+        table = getattr(embeddings, name)
+        rows.append(Tensor(table, f"embeddings.{name}.weight", f"{scope}/embeddings/{name}"))
+    rows += _norm(embeddings.norm, "embeddings.LayerNorm", f"{scope}/embeddings/LayerNorm")
     if encoder.embeddings_project is not None:
         name = "embeddings_project"
         rows += _dense(encoder.embeddings_project, name, f"{scope}/{name}")
