@@ -14,6 +14,7 @@ NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 
 # Whether every function of a model is compiled, anew for each shape of its arrays.
 ALWAYS_COMPILES = True
+COMPILES_STEPS = False  # whether XLA compiles every step that is trained
 
 
 def default_jit_compile() -> bool:
@@ -53,12 +54,12 @@ def most_steps_per_execution() -> int:
 
 
 def accelerator() -> tuple[str, str | None] | None:
-    """Returns the name and compute capability of the device that computes; None for a CPU."""
+    """Returns the name and compute capability of the first GPU or TPU; None for a CPU."""
     return None
 
 
 def peak_memory() -> int | None:
-    """Returns the most bytes that were in use on the GPU or TPU; None if that is not known."""
+    """Returns the most bytes that were in use on the first GPU or TPU; None if not known."""
     return None
 
 
@@ -73,7 +74,7 @@ def scope(num_devices: int) -> contextlib.AbstractContextManager:
 
 
 def replica() -> tuple:
-    """Returns (index, count) of the part of the batch that the calling code computes."""
+    """Returns (index, count) of the replica, and part of the batch, that the caller computes."""
     return 0, 1
 
 
@@ -140,8 +141,8 @@ def any_process(flag: bool) -> bool:
 def in_graph(*arrays, dtypes=("float32", "bfloat16"), static_shapes: bool = False) -> bool:
     """Whether these are arrays, of these dtypes, of a TensorFlow graph that is being traced.
 
-    Only where this is true may `model.layers.fused` call the further functions of
-    `tensorflow_backend`. `static_shapes` also requires that all shapes are known.
+    Only there, or where XLA compiles the whole step, do layers call `compiled` and
+    `custom_gradient`, which this module lacks. `static_shapes` also requires known shapes.
     """
     return False
 
@@ -157,9 +158,6 @@ def traced_once(function):
     Arguments and results are nested arrays. Whatever else the function depends on must not change.
     """
     return function
-
-
-COMPILES_STEPS = False  # whether XLA compiles every step that is trained
 
 
 def join(arrays: list):

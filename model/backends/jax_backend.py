@@ -15,18 +15,18 @@ from common.fields import require
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
 from model.backends.any_backend import NUM_PROCESSES
 
+# ruff: noqa: D103 (`any_backend` documents the functions)
+
 JOB_ADDRESSES, PROCESS_ID = "KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_PROCESS_ID"
 LOST_AFTER_SECONDS = 30  # without a sign of life from a process
 COMPILES_STEPS = True
 
 
 def allow_tf32(is_allowed: bool) -> None:
-    """Sets whether GPUs may round the factors of float32 products to 10 bits."""
     jax.config.update("jax_default_matmul_precision", None if is_allowed else "highest")
 
 
 def accelerator() -> tuple[str, str | None] | None:
-    """Returns the name and compute capability of the first device; None for a CPU."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return None
@@ -34,12 +34,10 @@ def accelerator() -> tuple[str, str | None] | None:
 
 
 def peak_memory() -> int | None:
-    """Returns the most bytes that were in use on the first device; None on a CPU."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device has too little memory."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
@@ -91,12 +89,10 @@ def keep_compilations(directory: str) -> None:
 
 
 def process() -> tuple[int, int]:
-    """Returns (index, count) of this process."""
     return jax.process_index(), jax.process_count()
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` is set in any process; each waits for all the others."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(numpy.array(flag)).any())
@@ -146,21 +142,17 @@ def train_step_in_parts(model, state: tuple, data) -> tuple:
 
 
 def is_tracing(array) -> bool:
-    """Whether a graph is being made, of which `array` is a part."""
     return isinstance(array, jax.core.Tracer)
 
 
 def traced_once(function):
-    """Makes all calls of a function in graphs, for arrays of the same shapes, share one trace."""
     return jax.jit(function)
 
 
 def custom_gradient(function, *arguments, constants=()):
-    """Calls a function that returns its value and the function for its gradients.
+    """As in `tensorflow_backend`; the function must use no other arrays.
 
-    The latter returns a tuple, one for each of the arguments; `constants` follow them, and have no
-    gradient. The function must use no other arrays, and is called again for the gradients; XLA
-    computes only what these need.
+    It is called again for the gradients, and XLA computes only what these need.
     """
 
     @jax.custom_vjp

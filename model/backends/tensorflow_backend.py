@@ -16,7 +16,9 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from common import gpus
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
 
-ALWAYS_COMPILES = False  # a service must not wait for XLA, on a GPU neither
+# ruff: noqa: D103 (`any_backend` documents the functions)
+
+ALWAYS_COMPILES = False  # a service must not wait for XLA, not even on a GPU
 # TensorFlow's names for GPUs, in its two ways to run compiled functions.
 KEPT_FOR = "GPU,XLA_GPU_JIT"
 SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number works
@@ -41,7 +43,6 @@ def default_num_devices(available: int) -> int:
 
 
 def allow_tf32(is_allowed: bool) -> None:
-    """Sets whether GPUs may round the factors of float32 products to 10 bits."""
     tf.config.experimental.enable_tensor_float_32_execution(is_allowed)
 
 
@@ -51,7 +52,6 @@ def most_steps_per_execution() -> int:
 
 
 def accelerator() -> tuple[str, str | None] | None:
-    """Returns the name and compute capability of the first visible GPU; None without one."""
     gpu = next(iter(tf.config.get_visible_devices("GPU")), None)
     if gpu is None:
         return None
@@ -61,14 +61,12 @@ def accelerator() -> tuple[str, str | None] | None:
 
 
 def peak_memory() -> int | None:
-    """Returns the most bytes that were in use on the first GPU; None without one."""
     if not tf.config.list_logical_devices("GPU"):
         return None
     return tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device has too little memory."""
     return isinstance(error, tf.errors.ResourceExhaustedError) or (
         isinstance(error, tf.errors.OpError) and "RESOURCE_EXHAUSTED" in str(error)
     )
@@ -130,15 +128,13 @@ def _mirrored(num_devices):
 
 
 def replica() -> tuple:
-    """Returns (index, count) of the calling replica; (0, 1) outside of one."""
     context = tf.distribute.get_replica_context()
-    if context is None:
+    if context is None:  # outside of all replicas
         return 0, 1
     return context.replica_id_in_sync_group, context.num_replicas_in_sync
 
 
 def sum_over_replicas(value):
-    """Sums each replica's `value`."""
     if replica()[1] == 1:
         return value
     context = tf.distribute.get_replica_context()
@@ -146,7 +142,6 @@ def sum_over_replicas(value):
 
 
 def is_replicated(model: keras.Model) -> bool:
-    """Whether the model is mirrored on several devices."""
     return model.distribute_strategy.num_replicas_in_sync > 1
 
 
@@ -207,7 +202,6 @@ def train_step_in_parts(model, data):
 
 
 def in_graph(*arrays, dtypes=("float32", "bfloat16"), static_shapes: bool = False) -> bool:
-    """Whether these are arrays, of these dtypes, of a graph that is being traced."""
     return not tf.executing_eagerly() and all(
         tf.is_tensor(array)
         and tf.as_dtype(array.dtype).name in dtypes
@@ -223,16 +217,11 @@ def compiled(function):
 
 
 def is_tracing(array) -> bool:
-    """Whether a graph is being made."""
     return not tf.executing_eagerly()
 
 
 def traced_once(function):
-    """Makes all calls of a function in graphs, for arrays of the same shapes, share one trace.
-
-    The calls are not replaced by what they do, so it is rewritten and made executable only once,
-    too.
-    """
+    # Not inlined, so that TensorFlow optimizes it only once, too.
     shared = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
     def call(*arguments):  # Variables would have a trace each.
@@ -242,10 +231,10 @@ def traced_once(function):
 
 
 def custom_gradient(function, *arguments, constants=()):
-    """Calls a function that returns its value and the function for its gradients.
+    """Calls `function`, which returns its value and the function of its gradient.
 
-    The latter returns a tuple, one for each of the arguments; `constants` follow them, and have no
-    gradient.
+    The latter returns a tuple with one gradient for each of `arguments`. `constants` are passed
+    after them, and have no gradient.
     """
 
     def call(*everything):
@@ -283,5 +272,4 @@ def bias_gradient(gradient) -> tf.Tensor:
 
 
 def random_bits(shape, seed) -> tf.Tensor:
-    """Draws uniform uint32 numbers."""
     return tf.random.stateless_uniform(shape, tf.cast(seed, tf.int32), None, None, tf.uint32)
