@@ -27,7 +27,7 @@ from model.config import load_hparams
 LAUNCH_SECONDS = 2e-6
 INTEGER_LANES = 64  # a core starts in a cycle, on all targets
 INTEGER_INSTRUCTIONS = 0.7  # per operation: an instruction adds or mixes three numbers
-# To tune is to run. Untuned, a product in Triton may find no tiles: cuBLAS has all products.
+# Tuning would run kernels. Without it, Triton may find no tiles for a product: cuBLAS does all.
 XLA_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 
 
@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> None:
         "tokens/s": round(tokens / total),
     }
     kinds = by_kind(kernels, seconds)
-    print(describe(target, config.precision), args.backend, end="\n\n")
+    peak, bandwidth = target.products_per_second(config.precision) / 1e12, target.bandwidth / 1e12
+    limits = f"{peak:.0f} TFLOP/s, {bandwidth:.2f} TB/s, {LAUNCH_SECONDS * 1e6:.0f} µs a launch"
+    print(f"{target.name}, {config.precision}: {limits}; {args.backend}\n")
     print_table([row])
     if args.by_kind:
         print_table(kinds)
@@ -116,13 +118,6 @@ def kernel_seconds(kernel: Kernel, target: Target, precision: str) -> float:
         kernel.products / target.products_per_second(precision),
         cycles / (target.cores * target.clock * 1e9),
     )
-
-
-def describe(target: Target, precision: str) -> str:
-    """The GPU, and the assumptions of the roofline."""
-    peak, bandwidth = target.products_per_second(precision) / 1e12, target.bandwidth / 1e12
-    limits = f"{peak:.0f} TFLOP/s, {bandwidth:.2f} TB/s, {LAUNCH_SECONDS * 1e6:.0f} µs a launch"
-    return f"{target.name}, {precision}: {limits};"
 
 
 def by_kind(kernels: list[Kernel], seconds: list[float]) -> list[dict]:

@@ -49,24 +49,18 @@ def make_step(hparams: dict) -> tuple:
 def trace_jax(hparams: dict) -> bytes:
     """The step as Keras calls it on JAX: its state is donated."""
     import jax
+    from jax._src.interpreters import mlir
 
     from model.convbert import INPUT_NAMES
 
     model, shape = make_step(hparams)
-    variables = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple(
-        [jax.ShapeDtypeStruct(variable.shape, variable.dtype) for variable in group]
-        for group in variables
-    )
+    groups = (model.trainable_variables, model.non_trainable_variables)
+    groups += (model.optimizer.variables, model.metrics_variables)
+    state = tuple([jax.ShapeDtypeStruct(v.shape, v.dtype) for v in group] for group in groups)
     batch = {name: jax.ShapeDtypeStruct(shape, "int32") for name in INPUT_NAMES}
     step = jax.jit(model.train_step, donate_argnums=0)
     lowered = step.trace(state, (batch,)).lower(lowering_platforms=("cuda",))
-    return bytecode(lowered.compiler_ir("stablehlo").operation)
+    return mlir.module_to_bytecode(lowered.compiler_ir("stablehlo"))
 
 
 def trace_tensorflow(hparams: dict) -> bytes:
@@ -83,15 +77,6 @@ def trace_tensorflow(hparams: dict) -> bytes:
     specs = [tf.TensorSpec(shape, tf.int32)] * len(INPUT_NAMES)
     traced = tf.function(step, jit_compile=True).experimental_get_compiler_ir(*specs)
     return traced(stage="stablehlo_serialized", device_name="/device:CPU:0")
-
-
-def bytecode(operation) -> bytes:
-    """A module of MLIR in its binary form."""
-    import io
-
-    buffer = io.BytesIO()
-    operation.write_bytecode(buffer)
-    return buffer.getvalue()
 
 
 def compile_traced(folder: Path, target: str) -> None:
