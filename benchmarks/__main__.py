@@ -61,17 +61,14 @@ def parse_arguments() -> argparse.Namespace:
     add_model_options(pretrain, 16, PRETRAINING_PEERS)
     for benchmark in (infer, finetune, predict):
         add_model_options(benchmark, 32, PEERS)
-    infer.set_defaults(peers=PEERS, records=None, steps_per_execution=1)
+    infer.set_defaults(peers=PEERS, records=None)
 
     data.add_argument("--corpus", required=True, help="as for build_data.py")
     data.add_argument("--vocab-file", help="an uncased vocabulary instead of BERT's")
     add_count(data, "--num-processes", os.cpu_count(), "processes, and cores to use")
     for benchmark in (pretrain, infer):
         benchmark.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
-        flag = argparse.BooleanOptionalAction
-        benchmark.add_argument("--jit-compile", action=flag, help="use XLA, or not, for our step")
         benchmark.add_argument("--hparams", default="{}", help="as for pretrain.py")
-    add_count(pretrain, "--steps-per-execution", 1, "the hyper-parameter")
     help = "a Python with what requirements-garden.txt lists, for the peer garden"
     pretrain.add_argument("--garden-python", default=".venv-garden/bin/python", help=help)
     pretrain.add_argument("--records", help="train on these, and measure the input pipeline, too")

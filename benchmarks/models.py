@@ -101,8 +101,7 @@ def plan_pretraining(args: argparse.Namespace, scratch: str) -> dict[str, dict]:
         "train_batch_size": args.batch_size,
         "max_seq_length": length,
         "precision": args.precision,
-        "steps_per_execution": args.steps_per_execution,
-        "jit_compile": args.jit_compile,
+        "steps_per_execution": 1,
         "num_devices": 1,
     } | load_hparams(args.hparams)
     config = PretrainingConfig.from_hparams(hparams)
@@ -208,9 +207,7 @@ def sample(features: Any, count: int) -> Any:
     from data.tasks import batching
 
     examples = np.sort(batching.epoch_order(len(features), seed=0, epoch=0)[:count])
-    rows = examples[:, None] * features.rows_per_example + np.arange(features.rows_per_example)
-    begins, ends = features.row_splits[rows.reshape(-1)], features.row_splits[rows.reshape(-1) + 1]
-    tokens = batching.ranges(begins, ends - begins)
+    rows, tokens = features.rows_of(examples), features.tokens_of(examples)
 
     def select(value):
         if isinstance(value, dict):
@@ -219,13 +216,13 @@ def sample(features: Any, count: int) -> Any:
 
     names = ("input_ids", "segment_ids", "targets", "inputs")
     selected = {name: select(getattr(features, name)) for name in names}
-    row_splits = np.concatenate([[0], np.cumsum(ends - begins)])
+    row_splits = np.concatenate([[0], np.cumsum(np.diff(features.row_splits)[rows])])
     return dataclasses.replace(features, row_splits=row_splits, **selected)
 
 
 def transformers_batches(features: Any, batch_size: int, training: bool) -> list[dict]:
     """Batches for transformers: each padded to its longest example, shuffled for training."""
-    from data.tasks.batching import IGNORED, Batches
+    from data.tasks.batching import Batches
 
     order, batches = np.arange(len(features)), []
     if training:
@@ -237,8 +234,7 @@ def transformers_batches(features: Any, batch_size: int, training: bool) -> list
         if training and isinstance(targets, dict):
             batch |= {f"{name}_positions": targets[f"{name}_logits"] for name in ("start", "end")}
         elif training:
-            has_ignored = features.is_token_level(features.targets)
-            batch["labels"] = np.where(has_ignored & (targets == IGNORED), -100, targets)
+            batch["labels"] = targets
         batches.append(batch)
     return batches
 
