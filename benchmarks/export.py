@@ -90,9 +90,7 @@ def load(model_format: str, path: str, threads: int) -> Callable:
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda row: session.run(["logits"], row)
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        Interpreter = tf.lite.Interpreter
+    from ai_edge_litert.interpreter import Interpreter
+
     runner = Interpreter(path, num_threads=threads).get_signature_runner()
     return lambda row: runner(**row)
