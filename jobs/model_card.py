@@ -1,7 +1,7 @@
 """README.md of a saved model: its card, which the Hugging Face hub shows as the model's page.
 
-Cards are written again as results come in, until somebody edits them. The last line of a card is a
-hidden comment with the hash of the text before it, so that an edited one is known.
+A card is rewritten when there are new results, unless somebody has edited it. Its last line is a
+hidden comment with the hash of the text before it, which shows whether it was edited.
 """
 
 import contextlib
@@ -27,44 +27,28 @@ _MARK = re.compile(r"\n<!-- generated, sha256 (\w{64}): [^\n]*-->\n\Z")
 _HUB_DATASET = re.compile(r"^hf://datasets/([^/]+/[^/]+)")
 _COMMENT = "this file is written again until it is edited"
 
-# By the class of the model: the task's name on the hub, transformers' class, and the pipeline here.
+# By the class of the model: the task's name on the hub, and the pipeline here.
 KINDS = {
-    "ConvBertModel": ("feature-extraction", "AutoModel", "FeatureExtractor"),
-    "ConvBertForMaskedLM": ("fill-mask", "AutoModelForMaskedLM", "FillMask"),
-    "ConvBertForSequenceClassification": (
-        "text-classification",
-        "AutoModelForSequenceClassification",
-        "TextClassifier",
-    ),
-    "ConvBertForTokenClassification": (
-        "token-classification",
-        "AutoModelForTokenClassification",
-        "Tagger",
-    ),
-    "ConvBertForQuestionAnswering": (
-        "question-answering",
-        "AutoModelForQuestionAnswering",
-        "QuestionAnswerer",
-    ),
-    "ConvBertForMultipleChoice": (
-        "multiple-choice",
-        "AutoModelForMultipleChoice",
-        "MultipleChoice",
-    ),
+    "ConvBertModel": ("feature-extraction", "FeatureExtractor"),
+    "ConvBertForMaskedLM": ("fill-mask", "FillMask"),
+    "ConvBertForSequenceClassification": ("text-classification", "TextClassifier"),
+    "ConvBertForTokenClassification": ("token-classification", "Tagger"),
+    "ConvBertForQuestionAnswering": ("question-answering", "QuestionAnswerer"),
+    "ConvBertForMultipleChoice": ("multiple-choice", "MultipleChoice"),
 }
 # Tensors of heads that transformers' classes do not have; it would draw other heads at random.
 OWN_HEADS = {
     "ConvBertForSequenceClassification": ("classifier.weight", 'head "linear"'),
     "ConvBertForQuestionAnswering": ("qa_joint.start.weight", "joint head"),
 }
-# Hyper-parameters that may be paths of the machine: only the last part of an absolute one is shown.
+# Hyper-parameters that may be paths; of an absolute one, only the last part is shown.
 _PATHS = ("pretrain_tfrecords", "eval_tfrecords", "vocab_file", "init_checkpoint")
 LONGEST_SAMPLE = 500  # characters of a widget's text
 SAMPLE_TOKENS = 24
 
 
 def is_edited(path: str | os.PathLike) -> bool:
-    """Whether there is a card that people wrote or changed."""
+    """Whether there is a card that somebody wrote or changed."""
     if not os.path.exists(path):
         return False
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
@@ -72,13 +56,13 @@ def is_edited(path: str | os.PathLike) -> bool:
 
 
 def is_edited_text(text: str) -> bool:
-    """Whether people wrote or changed the text of a card."""
+    """Whether somebody wrote or changed the text of a card."""
     mark = _MARK.search(text)
     return not mark or mark[1] != _sha256(text[: mark.start()])
 
 
 def sign(text: str) -> str:
-    """A generated text, with the mark by which a change is known; an earlier mark is replaced."""
+    """A generated text with the mark that shows later changes; it replaces an earlier mark."""
     text = _MARK.sub("", text)
     return f"{text}\n<!-- generated, sha256 {_sha256(text)}: {_COMMENT} -->\n"
 
@@ -88,7 +72,7 @@ def _sha256(text):
 
 
 def write(directory: str | os.PathLike, text: str) -> None:
-    """Writes a card to a model's directory, unless the one that is there was edited."""
+    """Writes a card to a model's directory, unless it has an edited one."""
     path = Path(directory, FILE)
     text = sign(text)
     if not is_edited(path) and not (path.exists() and path.read_text("utf-8") == text):
@@ -130,13 +114,14 @@ def _write_pretrained(directory, run, step):
     fills_masks = _described(directory)[0] == "ConvBertForMaskedLM"
     sample = {"text": masked_text(run.metadata, run.tokenizer)} if fills_masks else None
     corpus = metadata.get("options", {}).get("corpus", "")
-    write(directory, _card(directory, sections, sample, [], _HUB_DATASET.findall(corpus)))
+    datasets = _HUB_DATASET.findall(corpus)
+    write(directory, _card(directory, sections, sample, datasets=datasets))
 
 
 def plain_card(directory: str | os.PathLike) -> str:
     """A card for a model that no job wrote: what it is, and how to load it."""
     title = f"# {HUB_NAME}\n\nA [ConvBERT](https://arxiv.org/abs/2008.02496)."
-    return sign(_card(directory, [title, _loading(directory)], None, []))
+    return sign(_card(directory, [title, _loading(directory)]))
 
 
 def masked_text(metadata: Any, tokenizer: Any) -> str:
@@ -156,8 +141,8 @@ def write_finetuned(job: trials.Job) -> None:
     found = trials.kept_trials(job)
     for part in job.parts:
         results = {number: each[part.task.name] for number, each in found.items()}
-        directories = {trial: job.trained_model(trial, part.task) for trial in found}
-        for trial, directory in directories.items():
+        for trial in found:
+            directory = job.trained_model(trial, part.task)
             if os.path.isdir(directory):
                 with _failures_logged(directory):
                     _write_trial(directory, job, part, results, trial)
@@ -165,7 +150,7 @@ def write_finetuned(job: trials.Job) -> None:
 
 @contextlib.contextmanager
 def _failures_logged(directory):
-    """A card that cannot be made is a warning, since the model matters more."""
+    """Inside, an error is only a warning: the model matters more than its card."""
     try:
         yield
     except files.WriteError:
@@ -202,28 +187,22 @@ def _write_trial(directory, job, part, results, trial):
         _pretraining(start, metadata, step) if start else "",
         _hparams({k: v for k, v in settings.items() if k not in names}),
     ]
-    _, kind, _ = _described(directory)
-    scores = [
-        {
-            "task_type": kind[0],
-            "dataset_type": task.name,
-            "dataset_name": task.name,
-            "dataset_split": "dev",
-            "metric_type": name,
-            "metric_value": value,
-        }
-        for name, value in result["metrics"].items()
-    ]
-    write(directory, _card(directory, sections, _sample(part), scores))
+    write(directory, _card(directory, sections, _sample(part), task.name, result["metrics"]))
 
 
-def _card(directory, sections, sample, scores, datasets=()):
-    """A card's text: its metadata for the hub, then the sections that are not empty."""
+def _card(directory, sections, sample=None, task="", scores=None, datasets=()):
+    """A card's text: its metadata for the hub, then the sections that are not empty.
+
+    `scores` are by metric, on the dev set of `task`.
+    """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-    _, kind, problem = _described(directory)
-    hub_task, _, _ = kind
-    results = [EvalResult(**score) for score in scores]
+    _, hub_task, _, problem = _described(directory)
+    scores = scores or {}
+    results = [
+        EvalResult(hub_task, task, task, name, value, dataset_split="dev")
+        for name, value in scores.items()
+    ]
     data = ModelCardData(
         library_name=None if problem else "transformers",
         pipeline_tag=hub_task,
@@ -231,7 +210,7 @@ def _card(directory, sections, sample, scores, datasets=()):
         model_name=HUB_NAME if results else None,
         eval_results=results or None,
         datasets=datasets or None,
-        metrics=list(dict.fromkeys(score["metric_type"] for score in scores)) or None,
+        metrics=list(scores) or None,
         widget=[sample] if sample else None,
     )
     text = "\n\n".join(section.strip() for section in sections if section)
@@ -239,7 +218,7 @@ def _card(directory, sections, sample, scores, datasets=()):
 
 
 def _described(directory):
-    """A saved model's class, its row of `KINDS`, and why transformers cannot open it or None."""
+    """A saved model's class, its row of `KINDS`, and why transformers cannot open it, if so."""
     from safetensors import safe_open
 
     path = os.path.join(directory, "config.json")
@@ -256,12 +235,13 @@ def _described(directory):
         with safe_open(weights_path, "numpy") as weights:
             if tensor in weights.keys():  # noqa: SIM118 (not a dict)
                 problem = f"its class does not have the {head}"
-    return architecture, KINDS[architecture], problem
+    return architecture, *KINDS[architecture], problem
 
 
 def _loading(directory):
     """How to open the model here, and in transformers where it can."""
-    architecture, (_, auto_class, pipeline), problem = _described(directory)
+    architecture, _, pipeline, problem = _described(directory)
+    auto_class = "AutoModel" + architecture.removeprefix("ConvBert").removeprefix("Model")
     own = (
         "```python\nfrom data import ConvBertTokenizer\n"
         f"from model import {architecture}\nfrom pipelines import {pipeline}\n\n"
@@ -294,10 +274,7 @@ def _scores(results: Mapping[int, Any], trial: int) -> str:
 
 
 def _read_run(run_dir):
-    """The last start in a run's record, and the metadata of its records if they are still there.
-
-    Both are {} where a model came without them.
-    """
+    """The last start in a run's record, and the metadata of its records; {} for what is missing."""
     try:
         path = os.path.join(run_dir, run_record.FILE)
         start = files.read_json_object(path, max_bytes=1 << 30)["starts"][-1]
@@ -360,7 +337,7 @@ def _pretraining_scores(run_dir, step):
 
 
 def _facts(rows):
-    """A table of what is known."""
+    """A table of the rows that have a value."""
     return markdown_table(["", ""], [row for row in rows if row[1] not in (None, "")], 2)
 
 

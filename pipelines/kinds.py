@@ -21,8 +21,8 @@ class Kind(NamedTuple):
 
     pipeline: str  # the class in `pipelines`
     read: Callable[[argparse.Namespace], list[Any]]  # from the script's arguments to rows
-    # From the pipeline, rows, batch size and `errors` to an object per row, for JSON, and the
-    # number of texts that have been cut.
+    # From the pipeline, rows, batch size and `errors` to a JSON object per row, and the number of
+    # texts that were cut.
     predict: Callable[[Any, list[Any], int, str], tuple[list[dict[str, Any]], int]]
     unit: str = "text"  # what a row is
     rows_at_once: int = MANY  # rows that are sorted by length together
@@ -52,10 +52,10 @@ def _read_texts(args):
     return text_files.read_rows(args, "a text, or two with a tab between them", most=2)
 
 
-def _objects(answers, errors, describe):
-    """What `describe` makes of each answer; where a row was skipped, what is wrong with it."""
+def _objects(answers, describe):
+    """What `describe` makes of each answer; for a skipped row, what is wrong with it."""
     return [
-        {"error": errors[index]} if index in errors else describe(index, answer)
+        describe(index, answer) if answer is not None else {"error": answers.errors[index]}
         for index, answer in enumerate(answers)
     ]
 
@@ -73,7 +73,7 @@ def _classify(classifier, rows, batch_size, errors):
             "probabilities": dict(zip(classifier.labels, shares, strict=True)),
         }
 
-    return _objects(found.answers, found.errors, describe), found.num_cut
+    return _objects(found.answers, describe), found.num_cut
 
 
 def _read_sentences(args):
@@ -107,7 +107,7 @@ def _tag(tagger, rows, batch_size, errors):
         return fields
 
     found = tagger.predict(rows, batch_size, errors)
-    return _objects(found, found.errors, describe), 0
+    return _objects(found, describe), 0
 
 
 def _read_questions(args):
@@ -130,7 +130,7 @@ def _answer(answerer, rows, batch_size, errors):
         return {"answer": fields.pop("text"), **fields}
 
     found = answerer.predict(questions, contexts, batch_size, errors)
-    objects = _objects(found, found.errors, describe)
+    objects = _objects(found, describe)
     return [{"id": key} | fields for key, fields in zip(ids, objects, strict=True)], 0
 
 
@@ -151,7 +151,7 @@ def _choose(chooser, rows, batch_size, errors):
     def describe(index, answer):
         return {"choice": answer, "probabilities": rounded(found.probabilities[index])}
 
-    return _objects(found.answers, found.errors, describe), found.num_cut
+    return _objects(found.answers, describe), found.num_cut
 
 
 # By the class that config.json names.

@@ -5,7 +5,6 @@ of a table, or fields of JSON lines; a field may hold a list of texts.
 """
 
 import argparse
-import contextlib
 import functools
 import os
 import sys
@@ -40,7 +39,7 @@ def read_rows(
 ) -> list[list[str]]:
     """Reads rows of texts. All have as many texts as the first.
 
-    With --skip-bad-texts, a row that is wrong becomes one of empty texts, with a warning.
+    With --skip-bad-texts, a wrong row becomes a row of empty texts, with a warning.
 
     Args:
         args: the options of `command_line.make_parser`.
@@ -54,20 +53,20 @@ def read_rows(
     count = 0
     for place, read in _table_rows(args) if args.columns else _line_rows(args, one_row):
         try:
-            with _located(place):
-                cells = read()
-                if count and len(cells) != count:
-                    raise InputError(f"expected {count} texts, as before; got {len(cells)}")
-                if not least <= len(cells) <= most:
-                    raise InputError(f"expected {expected}; got {len(cells)}")
-                row = [parse_text(text, label) for text, label in cells]
-                if not all(required in text for text in row):
-                    raise InputError(f"expected a text with {required}, got {row[0]!r:.80}")
+            cells = read()
+            if count and len(cells) != count:
+                raise InputError(f"expected {count} texts, as before; got {len(cells)}")
+            if not least <= len(cells) <= most:
+                raise InputError(f"expected {expected}; got {len(cells)}")
+            row = [parse_text(text, label) for text, label in cells]
+            if not all(required in text for text in row):
+                raise InputError(f"expected a text with {required}, got {row[0]!r:.80}")
             count = len(row)
         except InputError as error:
             if args.errors == "raise":
-                raise InputError(f"{error}. To leave out such rows: --skip-bad-texts") from None
-            logging.warning("%s: skipped", error)
+                advice = "To leave out such rows: --skip-bad-texts"
+                raise InputError(f"{place}: {error}. {advice}") from None
+            logging.warning("%s: %s: skipped", place, error)
             row = None
         rows.append(row)
     if not count:
@@ -83,17 +82,8 @@ def column_numbers(path: str, columns: list[str]) -> list[int | str]:
     return list(columns)
 
 
-@contextlib.contextmanager
-def _located(place):
-    """Puts the place in front of an error's message."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{place}: {error}") from None
-
-
 def _table_rows(args) -> Iterator[tuple[str, Callable[[], list]]]:
-    """The place of each row, and what returns (text, label) of each of its texts."""
+    """Yields the place of each row, and a function that returns its texts with their labels."""
     columns = column_numbers(args.input, args.columns)
     table = read_table(args.input, columns, has_header=isinstance(columns[0], str))
 
@@ -114,9 +104,10 @@ def _line_rows(args, one_row) -> Iterator[tuple[str, Callable[[], list]]]:
         raise InputError(f"{args.input}: name the columns of its texts with --columns")
     else:
         source = args.input or "standard input"
-        text = (
-            read_text(args.input)[0] if args.input else decode_text(sys.stdin.buffer.read(), source)
-        )
+        if args.input:
+            text, _ = read_text(args.input)
+        else:
+            text = decode_text(sys.stdin.buffer.read(), source)
         lines, place = [line for _, line in lines_of(text)], f"{source}, line"
         while lines and not lines[-1]:
             lines.pop()

@@ -42,10 +42,10 @@ def cut_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, max_tokens: int):
 
 
 class Network:
-    """A pipeline's network (None is its model), and the tokenizer that makes the rows."""
+    """A pipeline's network, and the tokenizer that makes the rows."""
 
-    def __init__(self, pipeline: Any, network: Any = None):
-        self.network = network or pipeline.model
+    def __init__(self, pipeline: Any):
+        self.network = pipeline.network
         self.tokenizer, self.max_seq_length = pipeline.tokenizer, pipeline.max_seq_length
         # Without a mask, padding changes the outputs: rows are padded as in training.
         self.pad_to_max = not pipeline.model.config.mask_padding

@@ -90,7 +90,7 @@ def mask_graph(filler: FillMask, options: Any) -> Any:
     Outputs: `tokens` and `probabilities` [B, M, top_k], padded with "" and 0, and `num_masks` [B].
     """
     tokenizer, top_k = filler.tokenizer, options.top_k
-    network = Network(filler, filler.model.convbert)
+    network = Network(filler)
     expected = f"from 1 to the vocabulary's {tokenizer.vocab_size} tokens"
     require(1 <= top_k <= tokenizer.vocab_size, "--top-k", expected, top_k)
     room = filler.max_seq_length - 2
