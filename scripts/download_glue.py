@@ -13,7 +13,6 @@ all its files is not downloaded.
 
 import argparse
 import csv
-import functools
 import http.client
 import io
 import os
@@ -22,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -83,13 +82,11 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.base_url.startswith(("http://", "https://")):
         raise InputError(f"--base-url: expected http://… or https://…, got {args.base_url}")
     directory = os.path.join(args.data_dir, "finetuning_data")
-    open_files = (
-        functools.partial(fetch_files, args.base_url) if args.source == "glue" else from_hub
-    )
+    base_url = args.base_url if args.source == "glue" else None
     failures = []
     for download in [each for each in read_downloads(FILES) if each.task in tasks]:
         try:
-            print(complete(download, directory, open_files))
+            print(complete(download, directory, base_url))
         except InputError as error:
             failures.append(str(error))
     if failures:
@@ -106,12 +103,10 @@ def read_downloads(path: Path) -> list[Download]:
     return [Download(*key, tuple(remote_files)) for key, remote_files in folders.items()]
 
 
-def complete(
-    download: Download, directory: str, open_files: Callable[[Download, str], Iterable]
-) -> str:
+def complete(download: Download, directory: str, base_url: str | None) -> str:
     """Downloads a folder's files unless it has them; returns a line for the user.
 
-    `open_files` yields the name and the content of each of its files; it may use a folder.
+    They come from GLUE's server, or without `base_url` from the copy on the hub.
     """
     folder = os.path.join(directory, download.folder)
     if not missing_splits(download, directory):
@@ -121,7 +116,12 @@ def complete(
             locked(os.path.join(folder, ".download.lock"), folder, "Wait until it ends"),
             files.temporary_directory(folder) as temporary,
         ):
-            written = write_files(open_files(download, temporary), folder)
+            if base_url is None:
+                task, splits = glue.get_task(download.task), splits_of(download)
+                opened = glue_hub.make_files(task, download.folder, splits)
+            else:
+                opened = fetch_files(download, base_url, temporary)
+            written = write_files(opened, folder)
     except InputError as error:
         raise InputError(
             f"{error}. You can also put the task's .tsv files into {folder} yourself"
@@ -147,18 +147,18 @@ def missing_splits(download: Download, directory: str) -> list[str]:
     ]
 
 
-def from_hub(download: Download, _directory: str) -> Iterator[tuple[str, BinaryIO]]:
-    """The files that are made from GLUE's copy on the hub."""
-    task = glue.get_task(download.task)
-    return glue_hub.make_files(task, download.folder, splits_of(download))
-
-
 def fetch_files(
-    base_url: str, download: Download, directory: str
+    download: Download, base_url: str, directory: str
 ) -> Iterator[tuple[str, BinaryIO]]:
     """The files from GLUE's own server; downloads go to `directory`."""
     paths = [fetch(each, base_url, directory) for each in download.remote_files]
-    return UNPACKERS.get(download.folder, read_zip)(paths, download.folder)
+    if download.folder == "MRPC":
+        yield from split_mrpc(paths)
+    elif download.folder == "diagnostic":
+        with open(paths[0], "rb") as stream:
+            yield "diagnostic.tsv", stream  # the name that finetune.py looks for
+    else:
+        yield from read_zip(paths[0], download.folder)
 
 
 def fetch(remote_file: RemoteFile, base_url: str, directory: str) -> str:
@@ -225,23 +225,23 @@ def write_files(opened: Iterable[tuple[str, BinaryIO]], folder: str) -> list[str
     return written
 
 
-def read_zip(paths: list[str], name: str) -> Iterator[tuple[str, BinaryIO]]:
+def read_zip(path: str, name: str) -> Iterator[tuple[str, BinaryIO]]:
     """The .tsv files that an archive has directly in its folder `name`.
 
     "train.tsv" sorts last in every task: if it exists, so do the others.
     """
-    with zipfile.ZipFile(paths[0]) as archive:
+    with zipfile.ZipFile(path) as archive:
         members = [PurePosixPath(member) for member in sorted(archive.namelist())]
         for member in members:
             if member.is_absolute() or ".." in member.parts:
-                raise InputError(f"{paths[0]}: the archive has a file outside its folder: {member}")
+                raise InputError(f"{path}: the archive has a file outside its folder: {member}")
         for member in members:
             if member.parent == PurePosixPath(name) and member.suffix == ".tsv":
                 with archive.open(str(member)) as stream:
                     yield member.name, stream
 
 
-def split_mrpc(paths: list[str], _name: str) -> Iterator[tuple[str, BinaryIO]]:
+def split_mrpc(paths: list[str]) -> Iterator[tuple[str, BinaryIO]]:
     """GLUE's three files, from the corpus's two and the list of dev pairs.
 
     GLUE may not distribute MRPC: its texts come from SentEval, and GLUE lists the dev pairs. As in
@@ -262,16 +262,6 @@ def split_mrpc(paths: list[str], _name: str) -> Iterator[tuple[str, BinaryIO]]:
     }
     for split, lines in splits.items():
         yield f"{split}.tsv", io.BytesIO(b"\n".join(lines) + b"\n")
-
-
-def rename_diagnostic(paths: list[str], _name: str) -> Iterator[tuple[str, BinaryIO]]:
-    """The diagnostic set under the name that finetune.py looks for."""
-    with open(paths[0], "rb") as stream:
-        yield "diagnostic.tsv", stream
-
-
-# By folder, what extracts the .tsv files; all others are zip files.
-UNPACKERS = {"MRPC": split_mrpc, "diagnostic": rename_diagnostic}
 
 
 if __name__ == "__main__":
