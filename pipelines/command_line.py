@@ -15,10 +15,7 @@ MANY = 1024
 
 def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentParser:
     """A parser with MODEL, --revision, the texts, and how to read them."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_model(parser, what)
+    parser = model_parser(description, what)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="default: read --input")
     parser.add_argument("--input", metavar="FILE", help="texts (default: standard input)")
     parser.add_argument(
@@ -47,14 +44,18 @@ def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentP
     return parser
 
 
-def add_model(parser: argparse.ArgumentParser, what: str) -> None:
-    """Adds MODEL and --revision; see `find_model`."""
+def model_parser(description: str, what: str) -> argparse.ArgumentParser:
+    """A parser with MODEL and --revision; see `find_model`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "model",
         metavar="MODEL",
         help=f"directory of {what}, its URL, or its name on the Hugging Face hub",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
+    return parser
 
 
 def add_vector_options(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,6 @@ A SavedModel takes strings and returns the predictions: it contains the tokenize
 contain the network alone, from token ids to logits. All take any number of texts.
 """
 
-import argparse
 import dataclasses
 import os
 
@@ -25,10 +24,7 @@ from serving import directory
 
 def main(arguments: list[str] | None = None) -> None:
     """Checks the options, exports, and prints the inputs and outputs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    command_line.add_model(parser, "a saved model")
+    parser = command_line.model_parser(__doc__, "a saved model")
     parser.add_argument("output", metavar="OUT", help="directory to write")
     parser.add_argument("--format", choices=directory.MODEL, required=True)
     parser.add_argument(

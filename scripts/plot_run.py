@@ -17,6 +17,7 @@ from common.fields import require
 from common.files import parse_json_object
 from jobs import figures
 from jobs.loggers import LOG_FILE
+from pipelines.command_line import check_output
 
 PANELS = {
     "loss": "loss",
@@ -37,16 +38,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help=f"directory with a {LOG_FILE}")
     parser.add_argument("--output", default="run.png", help="the picture (default: %(default)s)")
     args = parser.parse_args(arguments)
-    output = Path(args.output)
-    if output.suffix != ".png":
-        raise InputError(f"--output must end in .png. Received: {output}")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"--output: the directory {output.parent} does not exist")
+    check_output(args.output, ".png")
     names = [os.path.basename(os.path.abspath(path)) for path in args.runs]
     if len(set(names)) < len(names):
         names = args.runs
-    figures.save(draw(names, [read_log(path) for path in args.runs]), output)
-    print(output)
+    figures.save(draw(names, [read_log(path) for path in args.runs]), args.output)
+    print(args.output)
 
 
 def read_log(run_dir: str | os.PathLike) -> list[dict]:

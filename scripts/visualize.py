@@ -60,10 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    command_line.add_model(parser, "a saved model")
+    parser = command_line.model_parser(__doc__, "a saved model")
     parser.add_argument("text", metavar="TEXT")
     parser.add_argument("text_pair", metavar="TEXT_PAIR", nargs="?", help="the second of a pair")
     parser.add_argument("--output", metavar="FILE", default="visualization.html")

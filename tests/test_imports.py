@@ -145,7 +145,7 @@ def test_there_is_no_circle():
 COMMANDS = [
     path
     for path in [*(ROOT / f"{name}.py" for name in ENTRY_SCRIPTS), *ROOT.glob("scripts/*.py")]
-    if "argparse" in path.read_text(encoding="utf-8")
+    if "errors.run(main)" in path.read_text(encoding="utf-8")
 ]
 
 

@@ -143,8 +143,8 @@ def test_wrong_paths(tmp_path, short):
     output = str(tmp_path / "no" / "run.png")
     for arguments, message in (
         ([short, str(tmp_path / "missing")], rf"{tmp_path}/missing/train_log\.jsonl"),
-        ([short, "--output", str(tmp_path / "run.pdf")], r"--output .*run\.pdf"),
-        ([short, "--output", output], f"--output: .*{tmp_path}/no "),
+        ([short, "--output", str(tmp_path / "run.pdf")], r"`--output` .*run\.pdf"),
+        ([short, "--output", output], f"`--output`: .*{tmp_path}/no$"),
     ):
         with pytest.raises(InputError, match=message):
             plot_run.main(arguments)
