@@ -77,12 +77,7 @@ class PretrainingConfig(Objective, Execution):
 
     @classmethod
     def from_hparams(cls, hparams: dict[str, Any]) -> "PretrainingConfig":
-        """The configuration that `--hparams` describes.
-
-        Raises:
-            InputError: an unknown name, a wrong type or an impossible value; the message names
-                the field.
-        """
+        """The configuration that `--hparams` describes; an impossible value is an `InputError`."""
         # `cls()` has the default size's recipe: unset it, so that the given size's applies.
         names = ("learning_rate", "train_batch_size", "generator_hidden_size")
         config = override(cls(), dict.fromkeys(names) | hparams)
@@ -102,8 +97,8 @@ class PretrainingConfig(Objective, Execution):
     def highest_learning_rate(self) -> float:
         """The highest rate of a schedule whose warm-up is longer than the run.
 
-        Warm-up and decay apply together: at the share s of the run, the rate is `learning_rate` ·
-        (1 − s)^power · s · steps / warm-up steps.
+        After the share s of the run, the rate is `learning_rate` · (1 − s)^power · s · steps /
+        warm-up steps.
         """
         power = self.lr_decay_power
         share = 1 / (power + 1)

@@ -173,8 +173,8 @@ def run_jobs(jobs: list[Job], overwrite: bool = False) -> None:
     """Runs the unfinished trials of all jobs; summarizes several tasks in a table.
 
     Raises:
-        InputError: another process works on a job's results, or they are of other settings and
-            `overwrite` is false.
+        InputError: another process works on a job's results; or they are of other settings, unless
+            `overwrite`.
     """
     with contextlib.ExitStack() as stack:
         for job in jobs:
@@ -271,11 +271,7 @@ def make_features(job: Job, part: TaskData) -> dict[str, Any]:
 def run_trial(
     models: JobModels, features: dict[str, dict[str, Any]], trial: int
 ) -> dict[str, TrialResult]:
-    """Runs a trial (they count from 1) and writes its models and predictions.
-
-    Returns:
-        Each task's result.
-    """
+    """Runs a trial and writes its models and predictions; returns each task's result."""
     from jobs import report
 
     started, job, config = time.time(), models.job, models.job.config
@@ -288,8 +284,8 @@ def run_trial(
         "fingerprint": job.fingerprint(),
         "keep_all_models": config.keep_all_models,
     }
-    # The order is important: it must not matter where a run is killed. The caller writes the
-    # results at the end, which mark the trial as finished.
+    # The order is important, because a run can be killed anywhere: the caller writes the results,
+    # which mark the trial as finished, at the end.
     if config.do_train:
         save_models(job, models.by_task, trial)
     write_predictions(job, features, outputs, trial)
@@ -313,10 +309,7 @@ def run_trial(
 
 
 def write_predictions(job: Job, features, outputs, trial: int) -> None:
-    """Writes a trial's predictions; `features` and `outputs` are by task and split.
-
-    Those for dev sets are written only if the task asks for it.
-    """
+    """Writes a trial's predictions for test sets and, if the task asks for it, for dev sets."""
     for part in job.parts:
         name, splits = part.task.name, part.dev | part.tests
         for split, split_outputs in outputs[name].items():
@@ -368,12 +361,11 @@ def score(models: JobModels, features: dict[str, dict[str, Any]]):
 def train(models: JobModels, features, trial: int, evaluate) -> dict[str, Any]:
     """Fits a trial's models on the features of their tasks, jointly if there are several.
 
-    As in the original, losses are summed over the batch, and gradients clipped to norm 1.
-    Source: run_finetuning.py and model/optimization.py of the release.
+    As in the original's run_finetuning.py and model/optimization.py, losses are summed over the
+    batch, and gradients are clipped to norm 1.
 
-    `evaluate` returns the scores and the outputs of the current weights. Returns the evaluations,
-    for the results; as `found`, what `evaluate` has returned for the kept weights, if it is known;
-    and `seconds_before`, how long processes before this one have trained the trial.
+    Returns what `TrialProgress.finish` does, and `seconds_before`: how long earlier processes have
+    trained the trial.
     """
     import keras
 
@@ -426,10 +418,9 @@ def show_loss(bar, title: str, batch_size: int, progress, step: int, logs: dict[
 def save_models(job: Job, models: dict[str, Any], trial: int) -> None:
     """Writes a trial's models with their tokenizers, and deletes those of earlier trials.
 
-    The directory appears whole or stays as it was. The tokenizer records `max_seq_length`, so that
-    new texts are cut as in training.
+    The tokenizers record `max_seq_length`, so that new texts are cut as in training.
     """
-    # Other results must not be found beside these models.
+    # The models must never stand beside results of others.
     trials.write_results(job, {}, without=trial)
     directory = job.trained_model(trial)
     with files.atomic_directory(directory) as temporary:
@@ -440,7 +431,7 @@ def save_models(job: Job, models: dict[str, Any], trial: int) -> None:
             part = name if job.is_joint else ""
             model_card.keep_edited(os.path.join(directory, part), folder)
     for earlier, results in trials.kept_trials(job).items():
-        # Only what a job like this one has written, and would not keep.
+        # Only models that a job like this one wrote and would not keep.
         keeps = [result.get("keep_all_models", True) for result in results.values()]
         if earlier < trial and not job.config.keep_all_models and not any(keeps):
             shutil.rmtree(job.trained_model(earlier), ignore_errors=True)

@@ -289,7 +289,7 @@ def train(run, model, first_step, stop):
 
 @contextlib.contextmanager
 def open_loggers(run, first_step):
-    """A function that writes to the run's loggers; None in the processes that write nothing."""
+    """A function that writes to the run's loggers; None in processes that write nothing."""
     from model.backends import distribution
 
     if not distribution.writes():
@@ -303,7 +303,7 @@ def open_loggers(run, first_step):
 
 
 def training_callbacks(run, model, log, interval, stop):
-    """What happens between the steps, in this order: a checkpoint follows its step's log lines."""
+    """What happens between the steps; a checkpoint comes after the log lines of its step."""
     from model.backends import backend
     from model.training.callbacks import CheckFinite, SaveCheckpoints, StepCallbacks
     from model.training.evaluation import PeriodicEvaluation
@@ -376,11 +376,7 @@ def not_finite_error(run, what, first, last):
 
 
 def score(run, model, stop):
-    """The model's scores on `num_eval_steps` batches, by their names in the log.
-
-    Returns:
-        None if a signal came before the end.
-    """
+    """The model's scores on `num_eval_steps` batches, by name; None if a signal came first."""
     from data.records import batches
     from model.backends import distribution
     from model.training.evaluation import StopEvaluation
@@ -423,7 +419,7 @@ def evaluate(run, model, stop):
 
 @contextlib.contextmanager
 def explain_errors(run, metadata):
-    """Says what a damaged record, a full disk or a full memory means for the run."""
+    """Inside, errors of damaged records, a full disk or a full memory say what to do."""
     import tensorflow as tf
 
     from data.records.metadata import explain_data_error

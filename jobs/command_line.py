@@ -13,9 +13,9 @@ _DRY_RUN = "read and check everything, make the model, run one step, and write n
 def job_parser(
     description: str, config_class: type, dry_run: str = _DRY_RUN
 ) -> argparse.ArgumentParser:
-    """A parser for the options of all jobs; its help ends with all hyper-parameters.
+    """A parser for the options of all jobs, with all hyper-parameters in its help.
 
-    `dry_run` is what the option of this name does.
+    `dry_run` says what --dry-run does.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -37,7 +37,7 @@ def job_parser(
 
 
 def print_config(*configs: Any) -> None:
-    """Prints all hyper-parameters of a job, such that `--hparams` takes them; a list of several."""
+    """Prints all hyper-parameters of a job as `--hparams` takes them; of several jobs, a list."""
     objects = [dataclasses.asdict(config) for config in configs]
     print(json.dumps(objects if len(objects) > 1 else objects[0], indent=2))
 

@@ -79,13 +79,12 @@ def random_encoder(config: FinetuningConfig, data_dir: str, model_dir: str) -> E
 
 
 def saved_encoder(model_dir: str | os.PathLike) -> str | None:
-    """The directory of the encoder that is saved below `model_dir`, if there is one."""
+    """The directory of the encoder saved below `model_dir`; None if there is none."""
     places = _places(model_dir)
     return next((p for p in places if os.path.isfile(os.path.join(p, "config.json"))), None)
 
 
 def _places(model_dir):
-    """Where an encoder may be."""
     return [os.path.normpath(os.path.join(model_dir, name)) for name in ENCODER_DIRECTORIES]
 
 

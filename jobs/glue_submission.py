@@ -54,7 +54,7 @@ class Choice:
 
     trial: int | None  # None if the task has no predictions
     reason: str
-    score: float | None = None  # dev score by the task's main metric, in percent, if known
+    score: float | None = None  # on dev, by the task's main metric, in percent; None if unknown
 
 
 def prediction_path(model_dir: str, file: SubmissionFile, trial: int | str) -> str:
@@ -66,9 +66,8 @@ def prediction_path(model_dir: str, file: SubmissionFile, trial: int | str) -> s
 def choose_trial(model_dir: str, task_name: str, requested: int | None = None) -> Choice:
     """The requested trial, or the median one by the dev score of the task's main metric.
 
-    If the number of trials is even, it is the better one of the worse half. Trials without
-    predictions do not count (a requested one may lack them), nor do those whose predictions an
-    earlier run, with other settings, has left.
+    Of an even number of trials, it is the better one of the worse half. Trials do not count if they
+    have no predictions, or only those of an earlier run with other settings.
 
     Raises:
         InputError: there are predictions, but no dev scores to choose by.
@@ -149,8 +148,7 @@ def _format(task, text):
 def constant_predictions(file: SubmissionFile) -> list[str]:
     """Predictions for a task without a model: the most frequent label in every row.
 
-    Scores are the middle of the range, but 0 in the first row: the correlation with a constant is
-    not defined.
+    Scores are the middle of the range, except the first: no correlation with a constant is defined.
     """
     if file.most_frequent:
         return [file.most_frequent] * file.num_rows

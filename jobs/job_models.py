@@ -13,12 +13,10 @@ from model.config import MODEL_SIZES
 
 
 class JobModels:
-    """A model for each task of a job; the tasks share one encoder.
+    """A model for each task of a job, all with the same encoder; the first `start` builds them.
 
-    Tracing and compiling a model takes longer than many a trial. So all trials have the same
-    compiled models: each starts by giving them what new ones would draw from its seed.
-
-    Nothing is built before the first `start`.
+    Tracing and compiling a model can take longer than a trial. So all trials use the same compiled
+    models: each first sets their variables to what new models would draw from its seed.
     """
 
     def __init__(self, job: Job):
@@ -80,7 +78,7 @@ class JobModels:
         return {name: Predictor(model, self.jit_compile) for name, model in self.by_task.items()}
 
     def before_step(self, shape: tuple[int, ...]) -> None:
-        """Says so if training compiles for this shape of a batch."""
+        """Logs that training compiles for this shape of a batch, if it does."""
         if self.jit_compile:
             console.say_compiling(shape, self._compiled_shapes)
 

@@ -25,8 +25,7 @@ MARKS = {
     MISSED: "right, but not predicted",
     WRONG: "predicted, but not right",
 }
-# Of a longer stretch of text without marks, the middle is left out.
-LONGEST_STRETCH = 2000
+LONGEST_STRETCH = 2000  # characters without a mark; of more, the middle is left out
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto;
@@ -55,11 +54,7 @@ mark small { color: #555; margin-left: .3em; }
 def write(job: Job, features: Any, outputs: Any, found: Trials, trial: int) -> None:
     """Writes the page of each of a job's tasks; a failure is a warning, since results matter more.
 
-    Args:
-        job: the job.
-        features, outputs: of this trial, by task and split.
-        found: the results of all trials, this one's too.
-        trial: the trial that `outputs` belong to.
+    `features` and `outputs` are the trial's, by task and split; `found` are results of all trials.
     """
     for part in job.parts:
         path = job.report(part.task)
@@ -78,7 +73,7 @@ def write(job: Job, features: Any, outputs: Any, found: Trials, trial: int) -> N
 
 
 def describe_lengths(job: Job, part: TaskData, features: dict[str, Any]) -> list[list[str]]:
-    """For each dev set: its name, examples, and tokens and cuts in words."""
+    """A row for each dev set: its name, how many examples it has, their lengths, what was cut."""
     rows = []
     for split, examples in part.dev.items():
         lengths = features[split].lengths
@@ -96,15 +91,7 @@ def make_page(
     reviews: dict[str, Review],
     lengths: Sequence[Sequence[str]],
 ) -> str:
-    """The page.
-
-    Args:
-        title: the task and the model.
-        results: of all trials, as in the results file.
-        trial: the one that `reviews` are about.
-        reviews: by dev split.
-        lengths: see `describe_lengths`.
-    """
+    """The page about a trial, whose `reviews` are by dev split; `results` are of all trials."""
     seed = next(result["seed"] for result in results if result["trial"] == trial)
     body = [
         f"<h1>{html.escape(title)}</h1>",
@@ -136,13 +123,13 @@ def _table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 
 
 def _remark(results):
-    """Says so if the dev set has chosen the weights that it scores."""
+    """A warning if the dev set was also used to choose the weights that it scores."""
     kinds = sorted({kept_weights(result) for result in results if result["metrics"]} - {"last"})
     return "".join(f'<p class="note">Weights: {CHOSEN_ON_DEV[kind]}.</p>\n' for kind in kinds)
 
 
 def _scores(results):
-    """A table with a row for each trial, and those of all trials together."""
+    """A table with a row for each trial, and their median, mean and deviation."""
     names, rows = score_rows(results)
     more = {result["trial"]: [result["num_examples"], result["seconds"]] for result in results}
     rows = [

@@ -33,7 +33,7 @@ AVERAGES = {
 }
 
 EARLY_STOP = "early stop"
-# By the weights that were scored, if the dev set itself has chosen them.
+# By how the dev set took part in choosing the weights that it scores.
 CHOSEN_ON_DEV = {
     "best": "the weights with the best score on this dev set, so the scores are optimistic",
     EARLY_STOP: "the dev set decided when to stop, so the scores are optimistic",
@@ -66,14 +66,10 @@ def over_trials(values: list[float]) -> dict[str, float | None]:
 
 
 def score_rows(results: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """The scores of a task's trials as a table's cells.
+    """The names of a task's metrics, and rows of a table: trial, seed, and a text for each score.
 
-    Args:
-        results: of trials, as in the results file; those without scores are left out.
-
-    Returns:
-        The metrics' names, and the rows: trial, seed and scores with two decimals; for several
-        trials, then their median, mean and deviation. A score that is not there is None.
+    Several trials are followed by their median, mean and deviation. Trials without scores are left
+    out; a missing score is None.
     """
     scored = [result for result in results if result["metrics"]]
     names = list(scored[-1]["metrics"]) if scored else []
@@ -90,7 +86,7 @@ def score_rows(results: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[
 
 
 def summarize(model_name: str, tasks: list[TaskResults]) -> dict[str, Any]:
-    """The content of `summary.json`; the table and the picture are made from it."""
+    """The content of `summary.json`, from which the table and the picture are made."""
     rows = {task.name: _summarize_task(task) for task in tasks}
     averages = [
         _average(name, kind, metrics, rows)

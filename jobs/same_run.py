@@ -40,7 +40,7 @@ CHANGEABLE = {
 
 
 def lock(directory: str) -> contextlib.AbstractContextManager:
-    """A context in which no other job writes the run."""
+    """A context in which no other job can write to the run."""
     from model.backends import distribution
 
     if not distribution.writes():
@@ -53,7 +53,7 @@ def lock(directory: str) -> contextlib.AbstractContextManager:
 
 
 def check_new(directory: str) -> None:
-    """Refuses to replace models that no run of this name has written."""
+    """Refuses to replace models that no pre-training run wrote."""
     if not os.path.exists(os.path.join(directory, run_record.FILE)):
         for name in ("discriminator", "generator", "encoder"):
             path = os.path.join(directory, name)

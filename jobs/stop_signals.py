@@ -13,12 +13,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignals:
     """While entered, the first SIGTERM or SIGINT stops the job cleanly, and a second one at once.
 
-    Outside `deferred`, the first signal ends the process right there. Inside, it only sets
-    `received`: the job finishes what it is doing and calls `leave`. The exit status is 128 plus the
+    Outside `deferred`, the first signal prints `unsaved` and ends the process. Inside, it only sets
+    `received`: the job finishes its step and calls `leave`. The exit status is 128 plus the
     signal's number, as in a shell.
-
-    Args:
-        unsaved: printed for a signal outside `deferred`: what is saved, and how to go on.
     """
 
     def __init__(self, unsaved: str = "nothing needed saving. Run the same command again"):

@@ -27,7 +27,7 @@ class Row:
 
     number: int  # from 1
     is_finished: bool  # else it was pruned
-    score: float | None  # of a pruned one the last score, if it had one
+    score: float | None  # the last one of a setting that was pruned, if it had any
     settings: Settings
     num_scores: int  # during the training with the first seed
     note: str
@@ -51,7 +51,7 @@ def read_rows(study: Any, space: Space) -> list[Row]:
 
 
 def best_of(rows: list[Row]) -> Row | None:
-    """The finished setting with the best score, the first of equal ones; None if none has one."""
+    """The finished setting with the best score, on a tie the first; None if none has finished."""
     finished = [row for row in rows if row.is_finished]
     return max(finished, key=lambda row: row.score, default=None)
 
@@ -115,7 +115,7 @@ def draw(title: str, metric: str, space: Space, rows: list[Row]):
 
 
 def _draw_points(axes, rows, xs):
-    """A point for each row with a score: a ring if it was pruned, the best one orange."""
+    """A point for each row with a score: a ring if it was pruned, orange if it is the best."""
     dot, best = figures.COLORS[:2]
     for row, x in zip(rows, xs, strict=True):
         if row.score is not None:

@@ -15,7 +15,7 @@ from configure_finetuning import FinetuningConfig
 from jobs.trials import NOT_IN_FINGERPRINT
 from model.config import Execution
 
-# They change no score, or not what a sweep is about, or what scores can be compared with.
+# They change no score, or which scores can be compared.
 NOT_SEARCHED = {field.name for field in dataclasses.fields(Execution)} | set(NOT_IN_FINGERPRINT)
 NOT_SEARCHED |= {"model_size", "eval_every"}
 
@@ -48,11 +48,10 @@ _RANGE_FIELDS = {
 
 
 def check_space(given: Settings, source: str) -> Space:
-    """The space that a JSON object describes; `source` is where it comes from, for messages.
+    """The space that a JSON object from `source` describes.
 
     Raises:
-        InputError: an unknown or unsuitable hyper-parameter, an impossible value or a range that
-            is none; the message names the hyper-parameter.
+        InputError: an unknown or unsuitable hyper-parameter, or an impossible value or range.
     """
     require(bool(given), "space", "an object with a hyper-parameter or more", given, source)
     space: Space = {}
@@ -115,12 +114,12 @@ def corners(space: Space) -> Iterator[Settings]:
 
 
 def as_params(settings: Settings) -> dict[str, str]:
-    """Values of lists as Optuna is given them: as JSON, because some are objects or lists."""
+    """Values of lists as JSON, for Optuna, which takes no objects or lists."""
     return {name: json.dumps(value, sort_keys=True) for name, value in settings.items()}
 
 
 def suggest(trial: Any, space: Space) -> Settings:
-    """The settings of an Optuna trial, new or as it has them."""
+    """The settings of an Optuna trial: it draws those that it does not have yet."""
     settings = {}
     for name, values in space.items():
         if not isinstance(values, Range):

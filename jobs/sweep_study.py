@@ -1,4 +1,4 @@
-"""The memory of a sweep: an Optuna study in an SQLite file, which goes on where it was killed."""
+"""The state of a sweep: an Optuna study in an SQLite file, from which a killed sweep goes on."""
 
 import dataclasses
 import math
@@ -19,14 +19,10 @@ NOTE = "note"  # an attribute of Optuna's trials: why there is no score
 def open_study(directory: str, job: Job, identity: dict[str, Any], startup: int) -> Any:
     """The `optuna.Study` in a sweep's directory, a new one if there is none.
 
-    Args:
-        directory: of the sweep.
-        job: the job that all settings are variants of.
-        identity: what else must be the same for a sweep to go on, by name.
-        startup: finished settings before any is pruned.
+    Pruning begins after `startup` finished settings.
 
     Raises:
-        InputError: the sweep in the directory is another one; the message lists the differences.
+        InputError: the study is of another `job` or `identity`; the message lists the differences.
     """
     import optuna
 
@@ -63,18 +59,11 @@ def open_study(directory: str, job: Job, identity: dict[str, Any], startup: int)
 
 
 def pending(study: Any, space: Space, sampler: str, seed: int, most: int) -> Iterator[Any]:
-    """The Optuna trials to compute, until there are `most` that ended.
+    """Yields the Optuna trials to compute, until `most` have ended, those of earlier processes too.
 
     Trials of a process that was killed come again, with the same number and settings. Each sample
-    depends on the seed, its number and the results so far, so a sweep that was killed draws what
-    it would have drawn.
-
-    Args:
-        study: see `open_study`.
-        space: what to search.
-        sampler: "grid" or "tpe".
-        seed: of the sampler.
-        most: how many settings, with those of earlier processes.
+    depends only on the seed, its number and the results so far, so a sweep that was killed draws
+    what it would have drawn. `sampler` is "grid" or "tpe".
     """
     import optuna
     from optuna.trial import TrialState
@@ -95,15 +84,10 @@ def pending(study: Any, space: Space, sampler: str, seed: int, most: int) -> Ite
 
 
 def compute(study: Any, trial: Any, job: Job, score: Callable[[Job], float]) -> None:
-    """Computes a setting's score, and tells it to the study.
+    """Tells the study the score of a trial, which `score` returns for its job.
 
     A setting that cannot be trained, for instance because its loss is not finite or its batches do
     not fit into the memory, counts as pruned, with the error as its note.
-
-    Args:
-        study, trial: of Optuna.
-        job: the setting's.
-        score: runs a job, whose `watch` it calls, and returns the score.
 
     Raises:
         WriteError: nothing can be written; the trial can be computed again.

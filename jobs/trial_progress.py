@@ -1,8 +1,7 @@
 """What happens between the steps of a trial: dev scores, the weights to keep, states to go on from.
 
-Without `eval_every`, nothing is scored, because that takes some percent of the training's time. A
-state is saved at the end of an epoch only if `SECONDS_BETWEEN_STATES` have passed, so that short
-trials save none.
+Without `eval_every`, nothing is scored, because scoring takes time. A state is saved at the end of
+an epoch only if `SECONDS_BETWEEN_STATES` have passed, so that short trials save none.
 """
 
 import dataclasses
@@ -36,15 +35,14 @@ class TrialProgress(StepsCallback):
     """Scores the dev sets, chooses the weights, stops early, logs, and saves the trial's state.
 
     Args:
-        job, trial: the trial.
+        job, trial: the trial, of `steps` steps in all.
         trained: the compiled model that `fit` trains. It gets the trial's last state, if any.
-        evaluate: returns the scores of the current weights, and the outputs that they are of.
-        steps: of the whole training.
+        evaluate: returns the scores of the current weights, and the outputs behind them.
         num_examples: in an epoch; batches may span epochs.
 
     Attributes:
-        shown: the last scores in words, for the progress bar.
-        stop: the signals that end the training, while it is entered; then call `leave`.
+        shown: the last scores as text, for the progress bar.
+        stop: the signals that end the training; after one, call `leave`.
     """
 
     def __init__(
@@ -113,7 +111,7 @@ class TrialProgress(StepsCallback):
 
     @property
     def best(self) -> int:
-        """The index of the best evaluation; the first of equal ones."""
+        """The index of the best evaluation, on a tie the first."""
         scores = [each["score"] for each in self.evaluations]
         return scores.index(max(scores))
 
@@ -191,7 +189,7 @@ class TrialProgress(StepsCallback):
     def finish(self) -> dict[str, Any]:
         """Gives the model the weights to keep; returns what the results say of the evaluations.
 
-        And, as `found`, what `evaluate` returned for these weights; None if that is not known.
+        `found` is what `evaluate` returned for these weights, None if that is not known.
         """
         if not self.evaluations:
             return {}

@@ -21,9 +21,8 @@ from jobs import results_table, unfinished
 from jobs.encoder import Encoder
 from jobs.working_copy import RUNS
 
-# Hyper-parameters that change neither a trained model nor its scores, or only by rounding and the
-# draws of dropout. (A trial's seed is compared separately. `precision` is none of them: in half
-# precision, a model is trained and scored differently.)
+# Hyper-parameters that change neither a trained model nor its scores, except by rounding and the
+# draws of dropout. (`precision` is not one of them. A trial's seed is compared separately.)
 NOT_IN_FINGERPRINT = (
     "do_train",
     "do_eval",
@@ -45,7 +44,7 @@ NOT_IN_FINGERPRINT = (
 
 # Settings that are identified by a hash.
 _HASHED = ("encoder", "task", "training data", "dev data")
-# Settings that have no part in scoring a trained model.
+# Settings that do not matter for scoring a trained model.
 ONLY_TRAINING = {
     "deterministic",
     "model_size",
@@ -71,7 +70,7 @@ ONLY_TRAINING = {
 
 CHECKPOINTS = "finetuning_checkpoints"  # in the model's directory, or in a run's
 
-# What one trial gives for one task, as in the results file.
+# The result of a trial for one task, as in the results file.
 TrialResult = dict[str, Any]
 Trials = dict[int, dict[str, TrialResult]]  # by trial and task
 RESULT_KEYS = {"trial", "seed", "seconds", "fingerprint", "metrics", "num_examples", "tests"}
@@ -93,7 +92,7 @@ class Job:
 
     parts: tuple[TaskData, ...]
     config: FinetuningConfig
-    encoder: Encoder | None  # None until it is known
+    encoder: Encoder | None  # None until it is loaded
     model_dir: str  # see `working_copy.output_directory`; all paths are below it
     send: Callable[[], None] = lambda: None  # to the store that it is a copy of
     # Called with the trial and its evaluations after each one; what it raises ends the training.
@@ -188,7 +187,7 @@ class Job:
         return _hash(known)
 
     def settings(self, part: TaskData) -> dict[str, Any]:
-        """What `fingerprint` is made of, by name, as far as it concerns a task."""
+        """The part of what `fingerprint` hashes that concerns one task, by name."""
         others = {
             "seed": self.config.seed,
             "encoder": self.encoder.sha256,
@@ -255,11 +254,9 @@ def differences(job: Job, part: TaskData, result: TrialResult) -> dict[str, str]
 
 
 def check_results(job: Job) -> None:
-    """Refuses to replace the results of other settings.
+    """Refuses to replace results of other settings; the `InputError` lists the differences.
 
-    Raises:
-        InputError: the results file has trials of other settings, or there are models or
-            predictions without a results file. The message lists the differences.
+    Models or predictions without a results file are not replaced either.
     """
     found: dict[str, str] = {}
     for part in job.parts:
@@ -291,7 +288,7 @@ def unfinished_differences(job: Job, part: TaskData, trial: int) -> dict[str, st
 
 
 def _replaced(job, part, result):
-    """The differences because of which the job would replace a result, or a part of it."""
+    """The differences that would make the job replace a result, or a part of it."""
     found = differences(job, part, result)
     if job.config.do_train:
         return found
@@ -303,9 +300,9 @@ def _replaced(job, part, result):
 
 
 def merge_evaluation(job: Job, part: TaskData, known: TrialResult, new: TrialResult) -> TrialResult:
-    """The result of a trial whose model was scored again; what is `known` of its training stays.
+    """The result of a trial whose model was scored again; it keeps what is `known` of the training.
 
-    `scored_with` lists settings of the scores that are not those of the training.
+    `scored_with` lists settings of the new scores that differ from those of the training.
     """
     if not job.config.do_eval:
         new = new | {name: known[name] for name in ("metrics", "num_examples") if name in known}
@@ -317,18 +314,17 @@ def merge_evaluation(job: Job, part: TaskData, known: TrialResult, new: TrialRes
 
 
 def finished_trials(job: Job) -> Trials:
-    """The trials that need not be repeated: by number, each task's result.
+    """The trials that need not be repeated.
 
-    A trial is finished if it had the same hyper-parameters, model and data, and all its files
-    exist.
+    They had the same hyper-parameters, model and data, and all their files exist.
     """
     return _trials(job, lambda part, result: job.config.do_train and is_finished(job, part, result))
 
 
 def kept_trials(job: Job) -> Trials:
-    """The trials in the results file that new results stand beside, finished or not.
+    """The trials that stay in the results file, finished or not: those of the same settings.
 
-    Those of other settings are replaced; a job that trains nothing replaces none.
+    A job that only evaluates keeps all.
     """
     return _trials(
         job, lambda part, result: not (job.config.do_train and differences(job, part, result))
@@ -336,7 +332,7 @@ def kept_trials(job: Job) -> Trials:
 
 
 def _trials(job, condition):
-    """The trials whose result for each task fulfills the condition, in order."""
+    """The trials whose results for all tasks meet the condition, in order."""
     found: Trials = {}
     for part in job.parts:
         for result in read_results_file(job.results_path, part.task.name):
@@ -420,8 +416,8 @@ def result_line(task_name: str, result: TrialResult) -> str:
 def describe_progress(jobs: list[Job], finished: dict[str, Trials]) -> str:
     """The number of the next trial, the number of trials, and the estimated time left.
 
-    A trial is estimated to take as long as the job's finished ones. For a job without any, the time
-    per character of the other jobs is used.
+    A trial takes about as long as the job's finished ones; in a job that has none, as long per
+    character as the other jobs' trials.
     """
     num_finished = sum(map(len, finished.values()))
     text = f"trial {num_finished + 1} of {sum(job.config.num_trials for job in jobs)}"

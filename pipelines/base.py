@@ -29,17 +29,15 @@ TEXTS_AT_ONCE = 1024
 
 
 class Pipeline:
-    """A saved model with its tokenizer.
+    """A saved model with its tokenizer, which reads at most `max_seq_length` tokens in a row.
 
-    Args:
-        model: a model of the class `model_class`.
-        tokenizer: a `ConvBertTokenizer` with the model's vocabulary.
-        max_seq_length: the most tokens in a row that the model reads.
+    All methods that predict take the arguments `batch_size` and `errors`. A text that is empty or
+    not a string is an `InputError`, or with `errors="skip"` is left out.
     """
 
     model_class: ClassVar[Any]
     what: ClassVar[str]  # the model in words, for errors
-    # Whether a padded text has the outputs of the text alone, however the model was trained.
+    # Whether padding never changes an output, however the model was trained.
     always_masks_padding: ClassVar[bool] = False
     # Arguments of the class that fine-tuning saves in `task_specific_params`, under `task_kind`.
     saved_arguments: ClassVar[tuple[str, ...]] = ()
@@ -52,12 +50,12 @@ class Pipeline:
         self._compile()
 
     def _compile(self):
-        """Makes the compiled functions, which nothing else of the pipeline refers to."""
+        """Makes the compiled functions, which cannot be pickled."""
         self._predictor = Predictor(self.network)
 
     @property
     def network(self) -> Any:
-        """What computes the outputs for a batch: the model, unless a class takes a part of it."""
+        """What computes the outputs for a batch: the model, or a part of it."""
         return self.model
 
     def __getstate__(self):
@@ -131,13 +129,8 @@ class Pipeline:
         return {name: value for name, value in saved.items() if name in cls.saved_arguments}
 
     def compute_outputs(self, features: Features, batch_size: int) -> Arrays:
-        """The network's outputs for all examples; see `compute_outputs`.
-
-        Raises:
-            InputError: this process was forked after the model was loaded. TensorFlow would wait
-                for threads that the fork does not have.
-        """
-        if self._predictor.process != os.getpid():
+        """The network's outputs for all examples; see the function `compute_outputs`."""
+        if self._predictor.process != os.getpid():  # TensorFlow would wait forever for threads
             raise InputError(
                 "the model was loaded before this process was forked, where it cannot run: load it "
                 "in this process, or start processes with the method `spawn`"
@@ -154,7 +147,7 @@ class Pipeline:
         devices.report(policy.name, self._predictor.jit_compile)
 
     def warn_of_cut(self, num_cut: int, num_texts: int, effect: str = " and have been cut") -> None:
-        """Logs how many texts were too long, if any, and the effect."""
+        """Warns of texts that were too long, if there are any."""
         if num_cut:
             message = "%d of %d texts were longer than %d tokens%s"
             logging.warning(message, num_cut, num_texts, self.max_seq_length, effect)
@@ -166,10 +159,7 @@ def label_names(config: ConvBertConfig) -> tuple[str, ...]:
 
 
 class Answers(list):
-    """An answer for each input, in order; None for one that was skipped.
-
-    `errors` has, by its index, what is wrong with each input that was skipped.
-    """
+    """An answer for each input; None for one that was skipped, with the reason in `errors`."""
 
     def __init__(self, answers: Iterable[Any], errors: dict[int, str]):
         super().__init__(answers)
@@ -177,33 +167,33 @@ class Answers(list):
 
 
 class Checked(NamedTuple):
-    """The inputs of a pipeline: `rows` has None where `errors`, by index, says what is wrong."""
+    """The inputs of a pipeline; a row that is wrong is None, and has its error by its index."""
 
     rows: list[Any]
     errors: dict[int, str]
 
     @property
     def good(self) -> list[Any]:
-        """The rows that can be used."""
+        """The rows without an error."""
         return [row for row in self.rows if row is not None]
 
     def columns(self, count: int) -> list[list[Any]]:
-        """The good rows' cells: `count` lists."""
+        """The `count` columns of the good rows."""
         return [[row[i] for row in self.good] for i in range(count)]
 
     def spread(self, found: Iterable[Any]) -> Iterator[Any]:
-        """Yields what was found for the good rows, and None for the others, in order."""
+        """Yields what was found for each good row, and None for the others."""
         found = iter(found)
         for row in self.rows:
             yield None if row is None else next(found)
-        next(found, None)  # what follows the last one, such as a warning
+        next(found, None)  # runs the generator to its end, such as a warning
 
     def answers(self, found: Iterable[Any]) -> Answers:
         """See `spread`."""
         return Answers(self.spread(found), self.errors)
 
     def spread_rows(self, array: np.ndarray) -> np.ndarray:
-        """A row for each row of `array` [good, …], with NaN for the others."""
+        """The rows of `array` [good, …], and rows of NaN in place of the others."""
         spread = np.full((len(self.rows), *array.shape[1:]), np.nan, array.dtype)
         spread[[row is not None for row in self.rows]] = array
         return spread
@@ -216,10 +206,10 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 
 def as_list(items: Any, name: str) -> list[Any]:
-    """The argument `name` as a list, if it is a sequence or something like it.
+    """The argument `name` as a list.
 
-    Iterating over a table would give the names of its columns, over a text its characters, and over
-    a set an order that nobody knows.
+    Refused are a table, a text and a set, which would give its columns' names, its characters, and
+    its items in a random order.
     """
     is_other = isinstance(items, str | bytes | Mapping | Set) or hasattr(items, "columns")
     try:
@@ -244,16 +234,11 @@ def check_inputs(
     parse: Callable[..., Any] | None = None,
     **inputs: Any,
 ) -> Checked:
-    """Checks `batch_size`, and lists of inputs by the names of their arguments.
+    """Checks the arguments of a pipeline; `errors` is "raise", or "skip" to leave out wrong rows.
 
     Args:
-        batch_size: a positive integer.
-        errors: "raise", or "skip" to leave out rows with an error.
-        parse: makes a row of its index and an item of each list; None checks that all are texts.
-        **inputs: lists of the same length; `text_pairs` may be None.
-
-    Returns:
-        The rows; without `parse`, lists of texts.
+        parse: makes a row of its index and an item of each list; None makes a list of texts.
+        **inputs: lists of the same length, by the argument's name; `text_pairs` may be None.
     """
     check_count("batch_size", batch_size)
     require_one_of("errors", errors, ("raise", "skip"))
@@ -291,10 +276,7 @@ def chunks(texts: Sequence[str]) -> Iterator[slice]:
 
 
 def compute_outputs(model: Any, features: Features, batch_size: int) -> Arrays:
-    """A compiled model's outputs for all examples, in order; see `gather_outputs`.
-
-    An output that is not a finite number is an `InputError`.
-    """
+    """A compiled model's outputs for all examples, in order; see `gather_outputs`."""
     smaller = "use a smaller batch (--batch-size, or `predict_batch_size` of fine-tuning)"
     with devices.lack_of_memory_explained(f"a batch of {batch_size} rows", smaller):
         outputs = gather_outputs(

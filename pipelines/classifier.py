@@ -24,8 +24,8 @@ class Predictions:
             or its score.
         probabilities: float32 `[N, labels]`; None for scores.
         num_cut: how many texts were too long and have been cut.
-        errors: with `errors="skip"`, what is wrong with each text that was skipped, by its index.
-            Its answer is None, and its probabilities are NaN.
+        errors: what is wrong with each text that was skipped, by its index. Its answer is None, and
+            its probabilities are NaN.
     """
 
     answers: list[Any]
@@ -38,10 +38,9 @@ class Predictions:
 
 
 class TextClassifier(Pipeline):
-    """A fine-tuned classifier or regressor. Long texts are cut, as in fine-tuning.
+    """A fine-tuned classifier or regressor, `reads_pairs` if it was fine-tuned on pairs of texts.
 
-    Args:
-        reads_pairs: whether the model was fine-tuned on pairs of texts.
+    Long texts are cut, as in fine-tuning.
     """
 
     model_class = ConvBertForSequenceClassification
@@ -70,12 +69,7 @@ class TextClassifier(Pipeline):
         batch_size: int = 32,
         errors: str = "raise",
     ) -> Predictions:
-        """Classifies texts, or pairs of texts, in batches of similar length.
-
-        Raises:
-            InputError: the lists differ in length; the model reads pairs, and there are none; or a
-                text is empty or not a string, unless `errors` is "skip".
-        """
+        """Classifies texts, or pairs of texts, in batches of similar length."""
         if self.reads_pairs and text_pairs is None:
             raise InputError(
                 "the model was fine-tuned on pairs of texts: `text_pairs` is missing (on the "

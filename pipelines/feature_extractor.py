@@ -80,11 +80,9 @@ class FeatureExtractor(Pipeline):
         batch_size: int = 32,
         errors: str = "raise",
     ) -> np.ndarray:
-        """Vectors of N texts, or pairs, in order: float32 `[N, H]`. A warning counts those cut.
+        """Vectors of N texts, or pairs, in order: float32 `[N, H]`; NaN for one that was skipped.
 
-        Raises:
-            InputError: the lists differ in length; or a text is empty or not a string, unless
-                `errors` is "skip": its vector is then NaN.
+        A warning says how many were cut.
         """
         vectors = list(self.encode_chunks(texts, text_pairs, batch_size, errors))
         return np.concatenate([np.empty((0, self.hidden_size), np.float32), *vectors])
@@ -96,7 +94,7 @@ class FeatureExtractor(Pipeline):
         batch_size: int = 32,
         errors: str = "raise",
     ) -> Iterator[np.ndarray]:
-        """Yields the rows of `encode` chunk by chunk, for texts of any number."""
+        """Yields the rows of `encode` chunk by chunk, for any number of texts."""
         checked = check_inputs(batch_size, errors, texts=texts, text_pairs=text_pairs)
         num_cut = 0
         for chunk in chunks(checked.rows):

@@ -74,11 +74,7 @@ class FillMask(Pipeline):
     ) -> Answers:
         """The `top_k` likeliest tokens for each [MASK] of each text: a list of lists.
 
-        [MASK] is in capitals even for an uncased vocabulary.
-
-        Raises:
-            InputError: an impossible argument; or a text without a [MASK], unless `errors` is
-                "skip".
+        [MASK] is in capitals even for an uncased vocabulary. A text without one is wrong.
         """
         checked = self._check(texts, top_k, batch_size, errors)
         return checked.answers(self._fill(checked.good, top_k, batch_size))
@@ -86,7 +82,7 @@ class FillMask(Pipeline):
     def iterate(
         self, texts: Sequence[str], top_k: int = 5, batch_size: int = 32, errors: str = "raise"
     ) -> Iterator[list[FilledMask] | None]:
-        """Yields the items of `predict` text by text, for texts of any number."""
+        """Yields the items of `predict` text by text, for any number of texts."""
         checked = self._check(texts, top_k, batch_size, errors)
         yield from checked.spread(self._fill(checked.good, top_k, batch_size))
 
@@ -117,7 +113,7 @@ class FillMask(Pipeline):
         self.warn_of_cut(num_long, len(texts), ": masks saw the tokens around them")
 
     def _features(self, texts) -> tuple[Features, np.ndarray, int]:
-        """A row per text or mask of a long one; the masks' positions; the number of long texts."""
+        """A row per text, or per mask of a long one; the masks' positions; how many are long."""
         tokenizer, room = self.tokenizer, self.max_seq_length - 2
         tokens = tokenizer(
             texts, padding=False, add_special_tokens=False, parse_special_tokens=True

@@ -41,17 +41,10 @@ class MultipleChoice(base.Pipeline):
         batch_size: int = 32,
         errors: str = "raise",
     ) -> Predictions:
-        """Finds the best choice for each of N contexts, all of which have equally many choices.
+        """Finds the best choice for each of N contexts, all with the same number of choices.
 
-        A batch has `batch_size` contexts, each with all its choices.
-
-        Returns:
-            The best choices' names, or their numbers from 0; probabilities `[N, choices]`; and
-            how many choices were too long with their context and have been cut.
-
-        Raises:
-            InputError: the lists differ in length; or a text is empty or not a string, or a context
-                has another number of choices, unless `errors` is "skip".
+        A batch has `batch_size` contexts, each with all its choices. Answers are names of choices,
+        or their numbers from 0; `num_cut` counts choices that were cut with their context.
         """
         checked = base.check_inputs(
             batch_size, errors, self._parser(), contexts=contexts, choices=choices
@@ -71,7 +64,7 @@ class MultipleChoice(base.Pipeline):
         )
 
     def _parser(self):
-        """A function that checks a context and its choices; the first set their number."""
+        """A function that checks a context and its choices; the first row sets their number."""
         count, why = 0, "as before"
         if self.labels:
             count, why = len(self.labels), f"one for each of {', '.join(self.labels)}"

@@ -18,18 +18,12 @@ from pipelines.base import Answers, Pipeline, as_list, check_inputs, label_names
 
 @dataclasses.dataclass(frozen=True)
 class FoundEntity:
-    """Consecutive words that form an entity, such as a name.
+    """Consecutive words that form an entity, such as a name."""
 
-    Args:
-        type: such as "PER".
-        first, last: numbers of its first and last word, from 0.
-        text: its words, joined by spaces.
-    """
-
-    type: str
-    first: int
+    type: str  # such as "PER"
+    first: int  # the number of its first word, from 0
     last: int
-    text: str
+    text: str  # its words, joined by spaces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,16 +80,9 @@ class Tagger(Pipeline):
         batch_size: int = 32,
         errors: str = "raise",
     ) -> Answers:
-        """Tags sentences: lists of words, or strings, which are split at spaces.
+        """Tags sentences, lists of words or strings with spaces: a list of `TaggedSentence`.
 
         A batch has `batch_size` sentences, or windows of long ones, of similar length.
-
-        Returns:
-            A list of `TaggedSentence`.
-
-        Raises:
-            InputError: a sentence has no words, or a word is empty or not a string, unless `errors`
-                is "skip".
         """
         checked = check_inputs(batch_size, errors, _words_of, sentences=sentences)
         rows = checked.good
@@ -125,7 +112,7 @@ class Tagger(Pipeline):
 
 
 def _words_of(index, sentence) -> list[str]:
-    """The words of a sentence, checked. A word may be any that can be trained: a space, too."""
+    """The checked words of a sentence. A word may be a space, as in files to train on."""
     name = f"sentences[{index}]"
     if isinstance(sentence, str | None):
         return parse_text(sentence, name).split()

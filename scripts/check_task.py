@@ -115,7 +115,7 @@ def file_table(splits: dict[str, Any]) -> str:
 
 
 def inspect_file(path: str) -> tuple[str, int | None]:
-    """A file's encoding, and how many blank lines are passed over; None if they mean something."""
+    """A file's encoding, and how many blank lines are skipped; None if they have a meaning."""
     from common.files import decode_text, encoding_of
     from data.tasks.files import GZIP_START, PARQUET, file_ending, is_blank, lines_of
 

@@ -146,8 +146,8 @@ def difference_table(variants: Variants, baseline: str) -> str:
 def interval(differences: list[list[float]], seed: int = 0) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean of paired differences [P, F].
 
-    Rows are seeds of pre-training, columns those of fine-tuning. Rows are drawn first, and in each
-    drawn row, columns: seeds of one pre-trained model are not independent of each other.
+    Rows are seeds of pre-training, columns those of fine-tuning. First rows are drawn, then columns
+    in each of them, because scores of the same pre-trained model are not independent.
     """
     import numpy as np
 

@@ -137,7 +137,7 @@ def load_tokenizer(args: argparse.Namespace, config: ConvBertConfig, source: str
 
 
 def describe(networks: dict[str, tuple], has_tokenizer: bool) -> list[str]:
-    """Prints a line for each network of `build_networks`; returns notes for users."""
+    """Prints a line for each network of `build_networks`; returns notes for the user."""
     notes = []
     if not has_tokenizer:
         notes.append("there is no vocabulary: reading text needs a vocab.txt (--vocab-file)")
@@ -205,11 +205,7 @@ def find_class(source: str, name: str | None) -> type:
 
 
 def verify_tensors(source: str, directory: str, model_class: type) -> list[str]:
-    """Compares every tensor of the model in `directory` with the source's.
-
-    Returns:
-        The names of the source's tensors that the class does not use.
-    """
+    """Compares the saved model's tensors with the source's; returns the names of unused ones."""
     import numpy as np
 
     from model.weights import pretrained
@@ -229,10 +225,7 @@ def verify_tensors(source: str, directory: str, model_class: type) -> list[str]:
 
 
 def verify_outputs(directory: str, model_class: type, path: str, tolerance: float) -> None:
-    """Compares the saved model's outputs with those in a file, and prints the differences.
-
-    The model does not mask padding here, like transformers.
-    """
+    """Compares the saved model's outputs with those in a file, and prints the differences."""
     import numpy as np
 
     from model.backends import devices
@@ -241,7 +234,7 @@ def verify_outputs(directory: str, model_class: type, path: str, tolerance: floa
     inputs = {ours: arrays.pop(theirs) for theirs, ours in INPUTS.items() if theirs in arrays}
     if "input_ids" not in inputs:
         raise InputError(f"{path} has no input_ids; it has: {', '.join(arrays) or 'nothing'}")
-    model = model_class.from_pretrained(directory, mask_padding=False)
+    model = model_class.from_pretrained(directory, mask_padding=False)  # like transformers
     for name, array in inputs.items():
         below = model.config.vocab_size if name == "input_ids" else 2
         if array.dtype.kind == "f" or not ((array >= 0) & (array < below)).all():
@@ -335,7 +328,7 @@ def convert_tf1(args: argparse.Namespace, hparams: dict, directory: str) -> list
 
 
 def read_tf1(prefix: str) -> tuple[dict[str, Any], int]:
-    """A checkpoint's weights as float32, by variable; and the number of its other tensors."""
+    """A checkpoint's weights as float32, by name; and the number of its other tensors."""
     import tensorflow as tf
 
     try:
@@ -356,9 +349,8 @@ def build_networks(
 ) -> tuple[dict[str, tuple], list[tuple[str, Any]]]:
     """Builds the networks that a checkpoint's variables belong to.
 
-    Returns:
-        Directory name → (configuration, tensors, architecture); and the Keras variables with
-        their names in the checkpoint.
+    Returns {name of a directory: (configuration, tensors, architecture)}, and the Keras variables
+    with their names in the checkpoint.
     """
     from model import ConvBertForPreTraining, ConvBertModel
 

@@ -138,7 +138,7 @@ def splits_of(download: Download) -> list[str]:
 
 
 def missing_splits(download: Download, directory: str) -> list[str]:
-    """The splits in this folder that finetune.py would not find."""
+    """The splits of this folder that finetune.py would not find."""
     task = glue.get_task(download.task)
     return [
         split

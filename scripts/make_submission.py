@@ -22,7 +22,7 @@ from jobs.working_copy import output_directory
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Chooses the trials, checks all their predictions, writes the zip and prints its content."""
+    """Chooses the trials, checks their predictions, writes the zip and prints its content."""
     args = parse_arguments(arguments)
     model_dir = output_directory(args.data_dir, args.model_name, args.run_name)
     if not os.path.isdir(model_dir):

@@ -8,8 +8,8 @@ files must be below D. Random weights of the model's size are fine-tuned beside 
 
 Runs pretrain.py and finetune.py, which write to D/models/VARIANT_SEED. When a run is done, its log
 and its scores go to RESULTS/VARIANT_SEED, and D/models/VARIANT_SEED is deleted. Runs with results
-are not repeated. The same command goes on with a run that was stopped, so that an experiment may
-take several days, or several machines that share RESULTS by way of a repository.
+are not repeated, and a stopped run goes on. So an experiment can be split over several days, and
+over machines that share RESULTS by way of a repository.
 """
 
 import argparse
@@ -69,12 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read_experiment(path: str) -> dict[str, Any]:
-    """The settings of an experiment.
-
-    Raises:
-        InputError: a missing or unknown part, or impossible hyper-parameters of pre-training; the
-            message names the file and the field.
-    """
+    """The settings of an experiment, checked except for the hyper-parameters of fine-tuning."""
     experiment = files.read_json_object(path)
     require(experiment.keys() == KEYS, "its parts", ", ".join(sorted(KEYS)), [*experiment], path)
     for name, variant in experiment["variants"].items():
@@ -164,11 +159,7 @@ def read_scores(model_dir: Path, task: Any) -> dict[str, Any]:
 
 
 def run_job(script: str, *arguments: str) -> None:
-    """Runs one of the project's jobs, and passes on the signals that ask it to stop.
-
-    Raises:
-        SystemExit: the job failed or was stopped, with its exit status.
-    """
+    """Runs a job and passes signals on to it; exits with its status if it fails or is stopped."""
     command = [sys.executable, str(ROOT / script), *arguments]
     print("running", shlex.join(command[1:]), flush=True)
     # In a group of its own, Ctrl-C reaches the job once, through here.
@@ -185,7 +176,7 @@ def run_job(script: str, *arguments: str) -> None:
 
 
 def describe_model(hparams: dict[str, Any], model_dir: Path) -> dict[str, Any]:
-    """What a pre-trained model has cost: parameters of its encoder, operations per token."""
+    """The cost of a pre-trained model: parameters of its encoder, and operations per token."""
     from benchmarks.flops import pretraining_flops
     from model.weights import pretrained
 

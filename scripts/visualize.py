@@ -92,10 +92,9 @@ def find_head(encoder: Any, directory: str) -> Any:
 def look_inside(encoder: Any, inputs: dict, head: Any) -> dict:
     """What the page shows of one text.
 
-    Returns:
-        `attention`, [layers, heads, T, T], and `kernels`, [layers, heads, T, K], as `encode` has
-        them; their sizes `layers`, `heads` and `taps`, which is 0 without convolutions; and
-        `replaced`, T probabilities, or None without a `head`.
+    That is `attention` [layers, heads, T, T] and `kernels` [layers, heads, T, K], both encoded;
+    their sizes, with `taps` 0 if there are no convolutions; and T probabilities `replaced`, or None
+    without a `head`.
     """
     import numpy as np
     from keras import ops
@@ -122,7 +121,7 @@ def encode(weights: Any) -> str:
 
 
 def make_page(data: dict) -> str:
-    """The page with its data, in which no text can end the element that holds them."""
+    """The page with its data; no text in them can end the element that holds them."""
     content = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     return PAGE.read_text(encoding="utf-8").replace(PLACE, content)
 

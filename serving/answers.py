@@ -1,8 +1,8 @@
 """The graph of a question answerer: questions and contexts in; answers and their positions out.
 
-It computes for all questions at once what `data.tasks.question_answering` computes question
-by question with NumPy. Axes: Q questions; R rows, the windows in the order of their questions; L
-tokens of the longest window; C candidates, the possible answers in the order of their rows.
+It computes for all questions at once what `data.tasks.question_answering` computes one by one with
+NumPy. Axes: Q questions; R rows, which are the windows in the order of their questions; L tokens of
+the longest window; C candidates, which are possible answers in the order of their rows.
 """
 
 from typing import Any, NamedTuple
@@ -158,15 +158,9 @@ def search_beams(windows: Windows, outputs: dict, is_own: tf.Tensor, options: An
 def best_texts(candidates, windows: Windows, characters, contexts, n_best_size: int) -> dict:
     """The best answer to each question: `data.tasks.question_answering.answers._best_texts`.
 
-    Args:
-        candidates: the first five results of `search_all`.
-        characters: the first character, and the end, of each token of all contexts.
-        contexts: strings [Q].
-        n_best_size: how many different texts share the probability.
-
-    Returns:
-        `answer`, `start`, `end`, `probability` and `score`, [Q] each. Without candidates they are
-        "", -1, -1, undefined and 0.
+    `candidates` are the first five results of `search_all`; `characters` are the first character,
+    and the end, of each token of all `contexts` [Q]. Returns `answer`, `start`, `end`,
+    `probability` and `score`, [Q] each; without candidates "", -1, -1, undefined and 0.
     """
     row, first, last, start_score, end_score = candidates
     question = tf.gather(windows.question, row)

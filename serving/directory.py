@@ -45,7 +45,8 @@ class Options:
 def find_pipeline(model_dir: str, options: Options) -> str:
     """The class in `pipelines` that loads a model; imports nothing heavy.
 
-    An option that does not suit the model and a package that is missing are `InputError`s.
+    Raises:
+        InputError: an option does not suit the model, or a package is missing.
     """
     pipeline = "FeatureExtractor"
     if not options.features:
@@ -84,10 +85,7 @@ def check_target(path: str, overwrite: bool) -> None:
 
 
 def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
-    """Exports a saved model to the directory `path`, which is replaced; imports TensorFlow.
-
-    Returns the content of `export.json`. See `find_pipeline` for the errors.
-    """
+    """Exports a saved model to the directory `path`; returns the content of `export.json`."""
     import tensorflow as tf
 
     import pipelines
@@ -115,7 +113,7 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
 
 
 def _describe(name, pipeline):
-    """What a user of the export must know about the model, for JSON."""
+    """What users of the export must know about the model."""
     tokenizer = pipeline.tokenizer
     fields = {
         "pipeline": name,

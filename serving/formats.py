@@ -19,7 +19,7 @@ from serving.tags import tag_graph
 from serving.texts import choice_graph, classifier_graph, feature_graph, mask_graph
 
 OPSET = 18  # of ONNX: supported by every runtime since 2023
-# The names of `INPUT_NAMES` that transformers' tokenizers use; they make int64 arrays.
+# The same inputs as transformers' tokenizers call them, which make int64 arrays.
 TRANSFORMERS_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 # From a pipeline and `directory.Options` to a `tf.function` of strings.
@@ -74,17 +74,16 @@ def save_litert(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
 
 
 def _owner(model):
-    """A module that holds a model's variables, which the writers look for."""
+    """A module with a model's variables, where the writers look for them."""
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     return module
 
 
 def network_function(model: Any, transformers_inputs: bool = False) -> Any:
-    """A model as a `tf.function` of `input_ids`, `input_mask` and `segment_ids`, int32.
+    """A model as a `tf.function` of `INPUT_NAMES`, int32, or `TRANSFORMERS_NAMES`, int64.
 
-    With `transformers_inputs` they are `TRANSFORMERS_NAMES`, int64. A single output is called
-    "vector" if it comes from a `PooledEncoder`, else "logits".
+    A single output is called "vector" if it comes from a `PooledEncoder`, else "logits".
     """
     names = TRANSFORMERS_NAMES if transformers_inputs else INPUT_NAMES
     dtype = tf.int64 if transformers_inputs else tf.int32
@@ -103,7 +102,7 @@ def network_function(model: Any, transformers_inputs: bool = False) -> Any:
 
 
 def axes_of(model: Any) -> tuple[str, ...]:
-    """The axes of a model's inputs. Its outputs' axes of unknown size are the first of them."""
+    """The names of the axes of a model's inputs; its outputs begin with the same axes."""
     is_choice = isinstance(model, ConvBertForMultipleChoice)
     return ("batch", "choices", "length") if is_choice else ("batch", "length")
 

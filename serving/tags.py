@@ -9,7 +9,7 @@ from data.tasks.tagging.entities import OUTSIDE
 from pipelines import Tagger
 from serving.rows import Network, cut, function_of
 
-# What `str.split` takes for spaces.
+# The characters that `str.split` splits at.
 _SPACES = (
     r"[\x{09}-\x{0D}\x{1C}-\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}"
     r"\x{205F}\x{3000}]+"
@@ -77,16 +77,11 @@ def sentence_rows(network: Network, words: tf.RaggedTensor):
 
 
 def sentence_windows(starts: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor, room: int):
-    """The windows of `data.tasks.tagging.features`, for all sentences at once.
+    """The windows of `data.tasks.tagging.features`, of at most `room` tokens, for all sentences.
 
-    Args:
-        starts: int64 [words + 1], the first token of each word, and the end of the last word.
-        begins, ends: int64 [S], the first word of each sentence, and the end of its last.
-        room: the most tokens of a window.
-
-    Returns:
-        The first word, the end, and the first owned word of each window, int64 [windows], in the
-        sentences' order.
+    `starts` [words + 1] has the first token of each word, and the end of the last word; `begins`
+    and `ends` [S] have the first word of each sentence, and the end of its last. Returns the first
+    word, the end, and the first owned word of each window, [windows]. All are int64.
     """
 
     def word_at(tokens, side="left"):
@@ -118,10 +113,7 @@ def sentence_windows(starts: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor, room
 def convert_tags(labels, numbers: tf.Tensor, sentences: tf.Tensor, scheme: str) -> tf.Tensor:
     """`entities.convert_tags` in a graph: any sequence of labels → valid tags, strings [words].
 
-    Args:
-        labels: the model's labels, tags of entities.
-        numbers, sentences: int64 [words], each word's label and sentence.
-        scheme: one of `entities.SCHEMES`.
+    `numbers` and `sentences`, int64 [words], are each word's label and sentence.
     """
     prefixes, _, types = np.array([label.partition("-") for label in labels]).T
     same_type = types[:, None] == types  # [label before, label]
