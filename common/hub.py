@@ -45,6 +45,8 @@ def resolve(
 ) -> str:
     """Finds a model's directory: a local one, or the cached copy of one on the hub.
 
+    A path or an impossible name is refused before the hub is contacted.
+
     Args:
         name_or_directory: a directory, a URL such as "s3://bucket/model", or a name such as
             "owner/model". A directory with that path takes precedence.
@@ -52,20 +54,15 @@ def resolve(
         cache_dir: where downloads are kept; None is huggingface_hub's own cache.
         local_files_only: use only what was downloaded before; do not connect to the hub.
         weights: also download the weights. A tokenizer needs none.
-
-    A path or an impossible name is refused before the hub is contacted.
     """
     name = os.fspath(name_or_directory)
-    if os.path.isdir(name):
-        if revision is not None:
-            raise InputError(
-                f"`revision` is {revision!r}, but {name} is a local directory; only models on the "
-                "hub have revisions"
-            )
+    is_local = os.path.isdir(name)
+    if revision is not None and (is_local or remote.is_url(name)):
+        place = "a local directory" if is_local else "not on the hub"
+        raise InputError(f"`revision` is {revision!r}, but {name} is {place}")
+    if is_local:
         return name
     if remote.is_url(name):
-        if revision is not None:
-            raise InputError(f"`revision` is {revision!r}, but {name} is not on the hub")
         return remote_cache.fetch(name, lambda names: model_files(names, weights=weights)).path
     if isinstance(name_or_directory, os.PathLike) or looks_like_path(name):
         raise InputError(f"no such directory: {name} (a name on the hub looks like owner/model)")

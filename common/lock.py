@@ -30,11 +30,8 @@ def locked(path: str | os.PathLike, what: str, advice: str, shared: bool = False
     systems with locks, such as NFS, enforce it between machines. A file system without locks only
     causes a warning.
 
-    Args:
-        path: the lock file.
-        what: what is locked, for messages.
-        advice: what to do instead of waiting, for messages.
-        shared: others may have the lock at the same time if they share it, too; the file stays.
+    Messages say `what` is locked, and give `advice`. With `shared`, others that share it may have
+    the lock at the same time; the file stays.
     """
     path = os.path.realpath(path)
     if path in _held:

@@ -243,18 +243,13 @@ def read_range(url: str, start: int, stop: int) -> bytes:
     """The bytes `start` to `stop` of a file. After a cut, it goes on with smaller requests."""
     system, path = _system(url)
     content, size, delays = bytearray(), stop - start, iter(DELAYS)
-
-    def read():
-        begin = start + len(content)
-        part = system.cat_file(path, start=begin, end=min(stop, begin + size))
-        if not part:
-            raise OSError(f"it became shorter than {stop:,} bytes during reading")
-        return part
-
     with _explained(url):
-        while len(content) < stop - start:
+        while (begin := start + len(content)) < stop:
             try:
-                content += read()
+                part = system.cat_file(path, start=begin, end=min(stop, begin + size))
+                if not part:
+                    raise OSError(f"it became shorter than {stop:,} bytes during reading")
+                content += part
                 delays = iter(DELAYS)
             except Exception as error:
                 _wait(url, error, delays)

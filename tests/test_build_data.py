@@ -100,7 +100,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, build, caplog, caps
 def test_a_small_corpus_is_built_by_few_processes(tmp_path, monkeypatch):
     counts = []
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 4, 5})
     monkeypatch.setattr(command_line, "BYTES_PER_PROCESS", 10)
     monkeypatch.setattr("data.records.build.build_records", lambda *args: counts.append(args[3]))
     for size, *options in ((9,), (10,), (999,), (9, "--num-processes", "2")):

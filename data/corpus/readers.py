@@ -96,14 +96,13 @@ class Skipped:
             self.listed.append([file, where, f"{reason}: {detail}" if detail else reason])
 
 
-def read_documents(
+def read_lines(
     source: TextSource, content: bytes | None = None, skipped: Skipped | None = None
-) -> Iterator[list[bytes | None]]:
-    """Yields the lines of a source in lists, with None after the last line of each document.
+) -> Iterator[bytes | None]:
+    """Yields the lines of a source, stripped and not empty, and None after each document's last.
 
-    A list holds a document, or about `MAX_PART_BYTES` of a longer one. Lines are stripped and never
-    empty. `content` is the source's if it comes from `Corpus.stream`; `skipped` counts what is
-    skipped. A damaged file is a `DamagedError` unless `ReadOptions.skip_damaged` is set.
+    `content` is the source's if it comes from `Corpus.stream`; `skipped` counts what is skipped. A
+    damaged file is a `DamagedError` unless `ReadOptions.skip_damaged` is set.
     """
     skipped = Skipped() if skipped is None else skipped
     is_open = False  # a document that has begun
@@ -115,21 +114,14 @@ def read_documents(
             start = source.offset if content is None else 0
             read = _READERS[source.kind]
             for lines in read(source, file_range(file, start, source.size), skipped):
-                yield lines
+                yield from lines
                 is_open = lines[-1] is not None
     except DamagedError as error:
         if not source.options.skip_damaged:
             raise
         skipped.add(source, "", DAMAGED, str(error.__cause__).strip())
         if is_open:
-            yield [None]
-
-
-def read_lines(
-    source: TextSource, content: bytes | None = None, skipped: Skipped | None = None
-) -> Iterator[bytes | None]:
-    """Yields what `read_documents` yields, line by line."""
-    return itertools.chain.from_iterable(read_documents(source, content, skipped))
+            yield None
 
 
 def _read_archive(source, file, skipped):

@@ -58,6 +58,7 @@ def build_records(
 
     Files in the directory list the options and each finished shard, so that the next build with the
     same options resumes a stopped one, or several parts. At the end, `metadata.json` replaces them.
+    The result is None if it was already there.
 
     Args:
         corpus, options: what to build.
@@ -66,9 +67,6 @@ def build_records(
         overwrite: replace records that were built with other options.
         make_workers: replaces the processes of this machine.
         finish_only: a missing shard is an error.
-
-    Returns:
-        What was built; None if it already existed.
     """
     records_dir = as_path(records_dir)
     with progress.lock(records_dir):

@@ -130,7 +130,8 @@ def build(
     logging.info("corpus %s: %.1f MB, %d sources", name, corpus.size / 1e6, count)
     logging.info("vocabulary %s", vocab_file)
     if num_processes is None:
-        num_processes = min(os.cpu_count() or 1, 1 + corpus.size // BYTES_PER_PROCESS)
+        cpus = len(os.sched_getaffinity(0))  # of a batch job, often not all of the machine's
+        num_processes = min(cpus, 1 + corpus.size // BYTES_PER_PROCESS)
     require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     if part:
         shards = build_part(corpus, options, records_dir, part, num_processes)

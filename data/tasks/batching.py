@@ -174,12 +174,9 @@ def training_batches(
 class Batches(Sequence):
     """Batches `(inputs, targets)` or `(inputs, targets, weights)` of NumPy arrays, made on demand.
 
-    Args:
-        features: the examples.
-        indices: the examples of each batch.
-        pad_to_max: see `training_batches`.
-        num_rows: fills each batch up to so many examples, with its last one at weight 0, and to one
-            of three lengths; None does not.
+    `indices` are the examples of each batch; for `pad_to_max`, see `training_batches`. `num_rows`
+    fills each batch up to so many examples, by repeating its last one at weight 0, and pads it to
+    one of three lengths.
     """
 
     features: Features
@@ -292,12 +289,10 @@ def gather_outputs(
     Args:
         features: the examples.
         predict: returns the outputs for a batch's inputs: a dict, or an array named "logits".
-        token_outputs: names of the outputs that are `[B, T, …]`; the others are `[B, …]`.
+        token_outputs: names of the outputs that are `[B, T, …]`; the others are `[B, …]`. They are
+            returned as `[tokens, …]`, in the order of `input_ids`, and the others as `[N, …]`.
         batch_size, pad_to_max, few_shapes: see `training_batches`.
         num_threads: batches to compute at the same time.
-
-    Returns:
-        For each output `[N, …]`, or `[tokens, …]` in the order of `input_ids`.
     """
     tensorflow_setup.keep_freed_memory()
     batches, _ = evaluation_batches(features, batch_size, pad_to_max, few_shapes)

@@ -290,9 +290,7 @@ class ConvBertTokenizer(WordPiece):
             name_or_directory: a name of the Hugging Face hub; or a directory with vocab.txt or
                 tokenizer.json, and tokenizer_config.json unless the tokenizer is as in BERT
                 uncased. The other files must not contradict a tokenizer.json.
-            revision: a branch, tag or commit on the hub; None is its main branch.
-            cache_dir: where downloads are kept; None is huggingface_hub's cache.
-            local_files_only: download nothing, and use what was downloaded before.
+            revision, cache_dir, local_files_only: see `common.hub.resolve`.
         """
         found = hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
         saved = saved_files.read(found)

@@ -8,17 +8,12 @@ STRATEGIES = ("electra", "longest_first", "only_first", "only_second")
 def kept_lengths(
     first: int, second: int | None, max_tokens: int, strategy: str = "electra"
 ) -> tuple[int, int | None]:
-    """Returns how many tokens each text keeps, so that both together fit.
+    """Returns how many of its tokens each text keeps, so that both together have `max_tokens`.
 
-    Args:
-        first: number of tokens of the first text.
-        second: number of tokens of the second, or None.
-        max_tokens: the most tokens for both together.
-        strategy: "electra": the longer text loses its last token until both fit; of equally long
-            ones, the second does. The others are transformers': "longest_first" does the same, but
-            where both are cut and the number is odd, the one that was longer keeps one more token
-            (of equally long ones, the second); "only_first" and "only_second" cut one text alone,
-            to one token at least.
+    By the strategy "electra", the longer text loses its last token until both fit; of equally long
+    ones, the second does. The others are transformers': "longest_first" does the same, but where
+    both are cut and the number is odd, the one that was longer keeps one more token (of equally
+    long ones, the second); "only_first" and "only_second" cut one text, to one token at least.
     """
     if first + (second or 0) <= max_tokens:
         return first, second

@@ -69,8 +69,8 @@ def read_conll(
 
     Args:
         path: the file.
-        word_column: number from 0; None is the first, or FORM in CoNLL-U.
-        tag_column: number from 0; None is the last, or UPOS in CoNLL-U.
+        word_column, tag_column: numbers from 0; None is the first and the last column, or FORM and
+            UPOS in CoNLL-U.
         num_columns: columns that the file should have, if that is known.
         may_lack_tags: whether a file has no tags if it has fewer columns than `num_columns`, or if
             it is CoNLL-U and all its tags are "_".

@@ -31,7 +31,6 @@ from data.corpus.readers import (
     TOO_LONG,
     ReadOptions,
     Skipped,
-    read_documents,
     read_lines,
 )
 from data.corpus.sources import find_corpus
@@ -51,8 +50,8 @@ def read(path, **options):
     """Returns the lines of a file's documents, and what was skipped."""
     skipped = Skipped()
     sources = find_corpus(path.parent, path, ReadOptions(**options)).sources
-    found = itertools.chain.from_iterable(read_documents(s, None, skipped) for s in sources)
-    return list(itertools.chain.from_iterable(found)), skipped
+    lines = itertools.chain.from_iterable(read_lines(each, None, skipped) for each in sources)
+    return list(lines), skipped
 
 
 @pytest.mark.parametrize("compression", COMPRESSORS)
