@@ -35,8 +35,8 @@ class HeadModel(PretrainedModel):
     token_outputs: tuple[str, ...] = ()
     # Names of inputs that the head reads and the encoder does not.
     further_inputs: tuple[str, ...] = ()
-    # For a class with several kinds of head: the argument that selects one, and its value by a
-    # tensor of this kind, which no kind before it has. The last is the default.
+    # For a class with several kinds of head: the argument that selects one, and its values, each by
+    # a tensor's name. A file has the first kind whose tensor it has; the last is the default.
     kind_argument = ""
     kinds: Mapping[str, Any] = {}
     # Of the losses of labels; set them before `compile`. See `TokenCrossEntropy`.
@@ -363,7 +363,8 @@ class ConvBertForMultipleChoice(HeadModel):
 
     @override
     def tensors(self):
-        return self.convbert.tensors() + pretrained.choice_tensors(self.classifier)
+        rows = pretrained.classifier_tensors(self.classifier, is_choice=True)
+        return self.convbert.tensors() + rows
 
     def get_config(self):
         """The constructor's arguments."""

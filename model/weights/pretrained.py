@@ -180,27 +180,17 @@ def discriminator_tensors(head) -> list[Tensor]:
     ]
 
 
-def classifier_tensors(head) -> list[Tensor]:
+def classifier_tensors(head, is_choice: bool = False) -> list[Tensor]:
     """A classification head: "linear" is the original's, "mlp" Hugging Face's.
 
-    Token classification and multiple choice have a linear one, under the same names in both.
+    A linear one has the same names in all models; for multiple choice, "mlp" has its own.
     """
     if head.kind == "linear":
         return _dense(head.prediction, "classifier", f"{TASK_SCOPE}/dense")
-    return [
-        *_dense(head.transform, "classifier.dense", None),
-        *_dense(head.prediction, "classifier.out_proj", None),
-    ]
-
-
-def choice_tensors(head) -> list[Tensor]:
-    """Hugging Face's multiple-choice head; "mlp" is the one with a projection."""
-    if head.kind == "linear":
-        return classifier_tensors(head)
-    return [
-        *_dense(head.transform, PROJECTION.removesuffix(".weight"), None),
-        *_dense(head.prediction, "classifier", None),
-    ]
+    transform, prediction = "classifier.dense", "classifier.out_proj"
+    if is_choice:
+        transform, prediction = PROJECTION.removesuffix(".weight"), "classifier"
+    return _dense(head.transform, transform, None) + _dense(head.prediction, prediction, None)
 
 
 def span_tensors(head) -> list[Tensor]:
