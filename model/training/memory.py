@@ -10,8 +10,8 @@ from model.backends import backend, devices
 from model.config import ConvBertConfig
 
 # Numbers that a layer keeps for each token and unit of its width, for the backward pass: fitted to
-# the memory that XLA's compiler plans for steps; see the test. Each attention head also keeps one
-# for each pair of tokens.
+# the memory that XLA's compiler plans for steps; see tests/model/training/test_memory.py. Each
+# attention head also keeps one for each pair of tokens.
 KEPT_PER_UNIT = 16
 
 
@@ -68,21 +68,17 @@ def explained(config: Any, length: int) -> Iterator[None]:
 
 
 def _batch(config, length):
-    precision = getattr(config, "precision", "float32")
-    return (
-        f"a step of `train_batch_size` {config.train_batch_size} x {length} tokens in {precision}"
-    )
+    rows = f"`train_batch_size` {config.train_batch_size}"
+    return f"a step of {rows} x {length} tokens in {config.precision}"
 
 
 def _advice(config):
     """What makes a step need less memory, the simplest first."""
     batch_size, found = config.train_batch_size, []
-    parts = getattr(config, "gradient_accumulation_steps", batch_size)
-    for more in range(parts + 1, batch_size + 1):
-        if batch_size % more == 0:
-            found.append(f'"gradient_accumulation_steps": {more} (the result stays the same)')
-            break
-    if getattr(config, "precision", None) == "float32":
+    more_parts = range(config.gradient_accumulation_steps + 1, batch_size + 1)
+    if parts := next((n for n in more_parts if batch_size % n == 0), None):
+        found.append(f'"gradient_accumulation_steps": {parts} (the result stays the same)')
+    if config.precision == "float32":
         _, capability = backend.accelerator() or (None, None)
         half = "mixed_float16" if float(capability or 8) < 8 else "mixed_bfloat16"
         found.append(f'"precision": "{half}" (in a new run)')
