@@ -29,7 +29,7 @@ def drawn_weights(drawn: bool) -> Iterator[None]:
 
 def truncated_normal(stddev: float) -> keras.initializers.Initializer:
     """BERT's initializer for embeddings and most kernels; see `drawn_weights`."""
-    # Made in any case: it takes a seed, and the next layer takes the next one.
+    # Created in any case: it takes a seed, and later layers must get the same ones either way.
     initializer = keras.initializers.TruncatedNormal(stddev=stddev)
     return initializer if _draws_weights.get() else keras.initializers.Zeros()
 
@@ -76,8 +76,7 @@ class ConfiguredLayer(keras.layers.Layer):
         """A dense layer from `inputs` to `units` features, with BERT's initializer."""
         initializer = truncated_normal(self.config.initializer_range)
         options = {"kernel_initializer": initializer, "name": name, "dtype": self.dtype_policy}
-        grouped = {"groups": groups} if groups > 1 else {}
-        layer = (GroupedDense if grouped else Dense)(units, **grouped, **options)
+        layer = GroupedDense(units, groups, **options) if groups > 1 else Dense(units, **options)
         layer.build((None, None, inputs))
         return layer
 

@@ -32,9 +32,9 @@ def split_bias(layer, inputs) -> tuple:
 
 
 def start_update_again(layer, kernel_a) -> None:
-    """Sets a low-rank update to zero once its kernel, which includes what it was, is loaded.
+    """Resets a low-rank update to zero, once a kernel that already includes it is loaded.
 
-    `kernel_a` is a draw: if both factors were zero, neither would have a gradient.
+    `kernel_a` is a random draw: if both factors were zero, neither would have a gradient.
     """
     layer.lora_kernel_a.assign(kernel_a)
     layer.lora_kernel_b.assign(ops.zeros(layer.lora_kernel_b.shape))
@@ -79,21 +79,18 @@ class GroupedDense(keras.layers.Layer):
     def kernel(self):
         """The kernel in use, [G, in / G, out / G]: dequantized, or with its low-rank update."""
         if self.quantization_mode is not None:
-            return ops.cast(
-                ops.cast(self._kernel, "float32") / self.kernel_scale, self.compute_dtype
-            )
+            kernel = ops.cast(self._kernel, "float32") / self.kernel_scale
+            return ops.cast(kernel, self.compute_dtype)
         return merged_kernel(self, self.compute_dtype) if self.lora_enabled else self._kernel
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None):
         """Keras's `Dense.enable_lora`, with one update of that rank per group."""
         groups, inputs, outputs = self._kernel.shape
         self._tracker.unlock()  # as Keras's own layers do to add variables after `build`
+        limit = math.sqrt(6 / inputs)  # Keras's, for one group's fan-in
+        uniform = keras.initializers.RandomUniform(-limit, limit)
         self.lora_kernel_a = self.add_weight(
-            name="lora_kernel_a",
-            shape=(groups, inputs, rank),
-            initializer=keras.initializers.RandomUniform(  # Keras's, for one group's fan-in
-                -math.sqrt(6 / inputs), math.sqrt(6 / inputs)
-            ),
+            name="lora_kernel_a", shape=(groups, inputs, rank), initializer=uniform
         )
         self.lora_kernel_b = self.add_weight(
             name="lora_kernel_b", shape=(groups, rank, outputs), initializer="zeros"
@@ -127,11 +124,10 @@ class GroupedDense(keras.layers.Layer):
 
     def save_own_variables(self, store):
         """Saves a low-rank update as part of the kernel, as Keras's Dense does."""
-        super().save_own_variables(store)
         if self.lora_enabled:
-            for key in list(store.keys()):
-                del store[key]
             store["0"], store["1"] = merged_kernel(self), self.bias.value
+        else:
+            super().save_own_variables(store)
 
     def load_own_variables(self, store):
         """Loads what `save_own_variables` stored."""
