@@ -1,7 +1,7 @@
 """What a GPU does for a program that XLA compiled: kernels, bytes and arithmetic, read from HLO.
 
 Bytes are those that a kernel must read and write if nothing stays in a cache. A fused kernel reads
-of each operand only the elements that its result depends on, each once.
+only those elements of each operand that its result depends on, once each.
 """
 
 import collections
@@ -71,7 +71,7 @@ class Kernel:
     bytes: float
     products: float = 0
     integers: float = 0  # operations on integers
-    floats: float = 0  # other operations, in simple ones
+    floats: float = 0  # other operations, each counted as a number of simple ones
 
 
 class Program:

@@ -79,7 +79,7 @@ class Worker:
         self.process = stack.enter_context(process)
         self.ask(1)
         self.facts = {"first_step_seconds": time.monotonic() - begin}
-        # A round as the warm-up. Later, the peak would include the matrix products.
+        # A round to warm up. The peaks of later ones would include the matrix products.
         self.facts["device_peak_bytes"] = self.ask(job["steps"])["device_peak_bytes"]
 
     def ask(self, steps: int) -> dict:
@@ -113,7 +113,7 @@ def measure(
         "KERAS_BACKEND": args.backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # leaves memory to the other workers
-        "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",  # empty: compilation takes its time
+        "TORCHINDUCTOR_CACHE_DIR": f"{scratch}/inductor",  # empty: compilation counts
     }
     runs, notes = {}, []
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,8 @@
 """`scale`: what listing, planning and finishing cost for many files and shards.
 
 The files are links to a few small ones, and the shards are empty: all that is measured is what a
-build does besides reading, tokenizing and writing. Files are listed once; the other steps have what
-that gives.
+build does besides reading, tokenizing and writing. Files are listed in the first step only; the
+others get the result.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def load(folder: Path) -> None:
 
 
 def make_workers(options: BuildOptions) -> Workers:
-    """Makes what writes empty shards, with counts such as those of real ones."""
+    """Workers that write empty shards, with counts like those of real ones."""
 
     def write(tasks: Iterator[ShardTask]) -> Iterator[Shard]:
         for task in tasks:

@@ -62,12 +62,12 @@ def quantize(encoder, config) -> None:
             "merge the low-rank updates first: call save_pretrained, then from_pretrained and "
             "quantize"
         )
-    # Keras collects garbage for every kernel that it replaces. That takes seconds for each, unless
-    # the objects of before are left out.
+    # Keras collects garbage after each kernel that it replaces, which takes seconds unless the
+    # objects that exist now are left out.
     gc.freeze()
     try:
         for layer in dense_layers(encoder).values():
-            layer.quantize(config.mode, type_check=False, config=config)  # of a subclass, too
+            layer.quantize(config.mode, type_check=False, config=config)  # subclasses, too
     finally:
         gc.unfreeze()
 

@@ -55,7 +55,7 @@ class TrainableModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     @override
-    def compile_from_config(self, config):
+    def compile_from_config(self, config):  # Keras's does nothing if a class has its own `compile`
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     @override

@@ -12,10 +12,10 @@ from model.backends import backend
 
 
 class Predictor(keras.Model):
-    """A network's function for predictions, without touching how the network is compiled.
+    """A network's function for predictions, compiled apart from how the network itself is.
 
-    `jit_compile` is whether XLA compiles it, once for each shape of a batch; None: only where the
-    backend cannot compute without.
+    `jit_compile` is whether XLA compiles it, once for each shape of a batch; None: only on backends
+    that always compile.
     """
 
     def __init__(self, network: Any, jit_compile: bool | None = None):
@@ -26,7 +26,7 @@ class Predictor(keras.Model):
         self.process = os.getpid()
         if jit_compile is None:
             jit_compile = backend.ALWAYS_COMPILES
-        # Devices share only batches with a multiple of rows.
+        # Devices can only share a batch whose rows are a multiple of their number.
         self.compiled_shapes: set[tuple[int, ...]] = set()
         self.few_shapes = jit_compile or keras.distribution.distribution() is not None
         self.built = True  # the network is; on JAX, Keras would run it to find out
@@ -43,7 +43,7 @@ class Predictor(keras.Model):
         return super().predict_on_batch(inputs)
 
     def make_predict_function(self, *args, **kwargs):
-        """Keras's, without TensorFlow's warning where batches differ in length."""
+        """As in Keras, without TensorFlow's warning if batches differ in length."""
         super().make_predict_function(*args, **kwargs)
         if hasattr(self.predict_function, "_omit_frequent_tracing_warning"):
             self.predict_function._omit_frequent_tracing_warning = True
@@ -53,7 +53,7 @@ class Predictor(keras.Model):
 class TokenPredictor(keras.Model):
     """A masked language model's head: vectors [1, M, H] → probabilities float32 [1, M, tokens].
 
-    It is compiled where a backend cannot compute without, once for each M.
+    It is compiled, once for each M, only on backends that always compile.
     """
 
     def __init__(self, network: Any, num_tokens: int):

@@ -78,7 +78,7 @@ def is_whole():
 
 
 def _compiler(*arrays):
-    """What makes a function of these arrays one operation; None for Keras's operations."""
+    """A decorator for chains of operations on these arrays; None: leave them to Keras."""
     if is_whole():
         return lambda function: function
     return backend.compiled if applies(*arrays) else None
@@ -196,10 +196,10 @@ def _layer_norm_gradient(normal, inverse, gamma, upstream):
 
 
 def _layer_norm_of_sums(epsilon):
-    """LayerNorm for XLA: of each row only sums that need no other sum first.
+    """LayerNorm for XLA, from sums over a row that do not depend on each other.
 
-    One kernel computes all of them, and another one the result. The variance is E[x²] - E[x]²; like
-    Flax's, it is as good as the usual one unless a row's mean is far larger than its deviation.
+    One kernel computes all of them, and another one the result. The variance is E[x²] - E[x]², as
+    in Flax, which is exact enough unless a row's mean is far larger than its deviation.
     """
 
     def mean_of(array):
@@ -262,14 +262,14 @@ def add_dropped(residual, x, bias, rate: float, seed):
     scale = 1.0 / (1.0 - rate)
     compiled = _compiler(residual, x, bias)
     if compiled is None:
-        return _add_selected(residual, x, bias, *kept, scale)
+        return _add_selected(residual, x, bias, scale, *kept)
 
     def apply(residual, x, bias, *kept):
         def gradient(upstream):
             inner = compiled(_select)(upstream, *kept, scale) if kept else upstream
             return upstream, inner, backend.bias_gradient(inner)
 
-        return compiled(_add_selected)(residual, x, bias, *kept, scale), gradient
+        return compiled(_add_selected)(residual, x, bias, scale, *kept), gradient
 
     return backend.custom_gradient(apply, residual, x, bias, constants=kept)
 
@@ -313,11 +313,9 @@ def _select(x, kept, scale):
     return ops.where(kept, x * scale, ops.zeros((), dtype=x.dtype))
 
 
-def _add_selected(residual, x, bias, *kept_and_scale):
+def _add_selected(residual, x, bias, scale, *kept):
     x += bias
-    if len(kept_and_scale) > 1:
-        x = _select(x, *kept_and_scale)
-    return residual + x
+    return residual + (_select(x, *kept, scale) if kept else x)
 
 
 def cross_entropy(logits, targets):
@@ -359,7 +357,7 @@ def _cross_entropy_gradient(logits, normalizer, targets, upstream):
 def adam_update(gradient, first, second, numbers):
     """As `adam`, but returns the moments and what to subtract from the values, without the decay.
 
-    Where XLA compiles the step, each variable is then read and written by one kernel for many.
+    Where XLA compiles the step, one kernel then reads and writes many variables, each of them once.
     """
     scale, rate, beta_1, beta_2, epsilon = numbers
     first, second, update = _moments(gradient * scale, first, second, beta_1, beta_2, epsilon)

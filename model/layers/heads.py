@@ -56,7 +56,7 @@ class DiscriminatorHead(ConfiguredLayer):
         hidden = self.config.hidden_size
         self.transform = self.dense(hidden, hidden, "dense")
         self.activation = activation(self.config.hidden_act)
-        # In half precision, the sum over all tokens that is its bias's gradient would overflow.
+        # In half precision, its bias's gradient, a sum over all tokens, would overflow.
         dtype = self.dtype_policy.variable_dtype
         self.prediction = keras.layers.Dense(1, name="dense_prediction", dtype=dtype)
         self.prediction.build((None, None, hidden))

@@ -81,7 +81,7 @@ class CheckFinite(StepsCallback):
         self._unread.append((before + 1, self.step, logs["loss"]))
         if before == self.first_step or any(self.is_due(before, every) for every in self.every):
             unread, self._unread = self._unread, []
-            if not _is_finite(unread[-1][2]):  # as is every mean after a loss that is not
+            if not _is_finite(unread[-1][2]):  # the mean stays so after such a loss
                 raise self.error(*next(steps for *steps, loss in unread if not _is_finite(loss)))
 
 

@@ -116,7 +116,7 @@ class TrainingCheckpoints:
                 description = {"format": FORMAT, "step": step, "hparams": hparams, "data": data}
                 _write(temporary, model, description, more_arrays or {})
             self.last_good = path
-            # Later checkpoints were damaged, and the run resumed from an earlier one.
+            # Those of later steps are damaged: the run has resumed from an earlier one.
             steps = self.steps()
             later = [other for other in steps if other > step]
             older = [other for other in steps if other <= step][: -self.keep]
@@ -184,7 +184,7 @@ def _read(directory, step):
         raise
     except FileNotFoundError as error:
         raise DamagedStateError(f"{error.filename}: {error.strerror}") from None
-    except OSError as error:  # may pass, and a damaged checkpoint is deleted some time
+    except OSError as error:  # may be temporary, and damaged checkpoints are deleted in the end
         raise InputError(f"cannot read {error.filename or path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedStateError(f"{description_path} cannot be read: {error!r}") from None

@@ -101,7 +101,7 @@ def encoder_config(shapes: Shapes, hparams: Mapping[str, Any], source: str) -> C
     config = override(ConvBertConfig(), encoder_hparams | fields)
     expected = config.num_kernel_parameters()
     found = sum(map(math.prod, shapes.values()))
-    # Variables that are only missing or left over are better listed, once the network is built.
+    # If variables are only missing or left over, the check of the built network lists them.
     if expected > 10 * found:
         raise InputError(
             f"{source}: the shapes contradict each other. Some belong to a network of more than "
