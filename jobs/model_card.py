@@ -162,6 +162,8 @@ def _failures_logged(directory):
 
 def _write_trial(directory, job, part, results, trial):
     """The card of one trial's model; `results` are those of all trials."""
+    from model.training.checkpoints import TrainingCheckpoints
+
     result, task = results[trial], part.task
     settings = result.get("settings", {})
     joint = f", trained jointly on {job.name.replace('+', ', ')}" if job.is_joint else ""
@@ -170,7 +172,8 @@ def _write_trial(directory, job, part, results, trial):
     if base is not None:
         run_dir = os.path.dirname(base)
         start, metadata = _read_run(run_dir)
-        step = _last_step(run_dir)
+        steps = TrainingCheckpoints(os.path.join(run_dir, "checkpoints")).steps()
+        step = max(steps, default=None)
     origin = "random weights" if base is None else "a pre-trained encoder"
     rows = [["training file (SHA-256)", settings.get("training data")]]
     rows += [["dev files (SHA-256)", value] for value in settings.get("dev data", ())]
@@ -284,14 +287,6 @@ def _read_run(run_dir):
     if not known or not os.path.isfile(path) or files.sha256_of(path) != known:
         return start, {}
     return start, files.read_json_object(path, max_bytes=1 << 30)
-
-
-def _last_step(run_dir):
-    """The step of a run's newest checkpoint, or None."""
-    from model.training.checkpoints import TrainingCheckpoints
-
-    steps = TrainingCheckpoints(os.path.join(run_dir, "checkpoints")).steps()
-    return steps[-1] if steps else None
 
 
 def _pretraining(start, metadata, step):

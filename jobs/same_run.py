@@ -11,10 +11,12 @@ from common.errors import InputError
 from common.lock import locked
 from configure_pretraining import PretrainingConfig
 from jobs import run_record
+from model.config import Execution
 
 # A resumed run may change these: they change neither the order of the data nor the shape of the
 # state. (More steps stretch the rest of the learning-rate schedule.)
-CHANGEABLE = {
+CHANGEABLE = {field.name for field in dataclasses.fields(Execution)} - {"precision"}
+CHANGEABLE |= {
     "do_train",
     "do_eval",
     "num_train_steps",
@@ -23,19 +25,12 @@ CHANGEABLE = {
     "save_checkpoints_steps",
     "keep_checkpoints",
     "eval_batch_size",
-    "gradient_accumulation_steps",
-    "num_devices",
     "eval_every",
     "eval_tfrecords",
     "num_eval_steps",
     "init_checkpoint",
     "pretrain_tfrecords",
     "vocab_file",
-    "jit_compile",
-    "remat",
-    "tf32",
-    "deterministic",
-    "loggers",
 }
 
 

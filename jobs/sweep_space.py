@@ -12,12 +12,10 @@ from typing import Any
 from common.errors import InputError
 from common.fields import check_fields, override, require
 from configure_finetuning import FinetuningConfig
-from jobs.trials import NOT_IN_FINGERPRINT
-from model.config import Execution
+from jobs.trials import EXECUTION, NOT_IN_FINGERPRINT
 
 # They change no score, or which scores can be compared.
-NOT_SEARCHED = {field.name for field in dataclasses.fields(Execution)} | set(NOT_IN_FINGERPRINT)
-NOT_SEARCHED |= {"model_size", "eval_every"}
+NOT_SEARCHED = EXECUTION | NOT_IN_FINGERPRINT | {"model_size", "eval_every"}
 
 Settings = dict[str, Any]  # hyper-parameters by name
 

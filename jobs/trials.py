@@ -20,10 +20,13 @@ from data.tasks.base import Examples, Task
 from jobs import results_table, unfinished
 from jobs.encoder import Encoder
 from jobs.working_copy import RUNS
+from model.config import Execution
 
 # Hyper-parameters that change neither a trained model nor its scores, except by rounding and the
-# draws of dropout. (`precision` is not one of them. A trial's seed is compared separately.)
-NOT_IN_FINGERPRINT = (
+# draws of dropout. (A trial's seed is compared separately.)
+EXECUTION = {field.name for field in dataclasses.fields(Execution)}
+NOT_IN_FINGERPRINT = EXECUTION - {"precision", "deterministic"}
+NOT_IN_FINGERPRINT |= {
     "do_train",
     "do_eval",
     "num_trials",
@@ -32,20 +35,15 @@ NOT_IN_FINGERPRINT = (
     "n_writes_test",
     "eval_batch_size",
     "predict_batch_size",
-    "gradient_accumulation_steps",
-    "num_devices",
-    "jit_compile",
-    "remat",
-    "tf32",
-    "loggers",
     "seed",
     "task_names",
-)
+}
 
 # Settings that are identified by a hash.
 _HASHED = ("encoder", "task", "training data", "dev data")
-# Settings that do not matter for scoring a trained model.
+# Differences that do not matter for scoring a trained model.
 ONLY_TRAINING = {
+    "settings",
     "deterministic",
     "model_size",
     "model_hparam_overrides",
@@ -295,7 +293,7 @@ def _replaced(job, part, result):
     is_scored = (
         result["metrics"] and job.config.do_eval and result["trial"] <= job.config.num_trials
     )
-    relevant = found.keys() - ONLY_TRAINING - {"settings"} if is_scored else ()
+    relevant = found.keys() - ONLY_TRAINING if is_scored else ()
     return {name: found[name] for name in sorted(relevant)}
 
 
@@ -307,7 +305,7 @@ def merge_evaluation(job: Job, part: TaskData, known: TrialResult, new: TrialRes
     if not job.config.do_eval:
         new = new | {name: known[name] for name in ("metrics", "num_examples") if name in known}
     found = differences(job, part, known)
-    others = [found[name] for name in sorted(found.keys() - ONLY_TRAINING - {"settings"})]
+    others = [found[name] for name in sorted(found.keys() - ONLY_TRAINING)]
     merged = known | new | {"tests": known.get("tests", {}) | new["tests"]}
     merged.pop("scored_with", None)
     return merged | ({"scored_with": others} if others else {})

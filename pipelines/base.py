@@ -177,9 +177,9 @@ class Checked(NamedTuple):
         """The rows without an error."""
         return [row for row in self.rows if row is not None]
 
-    def columns(self, count: int) -> list[list[Any]]:
-        """The `count` columns of the good rows."""
-        return [[row[i] for row in self.good] for i in range(count)]
+    def columns(self) -> list[list[Any]]:
+        """The columns of the good rows, of which there must be some."""
+        return list(map(list, zip(*self.good, strict=True)))
 
     def spread(self, found: Iterable[Any]) -> Iterator[Any]:
         """Yields what was found for each good row, and None for the others."""

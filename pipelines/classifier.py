@@ -78,7 +78,7 @@ class TextClassifier(Pipeline):
         checked = check_inputs(batch_size, errors, texts=texts, text_pairs=text_pairs)
         num_cut, logits = 0, np.empty((0, self.model.config.num_labels), np.float32)
         if checked.good:
-            texts, *pairs = checked.columns(1 if text_pairs is None else 2)
+            texts, *pairs = checked.columns()
             examples = TextExamples("", "", texts, *(pairs or [None]), None)
             features = make_features(self.tokenizer, examples, self.max_seq_length)
             logits = self.compute_outputs(features, batch_size)

@@ -102,7 +102,7 @@ class FeatureExtractor(Pipeline):
             if not part.good:
                 yield part.spread_rows(np.empty((0, self.hidden_size), np.float32))
                 continue
-            good, *pairs = part.columns(1 if text_pairs is None else 2)
+            good, *pairs = part.columns()
             examples = TextExamples("", "", good, *(pairs or [None]), None)
             features = make_features(self.tokenizer, examples, self.max_seq_length)
             num_cut += count_cut(self.tokenizer, examples, features)

@@ -21,17 +21,11 @@ _MASKS_AT_ONCE = 128  # each has a logit for every token of the vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class FilledMask:
-    """The likeliest tokens for one [MASK], best first.
+    """The likeliest tokens for one [MASK], best first."""
 
-    Args:
-        tokens: tokens of the vocabulary; "##…" continues the word before.
-        probabilities: the tokens' probabilities, float32 `[top_k]`.
-        texts: for each token the text with it in place of the mask; other masks stay.
-    """
-
-    tokens: list[str]
-    probabilities: np.ndarray
-    texts: list[str]
+    tokens: list[str]  # of the vocabulary; "##…" continues the word before
+    probabilities: np.ndarray  # float32 `[top_k]`
+    texts: list[str]  # for each token the text with it in place of the mask; other masks stay
 
 
 class FillMask(Pipeline):

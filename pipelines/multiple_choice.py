@@ -51,7 +51,7 @@ class MultipleChoice(base.Pipeline):
         )
         num_cut, answers, shares = 0, [], np.empty((0, len(self.labels or ())), np.float32)
         if checked.good:
-            examples = multiple_choice.ChoiceExamples("the input", "", *checked.columns(2), None)
+            examples = multiple_choice.ChoiceExamples("the input", "", *checked.columns(), None)
             features = self.task.make_features(self.tokenizer, examples, self, training=False)
             logits = self.compute_outputs(features, batch_size)
             pairs = dataclasses.replace(features, rows_per_example=1)

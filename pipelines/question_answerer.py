@@ -91,7 +91,7 @@ class QuestionAnswerer(base.Pipeline):
         )
         if not checked.good:
             return checked.answers([])
-        questions, contexts = checked.columns(2)
+        questions, contexts = checked.columns()
         numbers = {context: number for number, context in enumerate(dict.fromkeys(contexts))}
         asked = [
             Question(str(index), question, numbers[context])

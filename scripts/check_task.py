@@ -51,8 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"# {task.name}: at most {config.max_seq_length} tokens; {vocabulary}, {case}\n")
     print(file_table(splits))
     warnings: list[str] = []
-    labels = {name: task.count_labels(e) for name, e in splits.items()}
-    labels = {name: counts for name, counts in labels.items() if name not in task.test_splits}
+    labels = {s: task.count_labels(e) for s, e in splits.items() if s not in task.test_splits}
     print(label_table(labels, warnings))
     checks, train = {}, {}
     for split, examples in splits.items():

@@ -94,11 +94,11 @@ def list_runs(experiment: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
 
     One seed of every variant comes first, so that a first comparison is there early.
     """
-    seeds = {name: variant["seeds"] for name, variant in experiment["variants"].items()}
+    variants = experiment["variants"]
     runs: dict[str, dict[str, Any] | None] = {}
-    for seed in sorted({seed for each in seeds.values() for seed in each}):
-        for name, variant in experiment["variants"].items():
-            if seed in seeds[name]:
+    for seed in sorted({seed for variant in variants.values() for seed in variant["seeds"]}):
+        for name, variant in variants.items():
+            if seed in variant["seeds"]:
                 hparams = experiment["pretraining"] | variant["hparams"] | {"seed": seed}
                 runs[f"{name}_{seed}"] = hparams
         runs.setdefault(RANDOM, None)

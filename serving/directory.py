@@ -9,6 +9,7 @@ from typing import Any
 
 from common import files
 from common.errors import InputError
+from pipelines.kinds import KINDS
 from pipelines.saved import find_architecture
 
 METADATA = "export.json"
@@ -18,14 +19,8 @@ MODEL = {"savedmodel": "saved_model", "onnx": "model.onnx", "litert": "model.tfl
 PACKAGES = {"onnx": ("onnx", "tf2onnx")}
 
 # The pipeline of each kind of model, by the class in its config.json.
-PIPELINES = {
-    "ConvBertForSequenceClassification": "TextClassifier",
-    "ConvBertForTokenClassification": "Tagger",
-    "ConvBertForQuestionAnswering": "QuestionAnswerer",
-    "ConvBertForMultipleChoice": "MultipleChoice",
-    "ConvBertForMaskedLM": "FillMask",
-    "ConvBertModel": "FeatureExtractor",
-}
+PIPELINES = {name: kind.pipeline for name, kind in KINDS.items()}
+PIPELINES |= {"ConvBertForMaskedLM": "FillMask", "ConvBertModel": "FeatureExtractor"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,12 +51,13 @@ class Network:
         self.pad_to_max = not pipeline.model.config.mask_padding
 
     def rows_of_texts(self, texts: tf.Tensor, text_pairs: tf.Tensor | None = None) -> dict:
-        """The inputs for texts or pairs, strings [N]; see `rows_of_tokens`."""
+        """The inputs for texts, or for as many pairs, strings [N]; see `rows_of_tokens`."""
         tokens = self.tokenizer.tokenize(texts)
         if text_pairs is None:
             room = tf.constant(self.max_seq_length - 2, tf.int64)
             return self.rows_of_tokens(cut(tokens, tf.fill(tf.shape(texts), room)))
-        pairs = self.tokenizer.tokenize(text_pairs)
+        with same_length(text=texts, text_pair=text_pairs):
+            pairs = self.tokenizer.tokenize(tf.identity(text_pairs))
         room = tf.constant(self.max_seq_length - 3, tf.int64)
         return self.rows_of_tokens(*cut_pair(tokens, pairs, room))
 

@@ -11,14 +11,6 @@ from pipelines.fill_mask import MASK
 from serving.rows import Network, function_of, same_length
 
 
-def rows_of(network: Network, text: tf.Tensor, text_pair: tf.Tensor | None) -> dict:
-    """The rows of texts, or of as many pairs."""
-    if text_pair is None:
-        return network.rows_of_texts(text)
-    with same_length(text=text, text_pair=text_pair):
-        return network.rows_of_texts(tf.identity(text), tf.identity(text_pair))
-
-
 def classifier_graph(classifier: TextClassifier, options: Any) -> Any:
     """`text`, and with `options.pairs` `text_pair`, strings [B] → `TextClassifier`'s predictions.
 
@@ -29,7 +21,7 @@ def classifier_graph(classifier: TextClassifier, options: Any) -> Any:
 
     @function_of(text=[None], text_pair=[None] if options.pairs else None)
     def classify(text, text_pair=None):
-        logits = network(rows_of(network, text, text_pair))
+        logits = network(network.rows_of_texts(text, text_pair))
         if classifier.problem_type == REGRESSION:
             low, high = classifier.score_range or (0.0, 1.0)
             score = low + logits[:, 0] * (high - low)
@@ -56,7 +48,7 @@ def feature_graph(extractor: FeatureExtractor, options: Any) -> Any:
 
     @function_of(text=[None], text_pair=[None] if options.pairs else None)
     def encode(text, text_pair=None):
-        return {"vector": network(rows_of(network, text, text_pair))}
+        return {"vector": network(network.rows_of_texts(text, text_pair))}
 
     return encode
 
