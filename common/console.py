@@ -141,7 +141,7 @@ def log_plainly() -> None:
 
 
 class _Lines:
-    """A file for tqdm: of the states it draws, one becomes a line every 30 seconds."""
+    """A file for tqdm, which turns what it draws into a line every 30 seconds."""
 
     seconds = 30
 

@@ -16,7 +16,7 @@ from typing import Any
 from common import remote
 from common.errors import InputError
 
-# Ends every temporary name, so that nothing of a user's own can have one.
+# Ends every temporary name, so that no file of a user's own is taken for one.
 TEMPORARY_SUFFIX = ".convbert-tmp"
 
 

@@ -16,8 +16,8 @@ KEEP_FREED_MEMORY = (
     (-8, 1),  # M_ARENA_MAX: one heap, which has no largest size
 )
 
-# Rewritings of a graph that find nothing to do in these models on a CPU; looking takes them a
-# tenth of the time to the first step.
+# Graph optimizations that find nothing to do in these models on a CPU, but take a tenth of the time
+# to the first step.
 IDLE_ON_CPUS = (
     "function_optimization",
     "implementation_selector",
@@ -62,8 +62,8 @@ def prepare_tensorflow(
         tf.config.optimizer.set_experimental_options(dict.fromkeys(IDLE_ON_CPUS, False))
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-        # Of one graph, its rewriting makes two in two processes, which take some sums of gradients
-        # in another order: seen with twelve layers, and with every rewriting off never.
+        # In two processes, the optimizer can turn the same graph into different ones, which add up
+        # gradients in different orders: seen with twelve layers, but never with it off.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         if not gpus:
             tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -73,8 +73,8 @@ def prepare_tensorflow(
 def keep_freed_memory() -> None:
     """Has the allocator keep what is freed for the next step, where it is glibc's.
 
-    It gives large arrays back to the system at once, and a step gets the same ones again: hundreds
-    of thousands of pages, each of which the system clears, and on virtual machines maps at length.
+    Otherwise every step returns large arrays to the system and gets new ones: hundreds of thousands
+    of pages, which the system clears each time and, on virtual machines, takes long to map.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -83,10 +83,7 @@ def keep_freed_memory() -> None:
 
 
 def generator_dataset(generate: Callable[[], Iterable], output_signature: Any) -> tf.data.Dataset:
-    """`tf.data.Dataset.from_generator`, which also has the allocator give back what is freed.
-
-    That is undone when the first element is asked for.
-    """
+    """`tf.data.Dataset.from_generator`, which otherwise undoes `keep_freed_memory`."""
 
     def elements():
         keep_freed_memory()

@@ -99,7 +99,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class RecordsMetadata:
-    """A complete directory of records. Fields are None if the original wrote the directory."""
+    """A complete directory of records. What the original does not write is None or empty."""
 
     records_dir: Path | RemotePath
     record_format: str

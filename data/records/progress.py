@@ -1,9 +1,9 @@
 """What a build has finished so far, noted in the directory of its records.
 
-Whoever builds shards has a file of its own there, so that no two processes write to the same one:
-a line with the options of the build (`BuildOptions.identity`), then one for each finished shard. In
-an object store, where nothing can be added to a file, each shard has a file of its own.
-`metadata.json` replaces these files when all shards are there.
+Each process that builds shards has its own progress file there: a line with the options of the
+build (`BuildOptions.identity`), then one for each finished shard. In an object store, where nothing
+can be added to a file, each shard has its own. `metadata.json` replaces these files when all shards
+are there.
 """
 
 import contextlib

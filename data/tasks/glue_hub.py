@@ -1,7 +1,7 @@
 """GLUE's copy on the Hugging Face hub, turned back into GLUE's own files.
 
-The copy has the texts and labels of each task in parquet files, with numbers for labels. What it
-lacks, such as the parses of MNLI, is read by no task: these columns of the files are empty.
+The copy has the texts and labels of each task in parquet files, with numbers for labels. Columns
+that it lacks, such as the parses of MNLI, are left empty: no task reads them.
 """
 
 import functools

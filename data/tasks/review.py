@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 MOST_MISTAKES = 50
 
-# How a part of a text is marked: it was to be found and was; it was to be found and was not; it was
-# predicted and is not right. Unmarked text is "".
+# How a part of a text is marked: rightly predicted; right, but not predicted; wrongly predicted.
+# Unmarked text is "".
 RIGHT, MISSED, WRONG = "right", "missed", "wrong"
 
 
@@ -43,8 +43,7 @@ class Mistake(NamedTuple):
 class LabelScores(NamedTuple):
     """How well one label was found: scores in percent, and numbers of examples.
 
-    `support` have the label; `missed` of them were not predicted to have it, and `wrong` others
-    were.
+    `support` have the label; `missed` of them were not predicted to; `wrong` are others that were.
     """
 
     label: str

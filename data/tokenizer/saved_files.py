@@ -48,8 +48,7 @@ def read(directory: str | os.PathLike) -> Saved:
     check_special_tokens(directory / SPECIAL_TOKENS_FILE)
     found = directory / JSON_FILE
     if found.exists():
-        described = tokenizer_json.read(found)._asdict()
-        vocab = described.pop("vocab")
+        vocab, described = tokenizer_json.read(found)
         if (directory / VOCAB_FILE).exists():
             vocab = _same_vocabulary(directory, vocab)
         _check_agreement(directory, options, described)
@@ -76,23 +75,17 @@ def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
     """
     directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    options = dict(saved.options)
-    description = tokenizer_json.Description(
-        saved.vocab,
-        options["do_lower_case"],
-        options["strip_accents"],
-        options.pop("max_word_length"),
-    )
     config = {
         "tokenizer_class": "ConvBertTokenizer",
-        **options,
+        **saved.options,
         "tokenize_chinese_chars": True,
         **SPECIAL_TOKEN_FIELDS,
     }
+    del config["max_word_length"]  # transformers has it in tokenizer.json only
     for name, content in (
         (SPECIAL_TOKENS_FILE, SPECIAL_TOKEN_FIELDS),
         (CONFIG_FILE, config),
-        (JSON_FILE, tokenizer_json.describe(description)),
+        (JSON_FILE, tokenizer_json.describe(*saved)),
     ):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         files.write_text(directory / name, text)

@@ -5,7 +5,7 @@ Of the many tokenizers that such a file can describe, `ConvBertTokenizer` is one
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from common.errors import InputError
 from common.fields import require
@@ -32,19 +32,11 @@ _ALLOWED = {
 }
 
 
-class Description(NamedTuple):
-    """What a tokenizer.json says; the names are those of `ConvBertTokenizer`'s arguments."""
+def read(path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Reads the vocabulary, and options under `ConvBertTokenizer`'s names, of a tokenizer.json.
 
-    vocab: list[str]
-    do_lower_case: bool
-    strip_accents: bool
-    max_word_length: int
-
-
-def read(path: Path) -> Description:
-    """Reads a tokenizer.json, which must describe a tokenizer like BERT's.
-
-    An id without a token, as where a vocabulary repeats a token, becomes "".
+    It must describe a tokenizer like BERT's. An id without a token, as where a vocabulary repeats a
+    token, becomes "".
     """
     content = read_json(path)
     for field, allowed in _ALLOWED.items():
@@ -71,12 +63,13 @@ def read(path: Path) -> Description:
     for token in added:
         _check_added_token(path, token, ids)
     _check_post_processor(path, content.get("post_processor"), ids)
-    return Description(vocab, lower, lower if strip is None else strip, length)
+    strip = lower if strip is None else strip
+    return vocab, {"do_lower_case": lower, "strip_accents": strip, "max_word_length": length}
 
 
-def describe(description: Description) -> dict[str, Any]:
-    """Returns the content of a tokenizer.json, as transformers 5 would write it."""
-    ids = {token: index for index, token in enumerate(description.vocab)}
+def describe(vocab: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of a tokenizer.json, as transformers 5 would write it; see `read`."""
+    ids = {token: index for index, token in enumerate(vocab)}
     return {
         "version": "1.0",
         "truncation": None,
@@ -97,8 +90,8 @@ def describe(description: Description) -> dict[str, Any]:
             "type": "BertNormalizer",
             "clean_text": True,
             "handle_chinese_chars": True,
-            "strip_accents": description.strip_accents,
-            "lowercase": description.do_lower_case,
+            "strip_accents": options["strip_accents"],
+            "lowercase": options["do_lower_case"],
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": _template(ids),
@@ -107,7 +100,7 @@ def describe(description: Description) -> dict[str, Any]:
             "type": "WordPiece",
             "unk_token": "[UNK]",
             "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": description.max_word_length,
+            "max_input_chars_per_word": options["max_word_length"],
             "vocab": ids,
         },
     }

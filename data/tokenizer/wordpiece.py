@@ -292,7 +292,7 @@ def _source_characters(texts, options):
     size = tf.size(inverse, tf.int64)
     positions = tf.range(size)
     sources = tf.repeat(positions, tf.gather(lengths, inverse))
-    # A letter ends at the next character, or at the end of its text. Its dropped accents are none.
+    # A letter ends at the next character that is not a dropped accent, or where its text ends.
     is_dropped = tf.gather(is_accent & (lengths == 0), inverse)
     letters = tf.boolean_mask(positions, ~is_dropped)
     following = tf.searchsorted(letters, positions + 1)

@@ -160,7 +160,7 @@ def _word_lines(
 def _tag_test(text, separator, width, is_conllu, tag_at, known_tags) -> Callable[[list[str]], bool]:
     """Tells words that begin with "#" from comments: by tags that mark entities or are known.
 
-    Known are also the tags of lines that are certainly words, and "#", as in the Penn Treebank.
+    So are the tags of lines that are certainly words, and the Penn Treebank's "#".
     """
     if is_conllu or width == 1:
         return lambda cells: not is_conllu
