@@ -17,13 +17,7 @@ from typing import NamedTuple
 from common import remote
 from common.console import progress_bar
 from common.errors import InputError
-from common.files import (
-    TEMPORARY_SUFFIX,
-    atomic_path,
-    sha256_of,
-    write_errors_named,
-    write_text,
-)
+from common.files import TEMPORARY_SUFFIX, atomic_path, sha256_of, write_errors_named, write_text
 
 _THREADS = 8
 _held: dict[str, int] = {}  # the descriptors of locked files

@@ -26,13 +26,7 @@ from data.corpus.files import read_errors
 from data.corpus.sources import Corpus
 from data.records import progress
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
-from data.records.metadata import (
-    PROGRESS_FILE,
-    RecordsMetadata,
-    Shard,
-    progress_files,
-    shard_name,
-)
+from data.records.metadata import PROGRESS_FILE, RecordsMetadata, Shard, progress_files, shard_name
 from data.records.options import Part
 
 

@@ -21,13 +21,7 @@ from common.files import read_json_object, write_text
 from common.remote import RemotePath
 from data.corpus.readers import MAX_LISTED
 from data.records.options import RECORD_FORMATS
-from data.records.shard_io import (
-    FEATURES,
-    find_damage,
-    gzip_hint,
-    record_offsets,
-    write_errors,
-)
+from data.records.shard_io import FEATURES, find_damage, gzip_hint, record_offsets, write_errors
 
 METADATA_FILE = "metadata.json"
 PROGRESS_PREFIX = "build_progress"

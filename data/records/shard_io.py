@@ -87,10 +87,7 @@ def record_offsets(path: str | os.PathLike) -> Iterator[int]:
     if not size:
         return
     offset = count = 0
-    with (
-        open(path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         while offset < size:
             yield offset
             # Length (8 bytes), checksum of the length (4), data, checksum of the data (4).

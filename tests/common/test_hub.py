@@ -105,10 +105,7 @@ def test_a_download_that_breaks_off_is_resumed(server, monkeypatch):
 
 
 def test_errors_of_the_hub(server):
-    fails(
-        "owner/none .*no local directory: no such model or revision",
-        "owner/none",
-    )
+    fails("owner/none .*no local directory: no such model or revision", "owner/none")
     server.files["owner/gated"] = server.files["owner/model"]
     server.gated.add("owner/gated")
     fails("owner/gated.*: it is gated", "owner/gated")

@@ -166,9 +166,7 @@ def test_files_of_any_name_are_read_as_told(tmp_path):
 
 @pytest.mark.parametrize("name", ["wiki.train.raw", "corpus", "t.tar.gz", "t.csv"])
 @pytest.mark.parametrize(
-    "content",
-    [b"some text\n" * 100, gzip.compress(tar_of({})), b""],
-    ids=["text", "gzip", "empty"],
+    "content", [b"some text\n" * 100, gzip.compress(tar_of({})), b""], ids=["text", "gzip", "empty"]
 )
 def test_a_single_file_of_an_unknown_ending(tmp_path, name, content):
     write(tmp_path / name, content)

@@ -83,10 +83,7 @@ def test_parts_are_built_and_finished(memory, remote_corpus, corpus, options, tm
 
 
 def test_only_one_build_at_a_time_on_a_machine(memory, remote_corpus, options):
-    with (
-        progress.lock(building.as_path(URL)),
-        pytest.raises(InputError, match=f"{URL} is in use"),
-    ):
+    with progress.lock(building.as_path(URL)), pytest.raises(InputError, match=f"{URL} is in use"):
         build_records(remote_corpus, options, URL)
 
 
