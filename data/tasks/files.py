@@ -46,11 +46,14 @@ def _parquet_as_json(path, content):
     import pyarrow
     import pyarrow.parquet
 
+    def as_text(value):  # such as a date; some programs write text as bytes
+        return value.decode() if isinstance(value, bytes) else str(value)
+
     try:
         rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+        return "\n".join(json.dumps(row, default=as_text, ensure_ascii=False) for row in rows)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read it: {error}") from None
-    return "\n".join(json.dumps(row, default=str, ensure_ascii=False) for row in rows)
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:

@@ -1,5 +1,6 @@
 """A lock excludes other processes, names its holder, and ends with it."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -24,16 +25,21 @@ with locked(sys.argv[1], "the run", "Wait.", shared=len(sys.argv) > 2):
 """
 
 
+@contextlib.contextmanager
+def held_by_another(*arguments):
+    command = [sys.executable, "-c", HOLD, *map(str, arguments)]
+    options = {"stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, **options) as holder:
+        try:
+            assert holder.stdout.readline() == f"locked {holder.pid}\n"
+            yield holder
+        finally:
+            os.killpg(holder.pid, signal.SIGKILL)
+
+
 def test_a_second_process_is_told_who_has_it_and_takes_over_from_a_dead_one(tmp_path):
     path = tmp_path / "folder" / ".lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert holder.stdout.readline() == f"locked {holder.pid}\n"
+    with held_by_another(path) as holder:
         with (
             pytest.raises(InputError, match=rf"the run .*{holder.pid} on {os.uname().nodename}"),
             locked(path, "the run", "Choose another name."),
@@ -44,28 +50,16 @@ def test_a_second_process_is_told_who_has_it_and_takes_over_from_a_dead_one(tmp_
         holder.wait()
         with locked(path, "the run", "Choose another name."):
             assert str(os.getpid()) in path.read_text()
-    finally:
-        os.killpg(holder.pid, signal.SIGKILL)
     assert os.listdir(path.parent) == []
 
 
 def test_those_that_share_it_exclude_others(tmp_path):
     path = tmp_path / ".lock"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path), "shared"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert holder.stdout.readline() == f"locked {holder.pid}\n"
+    with held_by_another(path, "shared"):
         with locked(path, "the run", "Wait.", shared=True):
             pass
         with pytest.raises(InputError, match="the run is in use"), locked(path, "the run", "Wait."):
             pass
-    finally:
-        os.killpg(holder.pid, signal.SIGKILL)
-    holder.wait()
     with locked(path, "the run", "Wait."):
         pass
     assert os.listdir(tmp_path) == []

@@ -9,7 +9,7 @@ import pytest
 from common.errors import InputError
 from common.files import sha256_of
 from data.tasks.tables import read_table
-from tests.support.files import write
+from tests.support.files import parquet, write
 
 
 def read(path, *columns, has_header=True, **options):
@@ -53,6 +53,13 @@ def test_a_row_of_a_parquet_file_is_a_line(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"a\.parquet: cannot read it"):
         read(str(path), "t")
+
+
+def test_text_that_a_parquet_file_has_as_bytes(tmp_path):
+    path = write(tmp_path / "a.parquet", parquet(t=["æ".encode(), b"b"]))
+    assert read(path, "t") == [(1, ["æ"]), (2, ["b"])]
+    with pytest.raises(InputError, match=r"a\.parquet: cannot read it: 'utf-8'"):
+        read(write(tmp_path / "a.parquet", parquet(t=[b"\xe6"])), "t")
 
 
 def test_without_header_columns_are_numbers(tmp_path):
