@@ -168,7 +168,7 @@ class TrainingLog(StepsCallback):
             self._write_line(logs)
         if first:
             seconds = time.monotonic() - self.started
-            tqdm.write(f"first step after {seconds:.1f} s", file=sys.stderr)
+            self._say(f"first step after {seconds:.1f} s")
 
     def _write_line(self, logs):
         logs = self.model.exact_logs(logs)
@@ -203,7 +203,11 @@ class TrainingLog(StepsCallback):
         self.logged_time += seconds
         names = ("eval_loss", "eval_mlm_accuracy", "eval_rtd_auc", "eval_rtd_recall")
         shown = ", ".join(f"{name} {scores[name]:.4g}" for name in names if name in scores)
-        tqdm.write(f"step {self.step}: {shown}", file=sys.stderr)
+        self._say(f"step {self.step}: {shown}")
+
+    def _say(self, text):
+        if self.write is not None:
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Ends the progress bar, so that further output starts on a new line."""

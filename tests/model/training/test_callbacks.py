@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_is_noticed():
         assert check.step == step
 
 
-def test_logs_are_read_only_where_they_are_needed():
+def test_logs_are_read_only_where_they_are_needed(capsys):
     reads = set()
 
     class Loss:
@@ -144,8 +144,11 @@ def test_logs_are_read_only_where_they_are_needed():
     callbacks.on_train_begin()
     for step in range(1, 13):
         callbacks.on_train_batch_end(step - 1, {"loss": Loss(step)})
+    log.write_evaluation({"eval_loss": 1.0}, seconds=1.0)
     log.close()
     assert reads == {1, 5, 8, 10, 12}
+    # This log is that of a process which writes nothing.
+    assert capsys.readouterr().err == "step 8: saved x\nstep 12: saved x\n"
 
 
 @pytest.mark.parametrize(
