@@ -16,12 +16,13 @@ from pathlib import Path
 
 from benchmarks.rounds import ROOT, alternate, report, use_cores
 from common.errors import InputError
+from data.records.command_line import BERT_VOCAB
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures builds in alternation, and tokenization alone if tokenizers is installed."""
     corpus, count = os.path.abspath(args.corpus), args.num_processes
-    vocab = os.path.abspath(args.vocab_file or ROOT / "data" / "vocab" / "bert_uncased.txt")
+    vocab = os.path.abspath(args.vocab_file or BERT_VOCAB)
 
     def builds(num_processes, *options, copies=1):
         options += ("--corpus", corpus, "--vocab-file", vocab, "--num-processes", num_processes)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import flops, rounds
-from benchmarks.rounds import OURS, ROOT
+from benchmarks.rounds import OURS
 from common.errors import InputError
 from configure_finetuning import FinetuningConfig
 from configure_pretraining import PretrainingConfig
@@ -159,6 +159,7 @@ def random_batches(batch_size: int, length: int, vocab_size: int) -> list[dict[s
 def plan_task(args: argparse.Namespace, scratch: str) -> dict[str, dict]:
     """The jobs for `finetune` and `predict` by worker, and their examples in `scratch`."""
     from data import ConvBertTokenizer
+    from data.records.command_line import BERT_VOCAB
     from data.tasks.registry import get_task
     from data.tensorflow_setup import prepare_tensorflow
 
@@ -172,7 +173,7 @@ def plan_task(args: argparse.Namespace, scratch: str) -> dict[str, dict]:
     examples = task.load(args.tasks_dir, "train" if training else "dev")
     if training:
         examples = task.training_examples(examples, single)
-    tokenizer = ConvBertTokenizer(ROOT / "data" / "vocab" / "bert_uncased.txt")
+    tokenizer = ConvBertTokenizer(BERT_VOCAB)
 
     def job_for(name, options):
         features = task.make_features(tokenizer, examples, options, training)

@@ -5,7 +5,6 @@ allocates more than a few times the size of the file.
 """
 
 import os
-from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -17,15 +16,8 @@ from model.weights import tf_h5, torch_pickle
 _MAX_INDEX_BYTES = 16 << 20
 
 
-class Weights(NamedTuple):
-    """The tensors by name, and the files they come from: one, or an index and its shards."""
-
-    arrays: dict[str, np.ndarray]
-    paths: tuple[str, ...]
-
-
-def read(directory: str | os.PathLike) -> Weights:
-    """Reads the weights in a directory.
+def read(directory: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Reads the weights in a directory: the arrays by name, and the paths of their files.
 
     The first of these formats is read: `model.safetensors`, `pytorch_model.bin` (each as a single
     file or as shards with an index), `tf_model.h5`. Arrays keep the file's dtype. A safetensors
@@ -38,7 +30,7 @@ def read(directory: str | os.PathLike) -> Weights:
         read_file = _READERS[form[0]]
         path, *indices = (os.path.join(directory, name) for name in form[:2])
         if os.path.isfile(path):
-            return Weights(read_file(path), (path,))
+            return read_file(path), (path,)
         if indices and os.path.isfile(indices[0]):
             return _read_shards(indices[0], read_file)
     raise InputError(
@@ -47,7 +39,7 @@ def read(directory: str | os.PathLike) -> Weights:
     )
 
 
-def _read_shards(path, read_file) -> Weights:
+def _read_shards(path, read_file):
     """Reads the shards that an index lists; each must hold exactly the tensors listed for it."""
     shard_of = files.read_json_object(path, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
@@ -71,7 +63,7 @@ def _read_shards(path, read_file) -> Weights:
             raise InputError(f"{shard_path} contains {extra[0]}, but {path} does not list it there")
         arrays |= found
         paths.append(shard_path)
-    return Weights(arrays, tuple(paths))
+    return arrays, tuple(paths)
 
 
 def _read_safetensors(path) -> dict[str, np.ndarray]:

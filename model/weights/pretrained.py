@@ -324,32 +324,32 @@ def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> ModelFiles
     config_path = os.path.join(directory, "config.json")
     fields = files.read_json_object(config_path)
     config = ConvBertConfig.from_hf_dict(fields, config_path)
-    weights = weight_files.read(directory)
-    arrays = _with_plain_names(weights)
+    arrays, paths = weight_files.read(directory)
+    arrays = _with_plain_names(arrays, paths[0])
     is_choice = fields.get("architectures") == ["ConvBertForMultipleChoice"]
     if is_choice and bool(fields.get("summary_use_proj")) != (PROJECTION in arrays):
         raise InputError(
-            f"{config_path}: `summary_use_proj` must be true if, and only if, {weights.paths[0]} "
-            f"has {PROJECTION}"
+            f"{config_path}: `summary_use_proj` must be true if, and only if, {paths[0]} has "
+            f"{PROJECTION}"
         )
     query = arrays.get("encoder.layer.0.attention.self.query.weight")
     if query is not None:  # the one field that the original and Hugging Face derive differently
         size = query.shape[0] // config.num_heads
         if size != config.head_size:
             config = dataclasses.replace(config, attention_head_size=size)
-    _check_size(config, config_path, arrays, weights.paths)
-    return ModelFiles(config, arrays, weights.paths)
+    _check_size(config, config_path, arrays, paths)
+    return ModelFiles(config, arrays, paths)
 
 
-def _with_plain_names(weights):
+def _with_plain_names(tensors, path):
     """The tensors without `PREFIX` and wrappers, under today's names."""
     arrays = {}
-    for original, array in weights.arrays.items():
+    for original, array in tensors.items():
         name = _WRAPPERS.sub("", original).removeprefix(PREFIX)
         for old, new in _OLD_NORMS.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
         if name in arrays:
-            raise InputError(f"{weights.paths[0]} has two tensors for {name}, one as {original}")
+            raise InputError(f"{path} has two tensors for {name}, one as {original}")
         arrays[name] = array
     return arrays
 

@@ -91,9 +91,9 @@ def test_which_file_is_read(copied):
     tf_writer.write_h5(paths[0], arrays, "ConvBertModel")
     torch_writer.save(paths[1], arrays)
     for path in reversed(paths):
-        found = files.read(copied)
-        assert Path(found.paths[0]) == path
-        unprefixed = {name.removeprefix("convbert."): array for name, array in found.arrays.items()}
+        found, (read_path, *_) = files.read(copied)
+        assert Path(read_path) == path
+        unprefixed = {name.removeprefix("convbert."): array for name, array in found.items()}
         for name, array in arrays.items():
             np.testing.assert_array_equal(unprefixed[name], array)
         path.unlink()
@@ -161,7 +161,7 @@ def test_an_index_and_its_parts_must_agree(tmp_path):
     part.symlink_to(elsewhere)  # as in the hub's cache
     fields = json.loads(index.read_text())
     names = [name for name, file in fields["weight_map"].items() if file == part.name]
-    assert len(files.read(tmp_path).arrays) == len(fields["weight_map"])
+    assert len(files.read(tmp_path)[0]) == len(fields["weight_map"])
     for change, message in (
         ({"encoder.extra": part.name}, f"lists encoder.extra for {part.name}"),
         ({names[0]: "model-00001-of-00002.safetensors"}, "lists .* does not contain it"),
@@ -229,7 +229,7 @@ def test_names_of_wrappers_and_of_tf1(tmp_path, prefix):
         renamed[prefix + old.replace("LayerNorm.bias", "LayerNorm.beta")] = array
     torch_writer.save(tmp_path / "pytorch_model.bin", renamed)
     check_outputs(tmp_path, "tiny_seqcls")
-    assert ("module." in prefix) == any("module." in name for name in files.read(tmp_path).arrays)
+    assert ("module." in prefix) == any("module." in name for name in files.read(tmp_path)[0])
     bias = "convbert.embeddings.LayerNorm.bias"
     torch_writer.save(tmp_path / "pytorch_model.bin", renamed | {bias: array})
     fails(r"two tensors for embeddings\.LayerNorm\.bias", tmp_path)
