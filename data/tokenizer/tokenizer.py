@@ -129,8 +129,7 @@ class ConvBertTokenizer(WordPiece):
             add_special_tokens: put [CLS] and [SEP] around the texts.
             parse_special_tokens: read special tokens in a text ("[MASK]") as these tokens, not as
                 text; transformers' `split_special_tokens=False`, its default.
-            return_offsets_mapping: return `offset_mapping`, too.
-            return_special_tokens_mask: return `special_tokens_mask`, too.
+            return_offsets_mapping, return_special_tokens_mask: return these, too.
 
         Returns:
             dict of `input_ids`, `input_mask` (1 = token) and `segment_ids` (1 = second segment

@@ -68,7 +68,6 @@ def read_conll(
     CoNLL-U, all that begin with "#").
 
     Args:
-        path: the file.
         word_column, tag_column: numbers from 0; None is the first and the last column, or FORM and
             UPOS in CoNLL-U.
         num_columns: columns that the file should have, if that is known.
@@ -81,8 +80,7 @@ def read_conll(
     is_conllu = file_ending(path) == _CONLLU_ENDING
     separator, width, line = _layout(path, text)
     expected = _CONLLU_WIDTH if is_conllu else num_columns
-    has_tags = not may_lack_tags or num_columns is None or width >= num_columns
-    has_tags = has_tags and not words_only
+    has_tags = not words_only and (not may_lack_tags or num_columns is None or width >= num_columns)
     if expected is not None and width != expected and (has_tags or is_conllu):
         columns = f"{expected} columns as in {'CoNLL-U' if is_conllu else 'the training file'}"
         raise InputError(f"{path}, line {line}: expected {columns}, got {width}")
