@@ -8,16 +8,20 @@
 A task is a name, such as a GLUE task's, or a JSON file: see docs/finetuning.md. Tasks given as
 arguments are trained one after the other; several `task_names` are trained jointly, by one encoder.
 
-Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK. Writes below D/models/N:
-results/TASK_results.json and .txt, results/TASK_report.html about the errors on the dev set,
-test_predictions/TASK_SPLIT_TRIAL.tsv, the fine-tuned model finetuning_models/TASK_TRIAL and, with
-`eval_every`, the scores during the training in finetuning_logs/TASK_TRIAL (for joint tasks
-results/A+B_results.json, results/A+B/, test_predictions/A+B/, finetuning_models/A+B_TRIAL/TASK and
-finetuning_logs/A+B_TRIAL); with --run-name RUN, below D/models/N/finetuning_runs/RUN. If D is a
-URL such as s3://bucket/folder, all is read and written through a copy here. Finished trials are
-not repeated, interrupted ones go on, and results of other settings are not replaced.
-For several tasks, a table of all results is printed and written to results/summary.md, .json and
-.png.
+Reads D/models/N/discriminator (or encoder) and D/finetuning_data/TASK. Writes below D/models/N or,
+with --run-name RUN, below D/models/N/finetuning_runs/RUN:
+
+    results/TASK_results.json and .txt     scores of all trials
+    results/TASK_report.html               errors on the dev set
+    results/summary.md, .json and .png     for several tasks, a table of all scores
+    test_predictions/TASK_SPLIT_TRIAL.tsv
+    finetuning_models/TASK_TRIAL           the fine-tuned model
+    finetuning_logs/TASK_TRIAL             with `eval_every`, scores during the training
+
+Tasks A and B that are trained jointly have results/A+B_results.json, results/A+B/,
+test_predictions/A+B/, finetuning_models/A+B_TRIAL/TASK and finetuning_logs/A+B_TRIAL. Finished
+trials are not repeated, interrupted ones go on, and results of other settings are not replaced. If
+D is a URL such as s3://bucket/folder, all is read and written through a local copy.
 """
 
 import argparse

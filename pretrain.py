@@ -178,12 +178,9 @@ def start_model(run):
         same_run.check_new(run.directory)
     special = SpecialTokens(tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     model = make_model(config, run.network, special)
-    # The order is important:
-    # 1. A run that has a checkpoint always resumes from it, whatever `init_checkpoint` is: the same
-    #    command must continue a stopped run.
+    # 1. A run that has a checkpoint resumes from it: the same command must continue a stopped run.
     # 2. A new run takes the weights of `init_checkpoint`, but neither its step nor its optimizer.
-    # 3. Otherwise, and for weights that `init_checkpoint` lacks, `make_model` has drawn them from
-    #    the seed.
+    # 3. `make_model` has drawn all other weights from the seed.
     if state:
         state.restore(model)
         if config.init_checkpoint:

@@ -28,11 +28,7 @@ class Encoder:
 
 
 def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
-    """The encoder saved below `model_dir`, checked against `config` and its own tokenizer.
-
-    Raises:
-        InputError: no encoder was found, or it does not fit.
-    """
+    """The encoder saved below `model_dir`, checked against `config` and its own tokenizer."""
     from data import ConvBertTokenizer
     from data.tokenizer.saved_files import vocabulary_file
     from model.weights import pretrained
@@ -99,7 +95,6 @@ def _make_encoder(directory, network, tokenizer, weights, config):
 
 
 def _check_size(size, network, directory):
-    """Refuses a `model_size` that is not the saved model's."""
     fields = MODEL_SIZES[size].config_fields() if size else {}
     for field, expected in fields.items():
         found = getattr(network, field)

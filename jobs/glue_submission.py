@@ -69,8 +69,7 @@ def choose_trial(model_dir: str, task_name: str, requested: int | None = None) -
     Of an even number of trials, it is the better one of the worse half. Trials do not count if they
     have no predictions, or only those of an earlier run with other settings.
 
-    Raises:
-        InputError: there are predictions, but no dev scores to choose by.
+    Raises an `InputError` if there are predictions, but no dev scores to choose by.
     """
     results_path = os.path.join(model_dir, "results", f"{task_name}_results.json")
     metric = glue.get_task(task_name).metrics[0]
@@ -96,7 +95,6 @@ def choose_trial(model_dir: str, task_name: str, requested: int | None = None) -
 
 
 def _trials_with_predictions(model_dir, task_name):
-    """Trials with predictions for at least one of the task's test splits."""
     folder = os.path.join(model_dir, "test_predictions")
     splits = "|".join(file.split for file in FILES if file.task == task_name)
     names = os.listdir(folder) if os.path.isdir(folder) else ()
@@ -107,9 +105,7 @@ def _trials_with_predictions(model_dir, task_name):
 def read_predictions(path: str, file: SubmissionFile) -> list[str]:
     """A prediction for each row of GLUE's test file, in the leaderboard's format.
 
-    Raises:
-        InputError: the rows are not the test file's, or one is not a prediction; the message names
-            the file and the line.
+    Raises an `InputError` if the rows are not the test file's, or one is not a prediction.
     """
     with open(path, encoding="utf-8-sig", errors="replace") as stream:
         header, *rows = [line.split("\t") for line in stream.read().rstrip("\n").split("\n")]

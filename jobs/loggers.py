@@ -191,7 +191,6 @@ class Loggers:
 
 @contextlib.contextmanager
 def _warning(name):
-    """Logs a service's error as a warning."""
     try:
         yield
     except Exception as error:  # each package has its own

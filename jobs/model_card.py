@@ -93,29 +93,25 @@ def write_pretrained(directory: str | os.PathLike, run: Any, step: int) -> None:
     the metadata of its records, and the scores of an evaluation after the same step.
     """
     with _failures_logged(directory):
-        _write_pretrained(directory, run, step)
-
-
-def _write_pretrained(directory, run, step):
-    start, metadata = _read_run(run.directory)
-    model = os.path.basename(os.path.abspath(run.directory))
-    hparams = start.get("hparams", {})
-    rtd = hparams.get("electra_objective", True)
-    role = os.path.basename(directory) if rtd else "encoder"
-    objective = "replaced-token detection, as ELECTRA" if rtd else "masked language modeling"
-    sections = [
-        f"# {model}: {role}\n\nA [ConvBERT](https://arxiv.org/abs/2008.02496) of size "
-        f"`{hparams.get('model_size')}`, pre-trained with {objective}.",
-        _loading(directory),
-        _pretraining(start, metadata, step),
-        _pretraining_scores(run.directory, step),
-        _hparams(hparams),
-    ]
-    fills_masks = _described(directory)[0] == "ConvBertForMaskedLM"
-    sample = {"text": masked_text(run.metadata, run.tokenizer)} if fills_masks else None
-    corpus = metadata.get("options", {}).get("corpus", "")
-    datasets = _HUB_DATASET.findall(corpus)
-    write(directory, _card(directory, sections, sample, datasets=datasets))
+        start, metadata = _read_run(run.directory)
+        model = os.path.basename(os.path.abspath(run.directory))
+        hparams = start.get("hparams", {})
+        rtd = hparams.get("electra_objective", True)
+        role = os.path.basename(directory) if rtd else "encoder"
+        objective = "replaced-token detection, as ELECTRA" if rtd else "masked language modeling"
+        sections = [
+            f"# {model}: {role}\n\nA [ConvBERT](https://arxiv.org/abs/2008.02496) of size "
+            f"`{hparams.get('model_size')}`, pre-trained with {objective}.",
+            _loading(directory),
+            _pretraining(start, metadata, step),
+            _pretraining_scores(run.directory, step),
+            _hparams(hparams),
+        ]
+        fills_masks = _described(directory)[0] == "ConvBertForMaskedLM"
+        sample = {"text": masked_text(run.metadata, run.tokenizer)} if fills_masks else None
+        corpus = metadata.get("options", {}).get("corpus", "")
+        datasets = _HUB_DATASET.findall(corpus)
+        write(directory, _card(directory, sections, sample, datasets=datasets))
 
 
 def plain_card(directory: str | os.PathLike) -> str:

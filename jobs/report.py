@@ -204,7 +204,6 @@ def _confusion(confusion: Confusion) -> list[str]:
 
 
 def _scatter(scores: np.ndarray) -> str:
-    """A picture of right and predicted scores."""
     from matplotlib.figure import Figure
 
     with figures.style():

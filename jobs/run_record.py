@@ -19,11 +19,7 @@ PACKAGES = ("tensorflow", "keras", "jax", "numpy", "safetensors", "tensorflow-te
 def add_start(
     run_dir: str | os.PathLike, step: int, hparams: dict[str, Any], records_dir: str | os.PathLike
 ) -> None:
-    """Adds everything that could explain the results to `run.json`: a start at `step`.
-
-    Raises:
-        InputError: the file is not a run record, or cannot be written.
-    """
+    """Adds a start at `step` to `run.json`, with everything that could explain the results."""
     import keras
 
     from data.records.metadata import METADATA_FILE

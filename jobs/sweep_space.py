@@ -48,8 +48,7 @@ _RANGE_FIELDS = {
 def check_space(given: Settings, source: str) -> Space:
     """The space that a JSON object from `source` describes.
 
-    Raises:
-        InputError: an unknown or unsuitable hyper-parameter, or an impossible value or range.
+    Raises an `InputError` for an unsuitable hyper-parameter, or an impossible value or range.
     """
     require(bool(given), "space", "an object with a hyper-parameter or more", given, source)
     space: Space = {}
@@ -90,11 +89,7 @@ def _check_range(name, values, source):
 
 
 def grid(space: Space) -> list[Settings]:
-    """Every combination of the values, in order.
-
-    Raises:
-        InputError: the space has a range.
-    """
+    """Every combination of the values, in order; a range is an `InputError`."""
     for name, values in space.items():
         if isinstance(values, Range):
             raise InputError(

@@ -98,7 +98,7 @@ def compute(study: Any, trial: Any, job: Job, score: Callable[[Job], float]) -> 
     known = study.trials[trial.number].intermediate_values
 
     def watch(seed_number: int, evaluations: list[dict[str, float]]) -> None:
-        """Reports a score during the training with the first seed."""
+        # Only the training with the first seed is pruned.
         if seed_number > 1 or len(evaluations) in known:
             return
         trial.report(evaluations[-1]["score"], len(evaluations))

@@ -206,11 +206,7 @@ def _hash(value):
 
 
 def read_results_file(path: str, task_name: str) -> list[TrialResult]:
-    """A task's results, one for each trial; [] if there is no file.
-
-    Raises:
-        InputError: not a results file, or a damaged one.
-    """
+    """A task's results, one for each trial; [] if there is no file."""
     if not os.path.isfile(path):
         return []
     results = files.read_json_object(path).get(task_name)

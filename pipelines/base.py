@@ -87,9 +87,8 @@ class Pipeline:
             **options: further arguments of the class. They override those that fine-tuning saved.
 
         Raises:
-            InputError: the model does not exist or is of another kind, a file is missing or
-                damaged, the tokenizer has another vocabulary than the model, or an option has an
-                impossible value.
+            InputError: the model does not exist, is of another kind or is damaged, or an option is
+                impossible.
         """
         directory = hub.resolve(name_or_directory, revision, cache_dir, local_files_only)
         cls.check_directory(directory)

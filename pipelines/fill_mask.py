@@ -94,7 +94,6 @@ class FillMask(Pipeline):
         return check_inputs(batch_size, errors, parse, texts=texts)
 
     def _fill(self, texts, top_k, batch_size) -> Iterator[list[FilledMask]]:
-        """Yields the masks of each text."""
         num_long = 0
         for chunk in chunks(texts):
             features, positions, num_long_here = self._features(texts[chunk])

@@ -77,7 +77,6 @@ def _classify(classifier, rows, batch_size, errors):
 
 
 def _read_sentences(args):
-    """The words of each sentence."""
     from data.tasks.tagging.sentences import read_sentences
 
     text_files.check_source(args)
@@ -135,7 +134,6 @@ def _answer(answerer, rows, batch_size, errors):
 
 
 def _read_choices(args):
-    """The context and the choices of each."""
     if args.stem_column is None:
         expected = "a context and two or more choices"
         rows = text_files.read_rows(args, expected, 3, sys.maxsize, one_row=True)

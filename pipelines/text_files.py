@@ -97,7 +97,6 @@ def _table_rows(args) -> Iterator[tuple[str, Callable[[], list]]]:
 
 
 def _line_rows(args, one_row) -> Iterator[tuple[str, Callable[[], list]]]:
-    """See `_table_rows`."""
     if args.texts:
         lines, place = ["\t".join(args.texts)] if one_row else args.texts, "argument"
     elif args.input and file_ending(args.input) in (".csv", *JSON_ENDINGS):

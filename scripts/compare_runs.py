@@ -143,7 +143,7 @@ def difference_table(variants: Variants, baseline: str) -> str:
     return markdown_table(header, rows, 2)
 
 
-def interval(differences: list[list[float]], seed: int = 0) -> tuple[float, float]:
+def interval(differences: list[list[float]]) -> tuple[float, float]:
     """The 95 % bootstrap interval of the mean of paired differences [P, F].
 
     Rows are seeds of pre-training, columns those of fine-tuning. First rows are drawn, then columns
@@ -153,7 +153,7 @@ def interval(differences: list[list[float]], seed: int = 0) -> tuple[float, floa
 
     table = np.array(differences)
     rows, columns = table.shape
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     drawn_rows = random.integers(rows, size=(NUM_SAMPLES, rows, 1))
     drawn_columns = random.integers(columns, size=(NUM_SAMPLES, rows, columns))
     means = table[drawn_rows, drawn_columns].mean(axis=(1, 2))

@@ -17,7 +17,7 @@ import sys
 import bootstrap  # noqa: F401
 
 from common import errors
-from common.fields import require
+from common.fields import MAX_SEED, require
 
 # Kind of token → its format on a terminal, and without colors.
 STYLES = {
@@ -79,7 +79,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--no-color", action="store_true", help="never use colors")
     args = parser.parse_args(arguments)
     require(args.num_examples >= 1, "num_examples", "at least 1", args.num_examples)
-    require(0 <= args.seed < 1 << 32, "seed", f"from 0 to {(1 << 32) - 1}", args.seed)
+    require(0 <= args.seed <= MAX_SEED, "seed", f"from 0 to {MAX_SEED}", args.seed)
     return args
 
 

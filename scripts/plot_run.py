@@ -118,7 +118,6 @@ def _draw_curve(axes, metric: str, log: list[dict], style: dict) -> None:
 
 
 def _series(log: list[dict], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of the lines that have `name`."""
     lines = [line for line in log if name in line]
     return [line["step"] for line in lines], [line[name] for line in lines]
 

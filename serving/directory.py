@@ -40,8 +40,7 @@ class Options:
 def find_pipeline(model_dir: str, options: Options) -> str:
     """The class in `pipelines` that loads a model; imports nothing heavy.
 
-    Raises:
-        InputError: an option does not suit the model, or a package is missing.
+    Raises an `InputError` if an option does not suit the model, or a package is missing.
     """
     pipeline = "FeatureExtractor"
     if not options.features:
@@ -108,7 +107,6 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
 
 
 def _describe(name, pipeline):
-    """What users of the export must know about the model."""
     tokenizer = pipeline.tokenizer
     fields = {
         "pipeline": name,
