@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_said(data_dir, caplog):
     [
         (["--corpus", "NOWHERE"], "no corpus"),
         (["--vocab-size", "60"], "`vocab_size` must be at least 97: 5 special"),
-        (["--min-frequency", "0"], "`min_frequency` must be from 1 to"),
+        (["--min-frequency", "0"], "`min_frequency` must be at least 1"),
         (["--output", "NOWHERE"], "the directory .*nowhere does not exist"),
     ],
 )
