@@ -328,7 +328,7 @@ class Execution:
 
 def max_predictions_per_seq(length: int, mask_prob: float) -> int:
     """P: the most positions that are masked in a row of `length` tokens."""
-    return max(1, int((mask_prob + 0.005) * length))
+    return min(length, max(1, int((mask_prob + 0.005) * length)))
 
 
 def as_config(config: Any, kind: type = ConvBertConfig) -> Any:

@@ -29,6 +29,7 @@ def masked(inputs, seed=0, mask_prob=0.15):
 @pytest.mark.parametrize(("length", "expected"), [(128, 19), (512, 79), (32, 4), (5, 1)])
 def test_max_predictions(length, expected):
     assert max_predictions_per_seq(length, 0.15) == expected
+    assert max_predictions_per_seq(length, 0.9999) == length
 
 
 def test_masking_rates_over_100_000_tokens():
