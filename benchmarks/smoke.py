@@ -52,12 +52,14 @@ def run(args: argparse.Namespace) -> None:
     # The forward pass comes first: it reads both frameworks' files, so that they are in memory.
     forward = measure(settings, "infer", steps=4)
     training = measure(settings, "pretrain", steps=2)
+
+    def ratio(rows, field="seconds"):
+        return rows[PEER][field] / rows[OURS][field]
+
     ratios = {
-        "training step": training[PEER]["seconds"] / training[OURS]["seconds"],
-        "forward pass": forward[PEER]["seconds"] / forward[OURS]["seconds"],
-        "time to the first step": (
-            training[PEER]["first_step_seconds"] / training[OURS]["first_step_seconds"]
-        ),
+        "training step": ratio(training),
+        "forward pass": ratio(forward),
+        "time to the first step": ratio(training, "first_step_seconds"),
     }
     processor = {name: machine[name] for name in PROCESSOR} | {"threads": args.threads}
     records = read_json_object(str(RECORDS))["records"]

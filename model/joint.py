@@ -47,12 +47,10 @@ class JointModel(TrainableModel):
     @override
     def call(self, inputs, training=False):
         hidden = self.convbert(encoder_inputs(inputs, self.further_inputs), training=training)
-        return flatten(
-            {
-                task: head.apply_head(hidden, inputs, training=training)
-                for task, head in self.heads.items()
-            }
-        )
+        outputs = {}
+        for task, head in self.heads.items():
+            outputs[task] = head.apply_head(hidden, inputs, training=training)
+        return flatten(outputs)
 
     @override
     def encoders(self):
