@@ -55,7 +55,7 @@ def say_compiling(shape: tuple[int, ...], known: set[tuple[int, ...]]) -> None:
 def filter_stderr() -> None:
     """Holds back TensorFlow's start-up lines; a child process passes on everything else.
 
-    `sys.stderr` still is the terminal or file it was. What others write to file descriptor 2 passes
+    `sys.stderr` is still the terminal or file it was. What others write to file descriptor 2 passes
     through the child. It shows the lines it holds back if this process ends before `started`, even
     by a crash. Lines about GPUs are shown at once where the machine has an NVIDIA device: a GPU
     that TensorFlow does not find is not noise.

@@ -8,7 +8,7 @@ STRATEGIES = ("electra", "longest_first", "only_first", "only_second")
 def kept_lengths(
     first: int, second: int | None, max_tokens: int, strategy: str = "electra"
 ) -> tuple[int, int | None]:
-    """Returns how many of its tokens each text keeps, so that both together have `max_tokens`.
+    """Returns how many of its tokens each text keeps, so that both fit into `max_tokens`.
 
     By the strategy "electra", the longer text loses its last token until both fit; of equally long
     ones, the second does. The others are transformers': "longest_first" does the same, but where
