@@ -19,17 +19,21 @@ import bootstrap  # noqa: F401
 
 from common import errors, files, hub
 from common.errors import InputError
+from jobs import model_card
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Checks the model, completes its card, shows what would be sent, and sends it."""
     args = parse_arguments(arguments)
-    if not args.name.count("/") == 1:
+    if args.name.count("/") != 1:
         raise InputError(f"expected a name such as owner/model. Received: {args.name}")
     paths = find_files(args.directory)
     card = complete_card(args.directory, args.name, args.license, args.language)
-    if args.yes and (there := hub.find_card(args.name, args.public)) is not None:
-        card = choose_card(args.name, card, there)
+    there = hub.find_card(args.name, args.public) if args.yes else None
+    is_edited = model_card.is_edited_text
+    if there is not None and is_edited(there) and not is_edited(card):
+        print(f"README.md of {args.name} was edited on the hub: it stays as it is there\n")
+        card = None
     show(args.name, paths, card, args.public)
     if not args.yes:
         print("\nNothing was sent. Add --yes to send it")
@@ -99,10 +103,7 @@ def complete_card(
     import yaml
     from huggingface_hub import ModelCard
 
-    from jobs import model_card
-
     path = os.path.join(directory, model_card.FILE)
-    is_edited = model_card.is_edited(path)
     if os.path.exists(path):
         text = files.read_small_text(path, max_bytes=4 << 20)
     else:
@@ -113,7 +114,7 @@ def complete_card(
         raise InputError(f"{path}: the metadata between the lines of --- : {error}") from None
     card.data.license = license_id or card.data.license or ask_license()
     card.data.language = language or card.data.language
-    return str(card) if is_edited else model_card.sign(str(card))
+    return str(card) if model_card.is_edited_text(text) else model_card.sign(str(card))
 
 
 def ask_license() -> str:
@@ -124,16 +125,6 @@ def ask_license() -> str:
     if not license_id:
         raise InputError("a model without a license may not be used by anybody: give --license")
     return license_id
-
-
-def choose_card(name: str, card: str, there: str) -> str | None:
-    """The card to send, given the one on the hub; None to keep that one."""
-    from jobs import model_card
-
-    if model_card.is_edited_text(there) and not model_card.is_edited_text(card):
-        print(f"README.md of {name} was edited on the hub: it stays as it is there\n")
-        return None
-    return card
 
 
 def show(name: str, paths: list[Path], card: str | None, public: bool) -> None:
