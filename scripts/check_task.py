@@ -197,33 +197,26 @@ def check_duplicates(
     """Duplicates within a split and between it and the training set, and their labels."""
     total = sum(map(len, groups.values()))
 
-    def check(what, keys, count, of):
-        if keys:
-            example = shortened(" | ".join(keys[0]), 80)
-            warnings.append(f'{split}: {with_share(count, of)} {what}, such as "{example}"')
-        return with_share(count, of)
+    def check(what, counts):
+        share = with_share(sum(counts.values()), total)
+        if counts:
+            example = shortened(" | ".join(next(iter(counts))), 80)
+            warnings.append(f'{split}: {share} {what}, such as "{example}"')
+        return share
 
-    repeated = [key for key, labels in groups.items() if len(labels) > 1]
-    extra = sum(len(groups[key]) - 1 for key in repeated)
-    unlike = [key for key in repeated if len(set(groups[key])) > 1]
+    repeated = {key: len(labels) - 1 for key, labels in groups.items() if len(labels) > 1}
+    unlike = {key: len(groups[key]) for key in repeated if len(set(groups[key])) > 1}
     found = {
-        "examples repeated": check("examples repeat an earlier one", repeated, extra, total),
-        "… with different labels": check(
-            "repeated examples have different labels",
-            unlike,
-            sum(len(groups[key]) for key in unlike),
-            total,
-        ),
+        "examples repeated": check("examples repeat an earlier one", repeated),
+        "… with different labels": check("repeated examples have different labels", unlike),
     }
     if train is groups:
         return found | {"also in train": "–", "… with another label": "–"}
-    shared = [key for key in groups if key in train]
-    count = sum(len(groups[key]) for key in shared)
-    found["also in train"] = check("examples are also in train", shared, count, total)
-    others = [key for key in shared if set(groups[key]) - {None} - set(train[key])]
-    count = sum(len(set(groups[key]) - {None} - set(train[key])) for key in others)
-    what = "examples have another label in train"
-    found["… with another label"] = check(what, others, count, total)
+    shared = {key: len(labels) for key, labels in groups.items() if key in train}
+    found["also in train"] = check("examples are also in train", shared)
+    others = {key: sum(label not in (None, *train[key]) for label in groups[key]) for key in shared}
+    others = {key: count for key, count in others.items() if count}
+    found["… with another label"] = check("examples have another label in train", others)
     return found
 
 

@@ -74,6 +74,12 @@ def test_texts(run):
     assert f"\n{len(told)} warnings\n" in output
 
 
+def test_every_example_with_another_label_counts():
+    dev, train = {("a",): ["no", "no", "yes"]}, {("a",): ["yes"]}
+    found = check_task.check_duplicates("dev", dev, train, [])
+    assert found["… with another label"] == "2 (66.7%)"
+
+
 def test_a_good_task_with_the_models_tokenizer(run, tmp_path):
     save_encoder(tmp_path, "m")
     rows = [f"the dog sat\t{score}" for score in (0, 1, 4.5, 5)]
