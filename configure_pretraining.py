@@ -22,7 +22,7 @@ RECIPES = {
 
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig(Objective, Execution):
-    """All hyper-parameters of a run; where the default is None, the size's own value holds."""
+    """All hyper-parameters of a run; None stands for the size's own value."""
 
     model_size: str = setting("medium-small", "a row of the table of sizes", choices=MODEL_SIZES)
     model_hparam_overrides: dict = setting({}, "other fields of the network's configuration")

@@ -125,7 +125,7 @@ def kept_weights(trial: dict[str, Any]) -> str:
 
 
 def _remarks(task, scored):
-    """Why the task is not complete, not GLUE's, or better on its dev set than elsewhere."""
+    """Why the task is incomplete, is not GLUE's, or has optimistic scores."""
     remarks = []
     if len(scored) < task.num_trials:
         remarks.append(f"{len(scored)} of {task.num_trials} trials")
@@ -193,7 +193,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
 
 
 def _explanation(average):
-    """The tasks and metrics of an average, and what is missing for one that has a name."""
+    """The tasks and metrics of an average, and why it is not the one that has a name."""
     parts = [f"{task} {' and '.join(names)}" for task, names in average["metrics"].items()]
     text = f"- {average['name']}: {', '.join(parts)}."
     if average["missing"]:

@@ -60,6 +60,6 @@ class StopSignals:
         self.received = signal.Signals(number)
         if not self._deferring:
             self.leave(self.unsaved)
-        # Not print: the signal may have interrupted one.
+        # Not `print`, which the signal may have interrupted.
         text = "finishing and saving the current step; a second signal stops at once"
         os.write(2, f"\n{self.received.name}: {text}\n".encode())

@@ -67,7 +67,7 @@ def check_space(given: Settings, source: str) -> Space:
 
 
 def _checked(name, value, source):
-    """A value as the configuration takes it; its other fields have their defaults."""
+    """A value as the configuration converts it; the other fields have their defaults."""
     try:
         return getattr(override(FinetuningConfig(), {name: value}), name)
     except InputError as error:

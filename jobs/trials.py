@@ -120,7 +120,7 @@ class Job:
 
     @property
     def num_characters(self) -> float:
-        """The cost of a trial: characters read, where each one trained on counts three times."""
+        """The cost of a trial: characters read; those trained on count three times."""
         read = trained = 0
         for part in self.parts:
             read += sum(e.num_characters for e in (*part.dev.values(), *part.tests.values()))
@@ -417,7 +417,7 @@ def describe_progress(jobs: list[Job], finished: dict[str, Trials]) -> str:
     text = f"trial {num_finished + 1} of {sum(job.config.num_trials for job in jobs)}"
     if not num_finished:
         return text
-    # All tasks of a trial have its time.
+    # All tasks of a trial have the same time.
     seconds = {
         name: [next(iter(results.values()))["seconds"] for results in trials.values()]
         for name, trials in finished.items()

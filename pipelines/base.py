@@ -22,9 +22,9 @@ from model.predictor import Predictor
 from model.weights import pretrained
 from pipelines.saved import find_architecture
 
-# Without XLA, the small operations of one batch on a CPU leave cores idle for another batch.
+# Without XLA, one batch does not keep all cores of a CPU busy.
 BATCHES_AT_ONCE = 2
-# Texts that are tokenized, and sorted by length, together.
+# How many texts are tokenized and sorted by length together.
 TEXTS_AT_ONCE = 1024
 
 
@@ -136,7 +136,7 @@ class Pipeline:
             )
         if self._predictor.state != adaptation.state(self.network.encoder()):
             self._compile()  # quantized, or with low-rank updates
-        # Where XLA compiles for each number of rows, a few texts do not fill a batch.
+        # XLA compiles for each number of rows, so a few texts are not padded to a whole batch.
         batch_size = min(batch_size, 1 << (len(features) - 1).bit_length())
         return compute_outputs(self._predictor, features, batch_size)
 

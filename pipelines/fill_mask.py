@@ -135,7 +135,7 @@ class FillMask(Pipeline):
         """Yields the likeliest tokens, and their probabilities, for each vector of `[M, H]`."""
         for begin in range(0, len(hidden), _MASKS_AT_ONCE):
             part = hidden[begin : begin + _MASKS_AT_ONCE]
-            # Powers of two, where each number of masks is compiled for.
+            # Powers of two, because some backends compile for each number of masks.
             padding = (1 << (len(part) - 1).bit_length()) - len(part)
             padded = np.pad(part, ((0, padding), (0, 0)))
             found = ops.top_k(self._token_predictor.predict_on_batch(padded[None])[0], top_k)

@@ -125,7 +125,7 @@ def difference_table(variants: Variants, baseline: str) -> str:
     rows = []
     for name, runs in variants.items():
         seeds = sorted(runs.keys() & variants[baseline].keys())
-        # Random weights have no seed of pre-training: they are the partner of every one.
+        # Random weights have no seed of pre-training: they are compared with every one.
         pairs = [(variants[baseline][seed], runs[seed]) for seed in seeds]
         if all(not run["log"] for run in runs.values()):
             pairs = [(run, runs[0]) for run in variants[baseline].values()]

@@ -92,7 +92,7 @@ def read_experiment(path: str) -> dict[str, Any]:
 def list_runs(experiment: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
     """All runs by name, with the hyper-parameters of their pre-training; None for `RANDOM`.
 
-    One seed of every variant comes first, so that a first comparison is there early.
+    One seed of every variant comes first, so that variants can be compared early.
     """
     variants = experiment["variants"]
     runs: dict[str, dict[str, Any] | None] = {}

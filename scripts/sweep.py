@@ -142,7 +142,7 @@ def base_config(args: argparse.Namespace, hparams: Settings) -> FinetuningConfig
 
 
 def check_settings(base: Job, space: Space, args: argparse.Namespace) -> None:
-    """Checks the settings as far as they are known before; sets how many are tried."""
+    """Checks the settings that are known in advance; sets how many are tried."""
     from data.tasks.class_weights import check_loss
 
     if args.sampler == "grid":

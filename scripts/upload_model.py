@@ -99,7 +99,7 @@ def find_files(directory: str) -> list[Path]:
 def complete_card(
     directory: str, name: str, license_id: str | None, language: list[str] | None
 ) -> str:
-    """The model's card with what only its author knows; the file itself stays as it is."""
+    """The model's card with its name, license and languages; the file stays as it is."""
     import yaml
     from huggingface_hub import ModelCard
 
