@@ -39,10 +39,9 @@ def read_rows(study: Any, space: Space) -> list[Row]:
 
     rows = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
-        params = trial.params.items()
         settings = {
             name: value if isinstance(space[name], Range) else json.loads(value)
-            for name, value in params
+            for name, value in trial.params.items()
         }
         is_finished, count = trial.state == TrialState.COMPLETE, len(trial.intermediate_values)
         note = trial.user_attrs.get(NOTE, "")

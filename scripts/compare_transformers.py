@@ -11,7 +11,6 @@ torch and transformers, which requirements-peers.txt lists.
 
 import argparse
 import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 import bootstrap  # noqa: F401
@@ -23,7 +22,6 @@ from common.markdown import markdown_table
 from jobs.model_card import KINDS
 from model.config import MODEL_SIZES, ConvBertConfig
 
-VOCAB = Path(__file__).parents[1] / "data" / "vocab" / "bert_uncased.txt"
 TEXTS = ("Oslo is the capital of Norway, isn't it?", "Søren visited a naïve café in Paris.")
 MASKED_TEXTS = ("Oslo is the [MASK] of Norway, isn't it?", "Søren visited a naïve café in [MASK].")
 LENGTHS = (32, 32, 20, 9)  # tokens per row; shorter rows are padded
@@ -69,9 +67,10 @@ def compare(config: ConvBertConfig) -> list[Differences]:
     import keras
 
     from data import ConvBertTokenizer
+    from data.records.command_line import BERT_VOCAB
 
     keras.utils.set_random_seed(0)
-    tokenizer = ConvBertTokenizer(VOCAB)
+    tokenizer = ConvBertTokenizer(BERT_VOCAB)
     rows = []
     for name in KINDS:
         with tempfile.TemporaryDirectory() as directory:
