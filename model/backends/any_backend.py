@@ -27,11 +27,6 @@ def forbids_xla() -> bool:
     return False
 
 
-def default_num_devices(available: int) -> int:
-    """How many of the `available` GPUs or TPUs a job uses by default."""
-    return available
-
-
 def allow_tf32(is_allowed: bool) -> None:
     """Sets whether GPUs may round the factors of float32 products to 10 bits; they do by default.
 
@@ -43,14 +38,6 @@ def allow_tf32(is_allowed: bool) -> None:
             "`tf32` must be true unless KERAS_BACKEND is tensorflow or jax. "
             f"Received: false on {keras.backend.backend()}"
         )
-
-
-def most_steps_per_execution() -> int:
-    """How many steps Keras should make in one call by default, at most.
-
-    Returns 1 where such a call is a loop in Python, as on JAX, and where a step takes long.
-    """
-    return 1
 
 
 def accelerator() -> tuple[str, str | None] | None:

@@ -45,8 +45,10 @@ def count_devices(requested: int | None) -> int:
     """
     devices, processes = keras.distribution.list_devices(), backend.process()[1]
     if requested is None:
-        is_cpu = devices[0].startswith("cpu")
-        return processes if is_cpu else backend.default_num_devices(len(devices))
+        if devices[0].startswith("cpu"):
+            return processes
+        # On TensorFlow, several GPUs have not been seen to be faster than one.
+        return 1 if keras.backend.backend() == "tensorflow" else len(devices)
     require(
         1 <= requested <= len(devices),
         "num_devices",

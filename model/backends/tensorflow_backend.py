@@ -37,18 +37,8 @@ def forbids_xla() -> bool:
     return is_op_determinism_enabled()
 
 
-def default_num_devices(available: int) -> int:
-    """Returns 1: several GPUs have not been seen to be faster."""
-    return 1
-
-
 def allow_tf32(is_allowed: bool) -> None:
     tf.config.experimental.enable_tensor_float_32_execution(is_allowed)
-
-
-def most_steps_per_execution() -> int:
-    """Returns 8 on GPUs, where the host's work between two steps shows, and 1 on CPUs."""
-    return 8 if keras.distribution.list_devices("gpu") else 1
 
 
 def accelerator() -> tuple[str, str | None] | None:
@@ -86,12 +76,10 @@ def keep_compilations(directory: str) -> None:
     if len(kinds) != 1 or is_taken or "'" in directory:
         return
     folder = _compilations_folder(os.path.abspath(directory), *kinds)
-    try:  # an entry that cannot be written would end the job
+    with contextlib.suppress(OSError):
         os.makedirs(folder, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            return
-    except OSError:
-        return
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return  # an entry that cannot be written would end the job
     flags += f" --tf_xla_persistent_cache_directory='{folder}'"
     os.environ["TF_XLA_FLAGS"] = f"{flags} --tf_xla_persistent_cache_device_types={KEPT_FOR}"
 

@@ -52,12 +52,14 @@ def steps_per_execution(config, num_devices: int = 1) -> int:
     Raises an `InputError` for several steps on several devices with TensorFlow, where Keras's loop
     over the steps fails.
     """
-    is_possible = num_devices == 1 or keras.backend.backend() != "tensorflow"
+    on_tensorflow = keras.backend.backend() == "tensorflow"
     if (given := config.steps_per_execution) is not None:
+        is_possible = num_devices == 1 or not on_tensorflow or given == 1
         expected = f"1 or null with `num_devices` {num_devices} on TensorFlow"
-        require(is_possible or given == 1, "steps_per_execution", expected, given)
+        require(is_possible, "steps_per_execution", expected, given)
         return given
+    # Not on CPUs, where a step takes long, nor on JAX, where several steps are a loop in Python.
+    is_faster = on_tensorflow and num_devices == 1 and keras.distribution.list_devices("gpu")
     intervals = (config.iterations_per_loop, config.save_checkpoints_steps, config.eval_every or 0)
     every = math.gcd(*intervals)
-    most = backend.most_steps_per_execution() if is_possible else 1
-    return max(n for n in range(1, most + 1) if every % n == 0)
+    return max(n for n in range(1, 9 if is_faster else 2) if every % n == 0)
