@@ -11,29 +11,25 @@ import keras
 from common.errors import InputError
 
 
-def dense_layers(encoder) -> dict[str, keras.layers.Layer]:
-    """Returns a `ConvBertModel`'s adaptable layers, by names such as "layer_0/query"."""
-    return {
-        f"layer_{i}/{name}": dense
-        for i, layer in enumerate(encoder.encoder_layers)
-        for name, dense in layer.dense_layers().items()
-    }
-
-
-def has_lora(encoder) -> bool:
-    """Whether low-rank updates are enabled."""
-    return any(layer.lora_enabled for layer in dense_layers(encoder).values())
+def dense_layers(encoder) -> list[keras.layers.Layer]:
+    """Returns a `ConvBertModel`'s adaptable layers, which are all in the same state."""
+    return [dense for layer in encoder.encoder_layers for dense in layer.dense_layers().values()]
 
 
 def state(encoder) -> tuple:
     """What a graph of the encoder depends on, beside its inputs."""
-    query = dense_layers(encoder)["layer_0/query"]
-    return query.lora_enabled, query.quantization_mode
+    first = dense_layers(encoder)[0]
+    return first.lora_enabled, first.quantization_mode
+
+
+def has_lora(encoder) -> bool:
+    """Whether low-rank updates are enabled."""
+    return dense_layers(encoder)[0].lora_enabled
 
 
 def enable_lora(encoder, rank: int, alpha: float | None = None) -> None:
     """See `PretrainedModel.enable_lora`."""
-    layers = dense_layers(encoder).values()
+    layers = dense_layers(encoder)
     if not isinstance(rank, int) or rank < 1:
         raise InputError(f"`rank` must be a positive integer. Received: rank={rank!r}")
     largest = max(min(layer.kernel.shape[-2:]) for layer in layers)
@@ -66,7 +62,7 @@ def quantize(encoder, config) -> None:
     # objects that exist now are left out.
     gc.freeze()
     try:
-        for layer in dense_layers(encoder).values():
+        for layer in dense_layers(encoder):
             layer.quantize(config.mode, type_check=False, config=config)  # subclasses, too
     finally:
         gc.unfreeze()
@@ -74,5 +70,5 @@ def quantize(encoder, config) -> None:
 
 def quantization_config(encoder):
     """Returns the configuration given to `quantize`; None if the encoder is not quantized."""
-    query = dense_layers(encoder)["layer_0/query"]
-    return query.quantization_config if query.quantization_mode is not None else None
+    first = dense_layers(encoder)[0]
+    return first.quantization_config if first.quantization_mode is not None else None
