@@ -76,10 +76,11 @@ def main(arguments: list[str] | None = None) -> None:
             predicted = {"eval_batch_size": config.do_eval}
             predicted["predict_batch_size"] = config.write_test_outputs
             check_batches(config, num_devices, predicted)
+        longest = max(configs, key=lambda config: config.max_seq_length)  # its rows must fit, too
         if args.from_scratch:
-            encoder = random_encoder(configs[0], args.data_dir, model_dir)
+            encoder = random_encoder(longest, args.data_dir, model_dir)
         else:
-            encoder = find_encoder(configs[0], model_dir)
+            encoder = find_encoder(longest, model_dir)
 
         # ---- trials ------------------------------------------------------------------------
         jobs = [dataclasses.replace(job, encoder=encoder, send=send) for job in jobs]

@@ -346,6 +346,16 @@ def test_wrong_input_changes_nothing(data_dir, tasks, hparams, message):
     assert tree(data_dir) == before
 
 
+def test_rows_of_a_later_task_that_are_too_long(data_dir, tmp_path, monkeypatch):
+    for name, length in (("cola", 16), ("mrpc", 64)):
+        write(tmp_path / f"{name}.json", {"max_seq_length": length})
+    monkeypatch.setattr("configure_finetuning.TASK_HPARAMS", str(tmp_path))
+    before = tree(data_dir)
+    with pytest.raises(InputError, match=r"`max_seq_length` must be at most 32.* 64"):
+        finetune.main(finetuning.arguments(data_dir, "small_one", {}, "cola", "mrpc"))
+    assert tree(data_dir) == before
+
+
 def test_wrong_vocabulary(data_dir, model_dir, tmp_path):
     shutil.copytree(model_dir / "discriminator", tmp_path / "models" / "m" / "discriminator")
     os.symlink(data_dir / "finetuning_data", tmp_path / "finetuning_data")
