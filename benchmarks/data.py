@@ -16,11 +16,12 @@ from pathlib import Path
 
 from benchmarks.rounds import ROOT, alternate, report, use_cores
 from common.errors import InputError
-from data.records.command_line import BERT_VOCAB
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures builds in alternation, and tokenization alone if tokenizers is installed."""
+    from data.records.command_line import BERT_VOCAB  # not in the processes that are measured
+
     corpus, count = os.path.abspath(args.corpus), args.num_processes
     vocab = os.path.abspath(args.vocab_file or BERT_VOCAB)
 

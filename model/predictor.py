@@ -12,7 +12,7 @@ from model.backends import backend
 
 
 class Predictor(keras.Model):
-    """A network's function for predictions, compiled apart from how the network itself is.
+    """A network's function for predictions; how the network itself is compiled does not change.
 
     `jit_compile` is whether XLA compiles it, once for each shape of a batch; None: only on backends
     that always compile.

@@ -61,7 +61,7 @@ def scope(num_devices: int) -> contextlib.AbstractContextManager:
 
 
 def replica() -> tuple:
-    """Returns (index, count) of the replica, and part of the batch, that the caller computes."""
+    """Returns (index, count) of the calling replica, which computes one part of the batch."""
     return 0, 1
 
 

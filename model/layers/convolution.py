@@ -55,13 +55,13 @@ def dynamic_convolution(values, kernels):
         def gradient(upstream):
             windows = ops.stack([_shifted(values, k, taps) for k in range(taps)], axis=3)
             products = windows * ops.expand_dims(_wide(upstream), 3)  # [B, T, N, K, D]
-            kernels_gradient = ops.sum(products, axis=-1)
             inner = 0.0
             for k in range(taps):
                 back = taps - 1 - k
                 weights = _shifted(kernels[..., k : k + 1], back, taps)
                 inner += _shifted(upstream, back, taps) * weights
-            return ops.cast(inner, values.dtype), ops.cast(kernels_gradient, kernels.dtype)
+            sums = ops.sum(products, axis=-1)
+            return ops.cast(inner, values.dtype), ops.cast(sums, kernels.dtype)
 
         outputs = sum(
             _shifted(values, k, taps) * _wide(kernels[..., k : k + 1]) for k in range(taps)
