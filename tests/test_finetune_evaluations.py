@@ -13,17 +13,13 @@ from common import files
 from common.errors import InputError
 from jobs import trial_progress
 from tests.support import finetuning
-from tests.support.finetuning import HPARAMS, read_predictions, read_results
+from tests.support.finetuning import HPARAMS, Killed, read_predictions, read_results
 from tests.support.pretraining import log_lines, tree
 
 pytestmark = pytest.mark.usefixtures("eager")
 # 30 examples in batches of 8.
 EPOCH_ENDS = [4, 8, 12, 15]
 SETTINGS = {"train_batch_size": 8, "num_train_epochs": 4.0}
-
-
-class Killed(BaseException):
-    """Stands for `kill -9`."""
 
 
 @pytest.fixture(scope="module")

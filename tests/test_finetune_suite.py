@@ -20,17 +20,13 @@ from common.lock import locked
 from jobs import working_copy
 from tests.support import finetuning
 from tests.support.files import write
-from tests.support.finetuning import read_results
+from tests.support.finetuning import Killed, read_results
 from tests.support.pretraining import tree
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     return finetuning.build_data_dir(tmp_path_factory.mktemp("data"), "m")
-
-
-class Killed(BaseException):
-    """Stands for `kill -9`: nothing after it happens."""
 
 
 class Model:

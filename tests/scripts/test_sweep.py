@@ -15,17 +15,13 @@ from jobs import figures, sweep_report, sweep_study, trials
 from jobs.trials import Job, TaskData
 from scripts import sweep
 from tests.support import finetuning
-from tests.support.finetuning import HPARAMS
+from tests.support.finetuning import HPARAMS, Killed
 from tests.support.pretraining import tree
 from tests.support.processes import ROOT, run_python
 
 pytestmark = pytest.mark.usefixtures("eager")
 GRID = {"learning_rate": [0.003, 1e-6], "train_batch_size": [8, 15]}
 RATES = {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
-
-
-class Killed(BaseException):
-    """Stands for `kill -9`."""
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,10 @@ HPARAMS = {
 }
 
 
+class Killed(BaseException):
+    """Stands for `kill -9`: nothing after it happens."""
+
+
 def save_encoder(data_dir, *model_names):
     """Writes the vocabulary, and the same random encoder for each model name."""
     (data_dir / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
