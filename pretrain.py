@@ -132,12 +132,8 @@ def open_run(args, config):
         batches.check_length(each, length)
     network = config.model_config(tokenizer.vocab_size, tokenizer.pad_id)
     longest = network.max_position_embeddings
-    require(
-        length <= longest,
-        "max_seq_length",
-        f"at most {longest}, the network's `max_position_embeddings`",
-        length,
-    )
+    expected = f"at most {longest}, the network's `max_position_embeddings`"
+    require(length <= longest, "max_seq_length", expected, length)
     directory, send = working_copy.open_directory(
         args.data_dir, args.model_name, distribution.writes()
     )
@@ -187,18 +183,12 @@ def start_model(run):
             logging.info("resuming from the run's own checkpoint: `init_checkpoint` is ignored")
     elif config.init_checkpoint:
         warm_start_model(run, model)
-    step, num_devices = state.step if state else 0, distribution.count_devices(config.num_devices)
-    size = (run.length, model.count_params(), num_devices)
-    memory.warn_if_large(config, run.network, *size)
-    logging.info(
-        "%s on %s: %s parameters, %s at step %s of %s",
-        config.model_size,
-        keras.backend.backend(),
-        f"{model.count_params():,}",
-        "resuming" if step else "starting",
-        f"{step:,}",
-        f"{config.num_train_steps:,}",
-    )
+    step, count = state.step if state else 0, model.count_params()
+    num_devices = distribution.count_devices(config.num_devices)
+    memory.warn_if_large(config, run.network, run.length, count, num_devices)
+    begins = f"{'resuming' if step else 'starting'} at step {step:,} of {config.num_train_steps:,}"
+    name, backend = config.model_size, keras.backend.backend()
+    logging.info("%s on %s: %s parameters, %s", name, backend, f"{count:,}", begins)
     return model, step
 
 
