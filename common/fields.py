@@ -69,7 +69,11 @@ def unknown(what: str, name: str, known: Iterable[str], source: str = "") -> Inp
 def check_fields(
     path: str, values: Mapping[str, Any], table: FieldTable, required: tuple[str, ...]
 ) -> None:
-    """Checks each field of the JSON file `path` against `table`, which lists all fields."""
+    """Checks each field of the JSON file `path` against `table`, which lists all fields.
+
+    Raises:
+        InputError: a field is missing, unknown, or has an impossible value.
+    """
     for name in required:
         if name not in values:
             raise InputError(f"{path}: `{name}` is missing")
@@ -106,7 +110,9 @@ def setting(
 def check_settings(config: Any) -> None:
     """Checks each `setting` of a dataclass instance against its range; None is always allowed.
 
-    Numbers must be finite.
+    Raises:
+        InputError: a value is outside its range or none of its choices, or a number is not finite,
+            or an integer is not below 2^63; the message names the field.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -174,7 +180,12 @@ def hyperparameter_table(config_class: type) -> str:
 
 
 def override(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """A copy of the dataclass instance `config` with fields replaced, names and types checked."""
+    """A copy of the dataclass instance `config` with fields replaced, names and types checked.
+
+    Raises:
+        InputError: a name that the dataclass does not have (with the nearest one it has), or a
+            value of another type than the field's annotation.
+    """
     annotations = typing.get_type_hints(type(config))
     checked = {}
     for name, value in overrides.items():

@@ -100,7 +100,11 @@ def write_errors_named(
 def require_writable(folder: str | os.PathLike, num_bytes: int = 0) -> None:
     """Checks, before long work, that files of `num_bytes` can be written to or below `folder`.
 
-    The folder need not exist; a `WriteError` says what is in the way.
+    The folder need not exist.
+
+    Raises:
+        WriteError: the folder, or the one that it would be created in, is no folder or is not
+            writable, or its disk has less than `num_bytes` free.
     """
     if remote.is_url(folder):
         return
@@ -202,7 +206,10 @@ def replace_directory(new: str | os.PathLike, path: str | os.PathLike) -> None:
     """Renames the directory `new`, on the same file system, to `path`.
 
     Its content reaches the disk first. A directory that already has the name is replaced as a
-    whole: for a moment there is neither, but never a part of one. After a `WriteError` it is back.
+    whole: for a moment there is neither, but never a part of one.
+
+    Raises:
+        WriteError: an OSError. If a rename failed, a directory that had the name has it still.
     """
     path = os.path.abspath(path)
     with write_errors_named(path):
@@ -256,6 +263,9 @@ def find_path(name: str, path: str, data_dir: str | os.PathLike) -> str:
     """Finds the path that a user gave as `name`: in the current directory, or in `data_dir`.
 
     A URL is not looked up.
+
+    Raises:
+        InputError: it is in neither place.
     """
     if remote.is_url(path):
         return path
@@ -274,7 +284,11 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
-    """Reads a text file; see `decode_text`. A larger one than `max_bytes` is an `InputError`."""
+    """Reads a text file; see `decode_text`.
+
+    Raises:
+        InputError: no such file, larger than `max_bytes`, cannot be read, or other bytes than text.
+    """
     try:
         with remote.open_binary(path) as file:
             content = file.read(max_bytes + 1)
@@ -295,7 +309,11 @@ def encoding_of(content: bytes) -> str:
 
 
 def decode_text(content: bytes, source: str | os.PathLike) -> str:
-    """Decodes UTF-8, or UTF-16 with a byte-order mark. An error names `source` and the line."""
+    """Decodes UTF-8, or UTF-16 with a byte-order mark.
+
+    Raises:
+        InputError: other bytes; the message names `source` and the line.
+    """
     try:
         return content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
@@ -305,14 +323,20 @@ def decode_text(content: bytes, source: str | os.PathLike) -> str:
 
 
 def read_json_object(path: str | os.PathLike, max_bytes: int = 4 << 20) -> dict[str, Any]:
-    """Reads a small file that holds one JSON object; see `parse_json_object`."""
+    """Reads a small file that holds one JSON object.
+
+    Raises:
+        InputError: as `read_small_text` and `parse_json_object`.
+    """
     return parse_json_object(read_small_text(path, max_bytes), os.fspath(path))
 
 
 def parse_json_object(text: str, source: str) -> dict[str, Any]:
     """Parses a JSON object; `source` is where it comes from, for messages.
 
-    A name that is there twice is an error: which of the values counts would be a guess.
+    Raises:
+        InputError: not JSON (with line and column), JSON that cannot be read or is of another type,
+            or an object that has a name twice: which of the values counts would be a guess.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique)

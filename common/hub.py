@@ -45,8 +45,6 @@ def resolve(
 ) -> str:
     """Finds a model's directory: a local one, or the cached copy of one on the hub.
 
-    A path or an impossible name is refused before the hub is contacted.
-
     Args:
         name_or_directory: a directory, a URL such as "s3://bucket/model", or a name such as
             "owner/model". A directory with that path takes precedence.
@@ -54,6 +52,11 @@ def resolve(
         cache_dir: where downloads are kept; None is huggingface_hub's own cache.
         local_files_only: use only what was downloaded before; do not connect to the hub.
         weights: also download the weights. A tokenizer needs none.
+
+    Raises:
+        InputError: no such directory, name or revision, no weights, no access, or no connection; or
+            a `revision` of what is not on the hub. A path or an impossible name is refused before
+            the hub is contacted.
     """
     name = os.fspath(name_or_directory)
     is_local = os.path.isdir(name)
@@ -121,12 +124,15 @@ def _download(name, revision, patterns, cache_dir, local_files_only):
 
 @contextlib.contextmanager
 def errors_explained(action: str, kind: str = "model", is_offline: bool = False) -> Iterator[None]:
-    """Turns an error of huggingface_hub into an `InputError` that says what it means.
+    """Says what an error of huggingface_hub means.
 
     Args:
         action: what is tried, with the name; a message is "cannot", this, and the reason.
         kind: what the repository holds.
         is_offline: whether the hub may not be asked; it never may if HF_HUB_OFFLINE is set.
+
+    Raises:
+        InputError: for every error of huggingface_hub.
     """
     from huggingface_hub import constants, errors
 
@@ -163,7 +169,9 @@ def errors_explained(action: str, kind: str = "model", is_offline: bool = False)
 def find_card(name: str, public: bool) -> str | None:
     """The README.md of a model on the hub; None if there is no such model, or it has none.
 
-    A model that is public is an `InputError` unless `public` allows that.
+    Raises:
+        InputError: the model exists and is public although `public` is false, the hub refuses, or
+            there is no connection.
     """
     from huggingface_hub import HfApi, errors
 
@@ -189,6 +197,9 @@ def upload(directory: str | os.PathLike, name: str, card: str | None, public: bo
         name: "owner/model"; the repository is created if there is none.
         card: the text of README.md, for the hub to check before anything is sent.
         public: whether everybody may see a new repository.
+
+    Raises:
+        InputError: the hub refuses the card, the name or the user, or there is no connection.
     """
     from huggingface_hub import HfApi, ModelCard
 

@@ -43,7 +43,12 @@ def is_address(path: str | os.PathLike) -> bool:
 
 
 def fetch(address: str, is_wanted: Callable[[str], bool] = lambda name: True) -> Dataset:
-    """Downloads the files at an address, unless they are in the cache."""
+    """Downloads the files at an address, unless they are in the cache.
+
+    Raises:
+        InputError: not the address of a data set, no such data set or revision, no access, or no
+            connection.
+    """
     from huggingface_hub import HfApi, HfFileSystem, snapshot_download
 
     if not _ADDRESS.match(address):

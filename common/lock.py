@@ -32,6 +32,10 @@ def locked(path: str | os.PathLike, what: str, advice: str, shared: bool = False
 
     Messages say `what` is locked, and give `advice`. With `shared`, others that share it may have
     the lock at the same time; the file stays.
+
+    Raises:
+        InputError: another process, which the message names, or this one has the lock; or the file
+            cannot be opened for writing.
     """
     path = os.path.realpath(path)
     if path in _held:

@@ -60,7 +60,12 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
 
     Files that are no longer in the store go from the copy, too. With a complete copy, the store is
     asked for one listing, and nothing else. `choose` returns which files are wanted, given the
-    names of all; none is an `InputError`.
+    names of all.
+
+    Raises:
+        InputError: there is no such folder or file, nothing wanted in it, a name that no file here
+            can have, or an error of the store.
+        WriteError: the copy cannot be written.
     """
     url = url.rstrip("/")
     there = remote.list_files(url)
@@ -93,7 +98,8 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
 def hold_copy(url: str) -> None:
     """Keeps the working copy of a folder for this process, until it ends.
 
-    If another process has it, that is an `InputError`: it may not have sent all that it wrote.
+    Raises:
+        InputError: another process has it, and may have written there what it has not sent.
     """
     path = f"{_index_path(url)}.job"
     if path in _held or not remote.is_url(url):
