@@ -12,7 +12,12 @@ _BATCH_BYTES = 4 << 20
 def read_values(path: str | io.IOBase, column: str, name: str) -> Iterator[bytes | None]:
     """Yields the values of a column in order; None for a null. Messages call the file `name`.
 
-    `path` may also be an open file. A damaged file is an OSError without a number.
+    `path` may also be an open file.
+
+    Raises:
+        OSError: the file is damaged (without a number), or cannot be read.
+        InputError: the column does not exist or does not hold text, or the file needs a feature
+            that pyarrow lacks.
     """
     import pyarrow
     import pyarrow.parquet

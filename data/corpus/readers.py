@@ -101,8 +101,11 @@ def read_lines(
 ) -> Iterator[bytes | None]:
     """Yields the lines of a source, stripped and not empty, and None after each document's last.
 
-    `content` is the source's if it comes from `Corpus.stream`; `skipped` counts what is skipped. A
-    damaged file is a `DamagedError` unless `ReadOptions.skip_damaged` is set.
+    `content` is the source's if it comes from `Corpus.stream`; `skipped` counts what is skipped.
+
+    Raises:
+        DamagedError: the file is damaged, and `ReadOptions.skip_damaged` is not set.
+        InputError: the file cannot be read, or a parquet file does not have the text column.
     """
     skipped = Skipped() if skipped is None else skipped
     is_open = False  # a document that has begun

@@ -105,6 +105,11 @@ def find_corpus(
     `path` is a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`, also in a store or in
     a data set on the hub: `hf://datasets/OWNER/NAME/*.parquet`. By default, the corpus is
     OpenWebText in the data directory.
+
+    Raises:
+        InputError: there is no corpus or no text in it, a file or directory cannot be read, or the
+            package that reads a file is missing.
+        DamagedError: an archive is damaged, and `ReadOptions.skip_damaged` is not set.
     """
     options = options or ReadOptions()
     with read_errors(path or data_dir):

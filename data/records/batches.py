@@ -45,6 +45,9 @@ def training_batches(
 
     Returns:
         A dataset of `{"input_ids", "input_mask", "segment_ids"}`, int32 [B, T].
+
+    Raises:
+        InputError: as `load_metadata`, or the records are longer than `max_seq_length`.
     """
     metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
     dataset = tensorflow_setup.generator_dataset(

@@ -61,6 +61,12 @@ def build_records(
         overwrite: replace records that were built with other options.
         make_workers: replaces the processes of this machine.
         finish_only: a missing shard is an error.
+
+    Raises:
+        InputError: the directory holds other records or is in use, the vocabulary cannot be used,
+            the corpus gives no examples, a file of it is damaged or cannot be read, or a process
+            was killed. The finished shards are kept.
+        WriteError: a file cannot be written. The finished shards are kept.
     """
     records_dir = as_path(records_dir)
     with progress.lock(records_dir):

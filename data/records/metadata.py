@@ -155,6 +155,10 @@ def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:
 
     A directory that the original wrote does not have `metadata.json`: its records are counted. A
     directory in an object store is fetched first, and the hash of each shard is checked, too.
+
+    Raises:
+        InputError: there are no records, the build did not finish, `metadata.json` is broken, or a
+            shard is missing, cut, or not the one that it describes.
     """
     if remote.is_url(records_dir):
         return _fetch(os.fspath(records_dir))

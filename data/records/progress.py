@@ -52,7 +52,8 @@ def lock(
 def finished_shards(records_dir: Path | RemotePath, identity: dict) -> dict[str, Shard] | None:
     """Returns the shards that earlier builds finished, by name; None if all are in metadata.json.
 
-    Records of other options, or damaged ones, are an `InputError`.
+    Raises:
+        InputError: the directory holds records of other options, or damaged ones.
     """
     has_shards = bool(shard_files(records_dir))  # first: what builds them notes its options before
     metadata_file, files = records_dir / METADATA_FILE, progress_files(records_dir)

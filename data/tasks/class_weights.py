@@ -12,7 +12,11 @@ BALANCED = "balanced"
 
 
 def check_loss(task: Task, options: Any) -> None:
-    """Checks that the task's loss can have `class_weights` and `label_smoothing`, if given."""
+    """Checks `class_weights` and `label_smoothing` against the task.
+
+    Raises:
+        InputError: its loss cannot have one of them, or it lacks a label that has a weight.
+    """
     for name in ("class_weights", "label_smoothing"):
         given, expected = getattr(options, name), f"absent for the task {task.name}"
         require(not given or name in task.loss_settings, name, expected, given)

@@ -29,7 +29,11 @@ def file_ending(path: str) -> str:
 
 
 def read_text(path: str) -> tuple[str, str]:
-    """A file's text, and the SHA-256 of its bytes as they are on the disk."""
+    """A file's text, and the SHA-256 of its bytes as they are on the disk.
+
+    Raises:
+        InputError: the file cannot be read, or holds other bytes than text.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read()

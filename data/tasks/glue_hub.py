@@ -77,7 +77,9 @@ def make_files(
 ) -> Iterator[tuple[str, BinaryIO]]:
     """Downloads a folder of the copy; yields the name and content of GLUE's file of each split.
 
-    It is an `InputError` if the copy has other files, columns, labels or numbers of rows than GLUE.
+    Raises:
+        InputError: the copy cannot be read, or has other files, columns, labels or numbers of rows
+            than GLUE.
     """
     source = FOLDERS[folder]
     address = f"{ADDRESS}/{source.name}"

@@ -107,6 +107,10 @@ def read_table(
         columns: names in the header, or of fields; or numbers.
         has_header: whether the first row of a TSV or CSV file holds the columns' names.
         may_be_wider: whether rows may have more cells than the header, or the first row.
+
+    Raises:
+        InputError: as `read_text`; or another ending, broken CSV or JSON, a missing column in the
+            header, or numbers for the fields of JSON. `Table.cells` checks each row.
     """
     ending = file_ending(path)
     if ending not in (*SEPARATORS, *JSON_ENDINGS):

@@ -75,6 +75,10 @@ def read_conll(
             it is CoNLL-U and all its tags are "_".
         words_only: do not read tags.
         known_tags: tags that a word may have, besides those in the file.
+
+    Raises:
+        InputError: as `read_text`; or no words, or a line that does not have the columns, or no
+            word or tag in them.
     """
     text, sha256 = read_text(path)
     is_conllu = file_ending(path) == _CONLLU_ENDING

@@ -33,6 +33,10 @@ def read_sentences(
     `word_column` and `tag_column`: by default the first there is of `WORD_FIELDS` and `TAG_FIELDS`.
     Sentences without words are passed over if tags are read. With `words_only`, the words may be
     text, to be split.
+
+    Raises:
+        InputError: as `read_text` and `read_conll`; or no words, an object that is not as
+            described, numbers for the fields of JSON, or names for the columns of a CoNLL file.
     """
     is_json = file_ending(path) in JSON_ENDINGS
     for column in (word_column, tag_column):
