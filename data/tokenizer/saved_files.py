@@ -39,7 +39,9 @@ def vocabulary_file(directory: str | os.PathLike) -> Path:
 def read(directory: str | os.PathLike) -> Saved:
     """Reads vocab.txt or tokenizer.json, and the files that say how text is treated.
 
-    It is an `InputError` if two files disagree, or one asks for what `ConvBertTokenizer` cannot do.
+    Raises:
+        InputError: a file is missing or broken, contradicts another, or asks for what
+            `ConvBertTokenizer` cannot do.
     """
     directory = Path(directory)
     if not directory.is_dir():

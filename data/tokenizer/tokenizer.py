@@ -61,6 +61,10 @@ class ConvBertTokenizer(WordPiece):
             on are the same.
         pad_token, unk_token, cls_token, sep_token, mask_token: the special tokens themselves.
         all_special_tokens, all_special_ids: all five.
+
+    Raises:
+        InputError: the vocabulary cannot be used, see `load_vocabulary`; or `max_word_length` is
+            not from 1 to 200.
     """
 
     pad_token, unk_token, cls_token, sep_token, mask_token = SPECIAL_TOKENS
@@ -137,6 +141,10 @@ class ConvBertTokenizer(WordPiece):
             `offset_mapping` `[B, T, 2]`: the characters `[start, end)` of its text that a token
             comes from, (0, 0) for added tokens and padding; and `special_tokens_mask` `[B, T]`: 1
             for added tokens and padding.
+
+        Raises:
+            InputError: an argument is impossible, `texts` and `text_pairs` differ in number, or a
+                pair cannot be cut enough.
         """
         num_special = add_special_tokens * self.num_special_tokens_to_add(text_pairs is not None)
         _check_layout(padding, truncation, max_length, num_special)
@@ -208,6 +216,9 @@ class ConvBertTokenizer(WordPiece):
 
         With `already_has_special_tokens`, `ids0` is a whole row: its special tokens are 1, a [MASK]
         or [UNK] included.
+
+        Raises:
+            InputError: `ids1` beside a whole row.
         """
         if already_has_special_tokens:
             if ids1 is not None:
@@ -220,7 +231,11 @@ class ConvBertTokenizer(WordPiece):
         return 3 if pair else 2
 
     def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
-        """Looks up the tokens of a sequence of ids, or the token of one."""
+        """Looks up the tokens of a sequence of ids, or the token of one.
+
+        Raises:
+            InputError: an id is not in the vocabulary.
+        """
         if not isinstance(ids, int | np.integer):
             return [self.convert_ids_to_tokens(int(index)) for index in ids]
         if not 0 <= ids < self.vocab_size:
@@ -247,6 +262,9 @@ class ConvBertTokenizer(WordPiece):
             ids: T ids.
             skip_special_tokens: leave these out; transformers does not by default.
             clean_up_tokenization_spaces: also around apostrophes; None is the tokenizer's setting.
+
+        Raises:
+            InputError: an id is not in the vocabulary.
         """
         tokens = self.convert_ids_to_tokens(ids)
         if skip_special_tokens:
@@ -290,6 +308,10 @@ class ConvBertTokenizer(WordPiece):
                 tokenizer.json, and tokenizer_config.json unless the tokenizer is as in BERT
                 uncased. The other files must not contradict a tokenizer.json.
             revision, cache_dir, local_files_only: see `common.hub.resolve`.
+
+        Raises:
+            InputError: as `common.hub.resolve`; or a file is missing or broken, contradicts
+                another, or asks for what this tokenizer cannot do.
         """
         found = hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
         saved = saved_files.read(found)
@@ -316,7 +338,12 @@ class ConvBertTokenizer(WordPiece):
     def save_vocabulary(
         self, save_directory: str | os.PathLike, filename_prefix: str | None = None
     ) -> tuple[str]:
-        """Writes vocab.txt, or PREFIX-vocab.txt, alone; returns its path in a tuple."""
+        """Writes vocab.txt, or PREFIX-vocab.txt, alone; returns its path in a tuple.
+
+        Raises:
+            InputError: the directory does not exist.
+            WriteError: the file cannot be written.
+        """
         if not os.path.isdir(save_directory):
             raise InputError(f"`save_directory`: {save_directory} is not a directory")
         name = f"{filename_prefix}-{VOCAB_FILE}" if filename_prefix else VOCAB_FILE

@@ -39,7 +39,8 @@ _CLASS_NAMES = {
 def stated_options(path: Path) -> dict[str, bool]:
     """Returns do_lower_case and strip_accents, if the file exists and has them.
 
-    It is an `InputError` if the file asks for what `ConvBertTokenizer` cannot do.
+    Raises:
+        InputError: the file is broken, or asks for what `ConvBertTokenizer` cannot do.
     """
     config = read_json(path)
     for name in _BOOLEANS:
@@ -65,7 +66,11 @@ def stated_options(path: Path) -> dict[str, bool]:
 
 
 def stated_max_length(path: Path) -> int | None:
-    """Returns model_max_length, the most tokens that the model takes; None if it is not stated."""
+    """Returns model_max_length, the most tokens that the model takes; None if it is not stated.
+
+    Raises:
+        InputError: the file is broken, or the value is not a whole number from 1.
+    """
     length = read_json(path).get("model_max_length")
     is_number = isinstance(length, int | float) and not isinstance(length, bool)
     is_length = length is None or (is_number and length >= 1 and length == length // 1)
@@ -75,7 +80,11 @@ def stated_max_length(path: Path) -> int | None:
 
 
 def check_special_tokens(path: Path) -> None:
-    """Checks that tokenizer_config.json or special_tokens_map.json names only BERT's tokens."""
+    """Checks the special tokens that tokenizer_config.json or special_tokens_map.json names.
+
+    Raises:
+        InputError: the file is broken, or one is not BERT's.
+    """
     for field, value in read_json(path).items():
         if field.endswith("_special_tokens") and isinstance(value, list | dict):
             tokens = value.values() if isinstance(value, dict) else value
@@ -93,7 +102,11 @@ def check_special_tokens(path: Path) -> None:
 
 
 def check_added_tokens(directory: Path, vocab: list[str]) -> None:
-    """Checks that tokenizer_config.json and added_tokens.json add only special tokens."""
+    """Checks the tokens that tokenizer_config.json and added_tokens.json add to the vocabulary.
+
+    Raises:
+        InputError: a file is broken, or adds other tokens than the special ones with their ids.
+    """
     ids = {token: str(index) for index, token in enumerate(vocab)}
     path = directory / CONFIG_FILE
     added = read_json(path).get("added_tokens_decoder") or {}
@@ -108,7 +121,11 @@ def check_added_tokens(directory: Path, vocab: list[str]) -> None:
 def check_added_token(
     source: str | Path, token: Any, index: int | str, ids: Mapping[str, int | str]
 ) -> None:
-    """Checks that `token` is a special token with its id in the vocabulary; `source` has it."""
+    """Checks that `token` is a special token with its id in the vocabulary.
+
+    Raises:
+        InputError: it is not; `source` is the file, or the file and field, that has it.
+    """
     if token not in SPECIAL_TOKENS or ids[token] != index:
         raise InputError(
             f"{source} has {token!r} with id {index}; only {', '.join(SPECIAL_TOKENS)} can be "
@@ -118,7 +135,11 @@ def check_added_token(
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file; an empty one if the file does not exist."""
+    """Returns the object in a JSON file; an empty one if the file does not exist.
+
+    Raises:
+        InputError: the file contains anything else, or cannot be read.
+    """
     return read_json_object(path, max_bytes=MAX_JSON_BYTES) if path.exists() else {}
 
 

@@ -35,8 +35,10 @@ _ALLOWED = {
 def read(path: Path) -> tuple[list[str], dict[str, Any]]:
     """Reads the vocabulary, and options under `ConvBertTokenizer`'s names, of a tokenizer.json.
 
-    It must describe a tokenizer like BERT's. An id without a token, as where a vocabulary repeats a
-    token, becomes "".
+    An id without a token, as where a vocabulary repeats a token, becomes "".
+
+    Raises:
+        InputError: the file is broken, or describes a tokenizer that is not BERT's.
     """
     content = read_json(path)
     for field, allowed in _ALLOWED.items():

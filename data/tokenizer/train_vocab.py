@@ -63,8 +63,10 @@ def count_words(corpus: Corpus, options: VocabularyOptions) -> Counter[str]:
     """Counts the words of a corpus, as the tokenizer will separate them.
 
     If the corpus is larger than `max_megabytes`, sources are read up to that size in a shuffled
-    order, the same each time; of a compressed tar, the first ones. A corpus without words is an
-    `InputError`.
+    order, the same each time; of a compressed tar, the first ones.
+
+    Raises:
+        InputError: the corpus cannot be read, or has no words.
     """
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
@@ -138,8 +140,10 @@ def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[s
 
     It starts with the special tokens, [PAD] first, and the unused ones. The alphabet follows, at
     the beginning of a word and inside one ("##"), and then the merged tokens in order of merging.
-    There are at most `vocab_size` tokens; fewer where the text has nothing more to merge. If the
-    alphabet does not fit, that is an `InputError`.
+    There are at most `vocab_size` tokens; fewer where the text has nothing more to merge.
+
+    Raises:
+        InputError: `vocab_size` leaves no room for the alphabet.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 

@@ -14,6 +14,9 @@ def kept_lengths(
     ones, the second does. The others are transformers': "longest_first" does the same, but where
     both are cut and the number is odd, the one that was longer keeps one more token (of equally
     long ones, the second); "only_first" and "only_second" cut one text, to one token at least.
+
+    Raises:
+        InputError: the one text that may be cut is missing, or cannot be cut enough.
     """
     if first + (second or 0) <= max_tokens:
         return first, second

@@ -21,6 +21,10 @@ def load_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
     The id of a token is the number of its line, from 0. Lines are stripped, as in the original, and
     blank ones count, except at the end of the file. The last line of a repeated token gives its id.
     A warning is logged about what is unusual.
+
+    Raises:
+        InputError: the file cannot be read, is not text with one token a line, or lacks a special
+            token.
     """
     text = read_small_text(vocab_file, MAX_FILE_BYTES)
     lines = (text if "\n" in text else text.replace("\r", "\n")).removesuffix("\n").split("\n")
@@ -53,7 +57,9 @@ def load_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
 def check_tokens(tokens: Sequence[str], source: str | os.PathLike) -> None:
     """Checks that a vocabulary has all special tokens, and that each token can be in a file.
 
-    `source` is where the vocabulary is, for messages.
+    Raises:
+        InputError: a special token is missing, or a token is too long, more than a line or no text;
+            `source` is where the vocabulary is.
     """
     for index, token in enumerate(tokens):
         if not _is_line(token):

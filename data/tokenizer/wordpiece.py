@@ -115,6 +115,9 @@ class WordPiece:
 
         Returns:
             int32 ids, ragged `[N, (tokens)]`.
+
+        Raises:
+            InputError: `texts` is anything else, or has half a surrogate pair.
         """
         texts = _normalize(
             _as_string_tensor(texts), self.do_lower_case, self.strip_accents, self.max_word_length
@@ -122,7 +125,11 @@ class WordPiece:
         return self._kernel.tokenize(texts)
 
     def tokenize_with_offsets(self, texts: Sequence[str]) -> list[Tokens]:
-        """Cuts texts into the tokens of `tokenize`, with their positions in Python's strings."""
+        """Cuts texts into the tokens of `tokenize`, with their positions in Python's strings.
+
+        Raises:
+            InputError: `texts` is not a list of `str`, or has half a surrogate pair.
+        """
         return split_rows(*self._offsets_graph(_as_string_tensor(check_strings(texts))))
 
     def tokenize_with_ragged_offsets(
