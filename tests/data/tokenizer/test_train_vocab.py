@@ -159,6 +159,14 @@ def test_impossible_options_are_refused(field, least):
             VocabularyOptions(**{field: value})
 
 
+def test_as_many_unused_tokens_as_the_vocabulary_has_are_refused():
+    assert VocabularyOptions(64, num_unused=63).num_unused == 63
+    for value in (64, 65, 20_000_000):
+        message = rf"`num_unused` must be below `vocab_size` \(64\)\. Received: {value}$"
+        with pytest.raises(InputError, match=message):
+            VocabularyOptions(64, num_unused=value)
+
+
 def test_skipped_documents_are_counted(tmp_path, caplog):
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "a"}\n{"body": "b"}\n')
