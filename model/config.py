@@ -258,17 +258,15 @@ class ConvBertConfig:
 
 def _label_names(labels, source):
     """`id2label` of a config.json as a tuple; numbers as names become texts."""
-    if isinstance(labels, dict):
-        ids = [str(number) for number in range(len(labels))]
-        labels = [labels.get(key) for key in ids]  # None for a number that is missing
-    if not isinstance(labels or [], list) or not all(
-        isinstance(name, str | int | float) and not isinstance(name, bool) for name in labels or ()
-    ):
+    if isinstance(labels, dict):  # a missing number has None
+        labels = [labels.get(str(number)) for number in range(len(labels))]
+    names = labels or []
+    if not isinstance(names, list) or not all(type(name) in (str, int, float) for name in names):
         raise InputError(
             f"{source}: `id2label` must be an object with a name, a text or a number, for each "
             "number from 0"
         )
-    return tuple(map(str, labels or ()))
+    return tuple(map(str, names))
 
 
 @dataclasses.dataclass(frozen=True)

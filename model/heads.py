@@ -47,12 +47,8 @@ class HeadModel(PretrainedModel):
         super().__init__(config, **kwargs)
         if convbert is None:
             convbert = ConvBertModel(self.config, name="convbert", dtype=self.dtype_policy)
-        different = [
-            field.name
-            for field in dataclasses.fields(self.config)
-            if field.name not in HEAD_FIELDS
-            and getattr(self.config, field.name) != getattr(convbert.config, field.name)
-        ]
+        ours, theirs = dataclasses.asdict(self.config), dataclasses.asdict(convbert.config)
+        different = [n for n in ours if n not in HEAD_FIELDS and ours[n] != theirs[n]]
         if different:
             raise InputError(
                 "the encoder `convbert` and the head have different configurations: "
