@@ -2,9 +2,9 @@
 
     python3 scripts/inspect_data.py --data-dir DATA_DIR
 
-Colors on a terminal: special tokens are dim, the second segment is blue; of the tokens to predict,
-those hidden behind [MASK] are red and those that stay are yellow. Without colors, these are written
-as {hidden} and {=kept}.
+On a terminal, unless NO_COLOR is set, special tokens are dim and the second segment is blue; of the
+tokens to predict, those hidden behind [MASK] are red and those that stay are yellow. Without
+colors, these are written as {hidden} and {=kept}.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     count = min(args.num_examples, len(batch["input_ids"]))
     masked = draw_masks(batch, count, tokenizer, args.seed)
 
-    colored = not args.no_color and "NO_COLOR" not in os.environ and sys.stdout.isatty()
+    colored = "NO_COLOR" not in os.environ and sys.stdout.isatty()
     for index in range(count):
         row = {name: array[index] for name, array in masked.items()}
         kinds = token_kinds(row, tokenizer)
@@ -76,7 +76,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--num-examples", type=int, default=3, help="examples to print (default: 3)")
     add("--shard", type=int, help="number of the shard to read (default: any)")
     add("--seed", type=int, default=0, help="seed of the choice of examples and of the masks")
-    add("--no-color", action="store_true", help="never use colors")
     args = parser.parse_args(arguments)
     require(args.num_examples >= 1, "num_examples", "at least 1", args.num_examples)
     require(0 <= args.seed <= MAX_SEED, "seed", f"from 0 to {MAX_SEED}", args.seed)

@@ -85,7 +85,6 @@ def test_colors_on_a_terminal_alone_and_never_against_the_users_will(run, monkey
     colored = run("--num-examples", "1")
     assert "\033[2m[CLS]\033[0m" in colored and "\033[1;97;41m" in colored and "{" not in colored
     assert re.sub(r"\033\[[0-9;]*m", "", colored) == re.sub(r"\{=?|\}", "", plain)
-    assert run("--num-examples", "1", "--no-color") == plain
     monkeypatch.setenv("NO_COLOR", "1")
     assert run("--num-examples", "1") == plain
 
