@@ -36,7 +36,7 @@ class Pipeline:
     """
 
     model_class: ClassVar[Any]
-    what: ClassVar[str]  # the model in words, for errors
+    what: ClassVar[str] = ""  # the model in words, for errors; "" reads any class of model
     # Whether padding never changes an output, however the model was trained.
     always_masks_padding: ClassVar[bool] = False
     # Arguments of the class that fine-tuning saves in `task_specific_params`, under `task_kind`.
@@ -91,7 +91,8 @@ class Pipeline:
                 impossible.
         """
         directory = hub.resolve(name_or_directory, revision, cache_dir, local_files_only)
-        cls.check_directory(directory)
+        if cls.what:
+            find_architecture(directory, [cls.model_class.architecture], cls.what)
         source = pretrained.read(directory)
         cls.check_tensors(source, directory)
         changes = {"mask_padding": True} if cls.always_masks_padding else {}
@@ -106,11 +107,6 @@ class Pipeline:
         stated = stated_max_length(pathlib.Path(directory) / CONFIG_FILE) or longest
         options = cls._saved_options(config) | options
         return cls(model, tokenizer, min(stated, longest), **options)
-
-    @classmethod
-    def check_directory(cls, directory: str) -> None:
-        """Raises an `InputError` if the directory holds another kind of model."""
-        find_architecture(directory, [cls.model_class.architecture], cls.what)
 
     @classmethod
     def check_tensors(cls, source: pretrained.ModelFiles, directory: str) -> None:

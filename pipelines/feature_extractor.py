@@ -68,11 +68,6 @@ class FeatureExtractor(Pipeline):
         model = PooledEncoder(encoder, pooling, layer % (last + 1))
         super().__init__(model, tokenizer, max_seq_length)
 
-    @override
-    @classmethod
-    def check_directory(cls, directory):
-        """Every kind of model has an encoder."""
-
     def encode(
         self,
         texts: Sequence[str],

@@ -50,11 +50,6 @@ class FillMask(Pipeline):
 
     @override
     @classmethod
-    def check_directory(cls, directory):
-        """The tensors show whether there is a head."""
-
-    @override
-    @classmethod
     def check_tensors(cls, source, directory):
         if not any(name.startswith("generator_predictions.") for name in source.arrays):
             raise InputError(
