@@ -177,9 +177,7 @@ def check_models(job: Job) -> None:
 def run_jobs(jobs: list[Job], overwrite: bool = False) -> None:
     """Runs the unfinished trials of all jobs; summarizes several tasks in a table.
 
-    Raises:
-        InputError: another process works on a job's results; or they are of other settings, unless
-            `overwrite`.
+    Results of other settings are an `InputError`, unless `overwrite`.
     """
     with contextlib.ExitStack() as stack:
         for job in jobs:

@@ -37,16 +37,11 @@ def read_rows(
     one_row: bool = False,
     required: str = "",
 ) -> list[list[str]]:
-    """Reads rows of texts. All have as many texts as the first.
+    """Reads rows of `least` to `most` texts, all of the same number; `expected` is for messages.
 
-    With --skip-bad-texts, a wrong row becomes a row of empty texts, with a warning.
-
-    Args:
-        args: the options of `command_line.make_parser`.
-        expected: what a row holds, for messages.
-        least, most: how many texts a row may have.
-        one_row: the arguments are the texts of one row; otherwise each is a row.
-        required: a string that every text must contain.
+    `args` are those of `command_line.make_parser`. With --skip-bad-texts, a wrong row becomes a row
+    of empty texts, with a warning. A text on the command line is a row or, with `one_row`, a text
+    of the only row. Every text must contain `required`.
     """
     check_source(args)
     rows: list[list[str] | None] = []
