@@ -96,8 +96,9 @@ def setting(
 ) -> Any:
     """A dataclass field with a one-line description and, for `check_settings`, a range.
 
-    A default that is a dict is copied for each instance. `choices` are the allowed strings or, for
-    a list, its allowed items.
+    A default that is a dict is copied for each instance. `least`, `above`, `most` and `below` bound
+    a number, which must be finite. `choices` are the allowed strings or, for a list, its allowed
+    items.
     """
     bounds = {"at least": least, "above": above, "at most": most, "below": below}
     bounds = {words: bound for words, bound in bounds.items() if bound is not None}

@@ -309,7 +309,7 @@ def encoding_of(content: bytes) -> str:
 
 
 def decode_text(content: bytes, source: str | os.PathLike) -> str:
-    """Decodes UTF-8, or UTF-16 with a byte-order mark.
+    """Decodes UTF-8, or UTF-16 with a byte-order mark; the mark of either is left out.
 
     Raises:
         InputError: other bytes; the message names `source` and the line.

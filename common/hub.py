@@ -43,7 +43,7 @@ def resolve(
     local_files_only: bool = False,
     weights: bool = True,
 ) -> str:
-    """Finds a model's directory: a local one, or the cached copy of one on the hub.
+    """Returns the path of a model's directory: a local one, or the cached copy of one on the hub.
 
     Args:
         name_or_directory: a directory, a URL such as "s3://bucket/model", or a name such as
