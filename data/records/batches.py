@@ -69,8 +69,8 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Reads the same `num_batches` batches each time, taking one example of each shard by turns.
 
-    If there are fewer examples than that, they are repeated. For the other arguments, see
-    `training_batches`.
+    If there are fewer examples than that, they are repeated. For the other arguments and the
+    errors, see `training_batches`.
     """
     metadata = records if isinstance(records, RecordsMetadata) else load_metadata(records)
     paths = [metadata.path(shard) for shard in metadata.shards if shard.examples]
@@ -86,7 +86,7 @@ def batch_sources(
 ) -> dict[str, list[int]]:
     """Finds which records of each shard, by path, batch number `step` of `training_batches` has.
 
-    It reads none of them.
+    It reads none of them. Records are given by their indices in the shard, ascending.
     """
     counts = {metadata.path(shard): shard.examples for shard in metadata.shards}
     sources = collections.defaultdict(list)

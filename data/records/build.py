@@ -113,7 +113,8 @@ def build_part(
     """Builds some of the shards, or those of them that are missing, and no `metadata.json`.
 
     Other parts can be built in the same directory at the same time; `build_records`, which has the
-    same arguments, finishes it. Returns the shards of the part; None if the directory is complete.
+    same arguments and errors, finishes it. Returns the shards of the part; None if the directory is
+    complete.
     """
     records_dir, name = as_path(records_dir), f"{part.number}-of-{part.count}"
     with progress.lock(records_dir, name), progress.lock(records_dir, shared=True):

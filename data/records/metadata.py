@@ -48,7 +48,7 @@ def file_sizes(records_dir: Path | RemotePath) -> dict[str, int]:
 
 
 def shard_files(records_dir: Path | RemotePath) -> list[Path | RemotePath]:
-    """The shards in a directory, in order; warns of files with other endings, such as copies."""
+    """The shards in a directory, by name; warns of files with other endings, such as copies."""
     found = sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
     shards = [path for path in found if re.fullmatch(rf"{SHARD_PREFIX}\d+-of-\d+", path.name)]
     if others := sorted({path.name for path in found} - {path.name for path in shards}):

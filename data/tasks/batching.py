@@ -176,7 +176,7 @@ class Batches(Sequence):
 
     `indices` are the examples of each batch; for `pad_to_max`, see `training_batches`. `num_rows`
     fills each batch up to so many examples, by repeating its last one at weight 0, and pads it to
-    one of three lengths.
+    one of three lengths; None does neither.
     """
 
     features: Features
@@ -256,7 +256,10 @@ class Batches(Sequence):
 def evaluation_batches(
     features: Features, batch_size: int, pad_to_max: bool = False, few_shapes: bool = False
 ) -> tuple[Batches, np.ndarray]:
-    """Batches of all examples, sorted by length to save padding; and int64 `[N]`, their order."""
+    """Batches of all examples, sorted by length to save padding; and int64 `[N]`, their order.
+
+    See `training_batches` for the arguments.
+    """
     order = np.argsort(features.lengths, kind="stable")
     indices = [order[begin : begin + batch_size] for begin in range(0, len(order), batch_size)]
     return Batches(features, indices, pad_to_max, batch_size if few_shapes else None), order

@@ -10,6 +10,8 @@ def kept_lengths(
 ) -> tuple[int, int | None]:
     """Returns how many of its tokens each text keeps, so that both fit into `max_tokens`.
 
+    `first` and `second` are the texts' numbers of tokens; None if there is no second text.
+
     By the strategy "electra", the longer text loses its last token until both fit; of equally long
     ones, the second does. The others are transformers': "longest_first" does the same, but where
     both are cut and the number is odd, the one that was longer keeps one more token (of equally

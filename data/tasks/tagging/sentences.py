@@ -32,7 +32,7 @@ def read_sentences(
     A JSON file has an object for each sentence, with a list of words and one of tags, in the fields
     `word_column` and `tag_column`: by default the first there is of `WORD_FIELDS` and `TAG_FIELDS`.
     Sentences without words are passed over if tags are read. With `words_only`, the words may be
-    text, to be split.
+    text, to be split; with `may_lack_tags`, a file may have no field of tags.
 
     Raises:
         InputError: as `read_text` and `read_conll`; or no words, an object that is not as
