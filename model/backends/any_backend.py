@@ -61,7 +61,10 @@ def scope(num_devices: int) -> contextlib.AbstractContextManager:
 
 
 def replica() -> tuple:
-    """Returns (index, count) of the calling replica, which computes one part of the batch."""
+    """Returns (index, count) of the calling replica, which computes one part of the batch.
+
+    Outside of replicas, that is (0, 1).
+    """
     return 0, 1
 
 

@@ -17,7 +17,9 @@ _MAX_INDEX_BYTES = 16 << 20
 
 
 def read(directory: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Reads the weights in a directory: the arrays by name, and the paths of their files.
+    """Reads the weights in a directory.
+
+    Returns the arrays by name, and the paths of their files: one, or an index and its shards.
 
     The first of these formats is read: `model.safetensors`, `pytorch_model.bin` (each as a single
     file or as shards with an index), `tf_model.h5`. Arrays keep the file's dtype. A safetensors
