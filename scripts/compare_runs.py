@@ -101,10 +101,10 @@ def task_names(variants: Variants) -> dict[str, str]:
     return {task: row["metric"] for run in runs for task, row in run["scores"].items()}
 
 
-def scores_of(run: dict[str, Any], task: str) -> list[float]:
-    """A task's scores in the order of the fine-tuning seeds; [] if it was not run."""
+def scores_of(run: dict[str, Any], task: str) -> dict[str, float]:
+    """A task's scores by the seed of fine-tuning, in order; {} if it was not run."""
     values = run["scores"].get(task, {"values": {}})["values"]
-    return [values[seed] for seed in sorted(values, key=int)]
+    return {seed: values[seed] for seed in sorted(values, key=int)}
 
 
 def score_table(variants: Variants) -> str:
@@ -113,7 +113,10 @@ def score_table(variants: Variants) -> str:
     header = ["variant", "n", *(f"{task}, {metric}" for task, metric in tasks.items())]
     rows = []
     for name, runs in variants.items():
-        columns = [[s for run in runs.values() for s in scores_of(run, task)] for task in tasks]
+        columns = [
+            [score for run in runs.values() for score in scores_of(run, task).values()]
+            for task in tasks
+        ]
         cells = [spread(column) if column else None for column in columns]
         rows.append([name, max(map(len, columns)), *cells])
     return markdown_table(header, rows)
@@ -124,15 +127,18 @@ def difference_table(variants: Variants, baseline: str) -> str:
     header = ["difference", "task", "pairs", "mean", "95 % interval", ""]
     rows = []
     for name, runs in variants.items():
-        seeds = sorted(runs.keys() & variants[baseline].keys())
+        first, second = variants[baseline], runs
         # Random weights have no seed of pre-training: they are compared with every one.
-        pairs = [(variants[baseline][seed], runs[seed]) for seed in seeds]
-        if all(not run["log"] for run in runs.values()):
-            pairs = [(run, runs[0]) for run in variants[baseline].values()]
+        if not any(run["log"] for run in first.values()):
+            first = dict.fromkeys(second, first[0])
+        elif not any(run["log"] for run in second.values()):
+            second = dict.fromkeys(first, second[0])
+        pairs = [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
         for task in task_names(variants) if name != baseline and pairs else ():
             scores = [(scores_of(a, task), scores_of(b, task)) for a, b in pairs]
-            if all(a and len(a) == len(b) for a, b in scores):
-                differences = [[x - y for x, y in zip(a, b, strict=True)] for a, b in scores]
+            shared = [s for s in scores[0][0] if all(s in a and s in b for a, b in scores)]
+            if shared:
+                differences = [[a[seed] - b[seed] for seed in shared] for a, b in scores]
                 low, high = interval(differences)
                 verdict = "within noise" if low <= 0 <= high else ""
                 values = [value for row in differences for value in row]

@@ -123,6 +123,11 @@ def test_from_settings_to_tables(data_dir, jobs, capsys):
     ):
         interval = f"+{mean}.00 to +{mean}.00"
         assert row == [f"both − {name}", "cola", str(pairs), f"+{mean}.00", interval, ""]
+    from_random = compare_runs.difference_table(compare_runs.read_variants(results), "random")
+    assert [row[:4] for row in cells(from_random)[::3]] == [
+        ["random − both", "cola", "4", "-20.00"],
+        ["random − masked_lm", "cola", "2", "-10.00"],
+    ]
 
 
 def cells(table):
@@ -132,7 +137,8 @@ def cells(table):
 
 
 def test_a_difference_within_noise():
-    runs = {"values": {"0": 1.0, "1": 4.0}}, {"values": {"0": 2.0, "1": 1.0}}
+    """Pairs are of the same seed of fine-tuning; seeds that only one run has count in none."""
+    runs = {"values": {"0": 1.0, "2": 9.0, "3": 4.0}}, {"values": {"3": 1.0, "1": 9.0, "0": 2.0}}
     first, second = ({"log": [], "scores": {"rte": {"metric": "x"} | each}} for each in runs)
     table = compare_runs.difference_table({"a": {0: first}, "b": {0: second}}, "a")
     assert cells(table) == [["a − b", "rte", "2", "+1.00", "-1.00 to +3.00", "within noise"]]
