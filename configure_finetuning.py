@@ -26,7 +26,8 @@ _SET_ELSEWHERE -= {"classifier_dropout", "summary_type"}
 class FinetuningConfig(Execution):
     """The hyper-parameters of one job: one task, or several trained jointly.
 
-    Raises an `InputError` for an impossible value, with the field and what it may be.
+    Raises:
+        InputError: an impossible value; the message names the field and what it may be.
     """
 
     task_names: tuple[str, ...] = setting(("cola",), "several tasks are trained jointly")

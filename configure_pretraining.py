@@ -77,7 +77,12 @@ class PretrainingConfig(Objective, Execution):
 
     @classmethod
     def from_hparams(cls, hparams: dict[str, Any]) -> "PretrainingConfig":
-        """The configuration that `--hparams` describes; an impossible value is an `InputError`."""
+        """The configuration that `--hparams` describes.
+
+        Raises:
+            InputError: an unknown name, a wrong type or an impossible value; the message names the
+                field.
+        """
         # `cls()` has the default size's recipe: unset it, so that the given size's applies.
         names = ("learning_rate", "train_batch_size", "generator_hidden_size")
         config = override(cls(), dict.fromkeys(names) | hparams)

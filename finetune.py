@@ -177,7 +177,9 @@ def check_models(job: Job) -> None:
 def run_jobs(jobs: list[Job], overwrite: bool = False) -> None:
     """Runs the unfinished trials of all jobs; summarizes several tasks in a table.
 
-    Results of other settings are an `InputError`, unless `overwrite`.
+    Raises:
+        InputError: another process works on a job's results; they are of other settings and
+            `overwrite` is false, see `trials.check_results`; or a trial fails.
     """
     with contextlib.ExitStack() as stack:
         for job in jobs:

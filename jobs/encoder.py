@@ -28,7 +28,11 @@ class Encoder:
 
 
 def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
-    """The encoder saved below `model_dir`, checked against `config` and its own tokenizer."""
+    """The encoder saved below `model_dir`, checked against `config` and its own tokenizer.
+
+    Raises:
+        InputError: no encoder was found, a file of it is missing or damaged, or it does not fit.
+    """
     from data import ConvBertTokenizer
     from data.tokenizer.saved_files import vocabulary_file
     from model.weights import pretrained

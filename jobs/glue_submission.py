@@ -69,7 +69,9 @@ def choose_trial(model_dir: str, task_name: str, requested: int | None = None) -
     Of an even number of trials, it is the better one of the worse half. Trials do not count if they
     have no predictions, or only those of an earlier run with other settings.
 
-    Raises an `InputError` if there are predictions, but no dev scores to choose by.
+    Raises:
+        InputError: as `read_results_file`; or there are predictions, but no dev scores to choose
+            by.
     """
     results_path = os.path.join(model_dir, "results", f"{task_name}_results.json")
     metric = glue.get_task(task_name).metrics[0]
@@ -105,7 +107,9 @@ def _trials_with_predictions(model_dir, task_name):
 def read_predictions(path: str, file: SubmissionFile) -> list[str]:
     """A prediction for each row of GLUE's test file, in the leaderboard's format.
 
-    Raises an `InputError` if the rows are not the test file's, or one is not a prediction.
+    Raises:
+        InputError: the columns or rows are not the test file's, or one is not a prediction; the
+            message names the file and, unless rows are missing or too many, the line.
     """
     with open(path, encoding="utf-8-sig", errors="replace") as stream:
         header, *rows = [line.split("\t") for line in stream.read().rstrip("\n").split("\n")]

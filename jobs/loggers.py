@@ -136,6 +136,10 @@ class Loggers:
         title, settings: the run's name and parameters in services.
         first_step: the step that a run resumes from. Later lines in the files are dropped; those in
             services stay, and are not sent again. None keeps all lines.
+
+    Raises:
+        InputError: a service cannot be used, or the file of the ids is damaged.
+        WriteError: nothing can be written.
     """
 
     def __init__(

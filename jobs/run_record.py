@@ -19,7 +19,12 @@ PACKAGES = ("tensorflow", "keras", "jax", "numpy", "safetensors", "tensorflow-te
 def add_start(
     run_dir: str | os.PathLike, step: int, hparams: dict[str, Any], records_dir: str | os.PathLike
 ) -> None:
-    """Adds a start at `step` to `run.json`, with everything that could explain the results."""
+    """Adds a start at `step` to `run.json`, with everything that could explain the results.
+
+    Raises:
+        InputError: the file is not a run record.
+        WriteError: it cannot be written.
+    """
     import keras
 
     from data.records.metadata import METADATA_FILE

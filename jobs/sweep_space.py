@@ -48,7 +48,9 @@ _RANGE_FIELDS = {
 def check_space(given: Settings, source: str) -> Space:
     """The space that a JSON object from `source` describes.
 
-    Raises an `InputError` for an unsuitable hyper-parameter, or an impossible value or range.
+    Raises:
+        InputError: no hyper-parameter, an unknown or unsuitable one, an impossible or repeated
+            value, or a range that is none; the message names the hyper-parameter.
     """
     require(bool(given), "space", "an object with a hyper-parameter or more", given, source)
     space: Space = {}
@@ -89,7 +91,11 @@ def _check_range(name, values, source):
 
 
 def grid(space: Space) -> list[Settings]:
-    """Every combination of the values, in order; a range is an `InputError`."""
+    """Every combination of the values, in order.
+
+    Raises:
+        InputError: the space has a range.
+    """
     for name, values in space.items():
         if isinstance(values, Range):
             raise InputError(

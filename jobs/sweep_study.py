@@ -19,7 +19,12 @@ NOTE = "note"  # an attribute of Optuna's trials: why there is no score
 def open_study(directory: str, job: Job, identity: dict[str, Any], startup: int) -> Any:
     """The `optuna.Study` in a sweep's directory, a new one if there is none.
 
-    It must be of the same `job` and `identity`. Pruning begins after `startup` finished settings.
+    Pruning begins after `startup` finished settings.
+
+    Raises:
+        InputError: the sweep there is of another `job` or `identity`; the message lists the
+            differences.
+        WriteError: the file cannot be written.
     """
     import optuna
 

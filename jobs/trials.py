@@ -206,7 +206,11 @@ def _hash(value):
 
 
 def read_results_file(path: str, task_name: str) -> list[TrialResult]:
-    """A task's results, one for each trial; [] if there is no file."""
+    """A task's results, one for each trial; [] if there is no file.
+
+    Raises:
+        InputError: not a file with results of the task, or a damaged one.
+    """
     if not os.path.isfile(path):
         return []
     results = files.read_json_object(path).get(task_name)
@@ -248,9 +252,12 @@ def differences(job: Job, part: TaskData, result: TrialResult) -> dict[str, str]
 
 
 def check_results(job: Job) -> None:
-    """Refuses to replace results of other settings; the `InputError` lists the differences.
+    """Refuses to replace results of other settings.
 
-    Models or predictions without a results file are not replaced either.
+    Raises:
+        InputError: the results file has trials of other settings, or an unfinished trial is of
+            others; the message lists the differences. Or there are models or predictions without a
+            results file, or a file is damaged.
     """
     found: dict[str, str] = {}
     for part in job.parts:

@@ -18,7 +18,10 @@ def open_directory(
 ) -> tuple[str, Callable[[], None]]:
     """Makes the copy equal to what is in the store; returns its path, and what sends its changes.
 
-    Raises an `InputError` if this process `writes`, and another job on this machine has the copy.
+    Raises:
+        InputError: another job on this machine has it, and this process `writes`; or an error of
+            the store.
+        WriteError: the copy cannot be written.
     """
     store = os.path.join(data_dir, "models", model_name)
     if writes:

@@ -124,7 +124,12 @@ class Pipeline:
         return {name: value for name, value in saved.items() if name in cls.saved_arguments}
 
     def compute_outputs(self, features: Features, batch_size: int) -> Arrays:
-        """The network's outputs for all examples; see the function `compute_outputs`."""
+        """The network's outputs for all examples; see the function `compute_outputs`.
+
+        Raises:
+            InputError: this process was forked after the model was loaded, a batch does not fit
+                into the memory, or an output is not finite.
+        """
         if self._predictor.process != os.getpid():  # TensorFlow would wait forever for threads
             raise InputError(
                 "the model was loaded before this process was forked, where it cannot run: load it "

@@ -69,7 +69,13 @@ class TextClassifier(Pipeline):
         batch_size: int = 32,
         errors: str = "raise",
     ) -> Predictions:
-        """Classifies texts, or pairs of texts, in batches of similar length."""
+        """Classifies texts, or pairs of texts, in batches of similar length.
+
+        Raises:
+            InputError: as `compute_outputs`; an impossible argument; the lists differ in length;
+                the model reads pairs, and there are none; or a text is empty or not a string,
+                unless `errors` is "skip".
+        """
         if self.reads_pairs and text_pairs is None:
             raise InputError(
                 "the model was fine-tuned on pairs of texts: `text_pairs` is missing (on the "

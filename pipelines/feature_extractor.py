@@ -78,6 +78,10 @@ class FeatureExtractor(Pipeline):
         """Vectors of N texts, or pairs, in order: float32 `[N, H]`; NaN for one that was skipped.
 
         A warning says how many were cut.
+
+        Raises:
+            InputError: as `compute_outputs`; an impossible argument; the lists differ in length; or
+                a text is empty or not a string, unless `errors` is "skip".
         """
         vectors = list(self.encode_chunks(texts, text_pairs, batch_size, errors))
         return np.concatenate([np.empty((0, self.hidden_size), np.float32), *vectors])

@@ -63,7 +63,11 @@ class FillMask(Pipeline):
     ) -> Answers:
         """The `top_k` likeliest tokens for each [MASK] of each text: a list of lists.
 
-        [MASK] is in capitals even for an uncased vocabulary. A text without one is wrong.
+        [MASK] is in capitals even for an uncased vocabulary.
+
+        Raises:
+            InputError: as `compute_outputs`; an impossible argument; or something that is not a
+                text with a [MASK], unless `errors` is "skip".
         """
         checked = self._check(texts, top_k, batch_size, errors)
         return checked.answers(self._fill(checked.good, top_k, batch_size))

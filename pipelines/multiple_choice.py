@@ -45,6 +45,11 @@ class MultipleChoice(base.Pipeline):
 
         A batch has `batch_size` contexts, each with all its choices. Answers are names of choices,
         or their numbers from 0; `num_cut` counts choices that were cut with their context.
+
+        Raises:
+            InputError: as `compute_outputs`; an impossible argument; the lists differ in length; or
+                a text is empty or not a string, or a context has fewer than two or another number
+                of choices, unless `errors` is "skip".
         """
         checked = base.check_inputs(
             batch_size, errors, self._parser(), contexts=contexts, choices=choices

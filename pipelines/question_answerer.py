@@ -83,8 +83,12 @@ class QuestionAnswerer(base.Pipeline):
     ) -> base.Answers:
         """Answers N questions from as many contexts: a list of `FoundAnswer`.
 
-        Equal contexts are tokenized once. A batch has `batch_size` windows. A question that leaves
-        no room for its context is wrong.
+        Equal contexts are tokenized once. A batch has `batch_size` windows.
+
+        Raises:
+            InputError: as `compute_outputs`; an impossible argument; the lists differ in length; or
+                a text is empty or not a string, or a question leaves no room for its context,
+                unless `errors` is "skip".
         """
         checked = base.check_inputs(
             batch_size, errors, self._parse, questions=questions, contexts=contexts

@@ -83,6 +83,10 @@ class Tagger(Pipeline):
         """Tags sentences, lists of words or strings with spaces: a list of `TaggedSentence`.
 
         A batch has `batch_size` sentences, or windows of long ones, of similar length.
+
+        Raises:
+            InputError: as `compute_outputs`; an impossible argument; or a sentence has no words, or
+                a word is empty or not a string, unless `errors` is "skip".
         """
         checked = check_inputs(batch_size, errors, _words_of, sentences=sentences)
         rows = checked.good

@@ -69,7 +69,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read_experiment(path: str) -> dict[str, Any]:
-    """The settings of an experiment, checked except for the hyper-parameters of fine-tuning."""
+    """The settings of an experiment, checked except for the hyper-parameters of fine-tuning.
+
+    Raises:
+        InputError: as `read_json_object`; a missing or unknown part, or impossible hyper-parameters
+            of pre-training; the message names the file and the field.
+    """
     experiment = files.read_json_object(path)
     require(experiment.keys() == KEYS, "its parts", ", ".join(sorted(KEYS)), [*experiment], path)
     for name, variant in experiment["variants"].items():
@@ -159,7 +164,11 @@ def read_scores(model_dir: Path, task: Any) -> dict[str, Any]:
 
 
 def run_job(script: str, *arguments: str) -> None:
-    """Runs a job and passes signals on to it; exits with its status if it fails or is stopped."""
+    """Runs a job and passes signals on to it.
+
+    Raises:
+        SystemExit: it failed or was stopped; with its exit status, or 128 + N after signal N.
+    """
     command = [sys.executable, str(ROOT / script), *arguments]
     print("running", shlex.join(command[1:]), flush=True)
     # In a group of its own, Ctrl-C reaches the job once, through here.
