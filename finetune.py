@@ -276,7 +276,7 @@ def make_features(job: Job, part: TaskData) -> dict[str, Any]:
 def run_trial(
     models: JobModels, features: dict[str, dict[str, Any]], trial: int
 ) -> dict[str, TrialResult]:
-    """Runs a trial and writes its models and predictions; returns each task's result."""
+    """Runs a trial, from 1, and writes its models and predictions; returns each task's result."""
     from jobs import report
 
     started, job, config = time.time(), models.job, models.job.config
@@ -314,7 +314,10 @@ def run_trial(
 
 
 def write_predictions(job: Job, features, outputs, trial: int) -> None:
-    """Writes a trial's predictions for test sets and, if the task asks for it, for dev sets."""
+    """Writes a trial's predictions for test sets and, if the task asks for it, for dev sets.
+
+    `features` and `outputs` are by task and split.
+    """
     for part in job.parts:
         name, splits = part.task.name, part.dev | part.tests
         for split, split_outputs in outputs[name].items():
@@ -369,8 +372,9 @@ def train(models: JobModels, features, trial: int, evaluate) -> dict[str, Any]:
     As in the original's run_finetuning.py and model/optimization.py, losses are summed over the
     batch, and gradients are clipped to norm 1.
 
-    Returns what `TrialProgress.finish` does, and `seconds_before`: how long earlier processes have
-    trained the trial.
+    `evaluate` returns the scores and the outputs of the current weights. Returns what
+    `TrialProgress.finish` does, and `seconds_before`: how long earlier processes have trained the
+    trial.
     """
     import keras
 

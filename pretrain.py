@@ -363,7 +363,7 @@ def not_finite_error(run, what, first, last):
 
 
 def score(run, model, stop):
-    """The model's scores on `num_eval_steps` batches, by name; None if a signal came first."""
+    """The model's scores on `num_eval_steps` batches, by name in the log; None after a signal."""
     from data.records import batches
     from model.backends import distribution
     from model.training.evaluation import StopEvaluation
