@@ -67,7 +67,8 @@ def choose_trial(model_dir: str, task_name: str, requested: int | None = None) -
     """The requested trial, or the median one by the dev score of the task's main metric.
 
     Of an even number of trials, it is the better one of the worse half. Trials do not count if they
-    have no predictions, or only those of an earlier run with other settings.
+    have no predictions, or only those of an earlier run with other settings. The requested one may
+    lack predictions.
 
     Raises:
         InputError: as `read_results_file`; or there are predictions, but no dev scores to choose
@@ -148,7 +149,8 @@ def _format(task, text):
 def constant_predictions(file: SubmissionFile) -> list[str]:
     """Predictions for a task without a model: the most frequent label in every row.
 
-    Scores are the middle of the range, except the first: no correlation with a constant is defined.
+    Scores are the middle of the range, but 0 in the first row: no correlation with a constant is
+    defined.
     """
     if file.most_frequent:
         return [file.most_frequent] * file.num_rows

@@ -91,7 +91,10 @@ def make_page(
     reviews: dict[str, Review],
     lengths: Sequence[Sequence[str]],
 ) -> str:
-    """The page about a trial, whose `reviews` are by dev split; `results` are of all trials."""
+    """The page about a trial, whose `reviews` are by dev split.
+
+    `results` are of all trials, as in the results file; `lengths` are from `describe_lengths`.
+    """
     seed = next(result["seed"] for result in results if result["trial"] == trial)
     body = [
         f"<h1>{html.escape(title)}</h1>",

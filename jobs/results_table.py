@@ -68,8 +68,9 @@ def over_trials(values: list[float]) -> dict[str, float | None]:
 def score_rows(results: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """The names of a task's metrics, and rows of a table: trial, seed, and a text for each score.
 
-    Several trials are followed by their median, mean and deviation. Trials without scores are left
-    out; a missing score is None.
+    `results` are of trials, as in the results file. Scores have two decimals; a missing one is
+    None. Several trials are followed by their median, mean and deviation. Trials without scores are
+    left out.
     """
     scored = [result for result in results if result["metrics"]]
     names = list(scored[-1]["metrics"]) if scored else []

@@ -315,7 +315,7 @@ def merge_evaluation(job: Job, part: TaskData, known: TrialResult, new: TrialRes
 
 
 def finished_trials(job: Job) -> Trials:
-    """The trials that need not be repeated.
+    """The trials that need not be repeated: by number, each task's result.
 
     They had the same hyper-parameters, model and data, and all their files exist.
     """
