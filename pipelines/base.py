@@ -31,6 +31,8 @@ TEXTS_AT_ONCE = 1024
 class Pipeline:
     """A saved model with its tokenizer, which reads at most `max_seq_length` tokens in a row.
 
+    The model is of the class `model_class`; the tokenizer has the model's vocabulary.
+
     All methods that predict take the arguments `batch_size` and `errors`. A text that is empty or
     not a string is an `InputError`, or with `errors="skip"` is left out.
     """
@@ -234,9 +236,11 @@ def check_inputs(
     parse: Callable[..., Any] | None = None,
     **inputs: Any,
 ) -> Checked:
-    """Checks the arguments of a pipeline; `errors` is "raise", or "skip" to leave out wrong rows.
+    """Checks the arguments of a pipeline.
 
     Args:
+        batch_size: a positive integer.
+        errors: "raise", or "skip" to leave out wrong rows.
         parse: makes a row of its index and an item of each list; None makes a list of texts.
         **inputs: lists of the same length, by the argument's name; `text_pairs` may be None.
     """

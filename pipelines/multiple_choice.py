@@ -44,7 +44,8 @@ class MultipleChoice(base.Pipeline):
         """Finds the best choice for each of N contexts, all with the same number of choices.
 
         A batch has `batch_size` contexts, each with all its choices. Answers are names of choices,
-        or their numbers from 0; `num_cut` counts choices that were cut with their context.
+        or their numbers from 0; probabilities are float32 `[N, choices]`; `num_cut` counts choices
+        that were cut with their context.
 
         Raises:
             InputError: as `compute_outputs`; an impossible argument; the lists differ in length; or

@@ -22,7 +22,7 @@ class FoundEntity:
 
     type: str  # such as "PER"
     first: int  # the number of its first word, from 0
-    last: int
+    last: int  # the number of its last word
     text: str  # its words, joined by spaces
 
 
