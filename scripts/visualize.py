@@ -93,8 +93,8 @@ def look_inside(encoder: Any, inputs: dict, head: Any) -> dict:
     """What the page shows of one text.
 
     That is `attention` [layers, heads, T, T] and `kernels` [layers, heads, T, K], both encoded;
-    their sizes, with `taps` 0 if there are no convolutions; and T probabilities `replaced`, or None
-    without a `head`.
+    their sizes `layers`, `heads` and `taps`, which is 0 without convolutions; and T probabilities
+    `replaced`, or None without a `head`.
     """
     import numpy as np
     from keras import ops
