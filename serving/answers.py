@@ -159,8 +159,9 @@ def best_texts(candidates, windows: Windows, characters, contexts, n_best_size: 
     """The best answer to each question: `data.tasks.question_answering.answers._best_texts`.
 
     `candidates` are the first five results of `search_all`; `characters` are the first character,
-    and the end, of each token of all `contexts` [Q]. Returns `answer`, `start`, `end`,
-    `probability` and `score`, [Q] each; without candidates "", -1, -1, undefined and 0.
+    and the end, of each token of all `contexts`, strings [Q]. `n_best_size` different texts share
+    the probability. Returns `answer`, `start`, `end`, `probability` and `score`, [Q] each; without
+    candidates "", -1, -1, undefined and 0.
     """
     row, first, last, start_score, end_score = candidates
     question = tf.gather(windows.question, row)

@@ -102,7 +102,7 @@ def network_function(model: Any, transformers_inputs: bool = False) -> Any:
 
 
 def axes_of(model: Any) -> tuple[str, ...]:
-    """The names of the axes of a model's inputs; its outputs begin with the same axes."""
+    """Names of the axes of a model's inputs; the first of them are its outputs' of unknown size."""
     is_choice = isinstance(model, ConvBertForMultipleChoice)
     return ("batch", "choices", "length") if is_choice else ("batch", "length")
 

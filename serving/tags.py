@@ -81,7 +81,8 @@ def sentence_windows(starts: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor, room
 
     `starts` [words + 1] has the first token of each word, and the end of the last word; `begins`
     and `ends` [S] have the first word of each sentence, and the end of its last. Returns the first
-    word, the end, and the first owned word of each window, [windows]. All are int64.
+    word, the end, and the first owned word of each window, [windows], in the sentences' order. All
+    are int64.
     """
 
     def word_at(tokens, side="left"):
@@ -113,7 +114,8 @@ def sentence_windows(starts: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor, room
 def convert_tags(labels, numbers: tf.Tensor, sentences: tf.Tensor, scheme: str) -> tf.Tensor:
     """`entities.convert_tags` in a graph: any sequence of labels → valid tags, strings [words].
 
-    `numbers` and `sentences`, int64 [words], are each word's label and sentence.
+    `labels` are the model's, tags of entities; `numbers` and `sentences`, int64 [words], are each
+    word's label and sentence; `scheme` is one of `entities.SCHEMES`.
     """
     prefixes, _, types = np.array([label.partition("-") for label in labels]).T
     same_type = types[:, None] == types  # [label before, label]
