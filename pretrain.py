@@ -394,7 +394,7 @@ def evaluate(run, model, stop):
     path = os.path.join(run.directory, "results", "pretrain_results.json")
     with explain_errors(run, run.eval_metadata), files.write_errors_named(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        files.write_text(path, json.dumps(line | {"records": records_dir}, indent=2) + "\n")
+        files.write_json(path, line | {"records": records_dir})
         with open_loggers(run, None) as write:
             write(step, scores)
         directories = [os.path.join(run.directory, name) for name in model.saved_models()]

@@ -19,7 +19,7 @@ from benchmarks.gpu_targets import TARGETS, Target
 from benchmarks.hlo import Kernel, Program
 from benchmarks.rounds import ROOT
 from common.errors import InputError
-from common.files import write_text
+from common.files import write_json
 from common.markdown import markdown_table
 from configure_pretraining import PretrainingConfig
 from model.config import load_hparams
@@ -71,8 +71,7 @@ def run(args: argparse.Namespace) -> None:
             for kernel, time in zip(kernels, seconds, strict=True)
         ]
         report = {"step": job, "target": args.target, "total": row, "kinds": kinds}
-        text = json.dumps(report | {"kernels": parts}, indent=1)
-        write_text(args.output, text + "\n")
+        write_json(args.output, report | {"kernels": parts}, indent=1)
 
 
 def compile_step(job: dict, target: Target) -> tuple[dict, list[Kernel]]:

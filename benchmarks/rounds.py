@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import write_text
+from common.files import write_json
 from common.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,7 +184,7 @@ def report(
     print(*(f"{name}: {ratio:.3g}" for name, ratio in ratios.items()), *notes, sep="\n")
     if args.output:
         result = {"machine": machine, "options": options, "rows": rows, "ratios": ratios}
-        write_text(args.output, json.dumps(result | {"notes": notes}, indent=1) + "\n")
+        write_json(args.output, result | {"notes": notes}, indent=1)
 
 
 def describe_machine() -> dict:

@@ -6,14 +6,13 @@ next to what was last recorded on the same kind of processor.
 
 import argparse
 import datetime
-import json
 import shutil
 from pathlib import Path
 
 from benchmarks import models, rounds
 from benchmarks.rounds import OURS
 from common.errors import InputError
-from common.files import read_json_object, write_text
+from common.files import read_json_object, write_json
 from common.markdown import markdown_table
 
 RECORDS = Path(__file__).with_name("smoke.json")
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         today = datetime.datetime.now(datetime.UTC).date().isoformat()
         records = [r for r in records if r is not last]
         records.append({"processor": processor, "date": today, "ratios": ratios})
-        write_text(str(RECORDS), json.dumps({"records": records}, indent=1) + "\n")
+        write_json(str(RECORDS), {"records": records}, indent=1)
         print(f"Recorded in {RECORDS}.")
     elif last is None:
         print("Nothing is recorded for this processor; --record does it.")

@@ -176,6 +176,11 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         file.write(text)
 
 
+def write_json(path: str | os.PathLike, value: Any, indent: int = 2, **options: Any) -> None:
+    """Writes a value as `json.dumps` shows it, with `options`, and a newline; see `write_text`."""
+    write_text(path, json.dumps(value, indent=indent, **options) + "\n")
+
+
 @contextlib.contextmanager
 def temporary_directory(path: str | os.PathLike) -> Iterator[str]:
     """Yields a new directory beside `path`, with a temporary name; it is removed at the end."""

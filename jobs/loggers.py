@@ -170,7 +170,7 @@ class Loggers:
             self._services[name] = service
             if ids.get(name) != service.id:
                 ids[name] = service.id
-                files.write_text(path, json.dumps(ids, indent=2) + "\n")
+                files.write_json(path, ids)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes a line to every logger."""

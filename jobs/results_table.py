@@ -10,7 +10,6 @@ whole of GLUE's data. Otherwise, the average is called "average of N tasks":
 """
 
 import dataclasses
-import json
 import math
 import os
 import statistics
@@ -249,7 +248,7 @@ def write(summary: dict[str, Any], directory: str | os.PathLike, name: str = "su
     """Writes `name`.json, `name`.md and, if there are scores, `name`.png."""
     os.makedirs(directory, exist_ok=True)
     path = os.path.join(directory, name)
-    files.write_text(f"{path}.json", json.dumps(summary, indent=2) + "\n")
+    files.write_json(f"{path}.json", summary)
     files.write_text(f"{path}.md", to_markdown(summary))
     if any(row["metrics"] for row in summary["tasks"].values()):
         figures.save(draw(summary), f"{path}.png")

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import json
 import os
 import platform
 import subprocess
@@ -60,7 +59,7 @@ def add_start(
     }
     with files.write_errors_named(path):
         os.makedirs(run_dir, exist_ok=True)
-        files.write_text(path, json.dumps({"starts": [*starts, entry]}, indent=2) + "\n")
+        files.write_json(path, {"starts": [*starts, entry]})
 
 
 def package_versions() -> dict[str, str]:

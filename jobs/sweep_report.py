@@ -129,5 +129,4 @@ def write(directory: str, title: str, metric: str, space: Space, rows: list[Row]
     files.write_text(os.path.join(directory, "sweep.md"), to_markdown(*content))
     figures.save(draw(*content), os.path.join(directory, "sweep.png"))
     if best := best_of(rows):
-        text = json.dumps(hparams | best.settings, indent=2) + "\n"
-        files.write_text(os.path.join(directory, BEST), text)
+        files.write_json(os.path.join(directory, BEST), hparams | best.settings)

@@ -368,7 +368,7 @@ def write_results(job: Job, new: Trials, without: int | None = None) -> None:
         ]
         for part in job.parts
     }
-    files.write_text(job.results_path, json.dumps(results, indent=2) + "\n")
+    files.write_json(job.results_path, results)
     write_results_as_text(job)
 
 

@@ -143,7 +143,7 @@ def make_run(
     with files.atomic_directory(output) as temporary:
         if hparams is not None:
             shutil.copyfile(model_dir / LOG_FILE, Path(temporary, LOG_FILE))
-        files.write_text(Path(temporary, RESULTS), json.dumps(results, indent=1) + "\n")
+        files.write_json(Path(temporary, RESULTS), results, indent=1)
 
 
 def find_task(name: str) -> Any:

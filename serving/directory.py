@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import importlib.util
-import json
 import os
 from typing import Any
 
@@ -101,8 +100,7 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
             fields["int8"] = options.int8
         fields |= getattr(formats, f"save_{options.format}")(pipeline, options, target)
         pipeline.tokenizer.save_pretrained(temporary, pipeline.max_seq_length)
-        text = json.dumps(fields, indent=1, ensure_ascii=False)
-        files.write_text(os.path.join(temporary, METADATA), text + "\n")
+        files.write_json(os.path.join(temporary, METADATA), fields, indent=1, ensure_ascii=False)
     return fields
 
 

@@ -17,7 +17,7 @@ from absl import logging
 
 from common import remote, remote_cache
 from common.errors import InputError
-from common.files import read_json_object, write_text
+from common.files import read_json_object, write_json
 from common.remote import RemotePath
 from data.corpus.readers import MAX_LISTED
 from data.records.options import RECORD_FORMATS
@@ -147,7 +147,7 @@ class RecordsMetadata:
         }
         path = self.records_dir / METADATA_FILE
         with write_errors(path):
-            write_text(path, json.dumps(content, indent=1) + "\n")
+            write_json(path, content, indent=1)
 
 
 def load_metadata(records_dir: str | os.PathLike) -> RecordsMetadata:

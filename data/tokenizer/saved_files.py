@@ -89,8 +89,7 @@ def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
         (CONFIG_FILE, config),
         (JSON_FILE, tokenizer_json.describe(*saved)),
     ):
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        files.write_text(directory / name, text)
+        files.write_json(directory / name, content, ensure_ascii=False)
     write_vocabulary(directory / VOCAB_FILE, saved.vocab)  # last: where it is, the others are
     names = (CONFIG_FILE, SPECIAL_TOKENS_FILE, VOCAB_FILE, JSON_FILE)
     return tuple(str(directory / name) for name in names)

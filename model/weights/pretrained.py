@@ -6,7 +6,6 @@ the original's layout.
 """
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -233,9 +232,7 @@ def save(
     fields = config.to_hf_dict(architecture) | {"dtype": "float32"}
     if PROJECTION in arrays:
         fields |= {"summary_use_proj": True, "summary_activation": config.hidden_act}
-    files.write_text(
-        os.path.join(directory, "config.json"), json.dumps(fields, indent=2, sort_keys=True) + "\n"
-    )
+    files.write_json(os.path.join(directory, "config.json"), fields, sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True)

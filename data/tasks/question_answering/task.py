@@ -5,7 +5,6 @@ MRQA 2019 shared task. docs/finetuning.md explains the JSON fields of a user's o
 """
 
 import dataclasses
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import override
 
-from common.files import write_text
+from common.files import write_json, write_text
 from data.tasks import task_fields
 from data.tasks.base import Task
 from data.tasks.question_answering.evaluation import evaluate, evaluate_with_unanswerable
@@ -92,8 +91,7 @@ class QuestionAnsweringTask(Task):
             contents["null_odds"] = {q: answer.null_odds for q, answer in answers.items()}
         stem = os.path.splitext(path)[0]
         for name, content in contents.items():
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            write_text(f"{stem}_{name}.json", text)
+            write_json(f"{stem}_{name}.json", content, indent=1, ensure_ascii=False)
         lines = ["index\tid\tprediction"]
         for index, (question, text) in enumerate(texts.items()):
             lines.append(f"{index}\t{question}\t{' '.join(text.split())}")
