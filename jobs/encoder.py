@@ -34,7 +34,7 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
         InputError: no encoder was found, a file of it is missing or damaged, or it does not fit.
     """
     from data import ConvBertTokenizer
-    from data.tokenizer.saved_files import vocabulary_file
+    from data.tokenizer.saved_files import check_vocab_size
     from model.weights import pretrained
 
     found = saved_encoder(model_dir)
@@ -47,11 +47,7 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     _check_size(config.model_size, saved.config, found)
     network = override(saved.config, config.model_hparam_overrides)
     tokenizer = ConvBertTokenizer.from_pretrained(found)
-    if tokenizer.vocab_size > network.vocab_size:
-        raise InputError(
-            f"{vocabulary_file(found)} has {tokenizer.vocab_size} tokens, but the model's "
-            f"`vocab_size` is {network.vocab_size}: it is not this model's vocabulary"
-        )
+    check_vocab_size(found, tokenizer.vocab_size, network.vocab_size)
     paths = (os.path.join(found, "config.json"), *saved.paths)
     weights = b"".join(bytes.fromhex(files.sha256_of(path)) for path in paths)
     return _make_encoder(found, network, tokenizer, weights, config)

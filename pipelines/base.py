@@ -14,7 +14,7 @@ from common.fields import require, require_one_of, unknown
 from data import ConvBertTokenizer
 from data.tasks.batching import Arrays, Features, gather_outputs
 from data.tasks.examples import parse_text
-from data.tokenizer.saved_files import vocabulary_file
+from data.tokenizer.saved_files import check_vocab_size
 from data.tokenizer.tokenizer_config import CONFIG_FILE, stated_max_length
 from model import ConvBertConfig, adaptation
 from model.backends import devices
@@ -100,11 +100,7 @@ class Pipeline:
         changes = {"mask_padding": True} if cls.always_masks_padding else {}
         model = cls.model_class.from_source(source, dtype=dtype, **changes)
         config, tokenizer = model.config, ConvBertTokenizer.from_pretrained(directory)
-        if tokenizer.vocab_size > config.vocab_size:
-            raise InputError(
-                f"{vocabulary_file(directory)} has {tokenizer.vocab_size} tokens, but the "
-                f"model's `vocab_size` is {config.vocab_size}"
-            )
+        check_vocab_size(directory, tokenizer.vocab_size, config.vocab_size)
         longest = config.max_position_embeddings
         stated = stated_max_length(pathlib.Path(directory) / CONFIG_FILE) or longest
         options = cls._saved_options(config) | options

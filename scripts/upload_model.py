@@ -76,12 +76,7 @@ def find_files(directory: str) -> list[Path]:
             "models/NAME/discriminator or models/NAME/finetuning_models/TASK_1"
         )
     network = ConvBertConfig.from_hf_dict(files.read_json_object(config), str(config))
-    vocab = saved_files.read(folder).vocab
-    if len(vocab) > network.vocab_size:
-        raise InputError(
-            f"{saved_files.vocabulary_file(folder)} has {len(vocab)} tokens, but `vocab_size` in "
-            f"{config} is {network.vocab_size}: it is not this model's vocabulary"
-        )
+    saved_files.check_vocab_size(folder, len(saved_files.read(folder).vocab), network.vocab_size)
     paths = [path for path in sorted(folder.iterdir()) if path.is_file()]
     paths = [path for path in paths if not path.name.startswith(".") and path.name != "README.md"]
     if not {path.name for path in paths}.intersection(hub.WEIGHT_FILES):

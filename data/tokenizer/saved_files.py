@@ -36,6 +36,15 @@ def vocabulary_file(directory: str | os.PathLike) -> Path:
     return json_file if json_file.exists() and not vocab_file.exists() else vocab_file
 
 
+def check_vocab_size(directory: str | os.PathLike, num_tokens: int, vocab_size: int) -> None:
+    """Raises an `InputError` if a vocabulary has more tokens than its model's `vocab_size`."""
+    if num_tokens > vocab_size:
+        raise InputError(
+            f"{vocabulary_file(directory)} has {num_tokens} tokens, but the model's `vocab_size` "
+            f"is {vocab_size}: it is not this model's vocabulary. Put the model's own there"
+        )
+
+
 def read(directory: str | os.PathLike) -> Saved:
     """Reads vocab.txt or tokenizer.json, and the files that say how text is treated.
 
