@@ -21,8 +21,8 @@ from data.records.build_shard import BuildOptions
 from data.records.metadata import load_metadata
 from tests.support.corpora import contents, openwebtext_of, random_archives, write_vocab
 from tests.support.files import write
+from tests.support.processes import ROOT
 
-ROOT = pathlib.Path(build_data.__file__).parent
 NUM_SHARDS, DOCUMENTS = 24, 12
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -17,9 +16,9 @@ from common.errors import InputError
 from jobs.loggers import JsonLines
 from tests.support import pretraining
 from tests.support.pretraining import log_lines
+from tests.support.processes import ROOT
 from tests.support.training_steps import QUICKLY
 
-ROOT = pathlib.Path(__file__).parents[1]
 HPARAMS = {
     "model_hparam_overrides": {
         "num_hidden_layers": 1,

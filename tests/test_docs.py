@@ -8,7 +8,6 @@ import re
 import runpy
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -22,9 +21,9 @@ from data.tasks import registry
 from jobs import sweep_space
 from model.config import ConvBertConfig
 from scripts import export
+from tests.support.processes import ROOT
 from tests.support.random_models import NETWORK
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(

@@ -32,9 +32,8 @@ from tests.support.finetuning import (
 )
 from tests.support.pages import Page
 from tests.support.pretraining import tree
+from tests.support.processes import ROOT
 from tests.support.random_models import softmax
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 import ast
 import graphlib
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support.processes import ROOT, run_python
+
 ENTRY_SCRIPTS = ("build_data", "pretrain", "finetune")
 # A module imports only from lower ranks, and from its own package.
 RANKS = {
@@ -152,15 +152,7 @@ COMMANDS = [
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
 def test_help_imports_nothing_heavy(path, tmp_path):
     """From another folder, as a file."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(path), "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_python("-X", "importtime", path, "--help", cwd=tmp_path, timeout=60)
     assert "usage: " in done.stdout
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "argparse" in imported

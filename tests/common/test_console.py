@@ -7,13 +7,12 @@ import shlex
 import subprocess
 import sys
 import termios
-from pathlib import Path
 
 import pytest
 
 from common import console
+from tests.support.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 NOISE = (
     "\t [[{{node PyFunc}}]]",
     "WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",

@@ -3,8 +3,6 @@
 import errno
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,8 +11,7 @@ import safetensors.numpy
 from common import files
 from common.errors import InputError
 from tests.support.files import write
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support.processes import run_python
 
 
 def test_a_directory_takes_its_name(tmp_path):
@@ -61,9 +58,7 @@ def test_names_of_the_users_own_stay(tmp_path, write_new):
 @WAYS
 def test_only_leftovers_of_dead_processes_of_this_host_go(tmp_path, write_new):
     code = "import sys; from common import files; print(files._temporary_name(sys.argv[1]))"
-    command = [sys.executable, "-c", code, str(tmp_path / "other")]
-    dead = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    leftover = pathlib.Path(dead.strip())
+    leftover = pathlib.Path(run_python("-c", code, tmp_path / "other").stdout.strip())
     host, process = os.uname().nodename, leftover.name.split("-")[-3]
     others = [
         leftover.name.replace(f"-{process}-", f"-{os.getppid()}-"),  # alive

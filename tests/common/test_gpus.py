@@ -1,13 +1,12 @@
 """What is said of GPUs, with an `nvidia-smi` that prints what the test wants."""
 
 import os
-import pathlib
 
 import pytest
 
 from common import console, gpus
+from tests.support.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 V100 = "Tesla V100-SXM2-16GB, 16384, 535.1, 7.0"
 A100 = "NVIDIA A100-SXM4-40GB, 40960, 550.2, 8.0"
 H200 = "NVIDIA H200, 143771, 580.3, 9.0"

@@ -17,8 +17,8 @@ from model.weights.warm_start import find_models
 from pipelines import FillMask
 from scripts import convert_checkpoint
 from tests.support import hub_server, torch_writer
+from tests.support.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = {"config.json": b"{}", "vocab.txt": b"[PAD]\n", "README.md": b"text", "extra.bin": b"1"}
 WEIGHTS = dict.fromkeys(("model.safetensors", "pytorch_model.bin", "tf_model.h5"), b"1")
 

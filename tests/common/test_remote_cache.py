@@ -9,8 +9,8 @@ import pytest
 from common import remote, remote_cache
 from common.errors import InputError
 from tests.support.object_store import memory_store
+from tests.support.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 URL = "memory://bucket/d"
 
 

@@ -1,11 +1,11 @@
 """What tests/test_resume.py cannot show: a job that does not end."""
 
-import pathlib
 import signal
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support.processes import ROOT
+
 PROGRAM = """
 import time
 from jobs.stop_signals import StopSignals

@@ -1,7 +1,6 @@
 import hashlib
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from scripts import upload_model
 from tests.support import finetuning, hub_server
 from tests.support.huggingface import edit_config
 
-ROOT = Path(__file__).parents[2]
 NAME = "me/small"
 
 

@@ -8,9 +8,6 @@ import itertools
 import json
 import lzma
 import os
-import pathlib
-import subprocess
-import sys
 import tracemalloc
 
 import pyarrow
@@ -35,6 +32,7 @@ from data.corpus.readers import (
 )
 from data.corpus.sources import find_corpus
 from tests.support.corpora import archive_of, tar_of
+from tests.support.processes import run_python
 
 COMPRESSORS = {
     "": bytes,
@@ -43,7 +41,6 @@ COMPRESSORS = {
     ".xz": lzma.compress,
     ".zst": lambda content: pyarrow.compress(content, "zstd", asbytes=True),
 }
-ROOT = pathlib.Path(__file__).parents[3]
 
 
 def read(path, **options):
@@ -137,8 +134,7 @@ def test_pyarrow_is_imported_when_a_file_needs_it(tmp_path):
         for source in sources.find_corpus(sys.argv[1], sys.argv[1]).sources:
             print(list(readers.read_lines(source)), "pyarrow" in sys.modules)
     """
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    printed = run_python("-c", program, tmp_path).stdout
     assert printed.splitlines() == ["[b'a', None] False", "[b'b', None] True"]
 
 

@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -13,8 +12,8 @@ from data import ConvBertTokenizer
 from data.tokenizer.vocab_file import SPECIAL_TOKENS
 from tests.support.corpora import random_archives
 from tests.support.files import as_lines, write
+from tests.support.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parents[3]
 TEXTS = [
     "IT IS I, John Ingram's JIVE",
     "\u0130stanbul I\u0307 I\u0300 J\u0300 J\u0303 \u012e\u0301 Oslo",

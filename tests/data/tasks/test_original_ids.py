@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import types
 
 import numpy as np
@@ -10,8 +9,8 @@ import pytest
 
 from data import ConvBertTokenizer
 from data.tasks.glue import TASKS
+from tests.support.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parents[3]
 GOLDEN = json.loads((ROOT / "tests/goldens/features/original.json").read_text(encoding="utf-8"))
 
 

@@ -1,12 +1,11 @@
 import json
 import lzma
-import pathlib
 
 import pytest
 
 from data import ConvBertTokenizer
+from tests.support.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parents[3]
 BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
 
 

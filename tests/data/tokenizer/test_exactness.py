@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import pathlib
 import random
 import re
 
@@ -15,9 +14,9 @@ from data.corpus.sources import find_corpus
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
 from data.records.examples import ExampleBuilder
 from data.tokenizer.vocab_file import load_vocabulary
+from tests.support.processes import ROOT
 from tests.support.wordpiece import reference_ids
 
-ROOT = pathlib.Path(__file__).parents[3]
 BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
 
 

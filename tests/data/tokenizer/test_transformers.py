@@ -2,7 +2,6 @@
 
 import json
 import lzma
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -10,8 +9,8 @@ import sys
 import pytest
 
 from data import ConvBertTokenizer
+from tests.support.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parents[3]
 BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
 TINY_MODEL = ROOT / "tests/goldens/huggingface/tiny_mlm"
 MODES = {"lower": (True, True), "keep_accents": (True, False), "cased": (False, False)}

@@ -6,14 +6,13 @@ import struct
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import h5py
 
 from tests.support import torch_writer
+from tests.support.processes import ROOT
 from tests.support.torch_writer import dictionary, group, name, number, program, tensor, text
 
-ROOT = Path(__file__).parents[3]
 # Reads each file within the limits of one process, and prints what was wrong with each.
 PROGRAM = """
 import resource, sys
