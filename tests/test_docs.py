@@ -17,6 +17,7 @@ from common.fields import override
 from configure_finetuning import FinetuningConfig
 from configure_pretraining import PretrainingConfig
 from data import ConvBertTokenizer
+from data.records.command_line import BERT_VOCAB
 from data.tasks import registry
 from jobs import sweep_space
 from model.config import ConvBertConfig
@@ -156,7 +157,7 @@ def test_task_description(code, tmp_path):
 def folder(tmp_path_factory):
     """A folder with the models that the pages name: random, with BERT's vocabulary."""
     folder = tmp_path_factory.mktemp("docs")
-    tokenizer = ConvBertTokenizer(ROOT / "data/vocab/bert_uncased.txt")
+    tokenizer = ConvBertTokenizer(BERT_VOCAB)
     network = NETWORK | NETWORK_FIELDS | {"vocab_size": tokenizer.vocab_size}
     for name, kind in MODELS.items():
         directory = folder / "my_model" / name

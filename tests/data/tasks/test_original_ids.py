@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data import ConvBertTokenizer
+from data.records.command_line import BERT_VOCAB
 from data.tasks.glue import TASKS
 from tests.support.processes import ROOT
 
@@ -16,7 +17,7 @@ GOLDEN = json.loads((ROOT / "tests/goldens/features/original.json").read_text(en
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return ConvBertTokenizer(ROOT / "data" / "vocab" / "bert_uncased.txt")
+    return ConvBertTokenizer(BERT_VOCAB)
 
 
 @pytest.fixture(scope="module")

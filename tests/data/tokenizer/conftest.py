@@ -4,9 +4,8 @@ import lzma
 import pytest
 
 from data import ConvBertTokenizer
+from data.records.command_line import BERT_VOCAB
 from tests.support.processes import ROOT
-
-BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
 
 
 @pytest.fixture(scope="package")

@@ -12,12 +12,11 @@ import tensorflow as tf
 from data.corpus.readers import read_lines
 from data.corpus.sources import find_corpus
 from data.records.build_shard import BuildOptions, LineTokenizer, ShardTask, build_shard
+from data.records.command_line import BERT_VOCAB
 from data.records.examples import ExampleBuilder
 from data.tokenizer.vocab_file import load_vocabulary
 from tests.support.processes import ROOT
 from tests.support.wordpiece import reference_ids
-
-BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
 
 
 def slow_examples(source, index, options):

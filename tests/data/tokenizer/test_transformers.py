@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from data import ConvBertTokenizer
+from data.records.command_line import BERT_VOCAB
 from tests.support.processes import ROOT
 
-BERT_VOCAB = ROOT / "data/vocab/bert_uncased.txt"
 TINY_MODEL = ROOT / "tests/goldens/huggingface/tiny_mlm"
 MODES = {"lower": (True, True), "keep_accents": (True, False), "cased": (False, False)}
 
