@@ -47,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     benchmarks = parser.add_subparsers(required=True, dest="benchmark", metavar="BENCHMARK")
+    cores = len(os.sched_getaffinity(0))  # those that this process may use
 
     def add(name, help):
         formatter = argparse.ArgumentDefaultsHelpFormatter
@@ -65,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
 
     data.add_argument("--corpus", required=True, help="as for build_data.py")
     data.add_argument("--vocab-file", help="an uncased vocabulary instead of BERT's")
-    add_count(data, "--num-processes", os.cpu_count(), "processes, and cores to use")
+    add_count(data, "--num-processes", cores, "processes, and cores to use")
     for benchmark in (pretrain, infer):
         benchmark.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
         benchmark.add_argument("--hparams", default="{}", help="as for pretrain.py")
@@ -81,10 +82,10 @@ def parse_arguments() -> argparse.Namespace:
         add_count(benchmark, "--rounds", 5, "measurements of each implementation")
         benchmark.add_argument("--output", help="JSON file for all measurements")
         if benchmark is not data:
-            add_count(benchmark, "--threads", os.cpu_count(), "threads and cores to use")
+            add_count(benchmark, "--threads", cores, "threads and cores to use")
 
     smoke = add("smoke", "in a minute, whether a change costs speed on this kind of processor")
-    add_count(smoke, "--threads", os.cpu_count(), "threads and cores to use")
+    add_count(smoke, "--threads", cores, "threads and cores to use")
     help = "a Python with torch and transformers"
     smoke.add_argument("--peer-python", default=".venv-peers/bin/python", help=help)
     smoke.add_argument("--record", action="store_true", help="record the ratios in smoke.json")
