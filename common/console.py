@@ -17,6 +17,8 @@ from absl import logging as absl_logging
 
 # One of these exists where the kernel has an NVIDIA driver.
 NVIDIA_DEVICES = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+# Keras's own name: `keras.distribution.initialize` reads it.
+NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 
 _NOISE = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog"
@@ -87,8 +89,7 @@ def leave_if_lost(error: BaseException) -> None:
     The libraries that connect CPUs or GPUs have no error class for it, so the message decides. An
     ordinary exit would not do: JAX would wait for the lost process.
     """
-    is_shared = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ
-    if is_shared and re.search("(?i)gloo|nccl|coordination ?service", str(error)):
+    if NUM_PROCESSES in os.environ and re.search("(?i)gloo|nccl|coordination ?service", str(error)):
         print(str(error).strip().splitlines()[0], file=sys.stderr, flush=True)
         os.write(2, LOST_PROCESS.encode() if _filter is None else b"\0lost\n")
         os._exit(1)

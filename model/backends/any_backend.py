@@ -7,10 +7,8 @@ import os
 
 import keras
 
+from common.console import NUM_PROCESSES
 from common.errors import InputError
-
-# Keras's own name: `keras.distribution.initialize` reads it.
-NUM_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 
 # Whether every function of a model is compiled, anew for each shape of its arrays.
 ALWAYS_COMPILES = True

@@ -11,9 +11,9 @@ import keras
 import numpy
 from jax.experimental import multihost_utils
 
+from common.console import NUM_PROCESSES
 from common.fields import require
 from model.backends.any_backend import *  # noqa: F403 (the functions not defined here)
-from model.backends.any_backend import NUM_PROCESSES
 
 # ruff: noqa: D103 (`any_backend` documents the functions)
 
