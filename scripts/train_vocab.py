@@ -13,17 +13,12 @@ import bootstrap  # noqa: F401
 
 from common import errors, files, hub, remote
 from common.errors import InputError
+from common.fields import add_settings, chosen_settings
 from data.records.command_line import add_accents_argument, add_corpus_arguments, read_options
+from data.tokenizer.vocab_options import VocabularyOptions
 
 # If a larger share of the words is [UNK], the alphabet is too small for the text.
 MAX_UNKNOWN_RATE = 0.005
-# Field of `VocabularyOptions` → its default and meaning.
-NUMBERS = {
-    "vocab_size": (30_522, "number of tokens"),
-    "num_unused": (0, "number of extra tokens [unused0], [unused1], … for your own use"),
-    "min_frequency": (2, "how often two parts must occur together to be merged"),
-    "max_megabytes": (1000, "amount of text to read; a larger corpus is sampled"),
-}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,11 +41,10 @@ def main(arguments: list[str] | None = None) -> None:
     from data.tokenizer import train_vocab
 
     logging.set_verbosity(logging.INFO)
-    options = train_vocab.VocabularyOptions(
+    options = VocabularyOptions(
         do_lower_case=not args.cased,
         strip_accents=args.strip_accents and not args.cased,
-        limit_alphabet=args.limit_alphabet,
-        **{name: getattr(args, name) for name in NUMBERS},
+        **chosen_settings(args, VocabularyOptions),
     )
     corpus = find_corpus(args.data_dir, args.corpus, read_options(args))
     counts = train_vocab.count_words(corpus, options)
@@ -90,15 +84,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--output", help="directory to write to (default: the data directory)")
     add("--cased", action="store_true", help="keep case and accents")
     add_accents_argument(parser)
-    for name, (default, meaning) in NUMBERS.items():
-        option = f"--{name.replace('_', '-')}"
-        add(option, type=int, default=default, help=f"{meaning} (default: %(default)s)")
-    add(
-        "--limit-alphabet",
-        type=int,
-        help="most characters in addition to ASCII's digits and symbols (default: the most common "
-        "ones that make up 99.999%% of the text)",
-    )
+    add_settings(parser, VocabularyOptions)
     add("--overwrite", action="store_true", help="replace an existing vocabulary")
     return parser.parse_args(arguments)
 

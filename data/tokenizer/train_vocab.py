@@ -17,11 +17,11 @@ from absl import logging
 
 from common.console import progress_bar
 from common.errors import InputError
-from common.fields import check_settings, require, setting
 from data.corpus.readers import Skipped, read_lines
 from data.corpus.sources import Corpus
 from data.tokenizer.tokenizer import ConvBertTokenizer
 from data.tokenizer.vocab_file import MAX_TOKEN_BYTES, SPECIAL_TOKENS
+from data.tokenizer.vocab_options import VocabularyOptions
 from data.tokenizer.wordpiece import possible_tokens, separate_words
 
 # Without a limit, the alphabet is the most common characters that make up this share of the text.
@@ -30,26 +30,6 @@ ALPHABET_COVERAGE = 0.99999
 _ALWAYS = frozenset(string.digits + string.punctuation)
 _BATCH_BYTES = 1 << 19
 _BATCH_WORDS = 1 << 14
-
-
-@dataclass(frozen=True)
-class VocabularyOptions:
-    """The options of a vocabulary. With the corpus, they decide its tokens."""
-
-    vocab_size: int = setting(30_522, "number of tokens", least=6, most=10_000_000)
-    do_lower_case: bool = True
-    strip_accents: bool = True
-    num_unused: int = setting(0, "tokens [unused0], … for your own use", least=0)
-    min_frequency: int = setting(2, "how often two parts must occur together to merge", least=1)
-    limit_alphabet: int | None = setting(
-        None, "most characters besides ASCII's digits and symbols; see ALPHABET_COVERAGE", least=1
-    )
-    max_megabytes: int = setting(1000, "text to read; a larger corpus is sampled", least=1)
-
-    def __post_init__(self):
-        check_settings(self)
-        expected = f"below `vocab_size` ({self.vocab_size})"
-        require(self.num_unused < self.vocab_size, "num_unused", expected, self.num_unused)
 
 
 @dataclass(frozen=True)
