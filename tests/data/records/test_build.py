@@ -284,7 +284,7 @@ def limit_writing(monkeypatch, full):
         return call
 
     if full == "metadata":
-        monkeypatch.setattr(records, "write_text", fail(1, records.write_text))
+        monkeypatch.setattr(records, "write_json", fail(1, records.write_json))
     elif full == "progress":  # after the lock's holder, the options and the first shard
         monkeypatch.setattr(building.json, "dumps", fail(4, json.dumps))
     else:
