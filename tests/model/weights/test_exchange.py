@@ -5,6 +5,7 @@
 
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -70,3 +71,23 @@ def test_every_class_and_format(name, precision, tmp_path):
         for row in network.tensors():
             theirs = state.get(row.hf_name, state.get(f"convbert.{row.hf_name}"))
             np.testing.assert_array_equal(row.to_hf(), theirs, err_msg=row.hf_name)
+
+
+@pytest.mark.peers
+def test_attention_alone_is_transformers_electra():
+    import torch
+    import transformers
+
+    keras.utils.set_random_seed(0)
+    fields = {name: value for name, value in CONFIG.items() if name != "num_groups"}
+    config = models.ConvBertConfig(
+        **fields, conv_type="noconv", head_ratio=1, initializer_range=0.1, mask_padding=False
+    )
+    network = models.ConvBertModel(config)
+    electra = transformers.ElectraModel(transformers.ElectraConfig(**fields)).eval()
+    electra.load_state_dict({row.hf_name: torch.tensor(row.to_hf()) for row in network.tensors()})
+    inputs = compare_transformers.random_inputs("ConvBertModel", CONFIG["vocab_size"])
+    expected = compare_transformers.compute(electra, inputs)["last_hidden_state"]
+    differences = np.abs(np.asarray(network(inputs)) - expected)[inputs["input_mask"] == 1]
+    print(f"ElectraModel: {differences.max():.1e}, of values up to {np.abs(expected).max():.1f}")
+    assert differences.max() < 2e-5
