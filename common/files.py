@@ -294,9 +294,12 @@ def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
     Raises:
         InputError: no such file, larger than `max_bytes`, cannot be read, or other bytes than text.
     """
+    content = bytearray()
     try:
         with remote.open_binary(path) as file:
-            content = file.read(max_bytes + 1)
+            # In pieces: one read would reserve all of `max_bytes` first.
+            while len(content) <= max_bytes and (piece := file.read(1 << 20)):
+                content += piece
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except OSError as error:
@@ -306,14 +309,14 @@ def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
     return decode_text(content, path)
 
 
-def encoding_of(content: bytes) -> str:
+def encoding_of(content: bytes | bytearray) -> str:
     """The encoding by the byte-order mark: "utf-16" or "utf-8-sig"; "utf-8" without one."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     return "utf-8-sig" if content.startswith(codecs.BOM_UTF8) else "utf-8"
 
 
-def decode_text(content: bytes, source: str | os.PathLike) -> str:
+def decode_text(content: bytes | bytearray, source: str | os.PathLike) -> str:
     """Decodes UTF-8, or UTF-16 with a byte-order mark; the mark of either is left out.
 
     Raises:

@@ -1,5 +1,6 @@
 """Three times the files and shards: three times the work and memory around the building itself."""
 
+import gc
 import sys
 import tracemalloc
 
@@ -17,12 +18,15 @@ def cost(folder, num_files):
 
     for name, step in scale.steps(num_files, num_files // 2, num_parts=2).items():
         calls[name] = 0
+        gc.collect()
+        gc.disable()  # or peaks depend on when it runs, and calls on what it deletes
         tracemalloc.start()
         sys.setprofile(count)
         step(folder)
         sys.setprofile(None)
         peaks[name] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
+        gc.enable()
     return calls, peaks
 
 
