@@ -68,8 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     data.add_argument("--vocab-file", help="an uncased vocabulary instead of BERT's")
     add_count(data, "--num-processes", cores, "processes, and cores to use")
     for benchmark in (pretrain, infer):
-        benchmark.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
-        benchmark.add_argument("--hparams", default="{}", help="as for pretrain.py")
+        add_network_options(benchmark)
     help = "a Python with what requirements-garden.txt lists, for the peer garden"
     pretrain.add_argument("--garden-python", default=".venv-garden/bin/python", help=help)
     pretrain.add_argument("--records", help="train on these, and measure the input pipeline, too")
@@ -97,10 +96,9 @@ def parse_arguments() -> argparse.Namespace:
 
     compiler = add("compile", "what XLA makes of the training step for a GPU, without the GPU")
     compiler.add_argument("--target", required=True, choices=TARGETS, help="the GPU")
-    compiler.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
+    add_network_options(compiler)
     add_shape_options(compiler, 128)
     add_count(compiler, "--length", 128, "tokens per row")
-    compiler.add_argument("--hparams", default="{}", help="as for pretrain.py")
     compiler.add_argument("--by-kind", action="store_true", help="list each kind of kernel")
     compiler.add_argument("--output", help="JSON file, with all kernels")
     return parser.parse_args()
@@ -112,6 +110,12 @@ def add_shape_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--size", choices=MODEL_SIZES, default="medium-small", help="of the model")
     add_count(parser, "--batch-size", batch_size, "rows or examples per batch")
     parser.add_argument("--backend", choices=BACKENDS, default=backend, help="Keras's backend")
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what changes the network of a size."""
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
+    parser.add_argument("--hparams", default="{}", help="as for pretrain.py")
 
 
 def add_model_options(

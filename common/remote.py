@@ -240,7 +240,7 @@ class _Stream(io.RawIOBase):
 
 
 def read_range(url: str, start: int, stop: int) -> bytes:
-    """The bytes `start` to `stop` of a file. After a cut, it goes on with smaller requests."""
+    """Reads a file from byte `start` up to `stop`, in smaller requests after an error."""
     system, path = _system(url)
     content, size, delays = bytearray(), stop - start, iter(DELAYS)
     with _explained(url):

@@ -99,7 +99,7 @@ def hold_copy(url: str) -> None:
     """Keeps the working copy of a folder for this process, until it ends.
 
     Raises:
-        InputError: another process has it, and may have written there what it has not sent.
+        InputError: another process has it, and may not have sent all its changes yet.
     """
     path = f"{_index_path(url)}.job"
     if path in _held or not remote.is_url(url):

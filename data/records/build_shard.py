@@ -62,7 +62,7 @@ class LineTokenizer:
         self.pad_id, self.unk_id = tokenizer.pad_id, tokenizer.unk_id
         self.cls_id, self.sep_id = tokenizer.cls_id, tokenizer.sep_id
 
-        # AutoGraph has nothing to convert, and takes seconds to find that out.
+        # AutoGraph would spend seconds, and there is nothing for it to convert.
         @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
         def tokenize(text):
             ids = tokenizer.tokenize(tf.strings.split(text, "\n"))

@@ -123,7 +123,7 @@ def train_vocabulary(counts: Counter[str], options: VocabularyOptions) -> list[s
 
     It starts with the special tokens, [PAD] first, and the unused ones. The alphabet follows, at
     the beginning of a word and inside one ("##"), and then the merged tokens in order of merging.
-    There are at most `vocab_size` tokens; fewer where the text has nothing more to merge.
+    There are at most `vocab_size` tokens, and fewer if the text has no more parts to merge.
 
     Raises:
         InputError: `vocab_size` leaves no room for the alphabet.
