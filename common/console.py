@@ -28,18 +28,18 @@ _NOISE = re.compile(
     rb"|\t \[\[\{\{node "  # the second line of a warning, such as one about a stopped job's data
     rb"|E\d{4} .*(oneDNN supports|Unable to register cu\w+ factory|failed call to cuInit)"
 )
-# Warnings and errors; information about a GPU that works is noise, too.
+# Matches warnings and errors only: information about a GPU that works is noise, too.
 _CONCERNS_GPUS = re.compile(
     rb"(?i)(?!I\d{4} |\d{4}-\S+ \S+: I ).*(cuda|gpu|cuinit|dlopen|nvidia|libcu)"
 )
 _STARTED = b"\0started\n"
 
-# How JAX ends a process, by abort, if another one of its run is gone, and the lines that follow.
+# If another process of the run is gone, JAX aborts this one with this message and a stack trace.
 _LOST = re.compile(rb"F\d{4} .*the JAX distributed service|\0lost\n")
 _STACK = re.compile(rb"\*\*\* Check failure stack trace|    @ |\0lost\n")
 LOST_PROCESS = (
     "error: another process of this run has ended, did not start or cannot be reached: see what it "
-    "printed. This one ends, too. Whatever was saved is whole. Start the same command again for "
+    "printed. This one ends, too. All saved files are complete. Start the same command again for "
     "all processes: the run resumes from its last checkpoint\n"
 )
 
@@ -47,7 +47,7 @@ _filter = None
 
 
 def say_compiling(shape: tuple[int, ...], known: set[tuple[int, ...]]) -> None:
-    """Explains the silence while XLA compiles for a shape of `input_ids`, and makes it `known`."""
+    """Explains the silence while XLA compiles for a shape of `input_ids`; adds it to `known`."""
     if shape not in known:
         known.add(shape)
         words = " x ".join(map(str, shape))
@@ -58,9 +58,9 @@ def filter_stderr() -> None:
     """Holds back TensorFlow's start-up lines; a child process passes on everything else.
 
     `sys.stderr` is still the terminal or file it was. What others write to file descriptor 2 passes
-    through the child. It shows the lines it holds back if this process ends before `started`, even
-    by a crash. Lines about GPUs are shown at once where the machine has an NVIDIA device: a GPU
-    that TensorFlow does not find is not noise.
+    through the child. If this process ends before it calls `started`, even by a crash, the child
+    shows the lines it held back. On a machine with an NVIDIA device, it shows warnings and errors
+    about GPUs at once: a GPU that TensorFlow does not find is not noise.
     """
     global _filter  # noqa: PLW0603, there is one file descriptor 2
     if _filter is not None:
@@ -78,13 +78,13 @@ def filter_stderr() -> None:
 
 
 def started() -> None:
-    """TensorFlow works: what was held back is noise."""
+    """Discards the lines that were held back: TensorFlow works, so they are noise."""
     if _filter is not None:
         os.write(2, _STARTED)
 
 
 def leave_if_lost(error: BaseException) -> None:
-    """Ends the process with a message if an error says that another one of the same run is gone.
+    """Ends the process with a message if an error says that another process of the run is gone.
 
     The libraries that connect CPUs or GPUs have no error class for it, so the message decides. An
     ordinary exit would not do: JAX would wait for the lost process.
@@ -119,7 +119,7 @@ def _pass_on(reading, real):
 
 
 def print_anything() -> None:
-    """Has stdout print what its encoding lacks as an escape, instead of ending the job."""
+    """Makes stdout escape characters that its encoding lacks, so that they do not end the job."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -135,14 +135,14 @@ class _Handler(logging.Handler):
 
 
 def log_plainly() -> None:
-    """Has absl's logger print messages alone, with their level from warnings on."""
+    """Makes absl's logger print messages only, and the level of warnings and errors."""
     logger = absl_logging.get_absl_logger()
     logger.handlers = [_Handler()]
     logger.propagate = False
 
 
 class _Lines:
-    """A file for tqdm, which turns what it draws into a line every 30 seconds."""
+    """A file for tqdm to draw on; it prints the latest state as a line every 30 seconds."""
 
     seconds = 30
 

@@ -67,13 +67,13 @@ def run(main: Callable[[], None]) -> None:
     console.started()
     try:
         print(end="", flush=True)
-    except OSError:  # it was reported, and Python would try again at the end
+    except OSError:  # already reported; Python would try again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(status)
 
 
 def _has_no_reader():
-    """Whether the reader of stdout has ended, such as `head`."""
+    """Whether the reader of stdout, such as `head`, has ended."""
     poll = select.poll()
     poll.register(1, 0)
     return bool(poll.poll(0))

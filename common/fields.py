@@ -16,7 +16,7 @@ from common.markdown import markdown_table
 
 MAX_SEED = 2**32 - 1  # NumPy's
 
-# For each field: whether a value is allowed, and what is, in words.
+# For each field: a function that checks a value, and the allowed values in words.
 FieldTable = Mapping[str, tuple[Callable[[Any], bool], str]]
 
 
@@ -39,7 +39,7 @@ def require_one_of(name: str, value: Any, allowed: Iterable[Any], source: str = 
 
 
 def as_json(value: Any) -> str:
-    """A value as a user would write it in a JSON file, or Python's form of what JSON lacks."""
+    """A value as a user would write it in a JSON file, or in Python's form if JSON has none."""
     try:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:
@@ -54,7 +54,7 @@ def shortened(text: str, length: int = 200) -> str:
 
 
 def unknown(what: str, name: str, known: Iterable[str], source: str = "") -> InputError:
-    """The error for a name that does not exist: it lists those that do, and the nearest one.
+    """The error for an unknown name: it lists the known names and suggests the nearest one.
 
     `what` is the kind of name, such as "field" or "task"; `source` is the file that has it, if any.
     """
@@ -125,7 +125,7 @@ def check_settings(config: Any) -> None:
         elif isinstance(value, int | float):
             bounds = field.metadata["bounds"]
             expected = " and ".join(f"{words} {bound}" for words, bound in bounds.items())
-            if isinstance(value, int):  # larger ones do not fit into a backend's
+            if isinstance(value, int):  # a backend's integers cannot be larger
                 require(value < 2**63, field.name, "below 2^63", value)
             allowed = -math.inf < value < math.inf
             allowed &= all(_COMPARISONS[words](value, bound) for words, bound in bounds.items())
@@ -164,7 +164,7 @@ def chosen_settings(args: argparse.Namespace, config_class: type) -> dict[str, A
 def hyperparameter_table(config_class: type) -> str:
     """A Markdown table of the settings of a dataclass: name, type, default, and meaning.
 
-    Those that it inherits come last.
+    Inherited settings come last.
     """
     annotations, rows = typing.get_type_hints(config_class), []
     own = vars(config_class)["__annotations__"]
@@ -185,7 +185,7 @@ def override(config: Any, overrides: Mapping[str, Any]) -> Any:
 
     Raises:
         InputError: a name that the dataclass does not have (with the nearest one it has), or a
-            value of another type than the field's annotation.
+            value that does not have the type of the field's annotation.
     """
     annotations = typing.get_type_hints(type(config))
     checked = {}
@@ -215,7 +215,7 @@ def _check_type(name, value, annotation):
 
 
 def _convert(value, option):
-    """`value` as the type `option`; a TypeError if it is another."""
+    """Converts `value` to the type `option`; raises a TypeError if its type is another."""
     origin = typing.get_origin(option) or option
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(item, typing.get_args(option)[0]) for item in value)

@@ -16,7 +16,7 @@ from typing import Any
 from common import remote
 from common.errors import InputError
 
-# Ends every temporary name, so that no file of a user's own is taken for one.
+# Ends every temporary name, so that no file of a user is mistaken for one.
 TEMPORARY_SUFFIX = ".convbert-tmp"
 
 
@@ -24,11 +24,12 @@ def _temporary_name(path: str) -> str:
     """A name beside `path` that no other process uses.
 
     When this process first writes to the folder, it removes what dead processes left there.
-    Containers often share process ids and sometimes a host name, so the name has the host, the name
-    space of process ids and the process id. Only leftovers of this host and name space are removed.
+    Two containers often have the same process ids, and sometimes the same host name. So the name
+    contains the host, the PID namespace and the process id. Only leftovers of this host and
+    namespace are removed.
     """
     folder, name = os.path.split(path)
-    with contextlib.suppress(FileExistsError):  # a file; the next line says so
+    with contextlib.suppress(FileExistsError):  # it is a file: the next line fails
         os.makedirs(folder, exist_ok=True)
     for entry in os.listdir(folder) if folder not in _CLEARED else ():
         match = _OWN.fullmatch(entry)
@@ -41,7 +42,7 @@ def _temporary_name(path: str) -> str:
 
 
 def _process_space():
-    """The kernel's number of this process's name space of process ids; "" if it has none."""
+    """The kernel's number for this process's PID namespace; "" if it has none."""
     try:
         return "".join(filter(str.isdecimal, os.readlink("/proc/self/ns/pid")))
     except OSError:
@@ -60,12 +61,12 @@ def _is_running(process_id):
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        pass  # it exists, and is someone else's
+        pass  # it exists, and belongs to another user
     return True
 
 
 def _remove(path):
-    """Removes a file or a directory tree; what is not there is fine."""
+    """Removes a file or a directory tree, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
@@ -81,13 +82,13 @@ class WriteError(InputError):
 def write_errors_named(
     path: str | os.PathLike, *others: type[Exception], advice: str = ""
 ) -> Iterator[None]:
-    """Turns an OSError, or one of `others`, of a write to or below `path` into a `WriteError`.
+    """Turns an OSError or one of `others` from a write to or below `path` into a `WriteError`.
 
     The message ends with `advice`: what to do about it.
     """
     try:
         yield
-    except WriteError as error:  # of one of the functions below
+    except WriteError as error:  # from one of the functions below
         if not advice:
             raise
         raise WriteError(f"{error}. {advice}") from error
@@ -103,7 +104,7 @@ def require_writable(folder: str | os.PathLike, num_bytes: int = 0) -> None:
     The folder need not exist.
 
     Raises:
-        WriteError: the folder, or the one that it would be created in, is no folder or is not
+        WriteError: the folder, or the one that it would be created in, is not a folder or is not
             writable, or its disk has less than `num_bytes` free.
     """
     if remote.is_url(folder):
@@ -160,7 +161,7 @@ _OF_WRITES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 @contextlib.contextmanager
 def _own_errors_named(path, temporary):
-    """`write_errors_named` for errors of writing `temporary`, not of files that are read for it."""
+    """Like `write_errors_named`, but passes on errors of reading other files."""
     try:
         yield
     except OSError as error:
@@ -184,7 +185,7 @@ def write_json(path: str | os.PathLike, value: Any, indent: int = 2, **options: 
 @contextlib.contextmanager
 def temporary_directory(path: str | os.PathLike) -> Iterator[str]:
     """Yields a new directory beside `path`, with a temporary name; it is removed at the end."""
-    path = os.path.abspath(path)  # "name/" would have it inside
+    path = os.path.abspath(path)  # with "name/", it would be inside
     with write_errors_named(path):
         temporary = _temporary_name(path)
         os.mkdir(temporary)
@@ -199,8 +200,8 @@ def temporary_directory(path: str | os.PathLike) -> Iterator[str]:
 def atomic_directory(path: str | os.PathLike) -> Iterator[str]:
     """Yields a new directory, which becomes `path` at the end; see `replace_directory`.
 
-    If the block raises, it is removed and `path` stays as it was. An OSError of the write becomes a
-    `WriteError`.
+    If the block raises, the directory is removed and `path` stays as it was. An OSError of the
+    write becomes a `WriteError`.
     """
     with temporary_directory(path) as temporary:
         yield temporary
@@ -214,7 +215,7 @@ def replace_directory(new: str | os.PathLike, path: str | os.PathLike) -> None:
     whole: for a moment there is neither, but never a part of one.
 
     Raises:
-        WriteError: an OSError. If a rename failed, a directory that had the name has it still.
+        WriteError: an OSError. If a rename fails, a directory that had the name keeps it.
     """
     path = os.path.abspath(path)
     with write_errors_named(path):
@@ -236,9 +237,9 @@ def replace_directory(new: str | os.PathLike, path: str | os.PathLike) -> None:
 
 
 def _finish(path):
-    """Waits until a new file is on the disk, readable for those that the umask allows.
+    """Makes a new file readable for all that the umask allows, and waits until it is on disk.
 
-    Safetensors makes its files readable for their owner alone (0600).
+    Safetensors makes its files readable only for their owner (0600).
     """
     if stat.S_IMODE(os.lstat(path).st_mode) == 0o600:
         mask = os.umask(0o077)
@@ -247,12 +248,12 @@ def _finish(path):
     sync(path)
 
 
-# What file systems answer that cannot sync a file or a directory, such as some network ones.
+# Errors of file systems that cannot sync a file or a directory, such as some network ones.
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES}
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Waits until a file's content, or a directory's list of names, is on the disk, if it can."""
+    """Waits until a file's content, or a directory's list of names, is on the disk, if possible."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -275,7 +276,7 @@ def find_path(name: str, path: str, data_dir: str | os.PathLike) -> str:
     if remote.is_url(path):
         return path
     path = os.path.expanduser(path)
-    places = list(dict.fromkeys([path, os.path.join(data_dir, path)]))  # one, if it is absolute
+    places = list(dict.fromkeys([path, os.path.join(data_dir, path)]))  # one if `path` is absolute
     for place in places:
         if remote.as_path(place).exists():
             return place
@@ -292,7 +293,8 @@ def read_small_text(path: str | os.PathLike, max_bytes: int) -> str:
     """Reads a text file; see `decode_text`.
 
     Raises:
-        InputError: no such file, larger than `max_bytes`, cannot be read, or other bytes than text.
+        InputError: the file does not exist, is larger than `max_bytes`, cannot be read, or is not
+            text.
     """
     content = bytearray()
     try:
@@ -320,7 +322,7 @@ def decode_text(content: bytes | bytearray, source: str | os.PathLike) -> str:
     """Decodes UTF-8, or UTF-16 with a byte-order mark; the mark of either is left out.
 
     Raises:
-        InputError: other bytes; the message names `source` and the line.
+        InputError: the bytes are something else; the message names `source` and the line.
     """
     try:
         return content.decode(encoding_of(content))
@@ -344,7 +346,7 @@ def parse_json_object(text: str, source: str) -> dict[str, Any]:
 
     Raises:
         InputError: not JSON (with line and column), JSON that cannot be read or is of another type,
-            or an object that has a name twice: which of the values counts would be a guess.
+            or an object that has a name twice: choosing one of its values would be a guess.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique)

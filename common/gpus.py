@@ -12,7 +12,7 @@ PACKAGES = ("nvidia-", "jax-cuda")  # with CUDA, cuDNN and JAX's code for them
 
 
 class Gpu(NamedTuple):
-    """What the driver says of a GPU."""
+    """What the driver reports about a GPU."""
 
     name: str
     memory_gib: float
@@ -44,7 +44,8 @@ def package_versions() -> dict[str, str]:
 def install_command(backend: str, capability: str | None) -> str:
     """The command that installs what `backend` needs for GPUs of a compute capability.
 
-    TensorFlow's wheel has no binary kernels for capability 9.0 and above: there, it is JAX's.
+    TensorFlow's wheel has no binary kernels for capability 9.0 and above. For those GPUs, the
+    command installs JAX.
     """
     import importlib.metadata
 
@@ -60,9 +61,9 @@ def install_command(backend: str, capability: str | None) -> str:
 
 
 def unused_warning(backend: str) -> str | None:
-    """What to say where `backend`, "tensorflow" or "jax", sees no GPU.
+    """The warning if `backend` ("tensorflow" or "jax") sees no GPU.
 
-    None if the machine has none, or the environment hides it.
+    None if the machine has no GPU, or the environment hides it.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
     if backend == "jax":
@@ -80,7 +81,7 @@ def unused_warning(backend: str) -> str | None:
 
 
 def make_deterministic() -> None:
-    """Has XLA compile only what repeats bit for bit on GPUs; call it before the first `import jax`.
+    """Makes XLA's results on GPUs repeat bit for bit; call it before the first `import jax`.
 
     On TensorFlow, `prepare_tensorflow` does more.
     """

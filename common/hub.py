@@ -55,8 +55,8 @@ def resolve(
 
     Raises:
         InputError: no such directory, name or revision, no weights, no access, or no connection; or
-            a `revision` of what is not on the hub. A path or an impossible name is refused before
-            the hub is contacted.
+            a `revision` for something that is not on the hub. A path or an impossible name is
+            refused before the hub is contacted.
     """
     name = os.fspath(name_or_directory)
     is_local = os.path.isdir(name)
@@ -86,7 +86,7 @@ def resolve(
 def model_files(
     names: Iterable[str], folders: Iterable[str] = ("",), weights: bool = True
 ) -> Iterator[str]:
-    """Which files in folders belong to a model; of its weights, those of the best format."""
+    """The files in `folders` that belong to a model, with weights in the best format only."""
     names = list(names)
     for folder in folders:
         inside = {posixpath.basename(n): n for n in names if posixpath.dirname(n) == folder}
@@ -127,9 +127,9 @@ def errors_explained(action: str, kind: str = "model", is_offline: bool = False)
     """Says what an error of huggingface_hub means.
 
     Args:
-        action: what is tried, with the name; a message is "cannot", this, and the reason.
+        action: what is tried, with the name; the message is "cannot ACTION: REASON".
         kind: what the repository holds.
-        is_offline: whether the hub may not be asked; it never may if HF_HUB_OFFLINE is set.
+        is_offline: whether the hub must not be contacted. HF_HUB_OFFLINE also forbids it.
 
     Raises:
         InputError: for every error of huggingface_hub.
@@ -154,11 +154,11 @@ def errors_explained(action: str, kind: str = "model", is_offline: bool = False)
         problem = f"{error.__cause__ or error}"
         if is_offline or constants.is_offline_mode():
             problem = (
-                "it is not completely in the local cache, and the hub is not asked. Run once "
+                "it is not completely in the local cache, and the hub is not contacted. Run once "
                 "without HF_HUB_OFFLINE and `local_files_only`, or pass the path of a copy"
             )
         elif status in (401, 403):
-            problem = f"the hub does not allow it. To a token that may do this, {log_in}"
+            problem = f"the hub does not allow it. With a token that may do this, {log_in}"
         elif type(error) is FileNotFoundError:  # of HfFileSystem
             problem = missing
         elif isinstance(error, OSError | errors.HTTPError):
@@ -193,7 +193,7 @@ def upload(directory: str | os.PathLike, name: str, card: str | None, public: bo
     """Sends all files of a directory to a model's repository on the hub; returns the commit's URL.
 
     Args:
-        directory: of the files; links are followed.
+        directory: the one that holds the files; links are followed.
         name: "owner/model"; the repository is created if there is none.
         card: the text of README.md, for the hub to check before anything is sent.
         public: whether everybody may see a new repository.

@@ -24,9 +24,9 @@ class Dataset(NamedTuple):
 
     Args:
         directory: where they are, under their names in the data set.
-        names: of the files that were wanted, in order.
+        names: the names of the files that were wanted, in order.
         others: names of the files that match the address and were not wanted.
-        address: without a revision.
+        address: the address, without a revision.
         commit: the hash of the revision that was read.
     """
 
@@ -38,7 +38,7 @@ class Dataset(NamedTuple):
 
 
 def is_address(path: str | os.PathLike) -> bool:
-    """Whether a path is an address on the hub, not one of a local file."""
+    """Whether a path is an address on the hub, not a local path."""
     return os.fspath(path).startswith(SCHEME)
 
 
@@ -82,7 +82,7 @@ def fetch_file(address: str) -> str:
 
 
 def _matches(system, path):
-    """The paths of all files at a path, or else of what matches it as a pattern."""
+    """The paths of all files at a path; if it does not exist, it is taken as a pattern."""
     if system.isfile(path):
         return [path]
     if system.isdir(path):

@@ -1,8 +1,9 @@
 """Makes the first import of TensorFlow and Keras in a process take half as long.
 
-Keras imports scikit-learn, and with it SciPy's statistics, for wrappers, and Matplotlib for plots
-of images, if they are there. Python would search the million objects that an import makes for
-garbage again and again. TensorFlow Text loads twenty libraries, 100 MB, of which two are needed.
+If they are installed, Keras imports scikit-learn (and with it SciPy's statistics) for wrappers, and
+Matplotlib for plots of images. An import makes a million objects, and Python's garbage collector
+would search them again and again. TensorFlow Text loads twenty libraries (100 MB), but only two of
+them are needed.
 """
 
 import functools
@@ -47,5 +48,5 @@ class _LeanImports(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Makes such an import in this process lean; everything else imports as ever."""
+    """Makes the first import of TensorFlow and Keras in this process lean, and no other import."""
     sys.meta_path.insert(0, _LeanImports())

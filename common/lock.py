@@ -13,7 +13,7 @@ from absl import logging
 
 from common.errors import InputError
 
-# What file systems without locks answer, such as some network file systems.
+# Errors of file systems without locks, such as some network file systems.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 _held: set[str] = set()  # a process's own locks do not exclude each other
 
@@ -22,19 +22,19 @@ _held: set[str] = set()  # a process's own locks do not exclude each other
 def locked(path: str | os.PathLike, what: str, advice: str, shared: bool = False) -> Iterator[None]:
     """Holds the lock file `path` during the block, and deletes it at the end.
 
-    A folder that had to be created for it goes, too, unless the block wrote something there. In a
-    folder that cannot be written, nothing is locked.
+    A folder that had to be created for it is deleted, too, unless the block wrote something there.
+    In a folder that cannot be written to, nothing is locked.
 
     The lock is the operating system's (POSIX): it ends with the process, however that ends, so a
     file left by a dead process is no obstacle. Worker processes do not inherit it. Network file
     systems with locks, such as NFS, enforce it between machines. A file system without locks only
     causes a warning.
 
-    Messages say `what` is locked, and give `advice`. With `shared`, others that share it may have
-    the lock at the same time; the file stays.
+    Messages say that `what` is in use, and give `advice`. With `shared`, other processes that share
+    the lock can hold it at the same time, and the file stays.
 
     Raises:
-        InputError: another process, which the message names, or this one has the lock; or the file
+        InputError: this process or another one, which the message names, has the lock; or the file
             cannot be opened for writing.
     """
     path = os.path.realpath(path)

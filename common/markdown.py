@@ -8,8 +8,8 @@ def markdown_table(
 ) -> str:
     """A table with columns as wide as their widest cell.
 
-    A cell that is None becomes a dash. The first `num_text_columns` are aligned to the left, and
-    numbers follow. The text ends with a newline.
+    A cell that is None becomes a dash. The first `num_text_columns` are aligned to the left, the
+    other columns (numbers) to the right. The text ends with a newline.
     """
     table = [list(header)]
     table += [["–" if cell is None else str(cell) for cell in row] for row in rows]

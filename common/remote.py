@@ -1,8 +1,8 @@
 """Files in object stores, by URLs that fsspec knows: s3://, gs://, hdfs://, memory:// and others.
 
 The packages for some of them (s3fs, gcsfs) are extras, and find credentials and endpoints as usual.
-After an error that can pass, such as a cut connection or a busy server, a request is tried again;
-any other error of a store becomes an `InputError` that names the URL.
+After a temporary error, such as a lost connection or a busy server, a request is tried again. Any
+other error of a store becomes an `InputError` that names the URL.
 """
 
 import contextlib
@@ -27,35 +27,35 @@ from common.fields import shortened
 
 DELAYS = (0.5, 1, 2, 4, 8)  # seconds before each further try
 MIN_BLOCK, MAX_BLOCK = 1 << 16, 8 << 20  # bytes in a request
-# A reader that passes over less than this will need most of what follows.
+# A reader that skips fewer bytes than this will need most of what follows.
 _NEAR = 1 << 20
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# Here, a file that is being written has no name yet.
+# In these stores, a file gets its name only when all of it is written.
 _WHOLE_PUTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "memory"}
 _FINAL = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError)
 _FINAL += (NotADirectoryError, NotImplementedError, ImportError, TypeError, ValueError)
 # Names of error classes; each package has its own.
 _CREDENTIALS, _INVALID = re.compile("Credential|ProfileNotFound|RefreshError"), "Validation"
-# What tells two versions of a file apart, in the answers of different stores.
+# Fields in the answers of different stores that tell two versions of a file apart.
 _TAGS = ("ETag", "etag", "md5Hash", "blob_id", "checksum", "mtime", "LastModified", "created")
 
 
 class File(NamedTuple):
-    """A file in a store: its size in bytes, and what changes with its content."""
+    """A file in a store: its size in bytes, and a tag that changes with its content."""
 
     size: int
     tag: str
 
 
 def is_url(path: str | os.PathLike) -> bool:
-    """Whether a path is a URL, not one of a local file."""
+    """Whether a path is a URL, not a local path."""
     return bool(_URL.match(os.fspath(path)))
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class RemotePath(os.PathLike):
-    """A URL, with what is used of `pathlib.Path`."""
+    """A URL, with the methods of `pathlib.Path` that are used here."""
 
     url: str
 
@@ -140,7 +140,7 @@ def _open_system(root, process_id):
 def list_files(url: str) -> dict[str, File]:
     """The files in a folder and its subfolders by their names there; a file alone has the name "".
 
-    Nothing there is an empty answer. It takes one listing, however many files there are.
+    If nothing is there, the result is empty. It takes one listing, however many files there are.
     """
     system, path = _system(url)
     found = _find(url, system, lambda: system.find(path, detail=True))
@@ -153,12 +153,12 @@ def match_files(pattern: str) -> tuple[str, dict[str, File]]:
     """The files that a URL stands for: one file, those below a folder, or what a pattern matches.
 
     Returns:
-        The URL of the folder that the names begin in; and the files by their names.
+        The URL of the folder that the names are relative to, and the files by their names.
     """
     scheme = _URL.match(pattern)[0]
     parts = pattern.removeprefix(scheme).rstrip("/").split("/")
     magic = next((i for i, part in enumerate(parts) if re.search(r"[*?[]", part)), None)
-    found = list_files(pattern)  # as it stands, whatever it has of a pattern
+    found = list_files(pattern)  # first as a plain name, even if it looks like a pattern
     if "" in found:
         return scheme + "/".join(parts[:-1]), {parts[-1]: found[""]}
     if found or magic is None:
@@ -196,7 +196,7 @@ def _file(info):
 
 
 def open_binary(path: str | os.PathLike) -> io.BufferedIOBase:
-    """Opens a file, here or in a store, for reading; both can seek."""
+    """Opens a file, here or in a store, for reading; the result can seek."""
     if not is_url(path):
         return open(path, "rb")
     url = os.fspath(path)
@@ -279,7 +279,7 @@ def put(path: str, url: str) -> None:
         system.makedirs(folder, exist_ok=True)
         try:
             system.put_file(path, temporary)
-            if system.exists(target):  # some do not replace a file
+            if system.exists(target):  # some stores do not replace a file
                 system.rm_file(target)
             system.mv(temporary, target)
         except BaseException:
@@ -291,7 +291,7 @@ def put(path: str, url: str) -> None:
 
 
 def remove(urls: list[str]) -> None:
-    """Removes files of one store, many in a request where it can."""
+    """Removes files of one store; if it can, it removes many in one request."""
     if urls:
         system, _ = _system(urls[0])
         paths = [_system(url)[1] for url in urls]
@@ -299,7 +299,7 @@ def remove(urls: list[str]) -> None:
 
 
 def _attempt(url: str, operation: Callable[[], Any], action: str = "read") -> Any:
-    """What `operation` returns; it is called again after an error that can pass."""
+    """Calls `operation` and returns its result; tries again after a temporary error."""
     delays = iter(DELAYS)
     with _explained(url, action):
         while True:
@@ -310,7 +310,7 @@ def _attempt(url: str, operation: Callable[[], Any], action: str = "read") -> An
 
 
 def _wait(url, error, delays):
-    """Waits before another try; raises the error if there is none."""
+    """Waits before the next try; raises the error if there is to be none."""
     name = type(error).__name__
     is_final = isinstance(error, _FINAL) or _CREDENTIALS.search(name)
     if _INVALID in name or getattr(error, "errno", None) == errno.EINVAL:
@@ -329,7 +329,7 @@ def _reason(error):
 
 @contextlib.contextmanager
 def _explained(url: str, action: str = "read") -> Iterator[None]:
-    """Says what an error of a store means; each package has its own."""
+    """Turns an error of a store, whatever its package, into an `InputError` that explains it."""
     try:
         yield
     except InputError:

@@ -1,7 +1,7 @@
-"""Folders in object stores as folders here: fetched once, and again where they changed.
+"""Local copies of folders in object stores: fetched once, and again where they changed.
 
-A folder that a job writes to is a working copy: `open_copy` makes it equal to the one in the store,
-and `send_copy` the one in the store equal to it.
+A job writes to a working copy of a folder. `open_copy` makes the copy equal to the folder in the
+store, and `send_copy` makes the folder in the store equal to the copy.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _held: dict[str, int] = {}  # the descriptors of locked files
 
 
 class Copy(NamedTuple):
-    """A fetched folder, or a file, and the SHA-256 of each of its files by its name there."""
+    """The path of a fetched folder or file, and the SHA-256 of each file by its name."""
 
     path: str
     hashes: dict[str, str]
@@ -37,7 +37,7 @@ def cache_directory() -> str:
 
 
 def local_path(url: str) -> str:
-    """Where the copy of a file or folder is, or will be; a path that is not a URL stays."""
+    """Where the copy of a file or folder is, or will be; a local path is returned as it is."""
     if not remote.is_url(url):
         return url
     return os.path.join(cache_directory(), *url.replace("://", "/").strip("/").split("/"))
@@ -45,9 +45,9 @@ def local_path(url: str) -> str:
 
 @functools.cache
 def local(path: str, is_optional: bool = False) -> str:
-    """A path as it is; of a URL, the path of its copy, which is fetched first, once per process.
+    """A local path as it is; for a URL, the path of its copy, which is fetched once per process.
 
-    With `is_optional`, it may be missing in the store, and then is missing here.
+    With `is_optional`, it may be missing in the store; then the copy is missing, too.
     """
     if is_optional:
         open_copy(path)
@@ -58,12 +58,12 @@ def local(path: str, is_optional: bool = False) -> str:
 def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy:
     """Fetches a folder, or a file, unless the copy in the cache has the same sizes and tags.
 
-    Files that are no longer in the store go from the copy, too. With a complete copy, the store is
-    asked for one listing, and nothing else. `choose` returns which files are wanted, given the
-    names of all.
+    Files that are no longer in the store are removed from the copy, too. If the copy is complete,
+    the store is asked for one listing, and nothing else. `choose` gets the names of all files and
+    returns those that are wanted.
 
     Raises:
-        InputError: there is no such folder or file, nothing wanted in it, a name that no file here
+        InputError: there is no such folder or file, nothing wanted in it, a name that no local file
             can have, or an error of the store.
         WriteError: the copy cannot be written.
     """
@@ -96,7 +96,7 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
 
 
 def hold_copy(url: str) -> None:
-    """Keeps the working copy of a folder for this process, until it ends.
+    """Reserves the working copy of a folder for this process, until it ends.
 
     Raises:
         InputError: another process has it, and may not have sent all its changes yet.
@@ -121,8 +121,9 @@ def hold_copy(url: str) -> None:
 def open_copy(url: str, without: tuple[str, ...] = ()) -> None:
     """Makes the working copy of a folder, which may be missing in the store; see `local_path`.
 
-    What was not sent goes from the copy: all machines of a run must have the same. Folders with a
-    name in `without` are left alone, wherever they are. A path that is not a URL needs no copy.
+    Files that the store does not have are removed from the copy: all machines of a run must have
+    the same files. Folders with a name in `without` are left alone, wherever they are. A path that
+    is not a URL needs no copy.
     """
     if not remote.is_url(url):
         return
@@ -137,7 +138,7 @@ def open_copy(url: str, without: tuple[str, ...] = ()) -> None:
 def send_copy(url: str, without: tuple[str, ...] = ()) -> None:
     """Sends what changed in a working copy, and removes what is gone; see `open_copy`.
 
-    Checkpoints come last, and in each the file that describes it.
+    Checkpoints come last, and of those the JSON files that describe them.
     """
     if not remote.is_url(url):
         return
@@ -163,7 +164,7 @@ def _names(names, without):
 
 
 def _local_names(directory):
-    """The files in a folder and its subfolders; those that are being written have no names yet."""
+    """The files in a folder and its subfolders; without locks and temporary files."""
     for folder, _, names in os.walk(directory):
         for name in names:
             path = os.path.relpath(os.path.join(folder, name), directory)
@@ -185,9 +186,9 @@ def _index_path(url):
 
 @contextlib.contextmanager
 def _index(url: str) -> Iterator[dict[str, list]]:
-    """What is in the cache of a URL, by name: size, tag, SHA-256, and when it was written here.
+    """The cached files of a URL, by name: size, tag, SHA-256, and when each was written here.
 
-    One process has it at a time. Changes are saved at the end, even after an error.
+    Only one process can open it at a time. Changes are saved at the end, even after an error.
     """
     path = _index_path(url)
     os.makedirs(os.path.dirname(path), exist_ok=True)
