@@ -1,1 +1,1 @@
-"""What pretrain.py and finetune.py keep of a job: record, signals, trials, results."""
+"""The parts of pretrain.py and finetune.py: run records, signals, trials, results."""

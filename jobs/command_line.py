@@ -13,7 +13,7 @@ _DRY_RUN = "read and check everything, make the model, run one step, and write n
 def job_parser(
     description: str, config_class: type, dry_run: str = _DRY_RUN
 ) -> argparse.ArgumentParser:
-    """A parser for the options of all jobs, with all hyper-parameters in its help.
+    """A parser with the options that all jobs share, and all hyper-parameters in its help.
 
     `dry_run` says what --dry-run does.
     """
@@ -30,14 +30,14 @@ def job_parser(
     )
     parser.add_argument("--hparams", default="{}", help="a JSON object, or a file with one")
     parser.add_argument(
-        "--print-config", action="store_true", help="print the hyper-parameters as JSON, and end"
+        "--print-config", action="store_true", help="print the hyper-parameters as JSON, and exit"
     )
     parser.add_argument("--dry-run", action="store_true", help=dry_run)
     return parser
 
 
 def print_config(*configs: Any) -> None:
-    """Prints all hyper-parameters of a job as `--hparams` takes them; of several jobs, a list."""
+    """Prints a job's hyper-parameters as `--hparams` takes them; for several jobs, a list."""
     objects = [dataclasses.asdict(config) for config in configs]
     print(json.dumps(objects if len(objects) > 1 else objects[0], indent=2))
 

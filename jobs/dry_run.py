@@ -12,7 +12,7 @@ from jobs.trials import Job
 
 
 def try_one_step(job: Job, features: dict[str, dict[str, Any]]) -> None:
-    """Trains a job's model on its largest batch, and predicts each task's longest one.
+    """Trains a job's model on its largest batch, and predicts the longest batch of each split.
 
     `features` are by task and split. Nothing is written.
     """

@@ -24,14 +24,15 @@ class Encoder:
     directory: str | None  # None for random weights
     config: ConvBertConfig  # with `model_hparam_overrides`
     tokenizer: Any
-    sha256: str  # of the weights, or the configuration of random ones, and the tokenizer
+    sha256: str  # of the weights (if random: of the configuration) and the tokenizer
 
 
 def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
     """The encoder saved below `model_dir`, checked against `config` and its own tokenizer.
 
     Raises:
-        InputError: no encoder was found, a file of it is missing or damaged, or it does not fit.
+        InputError: no encoder was found, one of its files is missing or damaged, or it does not
+            fit.
     """
     from data import ConvBertTokenizer
     from data.tokenizer.saved_files import check_vocab_size
@@ -56,8 +57,8 @@ def find_encoder(config: FinetuningConfig, model_dir: str) -> Encoder:
 def random_encoder(config: FinetuningConfig, data_dir: str, model_dir: str) -> Encoder:
     """Random weights for a model like the one saved below `model_dir`, with its vocabulary.
 
-    If there is none, or `model_size` is set: of that size (default: medium-small), with the
-    vocabulary `data_dir`/vocab.txt.
+    If there is none, or `model_size` is set, the model has that size (default: medium-small) and
+    the vocabulary `data_dir`/vocab.txt.
     """
     from data import ConvBertTokenizer
     from model.weights import pretrained

@@ -66,9 +66,9 @@ def prediction_path(model_dir: str, file: SubmissionFile, trial: int | str) -> s
 def choose_trial(model_dir: str, task_name: str, requested: int | None = None) -> Choice:
     """The requested trial, or the median one by the dev score of the task's main metric.
 
-    Of an even number of trials, it is the better one of the worse half. Trials do not count if they
-    have no predictions, or only those of an earlier run with other settings. The requested one may
-    lack predictions.
+    If the number of trials is even, the median is the best one of the worse half. A trial does not
+    count if it has no predictions, or only those of an earlier run with other settings. The
+    requested trial may lack predictions.
 
     Raises:
         InputError: as `read_results_file`; or there are predictions, but no dev scores to choose
@@ -109,8 +109,8 @@ def read_predictions(path: str, file: SubmissionFile) -> list[str]:
     """A prediction for each row of GLUE's test file, in the leaderboard's format.
 
     Raises:
-        InputError: the columns or rows are not the test file's, or one is not a prediction; the
-            message names the file and, unless rows are missing or too many, the line.
+        InputError: the columns or rows are not the test file's, or a value is not a prediction. The
+            message names the file and, unless the number of rows is wrong, the line.
     """
     with open(path, encoding="utf-8-sig", errors="replace") as stream:
         header, *rows = [line.split("\t") for line in stream.read().rstrip("\n").split("\n")]
@@ -149,8 +149,8 @@ def _format(task, text):
 def constant_predictions(file: SubmissionFile) -> list[str]:
     """Predictions for a task without a model: the most frequent label in every row.
 
-    Scores are the middle of the range, but 0 in the first row: no correlation with a constant is
-    defined.
+    Scores are the middle of the range, except for a 0 in the first row, because the correlation
+    with a constant is undefined.
     """
     if file.most_frequent:
         return [file.most_frequent] * file.num_rows

@@ -43,7 +43,7 @@ class JobModels:
                     variable.assign(value)
             if self._trainer is not None:
                 self._trainer.optimizer.reset()
-        gc.collect()  # the new models: Keras's have circular references
+        gc.collect()  # frees the new models, which have circular references
 
     @functools.cached_property
     def num_devices(self) -> int:
@@ -72,13 +72,13 @@ class JobModels:
 
     @functools.cached_property
     def predictors(self) -> dict[str, Any]:
-        """The compiled function that predicts, by task."""
+        """The compiled prediction function of each task."""
         from model.predictor import Predictor
 
         return {name: Predictor(model, self.jit_compile) for name, model in self.by_task.items()}
 
     def before_step(self, shape: tuple[int, ...]) -> None:
-        """Logs that training compiles for this shape of a batch, if it does."""
+        """Logs a line if training has to compile for this shape of a batch."""
         if self.jit_compile:
             console.say_compiling(shape, self._compiled_shapes)
 

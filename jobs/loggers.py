@@ -32,7 +32,7 @@ class JsonLines:
         self.last_dropped = 0
 
     def drop_after(self, step: int) -> None:
-        """Removes lines of later steps, which come again, and an incomplete last line."""
+        """Removes incomplete lines, and those of later steps, which will be logged again."""
         if not os.path.exists(self.path):
             return
         with open(self.path, encoding="utf-8") as file:
@@ -99,7 +99,7 @@ class Wandb:
         self._run.log(dict(numbers), step=step)
 
     def close(self) -> None:
-        """Waits until all was sent."""
+        """Waits until everything is sent."""
         self._run.finish()
 
 
@@ -111,7 +111,7 @@ class Mlflow:
 
         self._mlflow = mlflow
         self.id = mlflow.start_run(run_id=run_id, run_name=title).info.run_id
-        if run_id is None:  # they may not change
+        if run_id is None:  # the parameters of a run may not change
             mlflow.log_params(settings)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -127,15 +127,17 @@ SERVICES = {"wandb": Wandb, "mlflow": Mlflow}
 
 
 class Loggers:
-    """All loggers of a run as one. An error of a service is a warning: it must not end the run.
+    """All loggers of a run as one.
+
+    Once they are open, an error of a service is only a warning: it must not end the run.
 
     Args:
-        directory: the run's, with train_log.jsonl and the ids by which services resume the run.
+        directory: the run's, for train_log.jsonl and the ids by which services resume the run.
         tensorboard: the directory of TensorBoard's files.
         services: names of `SERVICES`.
         title, settings: the run's name and parameters in services.
-        first_step: the step that a run resumes from. Later lines in the files are dropped; those in
-            services stay, and are not sent again. None keeps all lines.
+        first_step: the step that a run resumes from. Later lines of train_log.jsonl are dropped.
+            Those in services stay, and are not sent again. None keeps all lines.
 
     Raises:
         InputError: a service cannot be used, or the file of the ids is damaged.

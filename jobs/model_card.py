@@ -36,12 +36,12 @@ KINDS = {
     "ConvBertForQuestionAnswering": ("question-answering", "QuestionAnswerer"),
     "ConvBertForMultipleChoice": ("multiple-choice", "MultipleChoice"),
 }
-# Tensors of heads that transformers' classes do not have; it would draw other heads at random.
+# Tensors of heads that transformers lacks: it would open these models with random heads.
 OWN_HEADS = {
     "ConvBertForSequenceClassification": ("classifier.weight", 'head "linear"'),
     "ConvBertForQuestionAnswering": ("qa_joint.start.weight", "joint head"),
 }
-# Hyper-parameters that may be paths; of an absolute one, only the last part is shown.
+# Hyper-parameters that may be paths. Of an absolute path, only the last part is shown.
 _PATHS = ("pretrain_tfrecords", "eval_tfrecords", "vocab_file", "init_checkpoint")
 LONGEST_SAMPLE = 500  # characters of a widget's text
 SAMPLE_TOKENS = 24
@@ -62,7 +62,7 @@ def is_edited_text(text: str) -> bool:
 
 
 def sign(text: str) -> str:
-    """A generated text with the mark that shows later changes; it replaces an earlier mark."""
+    """A generated text with a mark that reveals later edits; the mark replaces an earlier one."""
     text = _MARK.sub("", text)
     return f"{text}\n<!-- generated, sha256 {_sha256(text)}: {_COMMENT} -->\n"
 
@@ -80,7 +80,7 @@ def write(directory: str | os.PathLike, text: str) -> None:
 
 
 def keep_edited(old: str | os.PathLike, new: str | os.PathLike) -> None:
-    """Copies an edited card to the directory that will replace its own."""
+    """Copies an edited card from the directory `old` to `new`, which will replace it."""
     path = os.path.join(old, FILE)
     if is_edited(path):
         shutil.copyfile(path, os.path.join(new, FILE))
@@ -89,8 +89,8 @@ def keep_edited(old: str | os.PathLike, new: str | os.PathLike) -> None:
 def write_pretrained(directory: str | os.PathLike, run: Any, step: int) -> None:
     """Writes the card of a network that the pre-training run `run` saved after `step` updates.
 
-    `directory` may still be in a temporary place. What the card says is from the run's `run.json`,
-    the metadata of its records, and the scores of an evaluation after the same step.
+    `directory` may still be in a temporary place. The card is made from the run's `run.json`, the
+    metadata of its records, and the scores of an evaluation after the same step.
     """
     with _failures_logged(directory):
         start, metadata = _read_run(run.directory)
@@ -217,7 +217,7 @@ def _card(directory, sections, sample=None, task="", scores=None, datasets=()):
 
 
 def _described(directory):
-    """A saved model's class, its row of `KINDS`, and why transformers cannot open it, if so."""
+    """A saved model's class, its row of `KINDS`, and why transformers cannot open it, or None."""
     from safetensors import safe_open
 
     path = os.path.join(directory, "config.json")
@@ -230,7 +230,7 @@ def _described(directory):
     problem = config.get("transformers_note")
     tensor, head = OWN_HEADS.get(architecture, (None, None))
     weights_path = os.path.join(directory, "model.safetensors")
-    if tensor and os.path.exists(weights_path):  # transformers wrote other formats
+    if tensor and os.path.exists(weights_path):  # only transformers writes other formats
         with safe_open(weights_path, "numpy") as weights:
             if tensor in weights.keys():  # noqa: SIM118 (not a dict)
                 problem = f"its class does not have the {head}"
@@ -238,7 +238,7 @@ def _described(directory):
 
 
 def _loading(directory):
-    """How to open the model here, and in transformers where it can."""
+    """How to open the model here and, if possible, in transformers."""
     architecture, _, pipeline, problem = _described(directory)
     auto_class = "AutoModel" + architecture.removeprefix("ConvBert").removeprefix("Model")
     own = (
@@ -259,7 +259,7 @@ def _loading(directory):
 
 
 def _scores(results: Mapping[int, Any], trial: int) -> str:
-    """The dev scores of all trials, and their mean; a star marks this model's."""
+    """The dev scores of all trials, and their statistics; a star marks this model's trial."""
     scored = [each for each in results.values() if each["metrics"]]
     if not scored:
         return ""
@@ -342,13 +342,13 @@ def _hparams(hparams):
 
 
 def _public(value):
-    """A path without the folders of the machine that it was used on."""
+    """The last part of an absolute path, without the machine's folders; other values unchanged."""
     is_absolute = isinstance(value, str) and value.startswith(("/", "~"))
     return os.path.basename(value.rstrip("/")) if is_absolute else value
 
 
 def _sample(part):
-    """The widget's example: the first of the dev set, or of the training set; None for choices."""
+    """The widget's example: the first of the dev or training set; None for multiple choice."""
     examples = part.dev.get("dev", part.train)
     hub_task = KINDS[part.task.architecture][0]
     if examples is None or hub_task == "multiple-choice":

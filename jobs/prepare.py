@@ -18,7 +18,7 @@ def prepare_backend(config: Any, data_dir: str | None, connect: bool = False) ->
         connect: join the processes that the environment names into one run.
 
     Raises:
-        InputError: there are fewer devices, or a logger's package is missing.
+        InputError: there are fewer devices than `num_devices`, or a logger's package is missing.
     """
     for name in config.loggers:
         require_package(name, f'`loggers`: "{name}"')
@@ -47,8 +47,8 @@ def prepare_backend(config: Any, data_dir: str | None, connect: bool = False) ->
 def check_batches(config: Any, num_devices: int, predicted: dict[str, bool]) -> None:
     """Checks that devices and micro-batches can share `train_batch_size` equally.
 
-    Devices must also share the batches that are only predicted: `predicted` has the names of their
-    sizes, and whether the job uses them. Raises an `InputError` that names the size.
+    Devices must also be able to share batches that are only predicted. `predicted` says for each of
+    their sizes, by name, whether the job uses it. Raises an `InputError` that names the size.
     """
     from model.backends import distribution
 

@@ -25,7 +25,7 @@ MARKS = {
     MISSED: "right, but not predicted",
     WRONG: "predicted, but not right",
 }
-LONGEST_STRETCH = 2000  # characters without a mark; of more, the middle is left out
+LONGEST_STRETCH = 2000  # characters without a mark; the middle of a longer one is left out
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 70em; margin: 2em auto;
@@ -54,7 +54,7 @@ mark small { color: #555; margin-left: .3em; }
 def write(job: Job, features: Any, outputs: Any, found: Trials, trial: int) -> None:
     """Writes the page of each of a job's tasks; a failure is a warning, since results matter more.
 
-    `features` and `outputs` are the trial's, by task and split; `found` are results of all trials.
+    `features` and `outputs` are the trial's, by task and split; `found` has results of all trials.
     """
     for part in job.parts:
         path = job.report(part.task)
@@ -160,7 +160,7 @@ def _split_sections(split: str, review: Review) -> list[str]:
             [row.label, *(f"{score:.1f}" for score in row[1:4]), *(f"{n:,}" for n in row[4:])]
             for row in review.labels
         ]
-        what = f"{review.label_unit} that have the label and did not get it; wrong: others that did"
+        what = f"{review.label_unit} with the label that did not get it; wrong: others that got it"
         section("labels", "Labels", _table(header, rows), f'<p class="note">Missed: {what}.</p>')
     if review.confusion is not None:
         section("confusion", "Confusion matrix", *_confusion(review.confusion))
@@ -220,7 +220,7 @@ def _scatter(scores: np.ndarray) -> str:
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=100)
     data = base64.b64encode(picture.getvalue()).decode()
-    alt = "A point for each example: the right score to the right, the predicted one upwards"
+    alt = "A point for each example: the right score on the x-axis, the predicted one on the y-axis"
     return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
 
 

@@ -32,7 +32,7 @@ AVERAGES = {
 }
 
 EARLY_STOP = "early stop"
-# By how the dev set took part in choosing the weights that it scores.
+# How the dev set helped to choose the weights that it scores; see `kept_weights`.
 CHOSEN_ON_DEV = {
     "best": "the weights with the best score on this dev set, so the scores are optimistic",
     EARLY_STOP: "the dev set decided when to stop, so the scores are optimistic",
@@ -193,7 +193,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
 
 
 def _explanation(average):
-    """The tasks and metrics of an average, and why it is not the one that has a name."""
+    """The tasks and metrics of an average, and why it is not one of `AVERAGES`."""
     parts = [f"{task} {' and '.join(names)}" for task, names in average["metrics"].items()]
     text = f"- {average['name']}: {', '.join(parts)}."
     if average["missing"]:

@@ -30,7 +30,7 @@ def add_start(
 
     path, metadata = os.path.join(run_dir, FILE), os.path.join(records_dir, METADATA_FILE)
     starts = []
-    if os.path.exists(path):  # a run of many starts is no reason to end it
+    if os.path.exists(path):  # many starts make it a large file, which is no error
         starts = files.read_json_object(path, max_bytes=1 << 30).get("starts")
     if not isinstance(starts, list):
         raise InputError(
@@ -64,7 +64,7 @@ def add_start(
 
 def package_versions() -> dict[str, str]:
     """Versions of the installed packages that results depend on."""
-    import importlib.metadata  # takes a while, which `--help` should not
+    import importlib.metadata  # slow, and `--help` does not need it
 
     versions = {}
     for name in PACKAGES:

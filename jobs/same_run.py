@@ -54,7 +54,7 @@ def check_new(directory: str) -> None:
             path = os.path.join(directory, name)
             if os.path.exists(path):
                 raise InputError(
-                    f"{path} exists, and no pre-training run wrote it. Choose another "
+                    f"{path} exists, but no pre-training run wrote it. Choose another "
                     "--model-name. To start from its weights, set `init_checkpoint`"
                 )
 
@@ -62,9 +62,9 @@ def check_new(directory: str) -> None:
 def check_resumed(config: PretrainingConfig, data: dict[str, Any], state: Any) -> None:
     """Refuses to resume with hyper-parameters or data that would make it another run.
 
-    `data` identifies this job's data, as `state` (a `TrainingState`) does the run's.
+    `data` identifies this job's data. `state`, a `TrainingState`, identifies the run's.
     """
-    # A hyper-parameter that an older version did not have had the effect of its default.
+    # An older version that lacked a hyper-parameter behaved as with its default.
     saved = dataclasses.asdict(PretrainingConfig()) | state.hparams
     changed = [
         f"{name} was {saved[name]!r}, is {value!r}"

@@ -56,7 +56,7 @@ class StopSignals:
 
     def _handle(self, number, frame):
         for each in self._previous_handlers:
-            signal.signal(each, signal.SIG_DFL)  # ends even a long call outside Python
+            signal.signal(each, signal.SIG_DFL)  # a second one ends even a long call outside Python
         self.received = signal.Signals(number)
         if not self._deferring:
             self.leave(self.unsaved)

@@ -15,9 +15,9 @@ from jobs.sweep_study import NOTE
 BEST = "best_hparams.json"
 PANELS_PER_ROW = 4
 OPTIMISTIC = (
-    "The dev set has chosen the best of these settings, so its score is optimistic: the more so, "
-    "the more settings were tried. Train with it and other seeds, or use a test set, before you "
-    "compare it with other results."
+    "The best of these settings was chosen on the dev set, so its score is optimistic: the more "
+    "settings were tried, the more so. Before you compare it with other results, train with other "
+    "seeds, or use a test set."
 )
 
 
@@ -124,7 +124,7 @@ def _draw_points(axes, rows, xs):
 
 
 def write(directory: str, title: str, metric: str, space: Space, rows: list[Row], hparams) -> None:
-    """Writes sweep.md, sweep.png and the best of the settings, with `hparams`, as `BEST`."""
+    """Writes sweep.md, sweep.png and, as `BEST`, the best settings together with `hparams`."""
     content = (title, metric, space, rows)
     files.write_text(os.path.join(directory, "sweep.md"), to_markdown(*content))
     figures.save(draw(*content), os.path.join(directory, "sweep.png"))

@@ -14,7 +14,7 @@ from common.fields import check_fields, override, require
 from configure_finetuning import FinetuningConfig
 from jobs.trials import EXECUTION, NOT_IN_FINGERPRINT
 
-# They change no score, or which scores can be compared.
+# They either change no score, or change which scores can be compared.
 NOT_SEARCHED = EXECUTION | NOT_IN_FINGERPRINT | {"model_size", "eval_every"}
 
 Settings = dict[str, Any]  # hyper-parameters by name
@@ -50,7 +50,7 @@ def check_space(given: Settings, source: str) -> Space:
 
     Raises:
         InputError: no hyper-parameter, an unknown or unsuitable one, an impossible or repeated
-            value, or a range that is none; the message names the hyper-parameter.
+            value, or an impossible range; the message names the hyper-parameter.
     """
     require(bool(given), "space", "an object with a hyper-parameter or more", given, source)
     space: Space = {}
@@ -77,7 +77,7 @@ def _checked(name, value, source):
 
 
 def _check_range(name, values, source):
-    _checked(name, values.get("low"), source)  # first, because it says what the name may be
+    _checked(name, values.get("low"), source)  # first, to refuse an unknown name
     check_fields(source, values, _RANGE_FIELDS, required=("low", "high"))
     bounds = {bound: _checked(name, values[bound], source) for bound in ("low", "high")}
     require(bounds["low"] < bounds["high"], "high", "above `low`", values["high"], source)
@@ -118,7 +118,7 @@ def as_params(settings: Settings) -> dict[str, str]:
 
 
 def suggest(trial: Any, space: Space) -> Settings:
-    """The settings of an Optuna trial: it draws those that it does not have yet."""
+    """The settings of an Optuna trial, which draws those that it does not have yet."""
     settings = {}
     for name, values in space.items():
         if not isinstance(values, Range):

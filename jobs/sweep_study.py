@@ -43,7 +43,7 @@ def open_study(directory: str, job: Job, identity: dict[str, Any], startup: int)
         known = study.user_attrs | {}
         if "settings" not in known:
             study.set_user_attr("identity", identity)
-            study.set_user_attr("settings", settings)  # last: both are there if this is
+            study.set_user_attr("settings", settings)  # last: if it is there, both are
             return study
     changed = [
         f"another `{name}`" for name in identity if identity[name] != known["identity"][name]
@@ -54,14 +54,14 @@ def open_study(directory: str, job: Job, identity: dict[str, Any], startup: int)
         changed += found.values()
     if changed:
         raise InputError(
-            f"{path} has a sweep of its own: here are {'; '.join(dict.fromkeys(changed))}. Give "
+            f"{path} has a sweep with other settings: {'; '.join(dict.fromkeys(changed))}. Give "
             "this sweep another --run-name, or the same settings as that one"
         )
     return study
 
 
 def pending(study: Any, space: Space, sampler: str, seed: int, most: int) -> Iterator[Any]:
-    """Yields the Optuna trials to compute, until `most` have ended, those of earlier processes too.
+    """Yields the Optuna trials to compute, until `most` have ended in this and earlier processes.
 
     Trials of a process that was killed come again, with the same number and settings. Each sample
     depends only on the seed, its number and the results so far, so a sweep that was killed draws
@@ -86,7 +86,7 @@ def pending(study: Any, space: Space, sampler: str, seed: int, most: int) -> Ite
 
 
 def compute(study: Any, trial: Any, job: Job, score: Callable[[Job], float]) -> None:
-    """Tells the study the score of a trial, which `score` returns for its job.
+    """Computes the score of a trial, by calling `score` with its job, and tells the study.
 
     A setting that cannot be trained, for instance because its loss is not finite or its batches do
     not fit into the memory, counts as pruned, with the error as its note.

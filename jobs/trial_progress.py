@@ -1,7 +1,8 @@
-"""What happens between the steps of a trial: dev scores, the weights to keep, states to go on from.
+"""What happens between the steps of a trial: dev scores, weights to keep, states to resume from.
 
 Without `eval_every`, nothing is scored, because scoring takes time. A state is saved at the end of
-an epoch only if `SECONDS_BETWEEN_STATES` have passed, so that short trials save none.
+an epoch, or after a score, only if `SECONDS_BETWEEN_STATES` have passed, so that short trials save
+none.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ class TrialProgress(StepsCallback):
     """Scores the dev sets, chooses the weights, stops early, logs, and saves the trial's state.
 
     Args:
-        job, trial: the trial, of `steps` steps in all.
+        job, trial, steps: the job, the number of the trial, and its steps in all.
         trained: the compiled model that `fit` trains. It gets the trial's last state, if any.
         evaluate: returns the scores of the current weights, and the outputs behind them.
         num_examples: in an epoch; batches may span epochs.
@@ -187,9 +188,9 @@ class TrialProgress(StepsCallback):
             self.log.close()
 
     def finish(self) -> dict[str, Any]:
-        """Gives the model the weights to keep; returns what the results say of the evaluations.
+        """Gives the model the weights to keep; returns what the results record of the evaluations.
 
-        `found` is what `evaluate` returned for these weights, None if that is not known.
+        `found` is what `evaluate` returned for these weights, or None if it is not known.
         """
         if not self.evaluations:
             return {}

@@ -81,7 +81,7 @@ class TaskData:
     task: Task  # as `Task.complete` returns it
     train: Examples | None  # None if nothing is trained
     dev: dict[str, Examples]  # by split, "dev" first; empty if nothing is scored
-    tests: dict[str, Examples]  # by split, what predictions are written for
+    tests: dict[str, Examples]  # by split; predictions are written for them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Job:
     config: FinetuningConfig
     encoder: Encoder | None  # None until it is loaded
     model_dir: str  # see `working_copy.output_directory`; all paths are below it
-    send: Callable[[], None] = lambda: None  # to the store that it is a copy of
+    send: Callable[[], None] = lambda: None  # sends `model_dir` to the store it is a copy of
     # Called with the trial and its evaluations after each one; what it raises ends the training.
     watch: Callable[[int, list[dict[str, float]]], None] | None = None
 
@@ -120,7 +120,7 @@ class Job:
 
     @property
     def num_characters(self) -> float:
-        """The cost of a trial: characters read; those trained on count three times."""
+        """The cost of a trial: characters read, and three times those trained on in each epoch."""
         read = trained = 0
         for part in self.parts:
             read += sum(e.num_characters for e in (*part.dev.values(), *part.tests.values()))
@@ -185,7 +185,7 @@ class Job:
         return _hash(known)
 
     def settings(self, part: TaskData) -> dict[str, Any]:
-        """The part of what `fingerprint` hashes that concerns one task, by name."""
+        """By name: the seed, and what concerns one task of the values that `fingerprint` hashes."""
         others = {
             "seed": self.config.seed,
             "encoder": self.encoder.sha256,
@@ -231,14 +231,14 @@ def _is_result(value):
 def differences(job: Job, part: TaskData, result: TrialResult) -> dict[str, str]:
     """The settings of a trial that differ from the job's, by name, in words.
 
-    Dev data differ only if both were scored on some.
+    Dev data are compared only if the trial was scored, and the job scores, too.
     """
     before, now = result.get("settings"), job.settings(part)
     if before is None:  # an older version wrote it
         expected = (job.fingerprint(), job.config.seed + result["trial"] - 1)
         is_same = (result["fingerprint"], result["seed"]) == expected
         return {} if is_same else {"settings": "other settings"}
-    # A hyper-parameter that an older version did not have had the effect of its default.
+    # An older version that lacked a hyper-parameter behaved as with its default.
     before = dict.fromkeys(now) | dataclasses.asdict(FinetuningConfig()) | before
     if not (before["dev data"] and now["dev data"] and result["metrics"]):
         before = before | {"dev data": now["dev data"]}
@@ -255,9 +255,9 @@ def check_results(job: Job) -> None:
     """Refuses to replace results of other settings.
 
     Raises:
-        InputError: the results file has trials of other settings, or an unfinished trial is of
-            others; the message lists the differences. Or there are models or predictions without a
-            results file, or a file is damaged.
+        InputError: the results file has trials of other settings, or an unfinished trial has other
+            settings; the message lists the differences. Or there are models or predictions without
+            a results file, or a file is damaged.
     """
     found: dict[str, str] = {}
     for part in job.parts:
@@ -280,7 +280,7 @@ def check_results(job: Job) -> None:
 
 
 def unfinished_differences(job: Job, part: TaskData, trial: int) -> dict[str, str]:
-    """The settings of a trial that was killed that differ from the job's; see `differences`."""
+    """The settings of a killed trial that differ from the job's; see `differences`."""
     known = unfinished.describe(job.checkpoints(trial))
     if known is None:
         return {}
@@ -360,7 +360,7 @@ def is_finished(job: Job, part: TaskData, result: TrialResult) -> bool:
 
 
 def write_results(job: Job, new: Trials, without: int | None = None) -> None:
-    """Writes new results and those to keep as JSON and as text, except the trial `without`."""
+    """Writes new and kept results as JSON and as text, but not those of the trial `without`."""
     found = kept_trials(job) | new
     results = {
         part.task.name: [
@@ -373,7 +373,7 @@ def write_results(job: Job, new: Trials, without: int | None = None) -> None:
 
 
 def check_disk(job: Job) -> None:
-    """Checks that a trial's files can be written; an `InputError` before it is computed."""
+    """Checks that a trial's files can be written: a `WriteError` before it is computed."""
     size = 4 * job.encoder.config.num_kernel_parameters() * len(job.parts)
     for folder, num_bytes in (
         ("results", 0),
@@ -417,8 +417,8 @@ def result_line(task_name: str, result: TrialResult) -> str:
 def describe_progress(jobs: list[Job], finished: dict[str, Trials]) -> str:
     """The number of the next trial, the number of trials, and the estimated time left.
 
-    A trial takes about as long as the job's finished ones; in a job that has none, as long per
-    character as the other jobs' trials.
+    A trial is assumed to take as long as the job's finished ones. If there are none, it is assumed
+    to take as long per character as the other jobs' trials.
     """
     num_finished = sum(map(len, finished.values()))
     text = f"trial {num_finished + 1} of {sum(job.config.num_trials for job in jobs)}"

@@ -1,4 +1,4 @@
-"""DATA_DIR/models/NAME of a job; if DATA_DIR is a URL, a local copy that is sent to the store."""
+"""A job's DATA_DIR/models/NAME or, if DATA_DIR is a URL, a local copy of it and how to send it."""
 
 import functools
 import os
@@ -16,11 +16,11 @@ FINETUNING = ("checkpoints", "finetuning_checkpoints", "generator", "tensorboard
 def open_directory(
     data_dir: str, model_name: str, writes: bool = True, without: tuple[str, ...] = PRETRAINING
 ) -> tuple[str, Callable[[], None]]:
-    """Makes the copy equal to what is in the store; returns its path, and what sends its changes.
+    """Makes the copy equal to the store; returns its path, and a function that sends its changes.
 
     Raises:
-        InputError: another job on this machine has it, and this process `writes`; or an error of
-            the store.
+        InputError: another job on this machine uses the copy, and this process `writes`; or the
+            store has an error.
         WriteError: the copy cannot be written.
     """
     store = os.path.join(data_dir, "models", model_name)
