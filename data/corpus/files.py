@@ -28,8 +28,8 @@ class DamagedError(InputError):
 def read_errors(name: str | os.PathLike) -> Iterator[None]:
     """Turns errors of reading in the `with` block into an `InputError` that names the file.
 
-    If a decoder rejects the bytes, it is a `DamagedError`. What the system reports, such as a lack
-    of permission or memory, says nothing about the file.
+    If a decoder rejects the bytes, it is a `DamagedError`. An error of the operating system, such
+    as a lack of permission or memory, does not mean that the file is damaged.
     """
     try:
         yield
@@ -104,7 +104,7 @@ def decompress(file: io.RawIOBase, compression: str) -> Iterator[bytes]:
 
 
 def as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Turns a text that begins with UTF-16's byte-order mark into UTF-8; any other stays."""
+    """Turns text with UTF-16's byte-order mark into UTF-8; other text stays as it is."""
     first = next(chunks, b"")
     chunks = itertools.chain([first], chunks)
     if encoding_of(first) != "utf-16":

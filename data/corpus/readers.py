@@ -2,7 +2,8 @@
 
 Memory stays bounded for files, documents and lines of any size; only a line of JSON (up to
 `MAX_JSON_BYTES`) and a value of a parquet file are held as a whole. A document that cannot be used
-is skipped and counted. Damage to a file is an error, or is counted too: `ReadOptions.skip_damaged`.
+is skipped and counted. Damage to a file is an error, or is counted with
+`ReadOptions.skip_damaged`.
 """
 
 import codecs
@@ -29,7 +30,7 @@ from data.corpus.files import (
 from data.corpus.lines import MAX_LINE_BYTES, group_lines, is_blank, split_lines, split_text
 from data.corpus.parquet import read_values
 
-# Parsing a line of JSON can take twelve times its size.
+# Parsing a line of JSON can take twelve times its size in memory.
 MAX_JSON_BYTES = 16 << 20
 # How many skipped documents are listed; all are counted.
 MAX_LISTED = 100
@@ -54,7 +55,7 @@ class ReadOptions:
     blanks_separate_docs: bool = True
     """Whether a blank line ends a document in a .txt file."""
     corpus_format: str | None = setting(
-        None, "what all files are, whatever their names", choices=("txt", "jsonl")
+        None, "the type of all files, whatever their names", choices=("txt", "jsonl")
     )
     skip_damaged: bool = False
     """Whether to skip the rest of a damaged file, and count it, instead of failing."""
@@ -92,23 +93,24 @@ class Skipped:
         """Counts a document, or the rest of a file."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if len(self.listed) < MAX_LISTED:
-            file = source.name.removesuffix(f":{source.offset}")  # `where` counts from its start
+            file = source.name.removesuffix(f":{source.offset}")  # `where` counts from the start
             self.listed.append([file, where, f"{reason}: {detail}" if detail else reason])
 
 
 def read_lines(
     source: TextSource, content: bytes | None = None, skipped: Skipped | None = None
 ) -> Iterator[bytes | None]:
-    """Yields the lines of a source, stripped and not empty, and None after each document's last.
+    """Yields the lines of a source, stripped and not empty, and None after each document.
 
-    `content` is the source's if it comes from `Corpus.stream`; `skipped` counts what is skipped.
+    `content` is what `Corpus.stream` yields for the source, if it is read that way; `skipped`
+    counts what is skipped.
 
     Raises:
         DamagedError: the file is damaged, and `ReadOptions.skip_damaged` is not set.
         InputError: the file cannot be read, or a parquet file does not have the text column.
     """
     skipped = Skipped() if skipped is None else skipped
-    is_open = False  # a document that has begun
+    is_open = False  # whether a document has begun
     try:
         with (
             read_errors(source.name),

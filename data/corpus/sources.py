@@ -2,10 +2,10 @@
 
 A corpus is a file, a directory (including its subdirectories) or a glob pattern. Any of them can be
 in an object store, or in a data set on the Hugging Face hub, which is downloaded: see
-`common.remote` and `common.hub_datasets`. The ending of a file's name, in any case, gives its type,
-unless `ReadOptions.corpus_format` does:
+`common.remote` and `common.hub_datasets`. The ending of a file's name, in upper or lower case,
+gives its type, unless `ReadOptions.corpus_format` does:
 - `*.tar`: contains `*.xz` archives, like OpenWebText's single tar and the many tars of its public
-  copy. On its own, a `*.tar.xz` can contain them too.
+  copy. A `*.tar.xz` can contain them, too, if the corpus is this file alone.
 - any other `*.xz`: one of those archives, a tar.xz with one .txt file per document.
 - `*.txt`: a blank line ends a document (unless this is switched off), and so does the end of file.
 - `*.jsonl`: one document per line, in a field of the JSON object.
@@ -59,7 +59,7 @@ class Corpus:
     path: Path | RemotePath
     sources: list[TextSource]
     is_stream: bool
-    """A compressed tar: its members can only be read in order, with `stream`."""
+    """Whether it is a compressed tar, whose members can only be read in order, with `stream`."""
     read_options: ReadOptions = field(default_factory=ReadOptions)
     origin: dict[str, str] = field(default_factory=dict)
     """`corpus` and `corpus_revision`, the address and the commit, if it is from the hub."""
@@ -100,7 +100,7 @@ def find_corpus(
     path: str | os.PathLike | None = None,
     options: ReadOptions | None = None,
 ) -> Corpus:
-    """Finds a corpus and lists it. Of archives, only the first and the last bytes are checked.
+    """Finds a corpus and lists its sources. Of archives, only the first and last bytes are checked.
 
     `path` is a file, a directory, or a pattern such as `crawl/**/*.jsonl.gz`, also in a store or in
     a data set on the hub: `hf://datasets/OWNER/NAME/*.parquet`. By default, the corpus is
@@ -144,7 +144,7 @@ def find_corpus(
 def _fetch(
     address: str, options: ReadOptions
 ) -> tuple[str, list[tuple[Path, str]], dict[str, str]]:
-    """Downloads the files at an address of the hub that can be read.
+    """Downloads the readable files at an address on the hub.
 
     Returns the file, or the directory of several; the files with their names; and `Corpus.origin`.
     """
@@ -158,7 +158,7 @@ def _fetch(
 def _check_found(
     path: str | os.PathLike, count: int, others: Iterable[str], nothing: str = ""
 ) -> None:
-    """Reports what is passed over; raises an `InputError` if it is all that was found."""
+    """Warns of the files that are passed over; raises an `InputError` if there are no others."""
     counts = Counter(others)
     listing = _listing(counts)
     if not count:
@@ -171,7 +171,7 @@ def _check_found(
 def _find_remote_files(
     path: RemotePath, options: ReadOptions
 ) -> tuple[list[tuple[RemotePath, str, int]], bool]:
-    """Lists the files of a store, with their names and sizes; and whether it is one file alone."""
+    """Lists the files of a store, with names and sizes; also tells if `path` is a single file."""
     base, found = remote.match_files(str(path))
     if base != str(path) and [*found] == [path.name]:
         return [(path, path.name, found[path.name].size)], True
@@ -182,7 +182,7 @@ def _find_remote_files(
 
 
 def _is_meant(file: Path | RemotePath, options: ReadOptions) -> bool:
-    """Whether a file that was not named, but found, is part of the corpus."""
+    """Whether a file is part of the corpus if the user named only its folder or a pattern."""
     is_hidden = options.corpus_format and file.name.startswith(".")
     return bool(_kind_of(file.name, options)[0]) and not is_hidden and not _is_vocabulary(file)
 
@@ -202,7 +202,7 @@ def _default_path(data_dir: str | os.PathLike) -> Path | RemotePath:
 def _list_single_tar(
     path: Path | RemotePath, kind: str | None, options: ReadOptions
 ) -> tuple[list[TextSource], bool]:
-    """Lists a tar of archives, or an archive alone; and whether it is a compressed tar."""
+    """Lists a tar of archives, or a single archive; also tells if it is a compressed tar."""
     with remote.open_binary(path) as file:
         is_compressed = file.read(len(_XZ_MAGIC)) == _XZ_MAGIC
         size = file.seek(0, os.SEEK_END)
@@ -228,7 +228,7 @@ def _is_tar(path: Path | RemotePath) -> bool:
 def _find_files(path: Path, options: ReadOptions) -> list[tuple[Path, str]]:
     """Returns the files of a directory or pattern, in order, each with its name for messages."""
     base, *pattern = Path(), *path.parts
-    while pattern and (base / pattern[0]).exists():  # as it stands, whatever it has of a pattern
+    while pattern and (base / pattern[0]).exists():  # a plain name, even if it looks like a pattern
         base /= pattern.pop(0)
     files, passed_over = set(), set()
     for match in _matches(base, pattern):
@@ -293,14 +293,14 @@ def _kind_of(name: str, options: ReadOptions) -> tuple[str | None, str]:
 
 
 def _what_is(file: Path | RemotePath) -> str:
-    """What is passed over, for messages."""
+    """Describes a file that is passed over, for messages."""
     if not remote.is_url(file) and file.is_dir():
         return "linked directory"
     return "vocab.txt with a vocabulary" if _is_vocabulary(file) else _ending(Path(file.name))
 
 
 def _listing(counts: Counter) -> str:
-    """How many files have which endings, for messages."""
+    """The number of files with each ending, for messages."""
     common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:10]
     return f"{counts.total()} others ({', '.join(f'{count} {ending}' for ending, count in common)})"
 
@@ -355,7 +355,7 @@ def _list_tar(
             # Stands for the archives that cannot be listed: its zero bytes are counted as damage.
             sources.append(make(f"{name}, after {len(sources)} archives", offset=0, size=0))
     if passed_over and (sources or not is_compressed):
-        logging.warning("%s: passed over %s, which are no *.xz", path, _listing(passed_over))
+        logging.warning("%s: passed over %s, which are not *.xz", path, _listing(passed_over))
     return sources
 
 
@@ -376,10 +376,10 @@ def _list_file(
     is_divisible = kind == "jsonl" or (kind == "text" and options.blanks_separate_docs)
     is_divisible = bool(is_divisible and size and not compression)
     if is_remote and is_divisible and size <= TEXT_RANGE_BYTES:
-        return [dataclasses.replace(source, name=f"{name}:0")]  # as `_ranges` would
+        return [dataclasses.replace(source, name=f"{name}:0")]  # as `_ranges` names it
     if is_remote and not is_divisible:
         return [source]
-    with remote.open_binary(path) as file:  # what cannot be opened is found before any work is done
+    with remote.open_binary(path) as file:  # a file that cannot be opened is an early error
         if is_divisible and encoding_of(file.read(2)) != "utf-16":
             return list(_ranges(source, file))
         if kind == "archive" and not options.skip_damaged:

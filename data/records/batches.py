@@ -67,7 +67,7 @@ def evaluation_batches(
     rows: slice = slice(None),
     pad_id: int = 0,
 ) -> tf.data.Dataset:
-    """Reads the same `num_batches` batches each time, taking one example of each shard by turns.
+    """Reads the same `num_batches` batches each time, taking examples from up to 64 shards in turn.
 
     If there are fewer examples than that, they are repeated. For the other arguments and the
     errors, see `training_batches`.
@@ -84,9 +84,9 @@ def evaluation_batches(
 def batch_sources(
     metadata: RecordsMetadata, batch_size: int, seed: int, step: int
 ) -> dict[str, list[int]]:
-    """Finds which records of each shard, by path, batch number `step` of `training_batches` has.
+    """Finds the records of batch number `step` of `training_batches`, in each shard, by path.
 
-    It reads none of them. Records are given by their indices in the shard, ascending.
+    It does not read the records. They are given by their indices in the shard, ascending.
     """
     counts = {metadata.path(shard): shard.examples for shard in metadata.shards}
     sources = collections.defaultdict(list)

@@ -51,16 +51,16 @@ def build_records(
     """Builds the records of a corpus, or those that are missing.
 
     Files in the directory list the options and each finished shard, so that the next build with the
-    same options resumes a stopped one, or several parts. At the end, `metadata.json` replaces them.
-    The result is None if it was already there.
+    same options can resume a stopped one, or finish several parts. At the end, `metadata.json`
+    replaces them. The result is None if the records were already complete.
 
     Args:
         corpus, options: what to build.
         records_dir: the directory, or its URL; created if necessary.
-        num_processes: with 1, this process builds.
+        num_processes: how many processes build; with 1, it is this one.
         overwrite: replace records that were built with other options.
-        make_workers: replaces the processes of this machine.
-        finish_only: a missing shard is an error.
+        make_workers: makes workers that replace the processes of this machine.
+        finish_only: do not build; a missing shard is an error.
 
     Raises:
         InputError: the directory holds other records or is in use, the vocabulary cannot be used,
@@ -110,7 +110,7 @@ def build_part(
     num_processes: int = 1,
     make_workers: Callable[[BuildOptions], Workers] | None = None,
 ) -> list[Shard] | None:
-    """Builds some of the shards, or those of them that are missing, and no `metadata.json`.
+    """Builds the shards of a part that are missing, and no `metadata.json`.
 
     Other parts can be built in the same directory at the same time; `build_records`, which has the
     same arguments and errors, finishes it. Returns the shards of the part; None if the directory is
@@ -161,8 +161,8 @@ def _require_all(tasks, finished, records_dir):
     parts = sorted({Part(task.index % count + 1, count) for task in missing})
     raise InputError(
         f"{len(missing)} of {len(tasks)} shards in {records_dir} are missing or cut: "
-        f"{_some(task.name for task in missing)}. They are of --part {_some(map(str, parts))}: run "
-        "what is missing with the same options, then --finish again."
+        f"{_some(task.name for task in missing)}. They belong to --part {_some(map(str, parts))}: "
+        "run these parts with the same options, then --finish again."
     )
 
 

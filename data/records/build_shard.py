@@ -46,7 +46,7 @@ class ShardTask:
 class LineTokenizer:
     """Tokenizes many lines in one call; made once per process.
 
-    Its `vocabulary` is the fields of `RecordsMetadata` about the vocabulary.
+    Its `vocabulary` holds the fields of `RecordsMetadata` about the vocabulary.
     """
 
     def __init__(self, options: BuildOptions):

@@ -79,7 +79,7 @@ def build_on_worker(
 
 @functools.cache
 def _own_progress(records_dir: Path | RemotePath, build_id: str) -> Path | RemotePath:
-    """Begins this process's progress file, with the options in the driver's."""
+    """Begins this process's progress file, with the options from the driver's file."""
     path = records_dir / f"build_progress-{build_id}-{uuid.uuid4().hex}.jsonl"
     progress.begin(path, progress.options_of(records_dir / PROGRESS_FILE))
     return path

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--data-dir",
         required=True,
-        help="directory of corpus and vocabulary, and of the records; or its URL (s3://BUCKET/PATH)",
+        help="directory of the corpus, the vocabulary and the records, or its URL (s3://BUCKET/PATH)",
     )
     add_corpus_arguments(parser)
     add_settings(parser, BuildOptions)
@@ -130,7 +130,7 @@ def build(
     logging.info("corpus %s: %.1f MB, %d sources", name, corpus.size / 1e6, count)
     logging.info("vocabulary %s", vocab_file)
     if num_processes is None:
-        cpus = len(os.sched_getaffinity(0))  # of a batch job, often not all of the machine's
+        cpus = len(os.sched_getaffinity(0))  # a batch job often has only some of the machine's
         num_processes = min(cpus, 1 + corpus.size // BYTES_PER_PROCESS)
     require(num_processes >= 1, "num_processes", "at least 1", num_processes)
     if part:
@@ -209,7 +209,7 @@ def copy_vocab(data_dir: Path | RemotePath, vocab_file: Path | RemotePath) -> No
 def _config_to_copy(data_dir, vocab_file):
     """The tokenizer_config.json that belongs to a vocabulary; None without one.
 
-    Another one in the data directory, where there is no vocabulary, is an `InputError`.
+    If the data directory has a different one, but no vocabulary, it is an `InputError`.
     """
     config, there = vocab_file.with_name(CONFIG_FILE), data_dir / CONFIG_FILE
     config = config if vocab_file.name == "vocab.txt" and config.exists() else None

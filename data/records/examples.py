@@ -81,8 +81,8 @@ class ExampleBuilder:
     def _aim_for(self, target_length: int) -> None:
         self._target_length = target_length
         # The original compares text tokens with a length that includes special tokens. With
-        # `carry_over`, two tokens fewer fill an example. One token less always fits with three
-        # special tokens, so a cut never reaches beyond the last line.
+        # `carry_over`, two tokens fewer fill an example. One token less than that always fits with
+        # three special tokens, so a cut never reaches beyond the last line.
         self._enough = target_length - 2 if self._carry_over else target_length
 
     def _make_example(self) -> Example:

@@ -41,7 +41,7 @@ def file_sizes(records_dir: Path | RemotePath) -> dict[str, int]:
     sizes = {}
     with os.scandir(records_dir) as entries:
         for entry in entries:
-            # What others are writing gets another name at any time.
+            # Files that other processes are writing can be renamed at any time.
             with contextlib.suppress(FileNotFoundError):
                 sizes[entry.name] = entry.stat().st_size
     return sizes
@@ -52,7 +52,7 @@ def shard_files(records_dir: Path | RemotePath) -> list[Path | RemotePath]:
     found = sorted(records_dir.glob(f"{SHARD_PREFIX}*"))
     shards = [path for path in found if re.fullmatch(rf"{SHARD_PREFIX}\d+-of-\d+", path.name)]
     if others := sorted({path.name for path in found} - {path.name for path in shards}):
-        logging.warning("%s: not read, by their names: %s", records_dir, ", ".join(others[:10]))
+        logging.warning("%s: unknown names, not read: %s", records_dir, ", ".join(others[:10]))
     return shards
 
 
@@ -86,14 +86,14 @@ class Shard:
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     """Skipped documents and files: reason → number."""
     skipped_listed: list[list[str]] = dataclasses.field(default_factory=list, compare=False)
-    """The first of them: file, where in it, reason. `metadata.json` lists some of all shards."""
+    """The first of them: file, where in it, reason. `metadata.json` has one such list for all."""
     sha256: str = ""
     """Of the file; empty if an older version wrote it."""
 
 
 @dataclass(frozen=True)
 class RecordsMetadata:
-    """A complete directory of records. What the original does not write is None or empty."""
+    """A complete directory of records. Fields that the original lacks are None or empty."""
 
     records_dir: Path | RemotePath
     record_format: str
@@ -104,7 +104,7 @@ class RecordsMetadata:
     do_lower_case: bool | None = None
     strip_accents: bool | None = None
     options: dict = dataclasses.field(default_factory=dict)
-    """`BuildOptions.identity`: the options, and hashes of the vocabulary and the corpus's list."""
+    """`BuildOptions.identity`: the options, and hashes of the vocabulary and the list of files."""
 
     def total(self, field: str) -> int:
         """Sums a field over the shards."""
@@ -224,7 +224,7 @@ def _fetch(url: str) -> RecordsMetadata:
 
 
 def _check_types(metadata: RecordsMetadata) -> None:
-    """Raises a `TypeError` if a file holds what `RecordsMetadata` cannot be."""
+    """Raises a `TypeError` if a file holds values that are impossible in `RecordsMetadata`."""
     numbers = [field.name for field in dataclasses.fields(Shard) if field.type is int]
     for shard in metadata.shards:
         if not all(type(getattr(shard, name)) is int for name in numbers):
@@ -246,7 +246,7 @@ def _scan_original(records_dir: Path) -> RecordsMetadata:
     expected = sum({int(shard.name.rpartition("-")[2]) for shard in shards})
     if len(shards) != expected:
         logging.warning(
-            "%s has %d shards, and their names speak of %d: some are missing, or of another build",
+            "%s has %d shards, but their names say %d: some are missing, or are from another build",
             records_dir,
             len(shards),
             expected,
@@ -291,9 +291,9 @@ def hold_out(metadata: RecordsMetadata, count: int) -> tuple[RecordsMetadata, Re
 
 
 def check_vocab(metadata: RecordsMetadata, tokenizer) -> None:
-    """Raises an `InputError` unless records were built with this tokenizer or its like.
+    """Raises an `InputError` unless records were built with this tokenizer or an equal one.
 
-    The tokenizer of records that the original wrote is unknown; they pass.
+    Records that the original wrote pass, because their tokenizer is unknown.
     """
     for name in TOKENIZER_FIELDS:
         built, given = getattr(metadata, name), getattr(tokenizer, name)

@@ -18,7 +18,7 @@ MIN_TARGET_LENGTH, MAX_TARGET_LENGTH = 5, (1 << 16) - 1  # compact records write
 
 
 class Part(NamedTuple):
-    """A share of the shards, for one job of an array: every `count`-th, in turn."""
+    """A share of the shards, for one job of an array: every `count`-th shard."""
 
     number: int
     """From 1 to `count`."""

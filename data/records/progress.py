@@ -2,8 +2,8 @@
 
 Each process that builds shards has its own progress file there: a line with the options of the
 build (`BuildOptions.identity`), then one for each finished shard. In an object store, where nothing
-can be added to a file, each shard has its own. `metadata.json` replaces these files when all shards
-are there.
+can be added to a file, each shard has its own progress file. `metadata.json` replaces these files
+when all shards are there.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def finished_shards(records_dir: Path | RemotePath, identity: dict) -> dict[str,
     Raises:
         InputError: the directory holds records of other options, or damaged ones.
     """
-    has_shards = bool(shard_files(records_dir))  # first: what builds them notes its options before
+    has_shards = bool(shard_files(records_dir))  # first: a build writes its options earlier
     metadata_file, files = records_dir / METADATA_FILE, progress_files(records_dir)
     if metadata_file.exists():
         content = _parse(metadata_file.read_text(errors="replace"))
@@ -70,7 +70,7 @@ def finished_shards(records_dir: Path | RemotePath, identity: dict) -> dict[str,
     for text in texts:
         options, *lines = map(_parse, text.split("\n"))
         _check_options(records_dir, options, identity)
-        for line in filter(None, lines):  # the last is cut if the build was killed
+        for line in filter(None, lines):  # the last line is cut if the build was killed
             with contextlib.suppress(TypeError):
                 shard = Shard(**line)
                 shards[shard.name] = shard

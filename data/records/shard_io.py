@@ -119,7 +119,7 @@ def find_damage(path: str, num_examples: int) -> str | None:
 
 
 def _count_sound_records(path):
-    """Returns the number of records before the first damaged one, and what is wrong with that."""
+    """Returns the number of sound records before any damage, and what the damage is, or None."""
     import tensorflow as tf
 
     dataset, count = tf.data.TFRecordDataset(path), 0
