@@ -22,7 +22,7 @@ class Task(abc.ABC):
     Args:
         name: also the name of the task's folder.
         metrics: names of the scores. Summaries show the first.
-        files: paths by split, of files that are not in the task's folder; or addresses on the hub.
+        files: by split, paths of files that are not in the task's folder, or addresses on the hub.
         test_splits: the splits to write predictions for.
         more_dev_splits: the optional splits to score besides "dev".
     """
@@ -35,7 +35,7 @@ class Task(abc.ABC):
 
     architecture: ClassVar[str]  # the model's class in `model`
     endings: ClassVar[tuple[str, ...]]  # of the names of its files
-    other_endings: ClassVar[tuple[str, ...]] = ()  # where no file has one of `endings`
+    other_endings: ClassVar[tuple[str, ...]] = ()  # used if no file has one of `endings`
     predicts_dev: ClassVar[bool] = False  # whether to write predictions for dev splits, too
     file_hint: ClassVar[str] = ""  # ends the message about a missing file
 
@@ -53,7 +53,7 @@ class Task(abc.ABC):
         return [os.path.join(directory, self.name, split + ending) for ending in self.endings]
 
     def complete(self, directory: str) -> "Task":
-        """The task with what it takes from its training file, such as the labels; see `load`."""
+        """The task, completed from its training file, for example with labels; see `load`."""
         return self
 
     @abc.abstractmethod
@@ -68,7 +68,7 @@ class Task(abc.ABC):
         return self.read(self.find_file(directory, split), split)
 
     def load_if_there(self, directory: str, splits: tuple[str, ...]) -> dict[str, Examples]:
-        """Reads those of the splits that have a file, and warns about the others."""
+        """Reads the splits that have a file, and warns about the others."""
         found = {}
         for split in splits:
             if split in self.files or self._files(directory, split):
@@ -149,7 +149,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def write_predictions(self, examples: Examples, features: Any, outputs: Any, path: str) -> None:
-        """Writes predictions to `path`, which ends in `.tsv`; see `score` for the others."""
+        """Writes predictions to `path`, which ends in `.tsv`; see `score` for the rest."""
 
     @abc.abstractmethod
     def review(self, examples: Examples, features: Any, outputs: Any) -> Review:
@@ -167,10 +167,10 @@ class Task(abc.ABC):
     def count_cut(
         self, tokenizer: Any, examples: Examples, features: Any
     ) -> dict[str, tuple[int, int]]:
-        """How many texts were longer than a row when `features` were made of the examples.
+        """How many texts were longer than a row when `features` were made from the examples.
 
         Returns:
-            What became of texts, in words → how many, and of how many: {"texts cut": (2, 100)}.
+            What happened to texts → how many texts, and of how many: {"texts cut": (2, 100)}.
         """
 
     def identity(self) -> list[Any]:

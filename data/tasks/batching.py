@@ -21,7 +21,7 @@ from common.errors import InputError
 from data import tensorflow_setup
 from data.tasks.examples import IGNORED, TextExamples
 
-# With `few_shapes`, batches have the length that rows may have at most, or a half or a quarter of
+# With `few_shapes`, the length of a batch is the most that rows may have, or a half or a quarter of
 # it, rounded up to a multiple of this.
 LENGTH_MULTIPLE = 16
 # Training examples are sorted by length within pools of this many batches.
@@ -71,7 +71,7 @@ class Features:
         return self.lengths_of(np.arange(len(self)))
 
     def lengths_of(self, examples: np.ndarray) -> np.ndarray:
-        """Tokens of each of these examples' longest row, int64 `[len(examples)]`."""
+        """Tokens of the longest row of each of these examples, int64 `[len(examples)]`."""
         rows = self.rows_of(examples)
         lengths = self.row_splits[rows + 1] - self.row_splits[rows]
         return lengths.reshape(-1, self.rows_per_example).max(axis=1)
@@ -115,7 +115,7 @@ def make_features(tokenizer: Any, examples: TextExamples, max_seq_length: int) -
 
 
 def count_cut(tokenizer: Any, examples: TextExamples, features: Features) -> int:
-    """How many examples were cut when `features` were made of them."""
+    """How many examples were cut when `features` were made from them."""
     full = np.flatnonzero(features.lengths == features.max_seq_length)
     if not len(full):
         return 0
@@ -174,9 +174,9 @@ def training_batches(
 class Batches(Sequence):
     """Batches `(inputs, targets)` or `(inputs, targets, weights)` of NumPy arrays, made on demand.
 
-    `indices` are the examples of each batch; for `pad_to_max`, see `training_batches`. `num_rows`
-    fills each batch up to so many examples, by repeating its last one at weight 0, and pads it to
-    one of three lengths; None does neither.
+    `indices` are the examples of each batch; for `pad_to_max`, see `training_batches`. If
+    `num_rows` is given, each batch is filled up to that many examples, by repeating its last one
+    with weight 0, and is padded to one of three lengths.
     """
 
     features: Features
@@ -291,7 +291,7 @@ def gather_outputs(
 
     Args:
         features: the examples.
-        predict: returns the outputs for a batch's inputs: a dict, or an array named "logits".
+        predict: returns the outputs for a batch's inputs: a dict, or an array (the "logits").
         token_outputs: names of the outputs that are `[B, T, …]`; the others are `[B, …]`. They are
             returned as `[tokens, …]`, in the order of `input_ids`, and the others as `[N, …]`.
         batch_size, pad_to_max, few_shapes: see `training_batches`.

@@ -15,7 +15,7 @@ def check_loss(task: Task, options: Any) -> None:
     """Checks `class_weights` and `label_smoothing` against the task.
 
     Raises:
-        InputError: its loss cannot have one of them, or it lacks a label that has a weight.
+        InputError: the task's loss cannot have one of them, or a weight is for an unknown label.
     """
     for name in ("class_weights", "label_smoothing"):
         given, expected = getattr(options, name), f"absent for the task {task.name}"

@@ -72,7 +72,7 @@ class TextExamples(Examples):
         Int32 `[N]` label ids (zeros for a test file), float32 `[N, labels]` of ones and zeros, or
         float32 `[N, 1]` scores scaled from `score_range` to 0–1.
         """
-        import numpy as np  # `--help` of the scripts that only read texts does without
+        import numpy as np  # not needed for `--help` or for reading texts
 
         if self.labels is None:
             return np.zeros(len(self), np.int32)
@@ -85,7 +85,7 @@ class TextExamples(Examples):
 def parse_text(value: Any, where: str, spaces: str | None = None) -> str:
     """A value, checked to be text that is not blank. `where` names it in errors.
 
-    `spaces` are the characters that make a blank; None is all of Unicode's.
+    `spaces` are the characters that count as blank; None means all of Unicode's spaces.
     """
     if not isinstance(value, str):
         raise unexpected("text", where, value)
@@ -115,7 +115,7 @@ def unexpected(expected: str, where: str, value: Any) -> InputError:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """The first names, or the beginnings of long ones, for messages; there may be thousands."""
+    """The first names, cut if they are long, for messages: there may be thousands of them."""
     first = [f"{name!s:.50}" for name in itertools.islice(names, _MAX_LISTED + 1)]
     return ", ".join([*first[:_MAX_LISTED], "…"][: len(first)]) or "none"
 

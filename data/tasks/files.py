@@ -1,7 +1,7 @@
 """The files of tasks as text, lines and JSON records, whatever program wrote them.
 
 Files may be gzipped, and are decoded by `decode_text`. The rows of a parquet file are read as JSON
-lines, so that whatever reads JSON lines reads it, too. Lines end in LF or CRLF, or in CR where
+lines, so that all code for JSON lines can read them, too. Lines end in LF or CRLF, or in CR where
 there is no LF. A line of spaces is blank, and holds nothing.
 """
 
@@ -32,7 +32,7 @@ def read_text(path: str) -> tuple[str, str]:
     """A file's text, and the SHA-256 of its bytes as they are on the disk.
 
     Raises:
-        InputError: the file cannot be read, or holds other bytes than text.
+        InputError: the file cannot be read, or is not text.
     """
     try:
         with open(path, "rb") as file:
@@ -84,7 +84,7 @@ def parse_json(text: str, where: str) -> Any:
 def json_records(path: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, object) of each object of a file: one per line, or all in one list, or only one.
 
-    A place is such as "line 3", or "record 3" of a list.
+    A place is, for example, "line 3", or "record 3" of a list.
     """
     lines = [(f"line {number}", line) for number, line in lines_of(text) if not is_blank(line)]
     if not lines:
@@ -109,7 +109,7 @@ def as_object(value: Any, where: str) -> dict[str, Any]:
 
 
 def field_of(value: Any, name: str, where: str) -> Any:
-    """A field of what must be a JSON object that has it; an `InputError` begins with `where`."""
+    """A field that a JSON object must have; an `InputError` begins with `where`."""
     if name not in as_object(value, where):
         raise InputError(f"{where}: expected a field `{name}`, got {listed(value)}")
     return value[name]

@@ -39,7 +39,7 @@ def label_ids(labels: Sequence[str]) -> dict[str, int]:
 
 
 def count_labels(names: Iterable[str]) -> Mapping[str, int]:
-    """How often each label occurs. Labels that `label_ids` takes for the same are one."""
+    """How often each label occurs. Labels with the same `label_ids` are counted as one."""
     counts = Counter(names)
     shortest = {name: name.removesuffix(".0") for name in counts}
     if not _are_whole(counts) or len({*shortest.values()}) == len(counts):

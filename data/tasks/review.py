@@ -43,7 +43,8 @@ class Mistake(NamedTuple):
 class LabelScores(NamedTuple):
     """How well one label was found: scores in percent, and numbers of examples.
 
-    `support` have the label; `missed` of them were not predicted to; `wrong` are others that were.
+    `support` examples have the label. For `missed` of these, it was not predicted. `wrong` examples
+    do not have the label, but it was predicted.
     """
 
     label: str
@@ -67,14 +68,14 @@ class Review:
     """A model's predictions for a dev set.
 
     Args:
-        mistakes: all, or the `MOST_MISTAKES` with the highest probability (of scores, those with
+        mistakes: all, or the `MOST_MISTAKES` with the highest probability (for scores, those with
             the largest errors).
-        num_mistakes: all.
+        num_mistakes: how many there are in all.
         unit: what an example is, in the plural, such as "texts".
         label_unit: what has a label, such as "entities".
         labels: by label; empty for scores.
         confusion: None for scores, and if an example may have several labels.
-        outcomes: numbers of examples by what became of them.
+        outcomes: numbers of examples by outcome, in words.
         scores: the right and the predicted scores, float `[2, N]`; None for labels.
     """
 
@@ -97,7 +98,7 @@ def most_confident(wrong: "np.ndarray", confidence: "np.ndarray") -> list[int]:
 def score_labels(
     names: Sequence[str], right: "np.ndarray", predicted: "np.ndarray"
 ) -> list[LabelScores]:
-    """The scores of each label; `[N]` ids of the names, or `[N, labels]` of ones and zeros."""
+    """The scores of each label, from `[N]` ids of the names or `[N, labels]` ones and zeros."""
     from sklearn.metrics import multilabel_confusion_matrix, precision_recall_fscore_support
 
     ids = list(range(len(names)))

@@ -29,7 +29,7 @@ from data.tasks.files import (
 
 SEPARATORS = {".tsv": "tabs", ".csv": "commas"}
 ENDINGS = (*SEPARATORS, ".jsonl")
-OTHER_ENDINGS = (".json", PARQUET)  # names that are read where there is no other file
+OTHER_ENDINGS = (".json", PARQUET)  # read only if there is no other file
 _SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
 LATE_QUOTE_HINT = "A quote that opens a cell must follow the comma at once"
 Column = int | str  # a number from 0, or negative from the end of the header; or a name
@@ -42,8 +42,8 @@ class Table:
     Args:
         path, sha256: of the file.
         header: the cells of its header; None without one.
-        rows: (place, cells) of each row: such as "line 3", its first line. The cells of a JSON
-            object are a dict.
+        rows: (place, cells) of each row. The place is its first line, such as "line 3". The cells
+            of a JSON object are a dict.
         columns: numbers from 0 of the chosen columns, or names of the fields of JSON objects.
         labels: the chosen columns' names for messages.
         width: how many cells a row should have.
@@ -79,7 +79,7 @@ class Table:
         """Applies a function to the chosen cells of each row.
 
         A row is unusable if `cells` or `parse_cells` raises an `InputError`. Up to the share
-        `max_damaged_share` of the rows may be unusable, and is left out with a warning.
+        `max_damaged_share` of the rows may be unusable; these are left out with a warning.
         """
         parsed, damaged = [], []
         for place, row in self.rows:
@@ -104,13 +104,13 @@ def read_table(
 
     Args:
         path: its ending, one of `ENDINGS` or `OTHER_ENDINGS`, decides the format.
-        columns: names in the header, or of fields; or numbers.
+        columns: names in the header, names of fields, or numbers.
         has_header: whether the first row of a TSV or CSV file holds the columns' names.
         may_be_wider: whether rows may have more cells than the header, or the first row.
 
     Raises:
-        InputError: as `read_text`; or another ending, broken CSV or JSON, a missing column in the
-            header, or numbers for the fields of JSON. `Table.cells` checks each row.
+        InputError: as `read_text`; or an unknown ending, broken CSV or JSON, a missing column in
+            the header, or numbers for the fields of JSON. `Table.cells` checks each row.
     """
     ending = file_ending(path)
     if ending not in (*SEPARATORS, *JSON_ENDINGS):

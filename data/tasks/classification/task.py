@@ -70,7 +70,7 @@ class ClassificationTask(Task):
         label_delimiter: the separator of several labels in one cell.
         header: whether TSV and CSV files begin with a header; see `has_header`.
         unordered: whether the order of the two texts has no meaning.
-        max_damaged_share: up to this share of a file's rows may be unusable, and is left out.
+        max_damaged_share: up to this share of a file's rows may be unusable; these are left out.
         may_be_wider: whether rows may have more cells than the header.
     """
 
@@ -150,7 +150,7 @@ class ClassificationTask(Task):
         return TextExamples(path, table.sha256, texts[0], pairs, labels, self.score_range)
 
     def check_table(self, table: Table, is_test: bool) -> None:
-        """Checks what a file's table must have besides its columns; an `InputError` if it lacks it.
+        """Raises an `InputError` if a file's table lacks something, besides columns, that it needs.
 
         The columns are those of the texts and, unless `is_test`, of the label.
         """
@@ -383,7 +383,7 @@ _UNUSED = {
     MULTI_LABEL: ("score_range",),
     REGRESSION: ("labels", "label_delimiter"),
 }
-# For each field: whether a value is allowed, and what is.
+# For each field: a function that checks a value, and the allowed values in words.
 _FIELDS = {
     "problem_type": (lambda v: v in list(METRICS), "one of " + ", ".join(METRICS)),
     "text_columns": (

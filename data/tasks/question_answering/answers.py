@@ -78,7 +78,7 @@ def find_answers(
 
 
 def _owners(firsts, counts):
-    """The number of the window with the most context on both sides, for each token of a context."""
+    """For each token of a context, the number of the window with the most context around it."""
     tokens = np.arange(firsts[-1] + counts[-1])
     before, after = tokens - firsts[:, None], (firsts + counts - 1)[:, None] - tokens
     margins = np.minimum(before, after)
@@ -89,8 +89,8 @@ def _search_all(features, outputs, row, is_own):
     """The best answers in a window by the simple head: tries every span of tokens.
 
     Returns:
-        First token, last token and their two logits of each answer; and the window's score of
-        having no answer. Tokens are numbered from the window's first.
+        The first token, the last token and their two logits for each answer; and the window's score
+        for having no answer. Tokens are numbered from the window's first.
     """
     begin, offset = features.row_splits[row], features.offsets[row]
     window = slice(begin + offset, begin + offset + len(is_own))
@@ -108,7 +108,7 @@ def _search_all(features, outputs, row, is_own):
 
 
 def _search_beams(features, outputs, row, is_own):
-    """Those beams of the joint head that are answers; see `_search_all`."""
+    """The beams of the joint head that are answers; see `_search_all`."""
     offset, count = features.offsets[row], len(is_own)
     lasts = outputs["end_indices"][row] - offset
     starts = np.broadcast_to(outputs["start_indices"][row][:, None] - offset, lasts.shape)

@@ -33,7 +33,7 @@ def f1(right: str, answer: str) -> float:
 
 
 def evaluate(right_answers: Answers, predictions: Mapping[str, str]) -> dict[str, float]:
-    """`exact_match` and `f1` in percent, of SQuAD 1.1 and MRQA.
+    """`exact_match` and `f1` in percent, as in SQuAD 1.1 and MRQA.
 
     A question without a prediction scores 0.
     """
@@ -64,7 +64,7 @@ def evaluate_with_unanswerable(
         threshold: the answer to a question with higher odds is "".
 
     Returns:
-        `exact` and `f1`; the same with the prefix `HasAns_` or `NoAns_` of questions with and
+        `exact` and `f1`; the same with the prefix `HasAns_` or `NoAns_` for questions with or
         without an answer; and `best_exact` and `best_f1`, the scores at the best thresholds, which
         are `best_exact_thresh` and `best_f1_thresh`.
     """

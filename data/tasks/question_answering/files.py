@@ -113,7 +113,7 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
         raise InputError(lost[0] if lost else f"{path}: no questions in the file")
     for problems, what in (
         (lost, "left out: their contexts do not contain the answers"),
-        (moved, "have an answer at another offset than the file says; using the nearest one"),
+        (moved, "do not have the answer at the file's offset; using the nearest one"),
     ):
         if problems:
             counts = f"{len(problems)} questions of {len(ids)}"
@@ -124,8 +124,8 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
 def find_answer(context: str, answer: str, start: int, end: int) -> tuple[int, int] | None:
     """The characters `[start, end)` of an answer in its context, or None.
 
-    Those that the file names are tried first, then the nearest ones. Case, the kind of spaces, and
-    whether accents are characters of their own may differ.
+    The place that the file names is tried first, then the nearest one. Case, the kind of spaces,
+    and whether accents are separate characters may differ.
     """
     words = answer.split()
     if not words:
@@ -145,7 +145,7 @@ def _pattern(words):
 
 
 def _find_decomposed(context, words) -> list[tuple[int, int]]:
-    """The spans of words where both they and the context are in Unicode's form NFD."""
+    """The spans of words in a context, found with both in Unicode's form NFD."""
     pieces, begin, length = [], 0, 0
     positions = {}  # in the decomposed context → in the context
     for end in range(1, len(context) + 1):
@@ -203,7 +203,7 @@ def _get_id(fields, where):
 
 
 def _get_answers(fields, split, where):
-    """The answers for a split, without those of blank text: such a text stands for no answer."""
+    """The answers for a split, without blank ones: blank text stands for no answer."""
     # In MRQA's files, `answers` are for scoring and `detected_answers` are for training.
     is_detected = split == "train" and "detected_answers" in fields
     name = "detected_answers" if is_detected else "answers"

@@ -65,7 +65,7 @@ def _outcome(right, text):
 
 
 def _probability(answer, is_answered):
-    """Of the answer among the candidates; or that there is none."""
+    """The probability of the answer among the candidates, or that there is none."""
     if is_answered:
         return answer.describe()[0]["probability"]
     return 0.5 + 0.5 * math.tanh(0.5 * answer.null_odds)  # the sigmoid, without overflow

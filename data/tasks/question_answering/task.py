@@ -78,7 +78,7 @@ class QuestionAnsweringTask(Task):
 
         `_predictions.json` has the answers by id, for SQuAD's evaluation and its leaderboard;
         `_nbest.json` has the best candidates. If questions may have no answer, `_null_odds.json`
-        has their odds of that: above `qa_na_threshold` the answer is "".
+        has the odds of that for each question: above `qa_na_threshold` the answer is "".
         """
         answers = _answers_by_id(examples, features, outputs)
         texts = {

@@ -62,10 +62,10 @@ def read_conll(
     """Reads a file.
 
     Columns are separated by tabs if the line of the first word has one, otherwise by spaces. A file
-    whose name ends in `.conllu` is CoNLL-U. Skipped lines are `-DOCSTART-` lines; multiword tokens
-    and empty nodes of CoNLL-U; and comments: lines before a sentence that begin with "#", unless
-    they have the columns of a word and a tag that marks an entity or is the tag of other words (in
-    CoNLL-U, all that begin with "#").
+    whose name ends in `.conllu` is CoNLL-U. These lines are skipped: `-DOCSTART-` lines, multiword
+    tokens and empty nodes of CoNLL-U, and comments. A comment is a line before a sentence that
+    begins with "#". In CoNLL-U, all such lines are comments. In other files, such a line is a word
+    if it has the columns of one, and its tag marks an entity or is the tag of other words.
 
     Args:
         word_column, tag_column: numbers from 0; None is the first and the last column, or FORM and
@@ -77,8 +77,8 @@ def read_conll(
         known_tags: tags that a word may have, besides those in the file.
 
     Raises:
-        InputError: as `read_text`; or no words, or a line that does not have the columns, or no
-            word or tag in them.
+        InputError: as `read_text`; or the file has no words, or a line without the columns, or
+            without a word or a tag in them.
     """
     text, sha256 = read_text(path)
     is_conllu = file_ending(path) == _CONLLU_ENDING
@@ -155,14 +155,15 @@ def _word_lines(
                 yield number, cells
     yield number, None
     if comments:
-        message = "%s: %d lines are read as comments: they have no word's tag. The first: line %d"
+        message = "%s: %d lines are read as comments: their tags are no word's. The first: line %d"
         logging.warning(message, path, len(comments), comments[0])
 
 
 def _tag_test(text, separator, width, is_conllu, tag_at, known_tags) -> Callable[[list[str]], bool]:
-    """Tells words that begin with "#" from comments: by tags that mark entities or are known.
+    """Returns a test that tells words that begin with "#" from comments, by the tag.
 
-    So are the tags of lines that are certainly words, and the Penn Treebank's "#".
+    The tag of a word marks an entity, or is a known one: one of `known_tags`, a tag of lines that
+    are certainly words, or the Penn Treebank's "#".
     """
     if is_conllu or width == 1:
         return lambda cells: not is_conllu

@@ -33,7 +33,7 @@ def is_entity_tag(tag: str) -> bool:
 
 
 def as_bioes(tags: Sequence[str]) -> list[str]:
-    """The tags of a file; in BIOES if as a whole they are BILOU, BMES or BMEWO."""
+    """The tags of a file, converted to BIOES if they are BILOU, BMES or BMEWO."""
     prefixes = {tag[0] for tag in set(tags) if tag[1:2] == "-"}
     for scheme, letters in _LIKE_BIOES.items():
         if prefixes <= {*scheme} and prefixes & {*letters}:

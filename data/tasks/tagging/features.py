@@ -1,8 +1,8 @@
 """Words → rows of tokens, in which each word has exactly one target.
 
-The target of a word is that of its first token. A sentence that is too long for one row is read in
+A word's target is at its first token. A sentence that is too long for one row is read in
 windows that overlap by about half, so that every word has text on both sides. The words of an
-overlap are divided in its middle. (The original drops the words at the end.)
+overlap are divided at its middle. (The original drops the words at the end.)
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Reads sentences and their tags: of CoNLL files, or of JSON files with a list for each."""
+"""Reads sentences and their tags from CoNLL files, or from JSON files with a list for each."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from data.tasks.files import JSON_ENDINGS, field_of, file_ending, json_records, 
 from data.tasks.labels import label_name
 from data.tasks.tagging.conll import SentenceExamples, read_conll
 
-# The fields of words and tags, unless they are named: the first that the first record has.
+# Default fields of words and tags: the first of these that the file's first record has.
 WORD_FIELDS = ("tokens", "words")
 TAG_FIELDS = ("ner_tags", "tags")
 _SPACES = " \t\r\n"
@@ -30,7 +30,7 @@ def read_sentences(
     """Reads a CoNLL file, see `read_conll`; or one that ends in `.jsonl` or `.json`.
 
     A JSON file has an object for each sentence, with a list of words and one of tags, in the fields
-    `word_column` and `tag_column`: by default the first there is of `WORD_FIELDS` and `TAG_FIELDS`.
+    `word_column` and `tag_column`: by default, see `WORD_FIELDS` and `TAG_FIELDS`.
     Sentences without words are passed over if tags are read. With `words_only`, the words may be
     text, to be split; with `may_lack_tags`, a file may have no field of tags.
 

@@ -206,7 +206,7 @@ class TaggingTask(Task):
         return file
 
     def _warn_of_unknown_tags(self, file):
-        """Warns about tags that the training file does not have, and no model can predict."""
+        """Warns about tags that the training file lacks, so that the model cannot predict them."""
 
         def name(tag):
             return (self.tags == ENTITIES and tag.partition("-")[2]) or tag
