@@ -12,8 +12,8 @@ from common import console
 KEEP_FREED_MEMORY = (
     (-1, -1),  # M_TRIM_THRESHOLD: never give the end of the heap back
     (-2, 2**26),  # M_TOP_PAD: grow the heap by 64 MB
-    (-4, 0),  # M_MMAP_MAX: no mappings of their own for large arrays
-    (-8, 1),  # M_ARENA_MAX: one heap, which has no largest size
+    (-4, 0),  # M_MMAP_MAX: no separate mappings for large arrays
+    (-8, 1),  # M_ARENA_MAX: one heap, of unlimited size
 )
 
 # Graph optimizations that find nothing to do in these models on a CPU, but take a tenth of the time
@@ -34,11 +34,12 @@ def prepare_tensorflow(
 
     Args:
         trains_the_model: TensorFlow is Keras's backend.
-        deterministic: results repeat bit for bit. On a CPU that takes one thread: sums on several
-            differ in the last bits from run to run, whatever TensorFlow is told.
-        num_devices: that will train it; None means one. TensorFlow takes memory on no other GPU,
-            and only what it needs, unless TF_FORCE_GPU_ALLOW_GROWTH says otherwise. Where there is
-            no GPU, the CPU is made to look like so many: a trial of a job for several GPUs.
+        deterministic: results repeat bit for bit. A CPU can then use only one thread: on several,
+            sums differ in the last bits from run to run, whatever the settings of TensorFlow.
+        num_devices: how many devices will train the model; None means one. TensorFlow takes no
+            memory on other GPUs, and only what it needs on these, unless TF_FORCE_GPU_ALLOW_GROWTH
+            says otherwise. Without a GPU, the CPU is made to look like this many devices, to try
+            out a job for several GPUs.
     """
     # A batch of another length is no reason to warn, and TensorFlow soon traces for any length.
     tf.get_logger().addFilter(lambda record: "tf.function retracing" not in record.getMessage())
@@ -62,8 +63,9 @@ def prepare_tensorflow(
         tf.config.optimizer.set_experimental_options(dict.fromkeys(IDLE_ON_CPUS, False))
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-        # In two processes, the optimizer can turn the same graph into different ones, which add up
-        # gradients in different orders: seen with twelve layers, but never with it off.
+        # The graph optimizer can turn the same graph into different ones in two processes, which
+        # then add up gradients in different orders. This happened with twelve layers, but never
+        # with the optimizer off.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         if not gpus:
             tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -71,7 +73,7 @@ def prepare_tensorflow(
 
 
 def keep_freed_memory() -> None:
-    """Has the allocator keep what is freed for the next step, where it is glibc's.
+    """Makes the allocator, if it is glibc's, keep freed memory for the next step.
 
     Otherwise every step returns large arrays to the system and gets new ones: hundreds of thousands
     of pages, which the system clears each time and, on virtual machines, takes long to map.
@@ -83,7 +85,7 @@ def keep_freed_memory() -> None:
 
 
 def generator_dataset(generate: Callable[[], Iterable], output_signature: Any) -> tf.data.Dataset:
-    """`tf.data.Dataset.from_generator`, which otherwise undoes `keep_freed_memory`."""
+    """Calls `tf.data.Dataset.from_generator`, which alone would undo `keep_freed_memory`."""
 
     def elements():
         keep_freed_memory()

@@ -31,7 +31,7 @@ class Saved(NamedTuple):
 
 
 def vocabulary_file(directory: str | os.PathLike) -> Path:
-    """The file of a directory that has the vocabulary: vocab.txt, or else tokenizer.json."""
+    """The file in a directory that holds the vocabulary: vocab.txt, or else tokenizer.json."""
     vocab_file, json_file = Path(directory) / VOCAB_FILE, Path(directory) / JSON_FILE
     return json_file if json_file.exists() and not vocab_file.exists() else vocab_file
 
@@ -49,8 +49,8 @@ def read(directory: str | os.PathLike) -> Saved:
     """Reads vocab.txt or tokenizer.json, and the files that say how text is treated.
 
     Raises:
-        InputError: a file is missing or broken, contradicts another, or asks for what
-            `ConvBertTokenizer` cannot do.
+        InputError: a file is missing or broken, contradicts another, or asks for something
+            that `ConvBertTokenizer` cannot do.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -99,7 +99,7 @@ def write(directory: str | os.PathLike, saved: Saved) -> tuple[str, ...]:
         (JSON_FILE, tokenizer_json.describe(*saved)),
     ):
         files.write_json(directory / name, content, ensure_ascii=False)
-    write_vocabulary(directory / VOCAB_FILE, saved.vocab)  # last: where it is, the others are
+    write_vocabulary(directory / VOCAB_FILE, saved.vocab)  # last: then all are there
     names = (CONFIG_FILE, SPECIAL_TOKENS_FILE, VOCAB_FILE, JSON_FILE)
     return tuple(str(directory / name) for name in names)
 

@@ -124,8 +124,8 @@ class ConvBertTokenizer(WordPiece):
         Args:
             texts: B strings.
             text_pairs: the B second segments, or None.
-            max_length: most tokens a row may have, special ones counted; what is too long loses
-                tokens at its end.
+            max_length: most tokens a row may have, including special ones; texts that are too long
+                lose tokens at their ends.
             padding: "longest" (or True) pads to the longest row, "max_length" to `max_length`;
                 False pads nothing, and returns lists of lists.
             truncation: how pairs over `max_length` are cut: "electra" (or True), "longest_first",
@@ -214,11 +214,11 @@ class ConvBertTokenizer(WordPiece):
     ) -> list[int]:
         """Marks with 1 the tokens that `build_inputs_with_special_tokens` adds; others are 0.
 
-        With `already_has_special_tokens`, `ids0` is a whole row: its special tokens are 1, a [MASK]
-        or [UNK] included.
+        With `already_has_special_tokens`, `ids0` is a whole row: its special tokens are 1,
+        including [MASK] and [UNK].
 
         Raises:
-            InputError: `ids1` beside a whole row.
+            InputError: `ids1` is given in addition to a whole row.
         """
         if already_has_special_tokens:
             if ids1 is not None:
@@ -231,7 +231,7 @@ class ConvBertTokenizer(WordPiece):
         return 3 if pair else 2
 
     def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
-        """Looks up the tokens of a sequence of ids, or the token of one.
+        """Looks up the tokens of a sequence of ids, or the token of one id.
 
         Raises:
             InputError: an id is not in the vocabulary.
@@ -243,7 +243,7 @@ class ConvBertTokenizer(WordPiece):
         return self.vocab[ids]
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> int | list[int]:
-        """Looks up the ids of tokens, or of one; what is not in the vocabulary is [UNK]."""
+        """Looks up the ids of tokens, or of one token; those not in the vocabulary are [UNK]."""
         if isinstance(tokens, str):
             return self._ids.get(tokens, self.unk_id)
         return [self._ids.get(token, self.unk_id) for token in tokens]
@@ -304,14 +304,14 @@ class ConvBertTokenizer(WordPiece):
         """Loads the tokenizer of a model, this project's or Hugging Face's.
 
         Args:
-            name_or_directory: a name of the Hugging Face hub; or a directory with vocab.txt or
+            name_or_directory: a name on the Hugging Face hub; or a directory with vocab.txt or
                 tokenizer.json, and tokenizer_config.json unless the tokenizer is as in BERT
                 uncased. The other files must not contradict a tokenizer.json.
             revision, cache_dir, local_files_only: see `common.hub.resolve`.
 
         Raises:
             InputError: as `common.hub.resolve`; or a file is missing or broken, contradicts
-                another, or asks for what this tokenizer cannot do.
+                another, or asks for something that this tokenizer cannot do.
         """
         found = hub.resolve(name_or_directory, revision, cache_dir, local_files_only, weights=False)
         saved = saved_files.read(found)
@@ -355,7 +355,7 @@ class ConvBertTokenizer(WordPiece):
         """Tokenizes texts; the offsets are 0 unless they are asked for."""
         if parse_special_tokens:
             rows = [_SPECIAL_TOKEN.split(text) for text in check_strings(texts)]
-            # Every other part is a special token. It ends a word, so the others stand alone.
+            # Every other part is a special token. It ends a word, so the others are independent.
             parts = [part for row in rows for part in row[::2]]
             between = iter(self._tokens(parts, False, with_offsets))
             return [self._join(row, between) for row in rows]
@@ -399,7 +399,7 @@ def _one_token(index, length=0):
 
 
 def _truncate(first, second, room, strategy):
-    """Cuts the tokens of one or two texts at their ends, to `room` tokens together."""
+    """Cuts the tokens of one or two texts at their ends, to `room` tokens in all."""
     if room is None:
         return first, second
     lengths = len(first.ids), None if second is None else len(second.ids)

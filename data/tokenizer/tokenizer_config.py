@@ -40,7 +40,7 @@ def stated_options(path: Path) -> dict[str, bool]:
     """Returns do_lower_case and strip_accents, if the file exists and has them.
 
     Raises:
-        InputError: the file is broken, or asks for what `ConvBertTokenizer` cannot do.
+        InputError: the file is broken, or asks for something that `ConvBertTokenizer` cannot do.
     """
     config = read_json(path)
     for name in _BOOLEANS:
@@ -83,7 +83,7 @@ def check_special_tokens(path: Path) -> None:
     """Checks the special tokens that tokenizer_config.json or special_tokens_map.json names.
 
     Raises:
-        InputError: the file is broken, or one is not BERT's.
+        InputError: the file is broken, or one of the tokens is not BERT's.
     """
     for field, value in read_json(path).items():
         if field.endswith("_special_tokens") and isinstance(value, list | dict):
@@ -105,7 +105,7 @@ def check_added_tokens(directory: Path, vocab: list[str]) -> None:
     """Checks the tokens that tokenizer_config.json and added_tokens.json add to the vocabulary.
 
     Raises:
-        InputError: a file is broken, or adds other tokens than the special ones with their ids.
+        InputError: a file is broken, or adds a token that is not a special token with its id.
     """
     ids = {token: str(index) for index, token in enumerate(vocab)}
     path = directory / CONFIG_FILE

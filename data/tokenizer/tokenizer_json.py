@@ -13,7 +13,7 @@ from data.tokenizer.tokenizer_config import check_added_token, read_json
 from data.tokenizer.vocab_file import MAX_WORD_LENGTH, SPECIAL_TOKENS, check_tokens
 
 JSON_FILE = "tokenizer.json"
-# What each field may be. None: the field, or what it is part of, may be missing or null.
+# The allowed values of each field. None: it, or the object around it, may be missing or null.
 _ALLOWED = {
     "model.type": ("WordPiece", None),
     "model.unk_token": ("[UNK]",),
@@ -33,9 +33,9 @@ _ALLOWED = {
 
 
 def read(path: Path) -> tuple[list[str], dict[str, Any]]:
-    """Reads the vocabulary, and options under `ConvBertTokenizer`'s names, of a tokenizer.json.
+    """Reads a tokenizer.json: its vocabulary, and its options by `ConvBertTokenizer`'s names.
 
-    An id without a token, as where a vocabulary repeats a token, becomes "".
+    An id has the token "" if it has none in the file, for example after a repeated token.
 
     Raises:
         InputError: the file is broken, or describes a tokenizer that is not BERT's.
@@ -109,7 +109,7 @@ def describe(vocab: list[str], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _template(ids):
-    """Says that a text becomes [CLS] a [SEP], and a pair [CLS] a [SEP] b [SEP]."""
+    """The post-processor that makes [CLS] a [SEP] or [CLS] a [SEP] b [SEP]."""
 
     def part(kind, name, segment):
         return {kind: {"id": name, "type_id": segment}}

@@ -39,7 +39,7 @@ class Fit:
     words: int
     tokens: int
     unknown_words: int
-    """Number of `words` that are [UNK]; each is one of `tokens`."""
+    """Number of `words` that are [UNK]; each of them counts as one of `tokens`."""
 
 
 def count_words(corpus: Corpus, options: VocabularyOptions) -> Counter[str]:

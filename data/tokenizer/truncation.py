@@ -12,10 +12,11 @@ def kept_lengths(
 
     `first` and `second` are the texts' numbers of tokens; None if there is no second text.
 
-    By the strategy "electra", the longer text loses its last token until both fit; of equally long
-    ones, the second does. The others are transformers': "longest_first" does the same, but where
-    both are cut and the number is odd, the one that was longer keeps one more token (of equally
-    long ones, the second); "only_first" and "only_second" cut one text, to one token at least.
+    With the strategy "electra", the longer text loses its last token until both fit; if they are
+    equally long, the second text does. The other strategies are those of transformers.
+    "longest_first" does the same, except if both texts are cut and `max_tokens` is odd: then the
+    text that was longer keeps one more token (the second, if they were equally long). "only_first"
+    and "only_second" cut one text, to one token at least.
 
     Raises:
         InputError: the one text that may be cut is missing, or cannot be cut enough.

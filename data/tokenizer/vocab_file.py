@@ -20,7 +20,7 @@ def load_vocabulary(vocab_file: str | os.PathLike) -> list[str]:
 
     The id of a token is the number of its line, from 0. Lines are stripped, as in the original, and
     blank ones count, except at the end of the file. The last line of a repeated token gives its id.
-    A warning is logged about what is unusual.
+    A warning is logged about unusual lines.
 
     Raises:
         InputError: the file cannot be read, is not text with one token a line, or lacks a special
@@ -58,8 +58,8 @@ def check_tokens(tokens: Sequence[str], source: str | os.PathLike) -> None:
     """Checks that a vocabulary has all special tokens, and that each token can be in a file.
 
     Raises:
-        InputError: a special token is missing, or a token is too long, more than a line or no text;
-            `source` is where the vocabulary is.
+        InputError: a special token is missing, or a token is too long, has a line break, or is no
+            text; `source` is where the vocabulary is.
     """
     for index, token in enumerate(tokens):
         if not _is_line(token):
@@ -76,7 +76,7 @@ def check_tokens(tokens: Sequence[str], source: str | os.PathLike) -> None:
 
 
 def warn_of_capitals(tokens: Sequence[str]) -> None:
-    """Warns if a vocabulary looks cased; for text that is lower-cased."""
+    """Warns if a vocabulary for lower-cased text looks cased."""
     capitals = sum(token != token.lower() and token[:1] != "[" for token in tokens)
     if capitals > len(tokens) // 100:
         logging.warning(

@@ -16,8 +16,8 @@ from tensorflow_text.python.ops.normalize_ops import normalize_utf8
 from common.errors import InputError
 from data.tokenizer.vocab_file import MAX_WORD_LENGTH
 
-# Patterns are RE2's. All of category C with unassigned code points, which RE2's own \p{C} lacks,
-# except three control characters that count as spaces; and U+FFFD.
+# Patterns are RE2's. This one matches U+FFFD, and category C except three control characters that
+# count as spaces. RE2's own \p{C} lacks the unassigned code points of category C.
 _CONTROLS = r"[^\p{L}\p{M}\p{N}\p{P}\p{S}\p{Z}\t\n\r]|\x{FFFD}"
 _ACCENTS = r"\p{Mn}+"
 _ASCII_SYMBOLS = r"!-/:-@\[-`{-~"
@@ -171,7 +171,7 @@ class WordPiece:
 def split_rows(
     ids: tf.RaggedTensor, starts: tf.RaggedTensor, ends: tf.RaggedTensor
 ) -> list[Tokens]:
-    """Makes `Tokens` of each row of three ragged tensors of the same row lengths."""
+    """Makes `Tokens` from each row of three ragged tensors with the same row lengths."""
     columns = [ragged.values.numpy().astype(np.int32) for ragged in (ids, starts, ends)]
     bounds = itertools.pairwise(ids.row_splits.numpy())
     return [Tokens(*(column[a:b] for column in columns)) for a, b in bounds]
@@ -287,11 +287,12 @@ def _source_characters(texts, options):
     """Traces the characters of the cleaned texts back to the texts, one after the other.
 
     Returns:
-        For each character of the cleaned texts, where the one that it comes from begins, and where
-        that ends, with the accents on it that are dropped; and where each text begins. All int64.
+        For each character of the cleaned texts, the start and the end of the character that it
+        comes from, including its accents if they are dropped; and the start of each text. All
+        int64.
     """
     points = tf.strings.unicode_decode(texts, "UTF-8")
-    # How many characters come of one does not depend on its neighbors.
+    # How many characters one becomes does not depend on its neighbors.
     distinct, inverse = tf.unique(points.flat_values)
     chars = tf.strings.unicode_encode(distinct[:, None], "UTF-8")
     lengths = tf.strings.length(_clean(chars, *options), unit="UTF8_CHAR")
@@ -309,10 +310,10 @@ def _source_characters(texts, options):
 
 
 def _usable_tokens(vocab, ids):
-    """Replaces the tokens that no text can match at their id by fillers.
+    """Replaces tokens that no text can match at their id with fillers.
 
     These are all but the last of repeated tokens, and tokens that splitting would have cut
-    ("don't"). With them, tensorflow-text finds other tokens than the original, or raises an error.
+    ("don't"). If these stayed, tensorflow-text would differ from the original, or raise an error.
     """
     possible = possible_tokens(vocab)
     return [
@@ -348,7 +349,7 @@ def _as_string_tensor(texts):
 def _as_list(texts):
     if isinstance(texts, str | bytes):
         raise InputError("`texts` must be a list of strings: write [text] for a single one")
-    # Of a mapping or a table, it would be the names of the columns.
+    # A list made of a mapping or a table would hold the names of its columns.
     if not isinstance(texts, Mapping) and not hasattr(texts, "columns"):
         with contextlib.suppress(TypeError):
             return list(texts)
