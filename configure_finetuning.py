@@ -1,7 +1,7 @@
 """Hyper-parameters of fine-tuning: the defaults < scripts/tasks/TASK.json < `--hparams`.
 
-The names and the values are the original's (configure_finetuning.py of ConvBERT and ELECTRA). The
-file of a task applies if the task is trained alone.
+The names and the values are the original's (configure_finetuning.py of ConvBERT and ELECTRA). A
+task's file applies only if the task is trained alone.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class FinetuningConfig(Execution):
     )
     keep: str = setting("last", "weights to keep, last or best on dev", choices=("last", "best"))
     early_stopping_patience: int | None = setting(
-        None, "scores without a better one that end the training; null: any number", least=1
+        None, "scores in a row without improvement that end training; null: no limit", least=1
     )
     keep_all_models: bool = setting(False, "keep every trial's model; false: only the last one's")
     write_test_outputs: bool = setting(True, "write predictions for the test files")

@@ -21,7 +21,7 @@ with --run-name RUN, below D/models/N/finetuning_runs/RUN:
 Tasks A and B that are trained jointly have results/A+B_results.json, results/A+B/,
 test_predictions/A+B/, finetuning_models/A+B_TRIAL/TASK and finetuning_logs/A+B_TRIAL. Finished
 trials are not repeated, interrupted ones go on, and results of other settings are not replaced. If
-D is a URL such as s3://bucket/folder, all is read and written through a local copy.
+D is a URL such as s3://bucket/folder, everything is read and written through a local copy.
 """
 
 import argparse
@@ -169,7 +169,7 @@ def check_models(job: Job) -> None:
     if unknown:
         raise InputError(
             f"no model to evaluate: {paths[min(unknown)]} is missing (`do_train` is false). "
-            "Without `keep_all_models`, training keeps the last trial's only: give the same "
+            "Without `keep_all_models`, training keeps only the last trial's: give the same "
             "`num_trials` as for training"
         )
 
@@ -204,7 +204,7 @@ def run_jobs(jobs: list[Job], overwrite: bool = False) -> None:
 
 
 def try_jobs(jobs: list[Job], overwrite: bool = False) -> None:
-    """Checks all that `run_jobs` would, and runs one step of each job; writes nothing."""
+    """Checks all that `run_jobs` would check, and runs one step of each job; writes nothing."""
     for job in jobs:
         if not overwrite:
             trials.check_results(job)
@@ -217,14 +217,14 @@ def run_trials(job: Job, jobs: list[Job], finished: dict[str, Trials]) -> None:
     """Runs a job's trials that are not in `finished`, and adds them to it."""
     own, config = finished[job.name], job.config
     for trial in own:
-        unfinished.forget(job.checkpoints(trial))  # the run may have ended before it did this
+        unfinished.forget(job.checkpoints(trial))  # a run may have been killed before this
         for name, result in own[trial].items():
             logging.info("finished before: %s", trials.result_line(name, result))
     missing = [trial for trial in range(1, config.num_trials + 1) if trial not in own]
     if not config.do_train:
         missing = [trial for trial in missing if os.path.isdir(job.trained_model(trial))]
     if not missing:
-        trials.write_results_as_text(job)  # a run may have ended between the files
+        trials.write_results_as_text(job)  # a run may have been killed between the two
         model_card.write_finetuned(job)
         return
     trials.check_disk(job)  # before the features, which take a while, and before each trial
@@ -276,7 +276,7 @@ def make_features(job: Job, part: TaskData) -> dict[str, Any]:
 def run_trial(
     models: JobModels, features: dict[str, dict[str, Any]], trial: int
 ) -> dict[str, TrialResult]:
-    """Runs a trial, from 1, and writes its models and predictions; returns each task's result."""
+    """Runs a trial (from 1), writes its models and predictions, and returns each task's result."""
     from jobs import report
 
     started, job, config = time.time(), models.job, models.job.config
@@ -429,7 +429,7 @@ def save_models(job: Job, models: dict[str, Any], trial: int) -> None:
 
     The tokenizers record `max_seq_length`, so that new texts are cut as in training.
     """
-    # The models must never stand beside results of others.
+    # First, because models must never stand beside the results of others.
     trials.write_results(job, {}, without=trial)
     directory = job.trained_model(trial)
     with files.atomic_directory(directory) as temporary:
@@ -440,7 +440,7 @@ def save_models(job: Job, models: dict[str, Any], trial: int) -> None:
             part = name if job.is_joint else ""
             model_card.keep_edited(os.path.join(directory, part), folder)
     for earlier, results in trials.kept_trials(job).items():
-        # Only models that a job like this one wrote and would not keep.
+        # Deletes only models that a job with these settings wrote and would not keep.
         keeps = [result.get("keep_all_models", True) for result in results.values()]
         if earlier < trial and not job.config.keep_all_models and not any(keeps):
             shutil.rmtree(job.trained_model(earlier), ignore_errors=True)

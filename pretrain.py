@@ -308,7 +308,7 @@ def training_callbacks(run, model, log, interval, stop):
         functools.partial(save_checkpoint, run, model),
         config.save_checkpoints_steps,
         stop_requested=lambda: backend.any_process(stop.received is not None),
-        # Several processes agree on it only where they wait for the device anyway.
+        # Several processes agree on stopping only where they wait for the device anyway.
         ask_every=config.iterations_per_loop if backend.process()[1] > 1 else 1,
         **interval,
     )
@@ -323,11 +323,11 @@ def save_checkpoint(run, model):
     from model.training.checkpoints import not_finite
 
     step = int(model.optimizer.iterations.numpy())
-    if weight := not_finite(model):  # a finite loss can have a gradient that is not
+    if weight := not_finite(model):  # even if the loss is finite, a gradient may not be
         raise not_finite_error(run, weight, step, step)
     if not distribution.writes():
         return f"{run.checkpoints.path(step)}, by process 0"
-    # The state comes last: if the run is killed before that, it repeats this step and this save.
+    # The state comes last: a run killed before that resumes from an earlier state, and saves again.
     with (
         files.write_errors_named(run.directory, SafetensorError),
         files.temporary_directory(os.path.join(run.directory, "models")) as temporary,
@@ -406,7 +406,7 @@ def evaluate(run, model, stop):
 
 @contextlib.contextmanager
 def explain_errors(run, metadata):
-    """Inside, errors of damaged records, a full disk or a full memory say what to do."""
+    """Inside, errors about damaged records, a full disk or too little memory say what to do."""
     import tensorflow as tf
 
     from data.records.metadata import explain_data_error

@@ -1,7 +1,7 @@
 """Puts the project's root on the path, for a script that is run as a file from any folder.
 
-`python scripts/NAME.py` has scripts/ in front of its path; each script therefore imports this
-module before any other of the project's.
+`python scripts/NAME.py` puts scripts/ first on the path, not the root. Each script therefore
+imports this module before any other of the project's.
 """
 
 import importlib.util

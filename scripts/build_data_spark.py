@@ -1,8 +1,9 @@
 """Builds the pre-training records of a corpus on a cluster, with Apache Spark.
 
-The shards and metadata.json are those of build_data.py, byte for byte. Data directory and corpus
-are in a shared directory with the same path on all machines. Every machine needs the packages in
-requirements.txt; this checkout is sent to them. spark-submit has the options of Spark itself:
+The shards and metadata.json are those of build_data.py, byte for byte. The data directory and the
+corpus must be on shared storage, under the same path on all machines, or in an object store. Every
+machine needs the packages in requirements.txt; the project's code is sent to it. Options of Spark
+itself go to spark-submit:
 
     spark-submit --master spark://host:7077 scripts/build_data_spark.py --data-dir /shared/convbert
 """
@@ -61,7 +62,7 @@ def main():
 
 
 def make_workers(options: "BuildOptions", archive: str) -> "SparkWorkers":
-    """Connects to the cluster, and sends it this checkout, for which `archive` is written."""
+    """Connects to the cluster, and sends it the project's code in a zip file, `archive`."""
     from pyspark.sql import SparkSession
 
     from data.records.cluster import SparkWorkers

@@ -6,7 +6,7 @@
 
 The files are read as finetune.py reads them, with the same errors. Texts are tokenized by the model
 NAME, or with DATA_DIR/vocab.txt, or with BERT's uncased vocabulary. Nothing is written. Two texts
-are the same if they differ at most in case and spaces.
+count as the same if they differ at most in case and spaces.
 """
 
 import argparse
@@ -181,7 +181,7 @@ def check_lengths(
 
 
 def group(rows: list[tuple], unordered: bool) -> dict[tuple, list]:
-    """The labels of each example with the same texts, by those texts as they are compared."""
+    """Groups examples with the same texts: their labels, by these texts in normalized form."""
     groups = defaultdict(list)
     # Many questions have the same context: one copy of it is enough.
     normal = functools.cache(lambda text: " ".join(text.split()).casefold())
@@ -221,7 +221,7 @@ def check_duplicates(
 
 
 def check_characters(split: str, rows: list[tuple], warnings: list[str]) -> dict[str, str]:
-    """Texts without letters, and signs that a text was decoded as another encoding."""
+    """Texts without letters, and signs that a text was decoded with the wrong encoding."""
     texts = {text for row, _ in rows for text in row}
     checks = {
         "texts without letters or digits": lambda text: not any(map(str.isalnum, text)),
@@ -239,7 +239,7 @@ def check_characters(split: str, rows: list[tuple], warnings: list[str]) -> dict
 
 
 def is_decoded_twice(text: str) -> bool:
-    """Whether a text has UTF-8 that was read as Windows-1252 somewhere."""
+    """Whether a word of a text is UTF-8 that was read as Windows-1252."""
     if text.isascii():
         return False
     for word in text.split():

@@ -5,8 +5,8 @@
 Reads the folders that run_experiment.py has written, and prints Markdown: what pre-training cost
 and reached; the scores of the tasks (mean, sample standard deviation, number); and the differences
 "baseline − variant" between models with the same seeds. Their 95 % intervals are percentiles of
-10,000 bootstrap samples: of the seeds of pre-training, and within each, of those of fine-tuning. A
-difference whose interval has 0 in it is within noise.
+10,000 bootstrap samples, which draw seeds of pre-training and, within each, seeds of fine-tuning. A
+difference is within noise if its interval contains 0.
 """
 
 import argparse
@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", help="folder with a folder of results for each run")
-    parser.add_argument("--baseline", required=True, metavar="VARIANT", help="compared with all")
+    parser.add_argument(
+        "--baseline", required=True, metavar="VARIANT", help="the variant to compare others with"
+    )
     args = parser.parse_args(arguments)
     variants = read_variants(args.results)
     require(args.baseline in variants, "--baseline", f"one of {', '.join(variants)}", args.baseline)
@@ -81,7 +83,7 @@ def pretraining_table(variants: Variants) -> str:
 
 
 def series(log: list[dict[str, float]], key: str) -> list[float]:
-    """The values of a key of the log; NaN alone if it was never logged."""
+    """The values of a key of the log; a single NaN if it was never logged."""
     return [line[key] for line in log if key in line] or [float("nan")]
 
 

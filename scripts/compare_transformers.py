@@ -37,7 +37,7 @@ class Differences(NamedTuple):
     name: str
     unpadded: float
     padded: float
-    pipeline: float | None  # None without a pipeline; infinite for other labels or tokens
+    pipeline: float | None  # None without a pipeline; infinite if labels or tokens differ
     largest_value: float
 
 

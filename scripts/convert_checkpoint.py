@@ -6,8 +6,8 @@
 
 A model of transformers is a directory, or a name on the Hugging Face hub. OUT_DIR gets config.json,
 model.safetensors and, if there is a vocabulary, the tokenizer's files. The result is read again,
-and every tensor compared with SOURCE's, bit for bit; with --expected, also the model's outputs:
-docs/checkpoints.md shows how to make that file where the old code still runs.
+and every tensor is compared with SOURCE's, bit for bit. With --expected, the model's outputs are
+compared, too: docs/checkpoints.md shows how to make that file where the old code still runs.
 
 A pre-training checkpoint of the original release (TF 1) becomes OUT_DIR/discriminator and
 OUT_DIR/generator, or OUT_DIR/encoder for masked language modeling; a fine-tuned one becomes
@@ -40,7 +40,7 @@ from model.weights import tf1
 INPUTS = {"input_ids": "input_ids", "attention_mask": "input_mask", "token_type_ids": "segment_ids"}
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json")  # either holds a vocabulary
 RESERVED_NAMES = ("discriminator", "generator", "encoder")
-# Options for one kind of source.
+# Options that apply to only one kind of source.
 TRANSFORMERS_OPTIONS = ("revision", "architecture", "expected")
 TF1_OPTIONS = ("tagging",)
 

@@ -59,7 +59,7 @@ class Download(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Downloads what is missing of each task; a failing task does not stop the others."""
+    """Downloads the missing files of each task; a task that fails does not stop the others."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -106,7 +106,7 @@ def read_downloads(path: Path) -> list[Download]:
 def complete(download: Download, directory: str, base_url: str | None) -> str:
     """Downloads a folder's files unless it has them; returns a line for the user.
 
-    They come from GLUE's server, or without `base_url` from the copy on the hub.
+    They come from `base_url` or, if it is None, from the copy on the hub.
     """
     folder = os.path.join(directory, download.folder)
     if not missing_splits(download, directory):
@@ -183,7 +183,7 @@ def fetch(remote_file: RemoteFile, base_url: str, directory: str) -> str:
 
 
 def transfer(url: str, path: str, size: int) -> str | None:
-    """Downloads a file; returns a problem that may go away, or None."""
+    """Downloads a file; returns a problem that may be temporary, or None."""
     try:
         with (
             urllib.request.urlopen(url, timeout=TIMEOUT) as response,
@@ -226,7 +226,7 @@ def write_files(opened: Iterable[tuple[str, BinaryIO]], folder: str) -> list[str
 
 
 def read_zip(path: str, name: str) -> Iterator[tuple[str, BinaryIO]]:
-    """The .tsv files that an archive has directly in its folder `name`.
+    """The .tsv files that are directly in the folder `name` of an archive.
 
     "train.tsv" sorts last in every task: if it exists, so do the others.
     """

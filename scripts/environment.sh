@@ -15,8 +15,8 @@ run_job() {
   exec "$python" "$root/$1" --data-dir "$DATA_DIR" "${@:2}"
 }
 
-# make_venv FOLDER FILE...: makes a virtual environment with what the files list, one after the
-# other, unless it is up to date. The default is .venv with requirements.txt.
+# make_venv FOLDER FILE...: makes a virtual environment and installs what the files list, file by
+# file, unless it is up to date. The default is .venv with requirements.txt.
 make_venv() {
   local folder="$root/${1:-.venv}" files=("${@:2}") candidate file stamp
   [ ${#files[@]} -gt 0 ] || files=(requirements.txt)
@@ -33,7 +33,7 @@ make_venv() {
       fi
     done
     if [ "$candidate" = none ]; then
-      echo "error: no Python 3.11, 3.12 or 3.13 found; TensorFlow has wheels for no other" >&2
+      echo "error: no Python 3.11, 3.12 or 3.13 found; TensorFlow has no wheels for others" >&2
       exit 1
     fi
     echo "making ${folder##*/} with $("$candidate" --version)"

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--transformers-inputs",
         action="store_true",
-        help="of ONNX and LiteRT: int64 input_ids, attention_mask and token_type_ids",
+        help="for ONNX and LiteRT: int64 input_ids, attention_mask and token_type_ids",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     args = parser.parse_args(arguments)

@@ -2,9 +2,9 @@
 
     python3 scripts/inspect_data.py --data-dir DATA_DIR
 
-On a terminal, unless NO_COLOR is set, special tokens are dim and the second segment is blue; of the
-tokens to predict, those hidden behind [MASK] are red and those that stay are yellow. Without
-colors, these are written as {hidden} and {=kept}.
+On a terminal, unless NO_COLOR is set, special tokens are dim and the second segment is blue. Tokens
+to predict are red if they are hidden behind [MASK], and yellow if they stay. Without colors, they
+are written as {hidden} and {=kept}.
 """
 
 import argparse
@@ -28,7 +28,7 @@ STYLES = {
     "kept": ("\033[1;30;43m{}\033[0m", "{{={}}}"),
 }
 LENGTH_BINS = 8
-MOST_EXAMPLES = 1 << 16  # that are read of a shard
+MOST_EXAMPLES = 1 << 16  # that are read from a shard
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,7 +83,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def select_shard(metadata, number: int | None, seed: int):
-    """Returns the metadata of one shard: the given one, or any that has examples."""
+    """Returns the metadata of one shard: the given one, or a random one that has examples."""
     allowed = [index for index, shard in enumerate(metadata.shards) if shard.examples]
     if number is None:
         number = random.Random(seed).choice(allowed)
@@ -141,7 +141,7 @@ def token_kinds(row: dict, tokenizer) -> list[str]:
 
 
 def as_text(tokens: list[str], kinds: list[str], colored: bool) -> str:
-    """Joins tokens to words, each token in the style of its kind; one line per segment."""
+    """Joins tokens into words, each token in the style of its kind; one line per segment."""
     text, before = "", ""
     for token, kind in zip(tokens, kinds, strict=True):
         continues = token.startswith("##") and bool(before)

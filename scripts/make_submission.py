@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     if missing:
         from absl import logging
 
-        logging.warning("constant predictions, their scores mean nothing: %s", ", ".join(missing))
+        logging.warning("constant predictions, whose scores mean nothing: %s", ", ".join(missing))
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

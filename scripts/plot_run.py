@@ -2,7 +2,7 @@
 
     python3 scripts/plot_run.py DATA_DIR/models/NAME [DATA_DIR/models/OTHER …] --output run.png
 
-Reads each run's train_log.jsonl, also while the run is still going. Points are evaluations.
+Reads each run's train_log.jsonl, even while the run is still going. Points are evaluations.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def _series(log: list[dict], name: str) -> tuple[list[int], list[float]]:
 
 
 def smoothed(values: list[float]) -> list[float]:
-    """Means over the nearest 5 % of the curve; a curve of less than 40 points is unchanged.
+    """Means over the nearest 5 % of the curve; a curve of fewer than 40 points is unchanged.
 
     The window is centered, so that the curve does not lag; it is narrower at the steep beginning,
     and cut off at the end.

@@ -15,7 +15,7 @@ lines of a file or of standard input; with --columns they are cells of a TSV, CS
 file.
 
 Classification: a text, or two separated by a tab for a model of pairs.
-Tagging: a sentence, with spaces between its words. A file .conll, .conllu or .tsv has one word per
+Tagging: a sentence, with spaces between its words. A .conll, .conllu or .tsv file has one word per
 line, in the first column (FORM in CoNLL-U) or in that of --columns.
 Question answering: a question and its context, as two arguments, separated by a tab, or in two
 columns; or a SQuAD or MRQA file (.json, .jsonl, .jsonl.gz).
@@ -72,7 +72,7 @@ def predict(
         objects, num_cut_here = kind.predict(pipeline, part, batch_size, errors)
         num_cut += num_cut_here
         for number, fields in enumerate(objects, start=begin):
-            if "error" in fields:  # it begins with the number in this part
+            if "error" in fields:  # the text begins with the number in this part
                 fields["error"] = fields["error"].replace(f"[{number - begin}]", f"[{number}]", 1)
             yield {"index": number} | fields
         bar.update(len(part))

@@ -117,7 +117,7 @@ def make_run(
     experiment: dict[str, Any],
     output: Path,
 ) -> None:
-    """Pre-trains and fine-tunes, or goes on with it; then writes the results to `output`."""
+    """Pre-trains and fine-tunes, or continues a stopped run; then writes results to `output`."""
     from benchmarks.rounds import describe_machine
 
     for task in (task for group in experiment["finetuning"] for task in group["tasks"]):
@@ -171,7 +171,7 @@ def run_job(script: str, *arguments: str) -> None:
     """
     command = [sys.executable, str(ROOT / script), *arguments]
     print("running", shlex.join(command[1:]), flush=True)
-    # In a group of its own, Ctrl-C reaches the job once, through here.
+    # The job has a process group of its own: Ctrl-C reaches it only once, through `forward`.
     with subprocess.Popen(command, cwd=ROOT, process_group=0) as job:
         forward = lambda number, _: job.send_signal(number)  # noqa: E731
         before = {number: signal.signal(number, forward) for number in stop_signals.SIGNALS}

@@ -6,11 +6,11 @@
 Writes below D/models/N/finetuning_runs/RUN: for each setting what finetune.py writes (setting_1,
 setting_2, …; only the best one keeps its models), the table sweep.md, the picture sweep.png, and
 the best settings as best_hparams.json, for finetune.py's --hparams. The same command goes on with
-a sweep that was stopped; with more --trials, it goes on with one that has ended.
+a sweep that was stopped; with more --trials, it extends one that has ended.
 
 Several `task_names` in --hparams are trained jointly. With `num_trials`, a score is a mean over
-seeds. Settings whose dev score is below the median of the others' at the same time are pruned:
-after each epoch, or every `eval_every` steps, of the first seed.
+seeds. During the training with the first seed, after each epoch or every `eval_every` steps, a
+setting is pruned if its dev score is below the median of the others' at the same time.
 """
 
 import argparse
@@ -102,10 +102,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--trials",
         type=int,
         metavar="N",
-        help="settings to try, with those of earlier starts (default: 20, or the whole grid)",
+        help="settings to try, including those of earlier starts (default: 20, or the whole grid)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the sampler; that of the training is in --hparams"
+        "--seed", type=int, default=0, help="seed of the sampler; --hparams has that of training"
     )
     parser.add_argument("--no-prune", action="store_true", help="train every setting to its end")
     parser.add_argument(
@@ -157,7 +157,7 @@ def check_settings(base: Job, space: Space, args: argparse.Namespace) -> None:
 
 
 def with_settings(base: Job, settings: Settings, number: int | None = None) -> Job:
-    """The job of a setting; with its number, in its own folder."""
+    """The job of a setting; if its number is given, in a folder of its own."""
     folder = base.model_dir if number is None else setting_folder(base, number)
     return dataclasses.replace(base, config=override(base.config, settings), model_dir=folder)
 
@@ -194,7 +194,7 @@ def search(
 
 
 def run_setting(job: Job, model_dir: str) -> float:
-    """Trains with a setting, or goes on with it; returns its score, the mean over its seeds."""
+    """Trains, or continues training, with a setting; returns its score, the mean over its seeds."""
     from model.backends import distribution
 
     check_batches(job.config, distribution.count_devices(job.config.num_devices), {})

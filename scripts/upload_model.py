@@ -4,9 +4,9 @@
     python3 scripts/upload_model.py DIRECTORY OWNER/NAME --license apache-2.0 --language da --yes
 
 Without --yes it shows the files and the card that would be sent, and sends nothing. A new model is
-private unless --public is given. Folders in DIRECTORY and hidden files stay here. README.md is the
-card that the jobs wrote, or your own; the copy that is sent has the license, the languages and the
-model's name. A card that was edited on the hub is kept there, unless yours was edited, too.
+private unless --public is given. Folders in DIRECTORY and hidden files are not sent. README.md is
+the card that the jobs wrote, or your own; the copy that is sent has the license, the languages and
+the model's name. A card that was edited on the hub is kept there, unless yours was edited, too.
 """
 
 import argparse

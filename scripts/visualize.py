@@ -4,7 +4,7 @@
     python3 scripts/visualize.py MODEL "A question?" "And its context." --output page.html
 
 The page shows, for each layer, head and token, the weights of self-attention and the kernels of the
-dynamic convolution; and for each token the probability, by the discriminator, that it was replaced.
+dynamic convolution. For each token, it shows the discriminator's probability that it was replaced.
 MODEL is the directory of any saved ConvBERT model, or the name of one on the Hugging Face hub; only
 pre-trained ones have a discriminator's head. The page needs no other file and no network.
 """
@@ -68,7 +68,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--max-seq-length",
         type=int,
         default=128,
-        help="tokens to show; the page grows with the square (default: %(default)s)",
+        help="tokens to show; the page grows with their square (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
     require(args.max_seq_length >= 5, "max_seq_length", "at least 5", args.max_seq_length)
@@ -92,7 +92,7 @@ def find_head(encoder: Any, directory: str) -> Any:
 def look_inside(encoder: Any, inputs: dict, head: Any) -> dict:
     """What the page shows of one text.
 
-    That is `attention` [layers, heads, T, T] and `kernels` [layers, heads, T, K], both encoded;
+    Returns `attention` [layers, heads, T, T] and `kernels` [layers, heads, T, K], both encoded;
     their sizes `layers`, `heads` and `taps`, which is 0 without convolutions; and T probabilities
     `replaced`, or None without a `head`.
     """
@@ -121,7 +121,7 @@ def encode(weights: Any) -> str:
 
 
 def make_page(data: dict) -> str:
-    """The page with its data; no text in them can end the element that holds them."""
+    """The page with its data, escaped so that no text can end the element that holds them."""
     content = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     return PAGE.read_text(encoding="utf-8").replace(PLACE, content)
 
