@@ -186,7 +186,7 @@ class ConvBertConfig:
         )
 
     def to_hf_dict(self, architecture: str) -> dict[str, Any]:
-        """`config.json` as transformers reads it; what only this project knows keeps our name."""
+        """`config.json` as transformers reads it; fields of this project alone keep our names."""
         fields = dataclasses.asdict(self)
         fields["num_groups"] = fields.pop("linear_groups")
         fields["model_type"] = "convbert"
@@ -230,7 +230,7 @@ class ConvBertConfig:
             del fields["pad_token_id"]
         if names := _label_names(fields.pop("id2label", None), source):
             fields["num_labels"] = len(names)
-            if names != tuple(f"LABEL_{i}" for i in range(len(names))):  # those are no names
+            if names != tuple(f"LABEL_{i}" for i in range(len(names))):  # these mean "no names"
                 fields["id2label"] = names
         known = {field.name for field in dataclasses.fields(cls)}
         if fields.get("problem_type") not in (None, *PROBLEM_TYPES):
@@ -238,15 +238,15 @@ class ConvBertConfig:
         if fields.get("architectures") == ["ConvBertForMultipleChoice"]:
             fields.setdefault("summary_type", "last")  # transformers' default
             expected = {"summary_activation": None}
-            if fields.get("summary_use_proj"):  # that of our "mlp" head, as the tensors must show
+            if fields.get("summary_use_proj"):  # as in our "mlp" head; the tensors must agree
                 activation = fields.get("hidden_act", cls.hidden_act)
                 expected = {"summary_activation": activation, "summary_proj_to_labels": None}
             for name, value in expected.items():
                 if (fields.get(name) or None) != value:
                     raise InputError(
                         f"{source}: `{name}` is {json.dumps(fields.get(name))}: a multiple-choice "
-                        "head with another projection than `hidden_act` of H features is not "
-                        'supported. For the encoder alone, set `architectures` to ["ConvBertModel"]'
+                        "head is supported only with a projection of H features and `hidden_act`. "
+                        'To load only the encoder, set `architectures` to ["ConvBertModel"]'
                     )
         elif fields.get("summary_type") not in SUMMARY_TYPES:
             fields.pop("summary_type", None)
@@ -257,14 +257,14 @@ class ConvBertConfig:
 
 
 def _label_names(labels, source):
-    """`id2label` of a config.json as a tuple; numbers as names become texts."""
+    """`id2label` of a config.json as a tuple; names that are numbers become strings."""
     if isinstance(labels, dict):  # a missing number has None
         labels = [labels.get(str(number)) for number in range(len(labels))]
     names = labels or []
     if not isinstance(names, list) or not all(type(name) in (str, int, float) for name in names):
         raise InputError(
-            f"{source}: `id2label` must be an object with a name, a text or a number, for each "
-            "number from 0"
+            f"{source}: `id2label` must be an object that maps each number from 0 to a name (a "
+            "string or a number)"
         )
     return tuple(map(str, names))
 
@@ -309,7 +309,7 @@ class Objective:
 class Execution:
     """How pre-training and fine-tuning compute and log: the result is the same up to rounding.
 
-    `model.backends.distribution` checks what depends on the devices.
+    `model.backends.distribution` checks the fields that depend on the devices.
     """
 
     gradient_accumulation_steps: int = setting(1, "micro-batches in a batch", least=1)
@@ -330,7 +330,7 @@ def max_predictions_per_seq(length: int, mask_prob: float) -> int:
 
 
 def as_config(config: Any, kind: type = ConvBertConfig) -> Any:
-    """A configuration, also from the dict that a saved Keras model keeps of it."""
+    """A configuration, given as one or as the dict that a saved Keras model keeps of it."""
     return config if isinstance(config, kind) else override(kind(), config)
 
 

@@ -12,7 +12,7 @@ from common.errors import InputError
 
 # Whether every function of a model is compiled, anew for each shape of its arrays.
 ALWAYS_COMPILES = True
-COMPILES_STEPS = False  # whether XLA compiles every step that is trained
+COMPILES_STEPS = False  # whether XLA compiles every training step
 
 
 def default_jit_compile() -> bool:
@@ -29,7 +29,7 @@ def allow_tf32(is_allowed: bool) -> None:
     """Sets whether GPUs may round the factors of float32 products to 10 bits; they do by default.
 
     Raises:
-        InputError: this backend cannot be told not to.
+        InputError: `is_allowed` is false, and this backend cannot turn the rounding off.
     """
     if not is_allowed:
         raise InputError(
@@ -79,8 +79,8 @@ def is_replicated(model: keras.Model) -> bool:
 def separate_random_states(model: keras.Model, shared: list) -> None:
     """Makes dropout differ between replicas, which would otherwise all drop the same units.
 
-    The replicas' seeds derive from the first replica's, so a checkpoint needs that one only. The
-    generators in `shared` keep the same state on all replicas.
+    The replicas' seeds derive from the first replica's seed, so a checkpoint needs only that one.
+    The generators in `shared` keep the same state on all replicas.
     """
 
 
@@ -110,7 +110,7 @@ def connect_processes(seed: int) -> None:
 
 
 def keep_compilations(directory: str) -> None:
-    """Keeps compiled functions for further processes below a directory, where that is safe.
+    """Stores compiled functions below a directory for later processes, where that is safe.
 
     Call it before the first computation, and before anything asks for the devices.
     """
@@ -122,21 +122,24 @@ def process() -> tuple[int, int]:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` is set in any process of the run; all must call it at the same step."""
+    """Whether `flag` is set in any process of the run.
+
+    All processes must call it at the same step.
+    """
     return flag
 
 
 def in_graph(*arrays, dtypes=("float32", "bfloat16"), static_shapes: bool = False) -> bool:
     """Whether these are arrays, of these dtypes, of a TensorFlow graph that is being traced.
 
-    Only there, or where XLA compiles the whole step, do layers call `compiled` and
-    `custom_gradient`, which this module lacks. `static_shapes` also requires known shapes.
+    Layers call `compiled` and `custom_gradient`, which this module lacks, only in such a graph or
+    where XLA compiles the whole step. `static_shapes` also requires known shapes.
     """
     return False
 
 
 def is_tracing(array) -> bool:
-    """Whether a graph is being made, of which `array` is a part."""
+    """Whether `array` is part of a graph that is being traced."""
     return False
 
 

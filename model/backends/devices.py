@@ -37,14 +37,14 @@ def report(precision: str, jit_compile: bool, num_devices: int = 1) -> None:
 
 
 def memory_gib() -> float | None:
-    """The memory of the GPU that computes; None if that is not known."""
+    """The memory of the GPU in use, in GiB; None if that is not known."""
     name, _ = backend.accelerator() or (None, None)
     return next((gpu.memory_gib for gpu in gpus.installed() if gpu.name == name), None)
 
 
 @contextlib.contextmanager
 def lack_of_memory_explained(what: str, advice: str) -> Iterator[None]:
-    """Inside, an error that the device has too little memory for `what` is an `InputError`."""
+    """Turns an out-of-memory error inside the block into an `InputError` about `what`."""
     try:
         yield
     except Exception as error:

@@ -16,7 +16,8 @@ from model.backends import backend
 def uniform_rows(shape: tuple, seed):
     """Draws float32 numbers in [0, 1) for the whole batch; returns the calling replica's rows.
 
-    `shape` is that of the replica's part; `seed`, a `SeedGenerator`, has the same state on all.
+    `shape` is the shape of the replica's part. `seed` is a `SeedGenerator` with the same state on
+    all replicas.
     """
     index, count = backend.replica()
     rows, width = shape
@@ -40,8 +41,8 @@ def count_devices(requested: int | None) -> int:
     """Counts the devices that a run uses, in all of its processes.
 
     `requested` is the hyper-parameter `num_devices`; None means one GPU on TensorFlow, all GPUs or
-    TPUs on JAX, or one CPU per process. Raises an `InputError` if there are fewer, or processes
-    cannot share them equally.
+    TPUs on JAX, or one CPU per process. Raises an `InputError` if there are fewer devices, or if
+    processes cannot share them equally.
     """
     devices, processes = keras.distribution.list_devices(), backend.process()[1]
     if requested is None:
@@ -67,8 +68,8 @@ def count_devices(requested: int | None) -> int:
 def uses_xla(jit_compile: bool | None) -> bool:
     """Whether XLA compiles a job's steps; `jit_compile` is the hyper-parameter, None its default.
 
-    With several devices on TensorFlow, it compiles what each of them computes alone. Raises an
-    `InputError` where XLA was asked for and Keras would turn it off.
+    With several devices on TensorFlow, XLA compiles only the part that each device computes by
+    itself. Raises an `InputError` if XLA was requested but Keras would turn it off.
     """
     if jit_compile is None:
         return backend.default_jit_compile()
@@ -81,8 +82,8 @@ def uses_xla(jit_compile: bool | None) -> bool:
 def check_batch(name: str, batch_size: int, parts: dict[str, int]) -> None:
     """Raises an `InputError` for a global batch that cannot be cut into equal parts.
 
-    `name` is the hyper-parameter that sets its size; `parts` are the numbers that divide it, by
-    what they count.
+    `name` is the hyper-parameter that sets the batch size. `parts` has the numbers that must divide
+    it, under the name of what each number counts.
     """
     divisor = math.prod(parts.values())
     named = " x ".join(f"{number} {what}" for what, number in parts.items() if number > 1)

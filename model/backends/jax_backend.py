@@ -18,7 +18,7 @@ from model.backends.any_backend import *  # noqa: F403 (the functions not define
 # ruff: noqa: D103 (`any_backend` documents the functions)
 
 JOB_ADDRESSES, PROCESS_ID = "KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_PROCESS_ID"
-LOST_AFTER_SECONDS = 30  # without a sign of life from a process
+LOST_AFTER_SECONDS = 30  # without a heartbeat from a process
 COMPILES_STEPS = True
 
 
@@ -54,8 +54,8 @@ def scope(num_devices: int) -> contextlib.AbstractContextManager:
 def connect_processes(seed: int) -> None:
     """Joins the processes, if there are several, as `keras.distribution.initialize` does.
 
-    That cannot choose how soon a process whose host is gone counts as lost. And with Slurm, JAX
-    would use only one GPU of each host.
+    Keras's function cannot set how soon a process counts as lost when its host is gone. It would
+    also let JAX detect Slurm, and JAX would then use only one GPU of each host.
     """
     if NUM_PROCESSES not in os.environ:
         return
@@ -76,7 +76,7 @@ def connect_processes(seed: int) -> None:
 
 
 def _number(variable, expected, allowed):
-    """The number in an environment variable, which must be one of those allowed."""
+    """The number in an environment variable; it must be in `allowed`."""
     text = os.environ.get(variable, "")
     require(text.isdecimal() and int(text) in allowed, variable, expected, text)
     return int(text)
@@ -114,7 +114,7 @@ def train_step_in_parts(model, state: tuple, data) -> tuple:
     def loss_of(trainable, others, part):
         values = pairs(model.trainable_variables, trainable)
         values += pairs(model.non_trainable_variables, others)
-        values += pairs(model.metrics_variables, metric_values)  # Keras's, of each output's loss
+        values += pairs(model.metrics_variables, metric_values)  # Keras tracks each output's loss
         with keras.StatelessScope(state_mapping=values) as scope:
             outputs = model.outputs_of(part, totals, training=True)
         with keras.StatelessScope(pairs(model.optimizer.variables, optimizer_values)):
@@ -150,9 +150,9 @@ def traced_once(function):
 
 
 def custom_gradient(function, *arguments, constants=()):
-    """As in `tensorflow_backend`; the function must use no other arrays.
+    """As in `tensorflow_backend`; `function` must use no arrays but its arguments.
 
-    It is called again for the gradients, and XLA computes only what these need.
+    `function` is called again for the gradients, and XLA computes only what the gradients need.
     """
 
     @jax.custom_vjp

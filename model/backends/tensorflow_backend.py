@@ -19,7 +19,7 @@ from model.backends.any_backend import *  # noqa: F403 (the functions not define
 # ruff: noqa: D103 (`any_backend` documents the functions)
 
 ALWAYS_COMPILES = False  # a service must not wait for XLA, not even on a GPU
-# TensorFlow's names for GPUs, in its two ways to run compiled functions.
+# TensorFlow's names for GPUs in its two ways of running compiled functions.
 KEPT_FOR = "GPU,XLA_GPU_JIT"
 SEED_STRIDE = 1_000_003  # between the seeds of replicas; any large number works
 
@@ -65,7 +65,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def keep_compilations(directory: str) -> None:
     """Keeps what XLA compiles for the GPUs, if they are of one kind; see `_compilations_folder`.
 
-    TF_XLA_FLAGS of the user that name a cache, or a file of flags, stay as they are. TensorFlow
+    If the user's TF_XLA_FLAGS name a cache or a file of flags, they stay as they are. TensorFlow
     reads the variable when its devices are first asked for.
 
     On CPUs nothing is kept: the code may use instructions that another machine lacks.
@@ -85,13 +85,14 @@ def keep_compilations(directory: str) -> None:
 
 
 def _compilations_folder(directory: str, gpu: gpus.Gpu) -> str:
-    """The folder for all that decides what is compiled, and is not in the names of its files.
+    """A folder whose name covers what compiled code depends on but its file name does not show.
 
-    Their names have a function's HLO, its arguments' shapes, and that it is for some GPU: see
-    `BuildSerializedCacheKey` in tensorflow/compiler/jit/device_executable_persistor.h. A file that
-    was made otherwise is loaded all the same, or is an error: see `CompileStrict` in
-    device_compiler.h. The code depends on the GPU, the driver and XLA's flags as well; the chosen
-    algorithms depend on the versions of cuBLAS and cuDNN, wherever they come from.
+    A file name covers the function's HLO, the shapes of its arguments, and that it is for a GPU:
+    see `BuildSerializedCacheKey` in tensorflow/compiler/jit/device_executable_persistor.h. If a
+    file was compiled under other conditions, TensorFlow loads it all the same, or fails: see
+    `CompileStrict` in device_compiler.h. The code also depends on the GPU, the driver and XLA's
+    flags. The chosen algorithms depend on the versions of cuBLAS and cuDNN, wherever they come
+    from.
     """
     variables = ("XLA_FLAGS", "TF_XLA_FLAGS", "LD_LIBRARY_PATH")
     parts = [tf.__version__, gpu.name, gpu.capability, gpu.driver]
@@ -148,8 +149,8 @@ def separate_random_states(model: keras.Model, shared: list) -> None:
 def train_step_in_parts(model, data):
     """Loops over the parts of the calling replica's rows, adding up their gradients.
 
-    Where XLA cannot compile the whole step, because of the sums over replicas, it may compile this
-    loop for each replica.
+    With several replicas, XLA cannot compile the whole step, because of the sums over replicas. It
+    may then compile this loop for each replica.
     """
     variables = [variable.value for variable in model.trainable_variables]
     count = model.gradient_accumulation_steps
@@ -209,10 +210,10 @@ def is_tracing(array) -> bool:
 
 
 def traced_once(function):
-    # Not inlined, so that TensorFlow optimizes it only once, too.
+    # Not inlined, so that TensorFlow also optimizes it only once.
     shared = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
-    def call(*arguments):  # Variables would have a trace each.
+    def call(*arguments):  # With variables as arguments, each would have a trace of its own.
         return shared(*tf.nest.map_structure(tf.convert_to_tensor, arguments))
 
     return call
@@ -221,8 +222,8 @@ def traced_once(function):
 def custom_gradient(function, *arguments, constants=()):
     """Calls `function`, which returns its value and the function of its gradient.
 
-    The latter returns a tuple with one gradient for each of `arguments`. `constants` are passed
-    after them, and have no gradient.
+    The gradient function returns a tuple with one gradient for each of `arguments`. `constants` are
+    passed after the arguments and have no gradient.
     """
 
     def call(*everything):
@@ -251,7 +252,8 @@ def split(vector, shapes: list[tuple[int, ...]]) -> list[tf.Tensor]:
 def bias_gradient(gradient) -> tf.Tensor:
     """Sums over all but the last axis: […, C] → [C].
 
-    For bfloat16 by a product, which adds in float32; TensorFlow's own operation does not.
+    For bfloat16, the sum is a matrix product, which adds in float32. TensorFlow's own operation
+    does not.
     """
     if gradient.dtype != tf.bfloat16:
         return tf.raw_ops.BiasAddGrad(out_backprop=gradient)
