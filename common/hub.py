@@ -111,7 +111,7 @@ def _download(name, revision, patterns, cache_dir, local_files_only):
     """Downloads the files that match `patterns`; returns the directory of the snapshot."""
     from huggingface_hub import snapshot_download
 
-    action = f"download {name} ({revision or 'main'}), which is no local directory"
+    action = f"download {name} ({revision or 'main'}), which is not a local directory"
     with errors_explained(action, is_offline=local_files_only):
         return snapshot_download(
             name,

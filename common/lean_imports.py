@@ -48,5 +48,5 @@ class _LeanImports(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Makes the first import of TensorFlow and Keras in this process lean, and no other import."""
+    """Makes the first import of TensorFlow and Keras in this process lean; others are as usual."""
     sys.meta_path.insert(0, _LeanImports())

@@ -291,7 +291,7 @@ def put(path: str, url: str) -> None:
 
 
 def remove(urls: list[str]) -> None:
-    """Removes files of one store; if it can, it removes many in one request."""
+    """Removes files of one store, many in one request if the store allows it."""
     if urls:
         system, _ = _system(urls[0])
         paths = [_system(url)[1] for url in urls]
@@ -310,7 +310,7 @@ def _attempt(url: str, operation: Callable[[], Any], action: str = "read") -> An
 
 
 def _wait(url, error, delays):
-    """Waits before the next try; raises the error if there is to be none."""
+    """Waits before the next try, or raises the error if there is no next try."""
     name = type(error).__name__
     is_final = isinstance(error, _FINAL) or _CREDENTIALS.search(name)
     if _INVALID in name or getattr(error, "errno", None) == errno.EINVAL:

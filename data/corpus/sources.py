@@ -402,7 +402,7 @@ def _check_xz_ends(source: TextSource, file: io.BufferedIOBase) -> None:
 
 
 def _ranges(whole: TextSource, file: io.BufferedIOBase) -> Iterator[TextSource]:
-    """Divides a file into ranges, each of which begins at the beginning of a document."""
+    """Divides a file into ranges that each begin at the beginning of a document."""
     start, size = 0, whole.size
     while start < size:
         file.seek(start + TEXT_RANGE_BYTES)

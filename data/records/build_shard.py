@@ -71,7 +71,7 @@ class LineTokenizer:
         self._tokenize = tokenize
 
     def __call__(self, lines: list[bytes]) -> tuple[np.ndarray, list[int]]:
-        """The ids [tokens] of n lines, none of which is empty, and n + 1 row splits."""
+        """The ids [tokens] of n lines that are not empty, and n + 1 row splits."""
         if not lines:
             return np.empty(0, self.id_type), [0]
         ids, row_splits = self._tokenize(b"\n".join(lines))

@@ -1,4 +1,4 @@
-"""tokenizer.json, the file in which Hugging Face's `tokenizers` keeps all of a tokenizer.
+"""tokenizer.json: Hugging Face's `tokenizers` keeps a whole tokenizer in this file.
 
 Of the many tokenizers that such a file can describe, `ConvBertTokenizer` is one: BERT's.
 """

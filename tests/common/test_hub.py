@@ -105,7 +105,7 @@ def test_a_download_that_breaks_off_is_resumed(server, monkeypatch):
 
 
 def test_errors_of_the_hub(server):
-    fails("owner/none .*no local directory: no such model or revision", "owner/none")
+    fails("owner/none .*not a local directory: no such model or revision", "owner/none")
     server.files["owner/gated"] = server.files["owner/model"]
     server.gated.add("owner/gated")
     fails("owner/gated.*: it is gated", "owner/gated")
@@ -131,7 +131,7 @@ REVISIONS = ("../../../outside", "/etc", "a b", "", "a..b")
     ("name", "revision", "message"),
     [
         *((name, None, f"no such directory: {name}") for name in PATHS),
-        *((name, None, "is no local directory: it is not a valid name") for name in NAMES),
+        *((name, None, "is not a local directory: it is not a valid name") for name in NAMES),
         *(("owner/model", revision, "`revision` must be") for revision in REVISIONS),
     ],
 )

@@ -78,7 +78,7 @@ def find_answers(
 
 
 def _owners(firsts, counts):
-    """For each token of a context, the number of the window with the most context around it."""
+    """For each token of a context, the window (by number) with the most text on both sides."""
     tokens = np.arange(firsts[-1] + counts[-1])
     before, after = tokens - firsts[:, None], (firsts + counts - 1)[:, None] - tokens
     margins = np.minimum(before, after)

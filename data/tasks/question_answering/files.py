@@ -97,7 +97,7 @@ def read_questions(path: str, split: str, unanswerable: bool) -> QuestionExample
                 name = _get_id(fields, f"{where}, question {number}")
                 place = f'{where}, question "{name}"'
                 if name in ids:
-                    raise InputError(f"{place}: another question of the file has the same id")
+                    raise InputError(f"{place}: another question in the file has the same id")
                 ids.add(name)
                 question = Question(name, _get_text(fields, "question", place), len(contexts) - 1)
                 question, problem = _with_answers(

@@ -155,7 +155,7 @@ def _word_lines(
                 yield number, cells
     yield number, None
     if comments:
-        message = "%s: %d lines are read as comments: their tags are no word's. The first: line %d"
+        message = "%s: %d lines are read as comments: no word has their tags. The first: line %d"
         logging.warning(message, path, len(comments), comments[0])
 
 

@@ -1,4 +1,4 @@
-"""Words → rows of tokens, in which each word has exactly one target.
+"""Words → rows of tokens, where each word has exactly one target.
 
 A word's target is at its first token. A sentence that is too long for one row is read in
 windows that overlap by about half, so that every word has text on both sides. The words of an

@@ -42,7 +42,7 @@ class TaggingTask(Task):
     Args:
         metrics: among `METRICS[tags]`.
         tags: "entities" or "labels".
-        scheme: one of `entities.SCHEMES`, in which entities are learned.
+        scheme: one of `entities.SCHEMES`; the model learns entities in this scheme.
         word_column, tag_column: numbers from 0, or names of JSON fields; see `read_sentences`.
         labels: the tags that the model knows, in order of their ids.
         file_scheme, num_columns: of the training file. `complete` sets these and `labels`.
