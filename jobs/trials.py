@@ -185,7 +185,7 @@ class Job:
         return _hash(known)
 
     def settings(self, part: TaskData) -> dict[str, Any]:
-        """By name: the seed, and what concerns one task of the values that `fingerprint` hashes."""
+        """By name: the seed, and those values behind `fingerprint` that concern one task."""
         others = {
             "seed": self.config.seed,
             "encoder": self.encoder.sha256,
@@ -373,7 +373,7 @@ def write_results(job: Job, new: Trials, without: int | None = None) -> None:
 
 
 def check_disk(job: Job) -> None:
-    """Checks that a trial's files can be written: a `WriteError` before it is computed."""
+    """Checks, before a trial is computed, that its files can be written; if not, a `WriteError`."""
     size = 4 * job.encoder.config.num_kernel_parameters() * len(job.parts)
     for folder, num_bytes in (
         ("results", 0),
