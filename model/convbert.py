@@ -22,24 +22,26 @@ from model.layers.encoder import NUM_DROPOUTS, EncoderLayer, SharedTrace
 from model.weights import pretrained
 
 INPUT_NAMES = ("input_ids", "input_mask", "segment_ids")
-# Whether an encoder that is made now gets all its weights from a file. A head may keep its own.
+# Whether an encoder created now will get all its weights from a file. A head may keep its own.
 _loads_encoder = contextvars.ContextVar("loads_encoder", default=False)
 
 
 class TrainableModel(keras.Model):
     """A `keras.Model` that builds its optimizer before the first step, and may step in parts.
 
-    Keras would build the optimizer during that step, and TensorFlow would then trace it twice.
+    Keras would build the optimizer during that step, and TensorFlow would then trace the step
+    twice.
 
-    With `gradient_accumulation_steps` above 1, `fit` splits a batch into so many parts and computes
-    their gradients one after the other. The update is the same, up to rounding and the draws of
-    dropout, if losses are summed over the examples (or a subclass divides them by a whole batch's
-    total).
+    With `gradient_accumulation_steps` above 1, `fit` splits a batch into that many parts and
+    computes their gradients one after the other. The update is the same, up to rounding and the
+    draws of dropout, if losses are summed over the examples (or a subclass divides them by a whole
+    batch's total).
     """
 
     gradient_accumulation_steps = 1
-    compiles_gradients = False  # XLA compiles these on each device, instead of the whole step
-    # What `outputs_of` must keep of a part for `finish_step`, and the dtypes.
+    # Whether XLA compiles only the gradients on each device, instead of the whole step.
+    compiles_gradients = False
+    # The outputs of `outputs_of` that a step in parts keeps for `finish_step`, and their dtypes.
     part_outputs: Mapping[str, str] = {"loss": "float32"}
 
     @override
@@ -75,13 +77,13 @@ class TrainableModel(keras.Model):
             return backend.train_step_in_parts(self, *state_and_data)
 
     def prepare(self, data, training: bool = False) -> tuple:
-        """Returns what a step in parts splits, and what each part must know of the whole batch."""
+        """Returns the arrays that a step in parts splits, and totals over the whole batch."""
         return data, {}
 
     def split(self, arrays):
         """Arrays [B, …] → [parts, B / parts, …]; part i has the rows i, i + parts, ….
 
-        So every device has rows of each part.
+        This way, every device has rows of each part.
         """
         count = self.gradient_accumulation_steps
 
@@ -92,7 +94,7 @@ class TrainableModel(keras.Model):
         return keras.tree.map_structure(split_one, arrays)
 
     def outputs_of(self, part, totals: dict, training: bool = False) -> dict:
-        """Returns a part's `loss`, and whatever else `part_outputs` names."""
+        """Returns a part's `loss`, and any other outputs that `part_outputs` names."""
         inputs, targets, weights = keras.utils.unpack_x_y_sample_weight(part)
         outputs = self(inputs, training=training)
         return {"loss": self.compute_loss(inputs, targets, outputs, weights, training)}
@@ -115,7 +117,7 @@ class TrainableModel(keras.Model):
         raise NotImplementedError
 
     def set_remat(self, remat: bool) -> None:
-        """Sets whether training computes each layer again for its gradient: less memory."""
+        """Sets whether training recomputes each layer for its gradient, which saves memory."""
         for encoder in self.encoders():
             encoder.remat = remat
 
@@ -130,7 +132,7 @@ class TrainableModel(keras.Model):
 class PretrainedModel(TrainableModel):
     """A model described by one `ConvBertConfig`, and saved as a Hugging Face directory.
 
-    Its weights exist once it is constructed. They come from Keras's random state: call
+    Its weights exist once it is constructed. Their values come from Keras's random state: call
     `keras.utils.set_random_seed` first to reproduce them. `dtype` may be any Keras policy, such as
     "mixed_bfloat16".
     """
@@ -210,7 +212,7 @@ class PretrainedModel(TrainableModel):
 
     @classmethod
     def _options_from(cls, source, options: dict) -> dict:
-        """Completes the caller's arguments of the class with those that the tensors determine."""
+        """Adds the class's arguments that the tensors determine to those from the caller."""
         return options
 
     def encoder(self) -> "ConvBertModel":
@@ -228,12 +230,11 @@ class PretrainedModel(TrainableModel):
     def enable_lora(self, rank: int, alpha: float | None = None) -> None:
         """Replaces training of the encoder by low-rank updates (LoRA, arXiv:2106.09685).
 
-        Query, key, value, the attention's output and the feed-forward layers get an update
-        `alpha / rank · A B` each; everything else in the encoder is frozen, and the head is not.
-        Outputs do not change before training. Saved kernels include the updates, so a loaded model
-        has none.
+        Query, key, value, the attention's output and the feed-forward layers each get an update
+        `alpha / rank · A B`. Everything else in the encoder is frozen; the head is not. Outputs do
+        not change before training. Saved kernels include the updates, so a loaded model has none.
 
-        Where layers have groups, each group's update has this `rank`. `alpha` defaults to `rank`.
+        If a layer has groups, each group's update has this `rank`. `alpha` defaults to `rank`.
 
         Raises:
             InputError: the model is compiled, quantized, or already has updates.
@@ -241,7 +242,7 @@ class PretrainedModel(TrainableModel):
         if self.compiled:
             raise InputError(
                 "call enable_lora before compile, because the optimizer is built for all weights. "
-                "To load a model without its optimizer: load_model(path, compile=False)"
+                "To load a model without its optimizer, call load_model(path, compile=False)"
             )
         adaptation.enable_lora(self.encoder(), rank, alpha)
 
@@ -249,11 +250,12 @@ class PretrainedModel(TrainableModel):
     def quantize(self, mode=None, config=None, filters=None, **kwargs):
         """Quantizes the kernels that `enable_lora` names to int8, for inference only.
 
-        Keras's dense layers then multiply integers, and quantize their inputs row by row; grouped
-        layers keep int8 kernels but multiply in the model's precision.
+        Keras's dense layers then quantize their inputs row by row and multiply integers. Grouped
+        layers store int8 kernels but multiply in the model's precision.
 
-        `mode` is "int8", or `config` a `keras.quantizers.Int8QuantizationConfig` for Keras's dense
-        layers. Raises an `InputError` for any other argument, or if there are low-rank updates.
+        Pass `mode` "int8", or as `config` a `keras.quantizers.Int8QuantizationConfig` for Keras's
+        dense layers. Raises an `InputError` for any other argument, or if there are low-rank
+        updates.
         """
         if config.mode != "int8":  # Keras turned `mode` into a `config`
             raise InputError(f'`mode` must be "int8". Received: {config.mode}')
@@ -269,7 +271,7 @@ class PretrainedModel(TrainableModel):
     def make_train_function(self, *args, **kwargs):
         if adaptation.quantization_config(self.encoder()) is not None:
             raise InputError(
-                "a quantized model cannot be trained: train it first, then quantize what "
+                "a quantized model cannot be trained: train it first, then quantize the model that "
                 "from_pretrained returns"
             )
         return super().make_train_function(*args, **kwargs)
@@ -313,7 +315,7 @@ def read_inputs(inputs: dict) -> tuple:
     """Returns `input_ids`, and `input_mask` and `segment_ids` or None: int32 [B, T] each.
 
     Raises:
-        ValueError: not a dict, no `input_ids`, an unknown name, or other axes.
+        ValueError: not a dict, no `input_ids`, an unknown name, or axes other than [B, T].
     """
     if not isinstance(inputs, dict):
         raise ValueError(
@@ -371,8 +373,8 @@ class ConvBertModel(PretrainedModel):
             for i in range(config.num_hidden_layers)
         ]
         self._call_layer = SharedTrace(self.encoder_layers[0])
-        self.remat = False  # whether layers are computed again for their gradients
-        # One draw for all dropouts of a step: they may be computed again in the backward pass.
+        self.remat = False  # whether layers are recomputed for their gradients
+        # One draw for all dropouts of a step, because the backward pass may recompute them.
         self.dropout_random = keras.random.SeedGenerator(name="dropout_random")
         self.build(self.input_shapes())
 
@@ -424,7 +426,7 @@ class ConvBertModel(PretrainedModel):
             if training:
                 masks["seed"] = fused.seed_of(seed, 1 + NUM_DROPOUTS * i)
             call = functools.partial(self._call_layer, layer, masks=dict(masks), keep=keep)
-            if self.remat and training:  # the backward pass keeps the inputs alone
+            if self.remat and training:  # only the inputs are kept for the backward pass
                 call = keras.remat(call)
             hidden, inside = call(hidden)
             if keep:

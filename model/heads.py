@@ -35,11 +35,12 @@ class HeadModel(PretrainedModel):
     token_outputs: tuple[str, ...] = ()
     # Names of inputs that the head reads and the encoder does not.
     further_inputs: tuple[str, ...] = ()
-    # For a class with several kinds of head: the argument that selects one, and its values, each by
-    # a tensor's name. A file has the first kind whose tensor it has; the last is the default.
+    # For a class with several kinds of head: the argument that selects one, and its values, each
+    # under a tensor's name. The first kind whose tensor a file contains is the kind of its head; if
+    # there is none, the last kind is the default.
     kind_argument = ""
     kinds: Mapping[str, Any] = {}
-    # Of the losses of labels; set them before `compile`. See `TokenCrossEntropy`.
+    # For the losses of labels; set them before `compile`. See `TokenCrossEntropy`.
     class_weights: tuple[float, ...] | None = None
     label_smoothing = 0.0
 
@@ -81,7 +82,7 @@ class HeadModel(PretrainedModel):
         raise NotImplementedError
 
     def head_loss(self, reduction: str) -> keras.losses.Loss:
-        """Returns the loss of a head with a single output: by default that of classes int [B]."""
+        """Returns the loss of a head with one output: by default cross-entropy, targets int [B]."""
         if self.class_weights or self.label_smoothing:
             return self.token_loss(reduction)
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
@@ -247,7 +248,7 @@ class ConvBertForQuestionAnswering(HeadModel):
         config: a `ConvBertConfig`. Its labels are ignored: the outputs are start and end.
         joint_prediction: use the original's head, where the end depends on the start, instead of
             Hugging Face's; see `model.layers.heads.JointSpanHead`.
-        beam_size: of the joint head; None means `config.beam_size`.
+        beam_size: beam size of the joint head; None means `config.beam_size`.
         answerable_weight: weight of the joint head's loss for whether there is an answer.
         convbert: see `HeadModel`.
 
@@ -258,9 +259,9 @@ class ConvBertForQuestionAnswering(HeadModel):
     Returns:
         Hugging Face's head: float32 {"start_logits": [B, T], "end_logits": [B, T]}; with
         `mask_padding`, padding has no probability. The joint head: see `JointSpanHead.call`.
-        Targets are positions int [B] for `start_logits` and `end_logits`, 0 if there is no answer
-        (a position outside the row does not count); and for `answerable_logits` 1.0 if there is no
-        answer, otherwise 0.0.
+        Targets of `start_logits` and `end_logits` are positions int [B], 0 if there is no answer;
+        positions outside the row are ignored. Targets of `answerable_logits` are 1.0 if there is
+        no answer, otherwise 0.0.
     """
 
     architecture = "ConvBertForQuestionAnswering"
@@ -333,9 +334,9 @@ class ConvBertForMultipleChoice(HeadModel):
     """A ConvBERT encoder that picks one of several rows: a question with each of its answers.
 
     Args:
-        config: a `ConvBertConfig`. Its `summary_type` selects the vector that the head reads: that
-            of the "first" token, or of the "last". With `mask_padding` that is the last token
-            before the padding; without, it is the row's last position, even if it is padding, as in
+        config: a `ConvBertConfig`. Its `summary_type` selects the token whose vector the head
+            reads: the "first" or the "last". With `mask_padding`, "last" is the last token before
+            the padding. Without it, "last" is the row's last position, even if it is padding, as in
             Hugging Face's model.
         convbert: see `HeadModel`.
         classifier_head: "linear", or "mlp" for Hugging Face's with `summary_use_proj`.

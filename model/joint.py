@@ -38,11 +38,11 @@ class JointModel(TrainableModel):
                     "several rows"
                 )
             if head.convbert is not next(iter(heads.values())).convbert:
-                raise InputError(f"{name}: create the head with the first head's `convbert`")
+                raise InputError(f"{name}: create this head with the first head's `convbert`")
         self.heads = dict(heads)
         self.convbert = next(iter(heads.values())).convbert
         self.further_inputs = sorted({n for head in heads.values() for n in head.further_inputs})
-        self.built = True  # the heads are
+        self.built = True  # all heads are built
 
     @override
     def call(self, inputs, training=False):

@@ -13,16 +13,16 @@ IGNORED = -100  # the target of a token without one, as in PyTorch
 class TokenCrossEntropy(keras.losses.Loss):
     """Cross-entropy of logits [B, T, C] with targets int [B, T], except those that are `IGNORED`.
 
-    Logits [B, C] with targets [B] are possible, too.
+    Logits [B, C] with targets [B] also work.
 
     With the reduction "sum", an example's loss is the sum over its tokens, and examples may have
     weights; otherwise the loss is the mean over all targets of the batch. (Keras's `ignore_class`
     does not support weights.)
 
     Args:
-        class_weights: C factors of the loss, by a target's class; None is 1.
-        label_smoothing: a share of each target's probability that all classes divide equally.
-        **kwargs: of `keras.losses.Loss`.
+        class_weights: C factors of the loss, one for each class of a target; None means 1.
+        label_smoothing: the share of a target's probability that is spread evenly over all classes.
+        **kwargs: arguments of `keras.losses.Loss`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What pre-training draws at random: the masked positions, and the tokens put in their place."""
+"""The random draws of pre-training: the positions to mask, and the tokens to put there."""
 
 import dataclasses
 import math
@@ -31,8 +31,8 @@ def gather_positions(sequences, positions):
 def replace_positions(sequences, positions, weights, replacements):
     """`sequences` [B, T] with `replacements` [B, P] at `positions` wherever `weights` is not 0.
 
-    Positions must be distinct where the weight is not 0. A sum over one-hot rows replaces a
-    scatter, whose writing order is undefined on some devices; ids are exact in float32.
+    Positions must be distinct where the weight is not 0. The function sums one-hot rows, because
+    the order of a scatter's writes is undefined on some devices. Ids are exact in float32.
     """
     chosen = ops.one_hot(positions, ops.shape(sequences)[1], dtype="float32")  # [B, P, T]
     chosen *= ops.cast(weights > 0, "float32")[:, :, None]
@@ -58,7 +58,7 @@ def mask_tokens(inputs: dict, mask_prob: float, special: SpecialTokens, seed) ->
         entry.
     """
     input_ids = inputs["input_ids"]
-    # In float32, which has all ids and positions exactly: TensorFlow computes int32 on the CPU.
+    # Ids and positions are exact in float32; TensorFlow would compute int32 on the CPU.
     ids, mask = (ops.cast(inputs[name], "float32") for name in ("input_ids", "input_mask"))
     count = max_predictions_per_seq(input_ids.shape[1], mask_prob)
     candidates = mask > 0
@@ -123,10 +123,11 @@ def _search_running_sum(values, targets):
     """Finds where the running sum of `values` [B, P, n] first exceeds `targets` [B, P].
 
     Rounding may put a target beyond the total, and a parallel running sum is not quite monotone. So
-    an index with value 0 is never chosen, and the last index with another value is the fallback.
+    an index with value 0 is never chosen, and the fallback is the last index with another value.
 
     Returns:
-        Float32 [B, P] both: the index, and the target minus the sum of the values before it.
+        Float32 [B, P] each: the index, and the target minus the sum of the values before that
+        index.
     """
     count = values.shape[-1]
     indices = ops.arange(count, dtype="float32")  # TensorFlow computes int32 on the CPU

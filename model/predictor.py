@@ -12,10 +12,10 @@ from model.backends import backend
 
 
 class Predictor(keras.Model):
-    """A network's function for predictions; how the network itself is compiled does not change.
+    """A network's function for predictions; it does not change how the network itself is compiled.
 
-    `jit_compile` is whether XLA compiles it, once for each shape of a batch; None: only on backends
-    that always compile.
+    `jit_compile` tells whether XLA compiles the function, once for each shape of a batch. None
+    means only on backends that always compile.
     """
 
     def __init__(self, network: Any, jit_compile: bool | None = None):
@@ -29,7 +29,7 @@ class Predictor(keras.Model):
         # Devices can only share a batch whose rows are a multiple of their number.
         self.compiled_shapes: set[tuple[int, ...]] = set()
         self.few_shapes = jit_compile or keras.distribution.distribution() is not None
-        self.built = True  # the network is; on JAX, Keras would run it to find out
+        self.built = True  # as the network is; on JAX, Keras would run it to find out
         self.compile(optimizer=None, jit_compile=jit_compile)
 
     def call(self, inputs):
@@ -64,5 +64,5 @@ class TokenPredictor(keras.Model):
         self.compile(optimizer=None, jit_compile=compiles, run_eagerly=not compiles)
 
     def call(self, hidden):
-        """The probabilities of the vocabulary's tokens; a table may have more rows."""
+        """The probabilities of the vocabulary's tokens, even if the table has more rows."""
         return keras.ops.softmax(self.network.predict_tokens(hidden)[..., : self.num_tokens])

@@ -30,7 +30,7 @@ def weighted_mean(values, weights, total=None):
     """Computes the mean of `values` as the original does; `weights` have the same shape.
 
     `total` is the whole batch's sum of weights if `values` belong to a part of the batch. The
-    parts' results then add up to the batch's.
+    results of the parts then add up to the result of the batch.
     """
     total = ops.sum(weights) if total is None else total
     return ops.sum(values * weights) / (total + EPSILON)
@@ -39,12 +39,12 @@ def weighted_mean(values, weights, total=None):
 class HistogramAUC(keras.metrics.AUC):
     """Keras's AUC of labels and probabilities [N, 1], without its scatters.
 
-    Those take long on GPUs, where all numbers of a batch fall into a few of 200 buckets.
+    Scatters are slow on GPUs when all numbers of a batch fall into a few of the 200 buckets.
     """
 
     @override
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """`sample_weight`, [N], is needed."""
+        """Adds a batch's counts; `sample_weight` [N] is required."""
         buckets = ops.relu(ops.ceil(y_pred * (self.num_thresholds - 1)) - 1.0)
         thresholds = ops.arange(self.num_thresholds, dtype="float32")
         members = ops.cast(ops.equal(buckets, thresholds), "float32")  # [N, buckets]
@@ -72,8 +72,8 @@ class ConvBertForPreTraining(TrainableModel):
         config: the discriminator's `ConvBertConfig`.
         objective: an `Objective`; None means ELECTRA's.
         special: the vocabulary's `SpecialTokens`; None means those of BERT's uncased vocabulary.
-        seed: of masking and sampling.
-        gradient_accumulation_steps: number of parts into which `fit` splits a batch, to compute
+        seed: seed of masking and sampling.
+        gradient_accumulation_steps: number of parts that `fit` splits a batch into, to compute
             their gradients one after the other. The update is the same, up to rounding.
 
     Call arguments:
@@ -156,7 +156,9 @@ class ConvBertForPreTraining(TrainableModel):
         return self.outputs_of(*self.prepare(inputs, training), training)
 
     def prepare(self, inputs: dict, training: bool = False) -> tuple[dict, dict]:
-        """Does all random draws and sums over the whole batch, before any network runs.
+        """Masks a batch, draws numbers for sampling, and sums the weights over the whole batch.
+
+        All of this is done before any network runs.
 
         Returns:
             The result of `mask_tokens` with `sampling`, float32 [B, P] in [0, 1); and each loss's
@@ -176,9 +178,9 @@ class ConvBertForPreTraining(TrainableModel):
         return masked, {"mlm": totals[0], "rtd": totals[1]}
 
     def outputs_of(self, masked: dict, totals: dict, training: bool = False) -> dict:
-        """The outputs of `call` for some rows of what `prepare` returned.
+        """The outputs of `call` for some rows of the batch that `prepare` returned.
 
-        Each loss is these rows' share of the whole batch's.
+        Each loss is these rows' share of the whole batch's loss.
         """
         outputs = self.generate(masked, training, totals["mlm"])
         if self.objective.electra_objective:
@@ -189,7 +191,7 @@ class ConvBertForPreTraining(TrainableModel):
                 masked["masked_lm_ids"] if self.objective.disallow_correct else None,
             )
             outputs |= self.discriminate(masked, sampled, training, totals["rtd"])
-        del outputs["mlm_logits"]  # [B, P, V]: the largest array of the step, and no metric's
+        del outputs["mlm_logits"]  # [B, P, V]: the step's largest array, which no metric needs
         return outputs | {"loss": self.total_loss(outputs)}
 
     def total_loss(self, outputs: dict):
@@ -216,14 +218,14 @@ class ConvBertForPreTraining(TrainableModel):
         }
 
     def _generator_logits(self, masked, training):
-        """Float32 [B, P, V], where XLA compiles the step with V rounded up to a multiple of 8."""
+        """Float32 [B, P, V]; V is rounded up to a multiple of 8 if XLA compiles the step."""
         positions, multiple = masked["masked_lm_positions"], 8 if fused.is_whole() else 1
         if self.objective.uniform_generator:
             return ops.zeros((*ops.shape(positions), self.config.vocab_size), dtype="float32")
         inputs = {name: masked[name] for name in INPUT_NAMES} | {
             "input_ids": masked["masked_input_ids"]
         }
-        if self.generator is None:  # one encoder is both
+        if self.generator is None:  # one encoder serves as both
             hidden = gather_positions(self.discriminator(inputs, training=training), positions)
             table = self.discriminator.embeddings.word_embeddings
             return self.masked_lm_head(hidden, table, multiple=multiple)
@@ -263,7 +265,7 @@ class ConvBertForPreTraining(TrainableModel):
         return [*super().metrics, *self.mlm_metrics, *self.rtd_metrics]
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Updates the generator's metrics and, over tokens but not padding, the discriminator's."""
+        """Updates the generator's metrics, and the discriminator's over all tokens but padding."""
         mlm_loss, mlm_accuracy = self.mlm_metrics
         targets, weights = y_pred["masked_lm_ids"], y_pred["masked_lm_weights"]
         mlm_loss.update_state(backend.sum_over_replicas(y_pred["mlm_loss"]))
@@ -286,7 +288,7 @@ class ConvBertForPreTraining(TrainableModel):
         return self.get_metrics_result()
 
     def exact_logs(self, logs: dict) -> dict:
-        """Returns the metrics' values; `logs`, as passed to callbacks, averages the replicas'."""
+        """Returns the metrics' values; `logs` would only be averages over the replicas' values."""
         return self.get_metrics_result() if backend.is_replicated(self) else logs
 
     @override
@@ -367,7 +369,7 @@ class ConvBertForPreTraining(TrainableModel):
             return self.generator.tensors()
         _, rows, _ = self.saved_models()["discriminator"]
         if self.generator is not None:
-            known = {id(row.variable) for row in rows}  # of shared embeddings
+            known = {id(row.variable) for row in rows}  # includes shared embeddings
             generator = pretrained.encoder_tensors(self.generator.convbert, "generator")
             rows += [row for row in generator if id(row.variable) not in known]
             rows += pretrained.masked_lm_tensors(self.generator.head)

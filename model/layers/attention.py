@@ -43,7 +43,7 @@ class MixedAttention(ConfiguredLayer):
             hidden: [B, T, H].
             scores_mask: [B, 1, 1, T], added to the attention scores.
             conv_mask: [B, T, 1], 0 at positions that the convolutions must not see.
-            seed: int [2], that of dropout; None means none.
+            seed: int [2], the seed of dropout; None means no dropout.
 
         Returns:
             [B, T, A] or [B, T, 2 A], the attention heads followed by the convolution heads; and
@@ -81,7 +81,7 @@ class MixedAttention(ConfiguredLayer):
     def _project(self, hidden) -> list:
         """[B, T, H] → query, key, value and the convolution's values, [B, T, A] each.
 
-        One wide matrix product: four narrow ones take half as long again.
+        This is one wide matrix product, because four narrow ones take half as long again.
         """
         layers = [self.query, self.key, self.value]
         if self.config.conv_type == "sdconv":
@@ -93,7 +93,7 @@ class MixedAttention(ConfiguredLayer):
         return ops.split(ops.matmul(hidden, kernel) + bias, len(layers), axis=-1)
 
     def _conv_key(self, hidden):
-        """The separable convolution, [B, T, H] → [B, T, A]; its pointwise part is a product."""
+        """The separable convolution, [B, T, H] → [B, T, A]; its pointwise part is a matmul."""
         layer = self.conv_attn_key
         mixed = depthwise_convolution(hidden, to_tensor(layer.depthwise_kernel))
         return ops.matmul(mixed, layer.pointwise_kernel[0]) + layer.bias

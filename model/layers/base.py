@@ -1,4 +1,4 @@
-"""What the other layers are made of: LayerNorm, dropout, activations and configured layers."""
+"""Parts of the other layers: initial weights, LayerNorm, activations and configured layers."""
 
 import contextlib
 import contextvars
@@ -19,7 +19,10 @@ _draws_weights = contextvars.ContextVar("draws_weights", default=True)
 
 @contextlib.contextmanager
 def drawn_weights(drawn: bool) -> Iterator[None]:
-    """If not `drawn`, weights made here are zeros: a file's values follow, and draws take time."""
+    """Inside, weights are created as zeros unless `drawn`.
+
+    Random draws take time, which is wasted on weights that are then loaded from a file.
+    """
     token = _draws_weights.set(drawn)
     try:
         yield
@@ -29,7 +32,7 @@ def drawn_weights(drawn: bool) -> Iterator[None]:
 
 def truncated_normal(stddev: float) -> keras.initializers.Initializer:
     """BERT's initializer for embeddings and most kernels; see `drawn_weights`."""
-    # Created in any case: it takes a seed, and later layers must get the same ones either way.
+    # Created in any case: it takes a seed, and later layers must get the same seeds either way.
     initializer = keras.initializers.TruncatedNormal(stddev=stddev)
     return initializer if _draws_weights.get() else keras.initializers.Zeros()
 

@@ -1,9 +1,9 @@
 """The two convolutions of a layer: depthwise over positions, and with a kernel for each position.
 
 Both have windows of K positions, and positions outside the sequence count as zero. Where XLA
-compiles the whole step, they are sums of K shifted arrays with gradients of their own: few kernels
-that read and write each array once, in its own layout and without cuDNN. Elsewhere they are the
-operations that TensorFlow computes fastest on CPUs.
+compiles the whole step, they are sums of K shifted arrays with gradients of their own. These take
+only a few GPU kernels, which read and write each array once, in its own layout and without cuDNN.
+Elsewhere, the convolutions are the operations that TensorFlow computes fastest on CPUs.
 """
 
 from keras import ops
@@ -72,23 +72,23 @@ def dynamic_convolution(values, kernels):
 
 
 def _wide(array):
-    """In float32, in which sums are computed."""
+    """Casts to float32, the precision of the sums."""
     return ops.cast(array, "float32")
 
 
 def _shifted(array, tap: int, taps: int):
-    """What tap number `tap` reads, in float32: position t has position t + tap - taps // 2."""
+    """The values that tap number `tap` reads, in float32: t has position t + tap - taps // 2."""
     length, reach = ops.shape(array)[1], taps // 2
     padding = [(0, 0), (reach, reach)] + [(0, 0)] * (len(array.shape) - 2)
     return _wide(ops.pad(array, padding)[:, tap : tap + length])
 
 
 def _banded_product(values, kernels):
-    """The kernels as one banded `[T, T + K - 1]` matrix per head, and a batched matrix product.
+    """A batched matrix product with the kernels as one banded `[T, T + K - 1]` matrix per head.
 
-    So no unfolded `[B, T, N·D, K]` tensor is needed. To shift row t by t columns, T zeros are
-    appended to each row of K, the rows are laid end to end, and the result is cut into rows that
-    are one shorter than before.
+    This way, no unfolded `[B, T, N·D, K]` tensor is needed. To shift row t by t columns, T zeros
+    are appended to each row of K, the rows are laid end to end, and the result is cut into rows
+    that are one shorter than before.
     """
     num_heads, kernel_size = kernels.shape[2:]
     batch, length = ops.shape(values)[0], ops.shape(values)[1]

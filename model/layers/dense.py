@@ -1,4 +1,4 @@
-"""Dense layers: grouped ones, and what both kinds share."""
+"""Dense layers, plain and grouped, and functions for both kinds."""
 
 import math
 
@@ -42,7 +42,7 @@ def start_update_again(layer, kernel_a) -> None:
 
 @keras.saving.register_keras_serializable(package="convbert")
 class Dense(keras.layers.Dense):
-    """Keras's Dense, whose low-rank update can be trained after weights have been loaded."""
+    """Keras's Dense with a low-rank update that can still be trained after weights are loaded."""
 
     def load_own_variables(self, store):
         """Loads what `save_own_variables` stored."""
@@ -87,7 +87,7 @@ class GroupedDense(keras.layers.Layer):
         """Keras's `Dense.enable_lora`, with one update of that rank per group."""
         groups, inputs, outputs = self._kernel.shape
         self._tracker.unlock()  # as Keras's own layers do to add variables after `build`
-        limit = math.sqrt(6 / inputs)  # Keras's, for one group's fan-in
+        limit = math.sqrt(6 / inputs)  # as in Keras, for the fan-in of one group
         uniform = keras.initializers.RandomUniform(-limit, limit)
         self.lora_kernel_a = self.add_weight(
             name="lora_kernel_a", shape=(groups, inputs, rank), initializer=uniform
@@ -145,7 +145,8 @@ class GroupedDense(keras.layers.Layer):
     def multiply(self, inputs: list):
         """G arrays [B, T, in / G] → [B, T, out], without the bias.
 
-        One matrix product per group: a batched one needs transposed copies of inputs and outputs.
+        There is one matrix product per group, because a batched product needs transposed copies of
+        inputs and outputs.
         """
         kernels = ops.unstack(to_tensor(self.kernel))
         return ops.concatenate(

@@ -40,7 +40,7 @@ class Embeddings(ConfiguredLayer):
     def call(self, input_ids, segment_ids=None, seed=None):
         """Two int32 [B, T] → [B, T, E]; segment ids default to zeros.
 
-        `seed`, int [2], is that of dropout; there is none without it.
+        `seed`, int [2], is the seed of dropout; without it, there is no dropout.
         """
         length, longest = input_ids.shape[1], self.config.max_position_embeddings
         if length is not None and length > longest:
@@ -50,12 +50,12 @@ class Embeddings(ConfiguredLayer):
             )
         positions = self.position_embeddings[: ops.shape(input_ids)[1]]
         embedded = ops.take(self.word_embeddings, input_ids, axis=0)
-        # A graph for any length fails at longer rows, with an error that has only this name.
+        # A graph for any length fails here if rows are too long; the error shows only this name.
         with keras.name_scope(f"at_most_{longest}_tokens_per_row"):
             embedded += positions
         if segment_ids is None:
             embedded += self.token_type_embeddings[0]
-        else:  # for so small a table, a product's gradient is much cheaper than a gather's
+        else:  # for such a small table, a matmul's gradient is much cheaper than a gather's
             types = ops.one_hot(segment_ids, self.config.type_vocab_size, dtype=embedded.dtype)
             embedded += ops.matmul(types, self.token_type_embeddings)
         normal, rate = self.norm(embedded), self.config.hidden_dropout_prob

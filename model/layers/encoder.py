@@ -11,13 +11,13 @@ from model.layers.attention import MixedAttention
 from model.layers.base import ConfiguredLayer, biased_activation
 from model.layers.dense import split_bias, to_tensor
 
-NUM_DROPOUTS = 3  # of a layer, each with its own seed
+NUM_DROPOUTS = 3  # in a layer, each with its own seed
 
 
 class SharedTrace:
-    """Calls layers of one configuration; in a graph, they share the traces of the first one.
+    """Calls layers of one configuration; in a graph, they share the traces of the first layer.
 
-    TensorFlow takes half a second to trace a layer and its gradient.
+    This saves time: TensorFlow takes half a second to trace a layer and its gradient.
     """
 
     def __init__(self, first: "EncoderLayer"):
@@ -25,7 +25,7 @@ class SharedTrace:
         self._traced = {}
 
     def __call__(self, layer: "EncoderLayer", hidden, masks: dict, keep: bool = False):
-        """What `layer(hidden, **masks)` returns; without `keep`, the second result is empty."""
+        """Returns `layer(hidden, **masks)`; without `keep`, the second result is empty."""
         if not (fused.shares_traces() and backend.is_tracing(hidden)):
             hidden, seen = layer(hidden, **masks)
             return hidden, seen if keep else {}
@@ -36,7 +36,7 @@ class SharedTrace:
         return self._traced[key]([variable.value for variable in variables], hidden, masks)
 
     def _call_first(self, keep, values, hidden, masks):
-        """The first layer's result with the values of another one's variables."""
+        """The first layer's result with the values of another layer's variables."""
         variables = self._first.variables
         # A shared trace computes the gradients of all arguments, unless it takes them as constants.
         values = [
@@ -81,10 +81,10 @@ class EncoderLayer(ConfiguredLayer):
         return attention | {name: getattr(self, name) for name in names}
 
     def call(self, hidden, scores_mask=None, conv_mask=None, seed=None):
-        """[B, T, H] → [B, T, H], and what `MixedAttention` returns, its first result as "context".
+        """[B, T, H] → [B, T, H], and both results of `MixedAttention` in a dict.
 
-        The masks are those of `MixedAttention`. `seed`, int [2], is that of `NUM_DROPOUTS`
-        dropouts; there are none without it.
+        Its first result is called "context". The masks are those of `MixedAttention`. `seed`,
+        int [2], is the seed of `NUM_DROPOUTS` dropouts; without it, there is no dropout.
         """
         seeds = [None if seed is None else fused.seed_of(seed, i) for i in range(NUM_DROPOUTS)]
         rate = 0.0 if seed is None else self.config.hidden_dropout_prob
@@ -116,9 +116,9 @@ class EncoderLayer(ConfiguredLayer):
         return second.multiply(wide), to_tensor(second.bias)
 
     def _grouped_products(self, hidden):
-        """As `_feed_forward` with several groups, by products that have them as an axis.
+        """Computes `_feed_forward` for several groups, with matrix products batched over groups.
 
-        XLA then needs one kernel for all groups, and moves them to the front in what it computes
+        XLA then needs only one kernel for all groups. It fuses the transposes with the operations
         before and after.
         """
         first, second = self.intermediate, self.output_dense

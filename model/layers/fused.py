@@ -3,15 +3,15 @@
 Each function returns the result of the plain Keras operations, up to rounding, in one of three
 ways:
 
-- XLA compiles the whole step (on JAX, and on GPUs): the operations are left to it, and only their
-  gradients are written here. They keep the inputs alone, where automatic ones keep every
-  intermediate result. In half precision, sums are in float32.
-- TensorFlow runs a graph on a CPU, in float32 or bfloat16 and of known shapes: each chain is
+- If XLA compiles the whole step (on JAX, and on GPUs), the operations are left to XLA, and only
+  their gradients are written here. These keep only the inputs, whereas automatic gradients keep
+  every intermediate result. In half precision, sums are in float32.
+- If TensorFlow runs a graph on a CPU, in float32 or bfloat16 and with known shapes, each chain is
   compiled by itself. TensorFlow would otherwise read and write whole arrays for every operation,
-  which takes as long as the matrix products. Those, and random numbers, XLA would compute far more
-  slowly there.
-- Otherwise, such as in eager mode: Keras's operations. (For unknown shapes, XLA would compile again
-  for every new one.)
+  which takes as long as the matrix products. The matrix products and the random numbers are not
+  compiled, because XLA is far slower at them on a CPU.
+- Otherwise, for example in eager mode, Keras's operations are used. (For unknown shapes, XLA would
+  compile again for every new shape.)
 """
 
 import contextlib
@@ -28,10 +28,11 @@ _for_export = _without_loops = _whole_step = False
 
 @contextlib.contextmanager
 def exporting(loops: bool = True) -> Iterator[None]:
-    """Makes graphs, in its context, of operations that other programs support.
+    """Inside, graphs are made only of operations that other programs support.
 
-    Those support neither XLA's functions nor custom gradients, and need GELU in terms of erf (Keras
-    on TensorFlow uses erfc). `loops` tells whether they support loops over arrays of unknown shape.
+    Other programs support neither XLA's functions nor custom gradients, and need GELU in terms of
+    erf (Keras on TensorFlow uses erfc). `loops` tells whether they support loops over arrays of
+    unknown shape.
     """
     global _for_export, _without_loops  # noqa: PLW0603 (one thread traces)
     _for_export, _without_loops = True, not loops
@@ -43,7 +44,7 @@ def exporting(loops: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_step(is_compiled: bool) -> Iterator[None]:
-    """Tells, in its context, whether XLA compiles all of the graph that is being traced."""
+    """Sets, for this context, whether XLA compiles all of the graph that is being traced."""
     global _whole_step  # noqa: PLW0603 (one thread traces)
     before, _whole_step = _whole_step, is_compiled
     try:
@@ -53,9 +54,10 @@ def whole_step(is_compiled: bool) -> Iterator[None]:
 
 
 def shares_traces() -> bool:
-    """Whether a graph may call functions: other programs cannot read those.
+    """Whether a graph may call functions.
 
-    Nor can XLA in TensorFlow compile the gradient of one that is called in a loop.
+    Other programs cannot read such calls. Also, XLA in TensorFlow cannot compile the gradient of a
+    function that is called in a loop.
     """
     return not _for_export and (backend.COMPILES_STEPS or not _whole_step)
 
@@ -68,7 +70,7 @@ def map_rows(function, arrays, count: int):
 
 
 def applies(*arrays) -> bool:
-    """Whether chains of these arrays are compiled by themselves; see the module."""
+    """Whether chains of these arrays are compiled by themselves; see the module's docstring."""
     return not (_for_export or is_whole()) and backend.in_graph(*arrays, static_shapes=True)
 
 
@@ -78,7 +80,7 @@ def is_whole():
 
 
 def _compiler(*arrays):
-    """A decorator for chains of operations on these arrays; None: leave them to Keras."""
+    """A decorator for chains of operations on these arrays; None means: leave them to Keras."""
     if is_whole():
         return lambda function: function
     return backend.compiled if applies(*arrays) else None
@@ -87,7 +89,7 @@ def _compiler(*arrays):
 def gelu(x, bias, approximate: bool = False):
     """`gelu(x + bias)`: [B, T, C] and [C] → [B, T, C]; `approximate` selects the tanh form.
 
-    For groups that are an axis, `x` is [G, B · T, C] and `bias` [G, 1, C].
+    If groups have an axis of their own, `x` is [G, B · T, C] and `bias` [G, 1, C].
     """
     compiled = _compiler(x, bias)
     if compiled is None:
@@ -110,7 +112,7 @@ def gelu(x, bias, approximate: bool = False):
 
 
 def plain_gelu(x, approximate: bool = False):
-    """GELU of any shape, by Keras's operations."""
+    """GELU of any shape, with Keras's operations."""
     if _for_export:
         return (_gelu_tanh if approximate else _gelu)(x, 0.0)
     return keras.activations.gelu(x, approximate=approximate)
@@ -146,15 +148,15 @@ def _gelu_tanh_gradient(x, bias, upstream):
 
 
 def _sum(x, bias):
-    """In float32."""
+    """`x + bias` in float32."""
     return ops.cast(x, "float32") + ops.cast(bias, "float32")
 
 
 def layer_norm(x, gamma, beta, epsilon: float):
     """LayerNorm over the last axis: [..., C] and two [C] → [..., C].
 
-    On CPUs in float32 it is for any shape, and not compiled: compiling takes a second, and saves a
-    thirtieth of a step. In bfloat16 it saves more.
+    On CPUs in float32, LayerNorm is not compiled, and shapes may be unknown: compiling takes a
+    second and makes a step only a thirtieth faster. In bfloat16 it saves more.
     """
     if is_whole():
         return backend.custom_gradient(_layer_norm_of_sums(epsilon), x, gamma, beta)
@@ -198,7 +200,7 @@ def _layer_norm_gradient(normal, inverse, gamma, upstream):
 def _layer_norm_of_sums(epsilon):
     """LayerNorm for XLA, from sums over a row that do not depend on each other.
 
-    One kernel computes all of them, and another one the result. The variance is E[x²] - E[x]², as
+    One kernel computes all the sums, and another one the result. The variance is E[x²] - E[x]², as
     in Flax, which is exact enough unless a row's mean is far larger than its deviation.
     """
 
@@ -233,7 +235,7 @@ def _layer_norm_of_sums(epsilon):
 
 
 def seed_of(seed, number: int):
-    """The seed of one of a step's dropouts: the step's `seed`, int [2], changed by a number."""
+    """The seed of dropout `number` of a step, derived from the step's `seed`, int [2]."""
     return seed + ops.convert_to_tensor([number, 0], dtype=seed.dtype)
 
 
@@ -283,9 +285,10 @@ def _kept(x, rate, seed):
 def hashed_bits(shape, seed):
     """Uniform uint32 numbers, each a hash of its index and of `seed`, int [2].
 
-    Where XLA compiles the step, they become part of whatever reads them: nothing is stored, and the
-    gradient computes them again. Philox, XLA's own, takes several kernels and stores its numbers.
-    The hash is Chris Wellons's lowbias32 (nullprogram.com/blog/2018/07/31), twice.
+    Where XLA compiles the step, it fuses the hash into the kernels that read the numbers. So no
+    numbers are stored, and the gradient computes them again. Philox, XLA's own generator, takes
+    several kernels and stores its numbers. The hash is Chris Wellons's lowbias32
+    (nullprogram.com/blog/2018/07/31), applied twice.
     """
     seed = ops.cast(seed, "uint32")
     # (XLA has no `range` of uint32 for TensorFlow.)
@@ -298,7 +301,7 @@ def hashed_bits(shape, seed):
 
 
 def _mixed(numbers):
-    """A bijection of uint32 numbers in which every bit of the result depends on all others."""
+    """A bijection of uint32 numbers: every bit of the result depends on all bits of the input."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         numbers = ops.bitwise_xor(numbers, ops.right_shift(numbers, _uint32(shift)))
         numbers = numbers * _uint32(factor)
@@ -355,9 +358,9 @@ def _cross_entropy_gradient(logits, normalizer, targets, upstream):
 
 
 def adam_update(gradient, first, second, numbers):
-    """As `adam`, but returns the moments and what to subtract from the values, without the decay.
+    """Like `adam`, but returns the moments and the update to subtract, without weight decay.
 
-    Where XLA compiles the step, one kernel then reads and writes many variables, each of them once.
+    Where XLA compiles the step, one kernel then reads and writes many variables, each only once.
     """
     scale, rate, beta_1, beta_2, epsilon = numbers
     first, second, update = _moments(gradient * scale, first, second, beta_1, beta_2, epsilon)

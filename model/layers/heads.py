@@ -1,4 +1,4 @@
-"""The layers of heads: masked tokens, replaced tokens, classes, and spans that are answers."""
+"""The layers of heads: for masked tokens, replaced tokens, classes, and answers as spans."""
 
 import keras
 from keras import ops
@@ -8,7 +8,7 @@ from model.layers import fused
 from model.layers.base import MASK_BIAS, ConfiguredLayer, activation
 from model.layers.dense import to_tensor
 
-NO_TOKEN = -1e9  # the logit of what pads a vocabulary
+NO_TOKEN = -1e9  # the logit of the entries that pad a vocabulary
 
 
 @keras.saving.register_keras_serializable(package="convbert")
@@ -35,8 +35,8 @@ class MaskedLMHead(ConfiguredLayer):
     def call(self, hidden, word_embeddings, multiple: int = 1):
         """[B, P, H] and [V, E] → float32 logits [B, P, V].
 
-        V is rounded up to a multiple of `multiple`, by tokens that cannot be predicted. Tensor
-        cores need that, and XLA would otherwise copy the logits and their gradient.
+        V is rounded up to a multiple of `multiple`, with tokens that cannot be predicted. Tensor
+        cores need such a multiple; XLA would otherwise copy the logits and their gradient.
         """
         transformed = self.norm(self.activation(self.transform(hidden)))
         table = ops.cast(word_embeddings, transformed.dtype)
@@ -56,7 +56,7 @@ class DiscriminatorHead(ConfiguredLayer):
         hidden = self.config.hidden_size
         self.transform = self.dense(hidden, hidden, "dense")
         self.activation = activation(self.config.hidden_act)
-        # In half precision, its bias's gradient, a sum over all tokens, would overflow.
+        # In half precision, the gradient of its bias would overflow: it is a sum over all tokens.
         dtype = self.dtype_policy.variable_dtype
         self.prediction = keras.layers.Dense(1, name="dense_prediction", dtype=dtype)
         self.prediction.build((None, None, hidden))
@@ -73,7 +73,7 @@ class DiscriminatorHead(ConfiguredLayer):
 
 @keras.saving.register_keras_serializable(package="convbert")
 class ClassificationHead(ConfiguredLayer):
-    """Classifies vectors: the one of [CLS], or every token's.
+    """Classifies vectors: the vector of [CLS], or every token's.
 
     Args:
         config: a `ConvBertConfig`.
@@ -132,7 +132,7 @@ class JointSpanHead(ConfiguredLayer):
     Source: `get_prediction_module` of the release's finetune/qa/qa_tasks.py.
     """
 
-    WIDTH = 512  # of the hidden layers, for every size of encoder
+    WIDTH = 512  # width of the hidden layers, for every size of encoder
     SPAN_MASK_BIAS = -1000.0  # added to the logits of all other tokens, as in the original
 
     def build(self, input_shape=None):
@@ -162,10 +162,10 @@ class JointSpanHead(ConfiguredLayer):
 
         Returns:
             Float32 arrays. With `start_positions`: "start_logits" and "end_logits" [B, T], and
-            "answerable_logits" [B], positive if there is no answer. Without: the likeliest starts
-            and, for each, its likeliest ends, where S is the beam size: "start_log_probs" and
-            "start_indices" (int32) [B, S], "end_log_probs" and "end_indices" (int32) [B, S, S], and
-            "answerable_logits" [B]. Entries beyond the allowed tokens have index 0 and
+            "answerable_logits" [B], positive if there is no answer. Without it: the likeliest
+            starts and, for each, its likeliest ends, where S is the beam size: "start_log_probs"
+            and "start_indices" (int32) [B, S], "end_log_probs" and "end_indices" (int32) [B, S, S],
+            and "answerable_logits" [B]. Entries beyond the allowed tokens have index 0 and
             log-probability `MASK_BIAS`.
         """
         allowed = ops.equal(segment_ids, 1)
@@ -201,7 +201,7 @@ class JointSpanHead(ConfiguredLayer):
     def _end_logits(self, hidden, starts):
         """[B, T, H] and positions int32 [B, S] → [B, S, T]: logits of the ends for each start.
 
-        The hidden layer's kernel is applied to starts and tokens separately, and the starts are
+        The hidden layer's kernel is applied to starts and tokens separately. The starts are
         processed one by one, so that S times T hidden vectors per row need not fit in memory.
         """
         start_kernel, token_kernel = ops.split(to_tensor(self.end_hidden.kernel), 2)
@@ -224,7 +224,7 @@ class JointSpanHead(ConfiguredLayer):
         return self._logits(self.answerable, self.activation(self.answerable_hidden(vectors)))
 
     def _likeliest(self, logits, allowed):
-        """[…, T] → the S highest log-probabilities of allowed positions, and those: […, S] each."""
+        """[…, T] → the S highest log-probabilities, and their allowed positions: […, S] each."""
         log_probs = ops.where(allowed, ops.log_softmax(logits), MASK_BIAS)
         size = self.config.beam_size
         padding = [(0, 0)] * (len(logits.shape) - 1) + [(0, size)]  # T may be less than S
