@@ -47,7 +47,7 @@ def make_model(config, network: ConvBertConfig, special: SpecialTokens) -> ConvB
 
 
 def steps_per_execution(config, num_devices: int = 1) -> int:
-    """The hyper-parameter, or its default, with which no line and no checkpoint comes late.
+    """The hyper-parameter, or a default that never delays a line of the log or a checkpoint.
 
     Raises an `InputError` for several steps on several devices with TensorFlow, where Keras's loop
     over the steps fails.

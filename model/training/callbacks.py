@@ -29,14 +29,14 @@ class StepsCallback(keras.callbacks.Callback):
 
     @override
     def on_train_batch_end(self, batch, logs=None):
-        # `batch` is the last step that this execution can have contained.
+        # `batch` is the number of the last step that this execution may have included.
         before, self.step = self.step, min(self.first_step + batch + 1, self.last_step)
         self.on_steps(before, logs)
 
     def on_steps(self, before: int, logs: dict[str, float]) -> None:
         """Handles the steps `before + 1` to `self.step`; `logs` are means since the last reset.
 
-        In a `StepCallbacks`, they are arrays, and making numbers of them waits for the device.
+        In a `StepCallbacks`, they are arrays; converting them to numbers waits for the device.
         """
         raise NotImplementedError
 
@@ -48,7 +48,7 @@ class StepsCallback(keras.callbacks.Callback):
 class StepCallbacks(keras.callbacks.CallbackList):
     """Keras's list of callbacks, for `fit`, without a wait for the device after every step.
 
-    Keras makes numbers of all logs, whether a callback reads them or not. Here they stay arrays.
+    Keras converts all logs to numbers, even if no callback reads them. Here they stay arrays.
     """
 
     def __init__(self, callbacks: list[keras.callbacks.Callback], model: keras.Model):
@@ -63,9 +63,9 @@ class StepCallbacks(keras.callbacks.CallbackList):
 class CheckFinite(StepsCallback):
     """Ends the run when the loss is no longer finite.
 
-    The losses stay on the device until a multiple of one of `every`: reading them waits for it.
-    `every` must contain the interval of the log, which resets the means. `error` creates the
-    exception from the first and the last step that can be the cause.
+    Reading a loss waits for the device, so losses stay there until the step is a multiple of a
+    number in `every`. The log resets the means, so `every` must contain its interval. `error`
+    creates the exception from the first and the last step that can be the cause.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class CheckFinite(StepsCallback):
         self._unread.append((before + 1, self.step, logs["loss"]))
         if before == self.first_step or any(self.is_due(before, every) for every in self.every):
             unread, self._unread = self._unread, []
-            if not _is_finite(unread[-1][2]):  # the mean stays so after such a loss
+            if not _is_finite(unread[-1][2]):  # once a loss is not finite, neither is the mean
                 raise self.error(*next(steps for *steps, loss in unread if not _is_finite(loss)))
 
 
@@ -92,7 +92,8 @@ def _is_finite(value):
 class SaveCheckpoints(StepsCallback):
     """Calls `save`, which returns a path, every `every` steps and at the last step.
 
-    Once `stop_requested`, called every `ask_every` steps, returns true, saves and ends `fit`.
+    It also calls `stop_requested` every `ask_every` steps; once that returns true, it saves and
+    ends `fit`.
     """
 
     def __init__(
@@ -122,8 +123,8 @@ class SaveCheckpoints(StepsCallback):
 class TrainingLog(StepsCallback):
     """Shows a progress bar, and logs metrics.
 
-    A line has the means since the line before; the first line covers the first step only (or the
-    first execution, if that has several steps). Tokens per second include padding.
+    A line has the means since the previous line. The first line covers only the first step (or the
+    first execution, if it has several steps). Tokens per second include padding.
 
     Args:
         write: called with (step, {name: value}) for each line. None disables all output, for all

@@ -17,7 +17,7 @@ from absl import logging
 from common import files
 from common.errors import InputError
 
-FORMAT = 2  # in `state.json`; states of older versions have none
+FORMAT = 2  # in `state.json`; states of older versions have no format number
 
 
 class DamagedStateError(ValueError):
@@ -104,7 +104,7 @@ class TrainingCheckpoints:
         """Writes the state of a compiled model, deletes old checkpoints, and returns its path.
 
         `data` identifies what the run is trained on; see `TrainingState`. `more_arrays` are saved
-        with the state, and must be taken out of it before it is restored.
+        with the state, and must be removed from it before it is restored.
 
         Raises:
             WriteError: the disk is full, or similar. Earlier checkpoints are unchanged.
@@ -116,7 +116,7 @@ class TrainingCheckpoints:
                 description = {"format": FORMAT, "step": step, "hparams": hparams, "data": data}
                 _write(temporary, model, description, more_arrays or {})
             self.last_good = path
-            # Those of later steps are damaged: the run has resumed from an earlier one.
+            # Checkpoints of later steps are damaged: the run has resumed from an earlier one.
             steps = self.steps()
             later = [other for other in steps if other > step]
             older = [other for other in steps if other <= step][: -self.keep]
@@ -128,8 +128,8 @@ class TrainingCheckpoints:
         """Reads the newest undamaged checkpoint; None if there are no checkpoints.
 
         Raises:
-            InputError: all checkpoints are damaged, or the newest one is not readable now, or
-                written by a newer version.
+            InputError: all checkpoints are damaged, or the newest one cannot be read at the moment
+                or was written by a newer version.
         """
         damage = []
         for step in reversed(self.steps()):
@@ -177,7 +177,7 @@ def _read(directory, step):
         if content.get("format", 1) > FORMAT:
             raise InputError(f"{directory} was saved by a newer version of this project")
         if files.sha256_of(path) != sha256:
-            raise DamagedStateError(f"the hash of {path} is not that in {description_path}")
+            raise DamagedStateError(f"the hash of {path} is not the one in {description_path}")
         arrays = safetensors.numpy.load_file(path)
         return TrainingState(directory, step, hparams, arrays, content.get("data"))
     except (DamagedStateError, InputError):
@@ -198,7 +198,8 @@ def state_variables(model: keras.Model) -> dict:
     state = {}
     for part, variables in parts.items():
         for i, variable in enumerate(variables):
-            # Keras numbers random states per process, so the number may differ in the next one.
+            # Keras numbers random states per process, so the next process may number them
+            # differently.
             path = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
             state[f"{part}/{i:04d}/{path}"] = variable
     return state
@@ -213,10 +214,11 @@ def copied(variables: Mapping[str, keras.Variable]) -> dict[str, np.ndarray]:
 
 
 def _with_one_dropout(arrays, variables):
-    """A state's arrays by the names of `variables`, if each dropout had its own random state.
+    """Renames the arrays of a state in which each dropout had its own random state.
 
-    Now a network has one for all of them, which takes the value of one of those. What cannot be
-    mapped exactly keeps its name.
+    Now a network has a single random state for all dropouts, which takes the value of one of the
+    old ones. The new names are those of `variables`. Arrays that cannot be mapped exactly keep
+    their names.
     """
     old = sorted(name for name in arrays if name.startswith("model/"))
     dropouts = [name for name in old if "/seed_generator/" in name]
@@ -236,9 +238,9 @@ def _with_one_dropout(arrays, variables):
 def _current_layout(arrays, model, variables):
     """A state's arrays by the names of `variables`, from any earlier layout of the optimizer.
 
-    In older states, each moment is one vector over all trainable variables, in their order; in
-    later ones, the weights are among the optimizer's variables, too. What cannot be mapped exactly
-    keeps its name.
+    In the oldest states, each moment is one vector over all trainable variables, in their order.
+    In later ones, the optimizer's variables also include the weights. Arrays that cannot be mapped
+    exactly keep their names.
     """
     old = {name.split("/", 2)[2]: name for name in arrays if name.startswith("optimizer/")}
     current = {name: a for name, a in arrays.items() if not name.startswith("optimizer/")}
@@ -257,7 +259,7 @@ def _current_layout(arrays, model, variables):
             current[name] = arrays[old.pop(path)]
         elif path in flat:
             current[name] = flat[path]
-        elif path.endswith("/skipped_steps"):  # was not counted
+        elif path.endswith("/skipped_steps"):  # older versions did not count them
             current[name] = np.zeros(variable.shape, variable.dtype)
     return current | {name: arrays[name] for name in old.values()}
 

@@ -10,13 +10,13 @@ from model.training.callbacks import StepsCallback
 
 
 class PeriodicEvaluation(StepsCallback):
-    """Evaluates the model every `every` steps, and at the last one, without affecting training.
+    """Evaluates the model every `every` steps, and at the last step, without affecting training.
 
-    Evaluation has its own random state for masks and samples, and the means that the training log
-    is collecting are restored afterwards.
+    Evaluation has its own random state for masks and samples. Afterwards, the means that the
+    training log is collecting are restored.
 
-    `evaluate` returns the scores by name, or None if it was stopped (`StopEvaluation`); `write` is
-    called with the scores and the seconds that they took.
+    `evaluate` returns the scores by name, or None if it was stopped (`StopEvaluation`). `write` is
+    called with the scores and the seconds that the evaluation took.
     """
 
     def __init__(

@@ -9,18 +9,19 @@ from absl import logging
 from model.backends import backend, devices
 from model.config import ConvBertConfig
 
-# Numbers that a layer keeps for each token and unit of its width, for the backward pass: fitted to
-# the memory that XLA's compiler plans for steps; see tests/model/training/test_memory.py. Each
-# attention head also keeps one for each pair of tokens.
+# How many numbers a layer keeps for the backward pass, for each token and unit of its width. The
+# value is fitted to the memory that XLA's compiler plans for steps; see
+# tests/model/training/test_memory.py. Each attention head also keeps one number for each pair of
+# tokens.
 KEPT_PER_UNIT = 16
 
 
 def estimate_gib(
     config: Any, network: ConvBertConfig, length: int, num_parameters: int, num_devices: int = 1
 ) -> float:
-    """Roughly the memory of a pre-training step on each device.
+    """A rough estimate of the memory of a pre-training step on each device.
 
-    `config` is the run's `PretrainingConfig`, `network` describes the discriminator.
+    `config` is the run's `PretrainingConfig`, and `network` describes the discriminator.
     """
     rows = config.train_batch_size / (num_devices * config.gradient_accumulation_steps)
     networks = [network]
@@ -32,7 +33,7 @@ def estimate_gib(
         return each.hidden_size * KEPT_PER_UNIT + each.num_heads * length
 
     kept = sum(each.num_hidden_layers * kept_by(each) for each in networks)
-    if config.remat:  # each layer's input, and all of one layer
+    if config.remat:  # the input of each layer, and everything in one layer
         inputs = sum(each.num_hidden_layers * each.hidden_size for each in networks)
         kept = inputs + kept_by(network)
     activations = rows * length * kept * itemsize
@@ -59,7 +60,7 @@ def warn_if_large(
 
 @contextlib.contextmanager
 def explained(config: Any, length: int) -> Iterator[None]:
-    """Inside, the device's lack of memory is an `InputError` that says what needs less.
+    """Turns an out-of-memory error inside the block into an `InputError` with advice.
 
     `config` has the hyper-parameters of pre-training or of fine-tuning.
     """
@@ -73,7 +74,7 @@ def _batch(config, length):
 
 
 def _advice(config):
-    """What makes a step need less memory, the simplest first."""
+    """Ways to make a step need less memory, the simplest first."""
     batch_size, found = config.train_batch_size, []
     more_parts = range(config.gradient_accumulation_steps + 1, batch_size + 1)
     if parts := next((n for n in more_parts if batch_size % n == 0), None):

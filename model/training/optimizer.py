@@ -70,13 +70,14 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: a number or a schedule.
-        weight_decay_rate: multiplied by the rate and the variable; not for LayerNorm and biases.
+        weight_decay_rate: factor of the decay, which is this times the learning rate times the
+            variable. LayerNorm and biases do not decay.
         layerwise_lr_decay: None, or the factor from one layer to the layer below (see
             `learning_rate_scale`).
-        num_hidden_layers: of the encoder; needed with `layerwise_lr_decay`.
+        num_hidden_layers: number of the encoder's layers; required with `layerwise_lr_decay`.
         clip_norm: the maximum global norm of the gradients.
-        dynamic_loss_scale: scale the loss, as float16 gradients need. The scale is halved when they
-            overflow and doubled after `GROWTH_STEPS` steps without an overflow. A step that
+        dynamic_loss_scale: scale the loss, which float16 gradients need. The scale is halved when
+            they overflow and doubled after `GROWTH_STEPS` steps without an overflow. A step that
             overflows changes no weight and no moment, but counts as a step. Keras's wrapper would
             not count it, and the step would no longer determine the position in the data.
     """
@@ -111,9 +112,9 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        # Groups hold indices, because Keras treats every variable in an attribute of the optimizer
-        # as the optimizer's own: it would save the weights twice, and JAX would donate their
-        # buffers twice.
+        # Groups hold indices instead of variables: Keras treats every variable in an attribute of
+        # the optimizer as the optimizer's own, so it would save the weights twice, and JAX would
+        # donate their buffers twice.
         self.groups = self._grouped(variables)
         self.first_moments, self.second_moments = (
             [
@@ -253,7 +254,7 @@ class AdamWeightDecay(keras.optimizers.Optimizer):
 
 
 def _joined(group, values: dict):
-    """Joins a group's arrays, given by the variables' `id`, to one vector; None counts as zeros."""
+    """Joins a group's arrays, given by the variables' `id`, to a vector; None stands for zeros."""
     return backend.join(
         [
             ops.convert_to_tensor(values[id(variable)], dtype="float32")
@@ -270,7 +271,7 @@ def _split(vector, group) -> list:
 
 
 def _gathered(vector, group) -> list:
-    """As `_split`, by gathers: XLA does not join the kernels of several slices of one array."""
+    """Like `_split`, but with gathers, because XLA does not fuse several slices of one array."""
     begins = itertools.accumulate(map(_size, group), initial=0)
     indices = [ops.arange(begin, begin + _size(v)) for begin, v in zip(begins, group, strict=False)]
     parts = [ops.take(vector, each) for each in indices]

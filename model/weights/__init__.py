@@ -1,1 +1,1 @@
-"""Weights from and to files of every format."""
+"""Reading and writing weights in files of every format."""

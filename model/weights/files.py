@@ -19,14 +19,14 @@ _MAX_INDEX_BYTES = 16 << 20
 def read(directory: str | os.PathLike) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Reads the weights in a directory.
 
-    Returns the arrays by name, and the paths of their files: one, or an index and its shards.
+    Returns the arrays by name, and the paths of their files: one file, or an index and its shards.
 
-    The first of these formats is read: `model.safetensors`, `pytorch_model.bin` (each as a single
-    file or as shards with an index), `tf_model.h5`. Arrays keep the file's dtype. A safetensors
-    file may use the names of transformers 4's TF classes, if its metadata says so.
+    The first of these formats that exists is read: `model.safetensors`, `pytorch_model.bin` (each
+    as a single file or as shards with an index), `tf_model.h5`. Arrays keep the file's dtype. A
+    safetensors file may use the names of transformers 4's TF classes, if its metadata says so.
 
     Raises:
-        InputError: no weights, or a file that is damaged, unsafe or of another format.
+        InputError: no weights, or a file that is damaged, unsafe or in another format.
     """
     for form in hub.WEIGHT_FORMATS:
         read_file = _READERS[form[0]]

@@ -24,7 +24,7 @@ from model.weights import files as weight_files
 from model.weights import tf1
 
 PREFIX = "convbert."  # before the encoder's tensors in files that also have a head
-# Tensors of heads. A class skips those of other heads.
+# Names of head tensors start with one of these. A class skips the tensors of other heads.
 HEADS = (
     "discriminator_predictions.",
     "generator_predictions.",
@@ -37,7 +37,7 @@ HEADS = (
 WORD_EMBEDDINGS, OUTPUT_TABLE = "embeddings.word_embeddings.weight", "generator_lm_head.weight"
 ROW_PER_TOKEN = {WORD_EMBEDDINGS, OUTPUT_TABLE, "generator_lm_head.bias"}
 IGNORED = ("embeddings.position_ids", OUTPUT_TABLE)  # constants, and a tied table
-# What wrappers of PyTorch put before every name, and TF 1's names of LayerNorm's two vectors.
+# The prefixes that PyTorch's wrappers add to every name, and TF 1's names of LayerNorm's vectors.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 _OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 PROJECTION = "sequence_summary.summary.weight"  # of multiple choice, before the classifier
@@ -69,7 +69,7 @@ class Tensor:
 
     @property
     def head(self) -> bool:
-        """Whether it belongs to a head, which a file may lack."""
+        """Whether the tensor belongs to a head, which a file may lack."""
         return self.hf_name.startswith(HEADS)
 
     def to_hf(self) -> np.ndarray:
@@ -182,7 +182,8 @@ def discriminator_tensors(head) -> list[Tensor]:
 def classifier_tensors(head, is_choice: bool = False) -> list[Tensor]:
     """A classification head: "linear" is the original's, "mlp" Hugging Face's.
 
-    A linear one has the same names in all models; for multiple choice, "mlp" has its own.
+    A linear head has the same names in all models. For multiple choice, an "mlp" head has names of
+    its own.
     """
     if head.kind == "linear":
         return _dense(head.prediction, "classifier", f"{TASK_SCOPE}/dense")
@@ -280,7 +281,7 @@ class ModelFiles:
             if not np.array_equal(*tables):
                 problems.append(
                     f"{OUTPUT_TABLE} differs from {WORD_EMBEDDINGS}. The head for masked tokens "
-                    "has one table for both here: `tie_word_embeddings` must be true"
+                    "uses one table for both here: `tie_word_embeddings` must be true"
                 )
         if problems:
             listed = "\n  ".join(problems[:20] + ["…"] * (len(problems) > 20))
@@ -330,7 +331,7 @@ def read(name_or_directory: str | os.PathLike, **hub_options: Any) -> ModelFiles
             f"{PROJECTION}"
         )
     query = arrays.get("encoder.layer.0.attention.self.query.weight")
-    if query is not None:  # the one field that the original and Hugging Face derive differently
+    if query is not None:  # the original and Hugging Face derive only the head size differently
         size = query.shape[0] // config.num_heads
         if size != config.head_size:
             config = dataclasses.replace(config, attention_head_size=size)
@@ -352,7 +353,10 @@ def _with_plain_names(tensors, path):
 
 
 def _check_size(config, config_path, arrays, paths):
-    """Refuses a configuration of a larger network than the weights are, before it is built."""
+    """Refuses a configuration that describes a larger network than the weights can fill.
+
+    This happens before the network is built.
+    """
     num_parameters = config.num_kernel_parameters()
     num_bytes = sum(map(os.path.getsize, paths))
     # A parameter takes at least two bytes, so a valid file is at least twice as large.

@@ -1,4 +1,4 @@
-"""TF 1 checkpoints of the original release: their files, and what the variables' shapes show.
+"""TF 1 checkpoints of the original release: their files, and the configuration their shapes imply.
 
 Nothing here needs TensorFlow; `scripts/convert_checkpoint.py` reads the values.
 """
@@ -34,7 +34,7 @@ def find_prefix(path: str) -> str:
     """The prefix (the common part of the file names) of a checkpoint; see `is_checkpoint`.
 
     Raises:
-        InputError: a directory with several checkpoints, which does not record the newest.
+        InputError: a directory has several checkpoints and does not record which is the newest.
     """
     if not os.path.isdir(path):
         return _FILE_ENDING.sub("", path)
@@ -61,7 +61,7 @@ def encoder_config(shapes: Shapes, hparams: Mapping[str, Any], source: str) -> C
 
     Args:
         shapes: the shapes of all variables in the checkpoint.
-        hparams: fields of `ConvBertConfig` that shapes do not show; those of heads are ignored.
+        hparams: fields of `ConvBertConfig` that shapes do not show; fields of heads are ignored.
         source: the checkpoint, for errors.
 
     Raises:
@@ -128,7 +128,7 @@ def _attention_fields(find, shapes, source, hidden_size):
     ratio = max(1, total // max(1, num_heads))
     if not total or total * width != hidden_size * num_heads or max(1, total // ratio) != num_heads:
         raise InputError(
-            f"{source}: {attention}/query/kernel is {width} wide, which the original's network "
+            f"{source}: {attention}/query/kernel is {width} wide, but in the original, a network "
             f"with {num_heads} convolution kernels and a hidden size of {hidden_size} is not"
         )
     return {
@@ -140,9 +140,9 @@ def _attention_fields(find, shapes, source, hidden_size):
 
 
 def objective(shapes: Shapes, config: ConvBertConfig, source: str) -> Objective | None:
-    """The pre-training objective whose networks a checkpoint holds; None without their heads.
+    """The pre-training objective that fits a checkpoint's networks; None if it lacks their heads.
 
-    `config` is the encoder's. Raises an `InputError` if the generator is larger.
+    `config` describes the encoder. Raises an `InputError` if the generator is larger than that.
     """
     scopes = {name.split("/")[0] for name in shapes}
     has_generator, has_mask_head = "generator" in scopes, "generator_predictions" in scopes

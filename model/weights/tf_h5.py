@@ -1,7 +1,7 @@
 """Weights that transformers 4's TFConvBert classes wrote: `tf_model.h5`, or files with TF's names.
 
-Their variables are PyTorch's tensors under other names. Tables and vectors have the same layout,
-all others another order of axes.
+Their variables are PyTorch's tensors under other names. Tables and vectors have the same layout;
+the other variables have their axes in another order.
 """
 
 import os
@@ -12,7 +12,8 @@ import numpy as np
 
 from common.errors import InputError
 
-# The outermost layers of the classes. Anything before the last of them is the name of the class.
+# The outermost layers of the classes. In a variable's name, the parts before the last of these
+# layers are the name of the class.
 _ROOTS = {
     "convbert",
     "generator_predictions",
@@ -40,8 +41,8 @@ def read_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the tensors of a `tf_model.h5`, under PyTorch's names and in its layout.
 
     Raises:
-        InputError: damaged, or with arrays that are compressed, stored in other files, or together
-            larger than the file.
+        InputError: the file is damaged, or its arrays are compressed, stored in other files, or
+            larger in total than the file.
     """
     arrays, remaining = {}, os.path.getsize(path)
 
@@ -81,8 +82,8 @@ def from_tf_names(arrays: dict[str, np.ndarray], path: str | os.PathLike) -> dic
     """Converts TensorFlow's variables to tensors under PyTorch's names and in its layout.
 
     Their names are like "convbert/encoder/layer_._0/attention/self/query/kernel:0", with or without
-    the name of the model in front. An `InputError` names the file, `path`, and a variable with an
-    unknown name or the wrong number of axes.
+    the name of the model in front. Raises an `InputError` for a variable with an unknown name or
+    the wrong number of axes; the message names the variable and the file, `path`.
     """
     return dict(_tensor(name, array, path) for name, array in arrays.items())
 

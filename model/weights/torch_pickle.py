@@ -1,8 +1,8 @@
 """PyTorch's `pytorch_model.bin`, read without PyTorch and without executing anything in it.
 
 The file holds a pickle: a program for a stack machine that can normally call any Python function.
-The unpickler here knows only the instructions and the names that a dict of tensors needs, and
-sizes, strides and offsets are checked before they are used.
+The unpickler here knows only the instructions and the names that a dict of tensors needs. Sizes,
+strides and offsets are checked before they are used.
 """
 
 import io
@@ -20,10 +20,10 @@ from common.errors import InputError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first object in files of PyTorch before 1.6
 _MAX_AXES = 8
-# Of a pickle, without the numbers: that of a thousand tensors has 0.3 MB. Each of its bytes can
-# become an object of a hundred.
+# The size of a pickle without the tensors' values: for a thousand tensors, it has 0.3 MB. Each
+# byte of a pickle can create an object of a hundred bytes.
 _MAX_PICKLE_BYTES = 2 << 20
-_LARGEST = 2**63  # of a size, a stride or an offset
+_LARGEST = 2**63  # sizes, strides and offsets must be below it
 
 
 class _Storage(NamedTuple):
@@ -46,12 +46,12 @@ class _Tensor(NamedTuple):
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads the tensors of a state dict that `torch.save` wrote.
 
-    Both formats are read: zip, and the older one of PyTorch before 1.6. Tensors that share, cut or
-    transpose a storage have the values that they have in PyTorch.
+    Both formats are read: zip, and the older format of PyTorch before 1.6. Tensors that share, cut
+    or transpose a storage have the values that they have in PyTorch.
 
     Raises:
-        InputError: damaged, another kind of object, big-endian, or a pickle that needs more than
-            tensors, which the message names. Nothing in the file has been executed.
+        InputError: the file is damaged, big-endian or holds another kind of object, or its pickle
+            needs more than tensors; the message says what. Nothing in the file has been executed.
     """
     with open(path, "rb") as file:
         try:
@@ -82,7 +82,7 @@ def _read_zip(path):
                 raise InputError(f"the archive does not contain {name}, which a tensor needs")
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
                 raise InputError(f"{name} is compressed or encrypted; PyTorch never does that")
-            # Overlapping entries, as in a zip bomb, have more bytes than the file.
+            # Overlapping entries, as in a zip bomb, have more bytes in total than the file.
             remaining -= entry.file_size
             if remaining < 0:
                 raise InputError("the entries of the archive are larger than the file")
@@ -135,7 +135,7 @@ def _read_state(file) -> dict[str, _Tensor]:
 
 
 def _as_array(name, tensor, storages) -> np.ndarray:
-    """A tensor as a view of its storage, once it is known to lie inside."""
+    """A tensor as a view of its storage, after a check that the view lies inside the storage."""
     storage, offset, shape, strides = tensor
     if (
         not isinstance(shape, tuple)
@@ -159,7 +159,7 @@ def _as_array(name, tensor, storages) -> np.ndarray:
 class _StringDict(dict):
     """A dict that takes only strings as keys: the hash of nested tuples can take years."""
 
-    def __init__(self):  # no items, which a pickle could copy a million times
+    def __init__(self):  # takes no items, because a pickle could copy them a million times
         super().__init__()
 
     def __setitem__(self, key, value):
@@ -168,7 +168,7 @@ class _StringDict(dict):
         super().__setitem__(key, value)
 
 
-# No `*args`, which a pickle could make a million long, a million times.
+# Takes no `*args`: a pickle could pass a million of them, a million times.
 def _rebuild_tensor(storage, offset, shape, strides, grad=None, hooks=None, metadata=None):
     if not isinstance(storage, _Storage):
         raise InputError("the pickle has a tensor without a storage")
@@ -206,9 +206,9 @@ _INSTRUCTIONS = (
 class _Unpickler(pickle._Unpickler):
     """The pure-Python unpickler, cut down to the instructions and names above.
 
-    Unlike the one in C, it looks up instructions in a table, and its memo is a dict, which does not
-    grow to whatever index a pickle names. `REDUCE` can call only the functions in `_NAMES`: nothing
-    else on the stack is callable.
+    Unlike the unpickler in C, it looks up instructions in a table. Its memo is a dict, so a pickle
+    that names a huge index does not make it grow. `REDUCE` can call only the functions in `_NAMES`,
+    because nothing else on the stack is callable.
     """
 
     def __init__(self, file):

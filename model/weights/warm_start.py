@@ -8,11 +8,11 @@ from common import files, hub, remote, remote_cache
 from common.errors import InputError
 from model.weights import pretrained
 
-MAIN = ("discriminator", "encoder")  # the directory that a run writes, depending on its objective
+MAIN = ("discriminator", "encoder")  # a run writes one of these, depending on its objective
 
 
 def locate(path: str, data_dir: str) -> str:
-    """Where `init_checkpoint` is: a path, perhaps below `data_dir`, a URL, or a name on the hub."""
+    """Where `init_checkpoint` is: a URL, a name on the hub, or a path, perhaps below `data_dir`."""
     try:
         return files.find_path("init_checkpoint", path, data_dir)
     except InputError:
@@ -26,12 +26,13 @@ def locate(path: str, data_dir: str) -> str:
 def find_models(path: str | os.PathLike) -> dict[str, str]:
     """Finds the directories of saved models.
 
-    `path` is the directory of a run or of one saved model, this project's or Hugging Face's, here
-    or in an object store, or a name on the hub; an `InputError` says that it is none of these.
+    `path` is a directory, here or in an object store, or a name on the hub. A directory may be that
+    of a run, or of one saved model, this project's or Hugging Face's. Raises an `InputError` if
+    `path` is none of these.
 
     Returns:
-        "main": the directory of the discriminator or of whatever encoder there is; and
-        "generator", if there is one.
+        "main": the directory of the discriminator, or of the encoder if there is no discriminator;
+        and "generator": the directory of the generator, if there is one.
     """
     path = os.fspath(path)
     if remote.is_url(path):
@@ -58,13 +59,14 @@ def initialize(
 ) -> None:
     """Sets the weights of `ConvBertForPreTraining.saved_models` to those that `find_models` found.
 
-    The saved encoder becomes the discriminator's, or that of masked language modeling. Heads and
-    a generator that were not saved keep their random values; warnings list them. With
-    `same_vocabulary`, a saved table may have more rows than there are tokens: they are left out.
+    The saved encoder becomes the encoder of the discriminator or of masked language modeling. If
+    heads or a generator were not saved, they keep their random values, and warnings list them. With
+    `same_vocabulary`, a saved table may have more rows than there are tokens: the spare rows are
+    left out.
 
     Raises:
-        InputError: a file is damaged, or the vocabulary or tensors do not fit; tensors are listed
-            with their shapes.
+        InputError: a file is damaged, or the vocabulary or tensors do not fit; the message lists
+            such tensors with their shapes.
     """
     config, tensors, _ = next(networks[name] for name in MAIN if name in networks)
     _load(found["main"], config, tensors, same_vocabulary)
@@ -87,7 +89,7 @@ def _load(directory, config, tensors, same_vocabulary, loaded=frozenset()):
     source = pretrained.read(directory)
     spare = source.config.vocab_size - config.vocab_size
     if spare > 0 and same_vocabulary:
-        logging.info("%s: %d rows of its table are left out: no token", directory, spare)
+        logging.info("%s: left out %d rows of its table that have no token", directory, spare)
         for name in pretrained.ROW_PER_TOKEN & source.arrays.keys():
             source.arrays[name] = source.arrays[name][: config.vocab_size]
     elif spare:
