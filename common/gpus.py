@@ -12,12 +12,12 @@ PACKAGES = ("nvidia-", "jax-cuda")  # with CUDA, cuDNN and JAX's code for them
 
 
 class Gpu(NamedTuple):
-    """What the driver reports about a GPU."""
+    """What the driver reports about a GPU; None for what it does not know."""
 
     name: str
-    memory_gib: float
+    memory_gib: float | None  # unknown if the GPU shares the CPU's memory
     driver: str
-    capability: str  # the compute capability, such as 9.0
+    capability: str | None  # the compute capability, such as 9.0
 
 
 @functools.cache
@@ -27,10 +27,15 @@ def installed() -> tuple[Gpu, ...]:
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
-        return tuple(Gpu(name, float(mib) / 1024, *others) for name, mib, *others in rows)
+        rows = [map(_value, line.split(",")) for line in done.stdout.splitlines()]
+        return tuple(Gpu(name, mib and float(mib) / 1024, *rest) for name, mib, *rest in rows)
     except (OSError, subprocess.SubprocessError, ValueError, TypeError):
         return ()
+
+
+def _value(cell):
+    """A cell of nvidia-smi's table; None for one such as "[N/A]"."""
+    return None if cell.strip().startswith("[") else cell.strip()
 
 
 def package_versions() -> dict[str, str]:
@@ -71,11 +76,14 @@ def unused_warning(backend: str) -> str | None:
     if hidden or not any(map(os.path.exists, console.NVIDIA_DEVICES)):
         return None
     gpu = next(iter(installed()), None)
-    known = gpu and f" ({gpu.name}, compute capability {gpu.capability}, driver {gpu.driver})"
+    capability = gpu and gpu.capability
+    known = [gpu.name, f"driver {gpu.driver}"] if gpu else []
+    known[1:1] = [f"compute capability {capability}"] if capability else []
+    facts = f" ({', '.join(known)})" if known else ""
     name = {"tensorflow": "TensorFlow", "jax": "JAX"}.get(backend, backend)
     return (
-        f"this machine has an NVIDIA GPU{known or ''}, but {name} does not see it and computes on "
-        f"the CPU. Install what it needs: {install_command(backend, gpu and gpu.capability)}. "
+        f"this machine has an NVIDIA GPU{facts}, but {name} does not see it and computes on "
+        f"the CPU. Install what it needs: {install_command(backend, capability)}. "
         "docs/gpu.md says more. To use the CPU on purpose, set CUDA_VISIBLE_DEVICES=-1"
     )
 

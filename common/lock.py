@@ -83,9 +83,9 @@ def _open_locked(path, what, advice, kind):
             continue
         try:
             fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
-            # Its holder may have deleted the file between the two calls.
-            if os.path.exists(path) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return descriptor
+            with contextlib.suppress(FileNotFoundError):  # its holder has just deleted it
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
         except (BlockingIOError, PermissionError):
             content = os.pread(descriptor, 1 << 16, 0)
             os.close(descriptor)

@@ -88,7 +88,7 @@ def fetch(url: str, choose: Callable[[list[str]], Iterable[str]] = iter) -> Copy
         missing = {
             name: file
             for name, file in found.items()
-            if index.get(name, [])[:2] != [*file] or not _has(directory, name, file.size)
+            if not _is_current(os.path.join(directory, name), file, index.get(name, []))
         }
         _fetch_files(base, missing, directory, index)
         hashes = {name: index[name][2] for name in found}
@@ -172,11 +172,14 @@ def _local_names(directory):
                 yield path
 
 
-def _has(directory, name, size):
+def _is_current(path, file, entry):
+    """Whether a copy has what is in the store, and nobody has written to it since."""
     try:
-        return os.path.getsize(os.path.join(directory, name)) == size
+        status = os.stat(path)
     except FileNotFoundError:
         return False
+    is_fetched = entry[:2] == [*file] and entry[3:] == [status.st_mtime_ns]
+    return is_fetched and status.st_size == file.size
 
 
 def _index_path(url):

@@ -412,7 +412,7 @@ def _truncate(first, second, room, strategy):
 
 def _pad(rows, name, length, value):
     """Stacks an array of each row to int32 `[B, length, …]`, with `value` where a row ends."""
-    shape = rows[0][name].shape[1:] if rows else ()
+    shape = (2,) if name == "offset_mapping" else ()
     padded = np.full((len(rows), length, *shape), value, np.int32)
     for index, row in enumerate(rows):
         padded[index, : len(row[name])] = row[name]

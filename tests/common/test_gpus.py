@@ -34,9 +34,22 @@ def test_what_the_driver_says(machine):
     machine(H200, V100)
     assert gpus.installed()[0] == ("NVIDIA H200", 143771 / 1024, "580.3", "9.0")
     assert [gpu.capability for gpu in gpus.installed()] == ["9.0", "7.0"]
-    for answer in ("Failed to initialize NVML", "NVIDIA GB10, [N/A], 580.3, 12.1"):
-        machine(answer)
-        assert gpus.installed() == ()
+    machine("NVIDIA GB10, [N/A], 580.3, 12.1", "GRID, 1024, 535.1, [N/A]")
+    assert gpus.installed() == (
+        ("NVIDIA GB10", None, "580.3", "12.1"),
+        ("GRID", 1.0, "535.1", None),
+    )
+    machine("Failed to initialize NVML")
+    assert gpus.installed() == ()
+
+
+def test_what_the_driver_does_not_know_is_left_out(machine):
+    machine("NVIDIA GB10, [N/A], 580.3, 12.1")
+    warning = gpus.unused_warning("tensorflow")
+    assert "(NVIDIA GB10, compute capability 12.1, driver 580.3)" in warning
+    assert "KERAS_BACKEND=jax" in warning
+    machine("GRID, 1024, 535.1, [N/A]")
+    assert "(GRID, driver 535.1)" in gpus.unused_warning("tensorflow")
 
 
 @pytest.mark.parametrize("gpu", [V100, A100, H200, "Failed to initialize NVML"])

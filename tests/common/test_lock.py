@@ -125,3 +125,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     path = tmp_path / "file" / ".lock"
     with pytest.raises(InputError, match=str(path)), locked(path, "the run", "Wait."):
         pass
+
+
+def test_a_holder_may_delete_its_file_at_any_moment(tmp_path, monkeypatch):
+    path = tmp_path / ".lock"
+    lockf = fcntl.lockf
+
+    def lock_and_lose(descriptor, kind):
+        lockf(descriptor, kind)
+        path.unlink()
+        monkeypatch.setattr(fcntl, "lockf", lockf)
+
+    monkeypatch.setattr(fcntl, "lockf", lock_and_lose)
+    with locked(path, "the run", "Wait."):
+        assert str(os.getpid()) in path.read_text()

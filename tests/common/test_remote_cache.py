@@ -132,9 +132,10 @@ def test_a_working_copy_is_sent_and_opened_elsewhere(memory, monkeypatch, tmp_pa
     assert stored(memory) == {"log": b"12", "checkpoints/step_2/state.json": b"2"}
 
     write("checkpoints/step_3/state.json", "never sent")
+    write("checkpoints/step_2/state.json", "3")  # nor this, which is as long as what was sent
     remote_cache.open_copy(URL, ("big",))
-    expected = {"log", "checkpoints/step_2/state.json", "big/x"}
-    assert {name for name in read(here) if "lock" not in name} == expected
+    expected = stored(memory) | {"big/x": b"stays here"}
+    assert {name: text for name, text in read(here).items() if "lock" not in name} == expected
 
     monkeypatch.setenv("CONVBERT_CACHE", str(tmp_path / "elsewhere"))
     remote_cache.open_copy(URL)

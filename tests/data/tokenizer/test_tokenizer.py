@@ -160,6 +160,8 @@ def test_offsets_and_added_tokens_in_a_batch(bert):
     np.testing.assert_array_equal(plain["input_ids"], batch["input_ids"])
     cut = bert(texts, pairs, 5, return_offsets_mapping=True, **parsed)
     assert cut["offset_mapping"].tolist()[0] == [[0, 0], [0, 2], [0, 0], [0, 1], [0, 0]]
+    assert bert([], **extras)["offset_mapping"].shape == (0, 0, 2)
+    assert bert([], **extras)["special_tokens_mask"].shape == (0, 0)
 
 
 def test_special_tokens_in_text_are_text_unless_parsed(bert):
