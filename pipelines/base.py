@@ -34,11 +34,11 @@ class Pipeline:
     The model is of the class `model_class`; the tokenizer has the model's vocabulary.
 
     All methods that predict take the arguments `batch_size` and `errors`. A text that is empty or
-    not a string is an `InputError`, or with `errors="skip"` is left out.
+    not a string raises an `InputError`, or is left out with `errors="skip"`.
     """
 
     model_class: ClassVar[Any]
-    what: ClassVar[str] = ""  # the model in words, for errors; "" reads any class of model
+    what: ClassVar[str] = ""  # the model in words, for errors; "" accepts any class of model
     # Whether padding never changes an output, however the model was trained.
     always_masks_padding: ClassVar[bool] = False
     # Arguments of the class that fine-tuning saves in `task_specific_params`, under `task_kind`.
@@ -46,7 +46,7 @@ class Pipeline:
     task_kind: ClassVar[str] = ""
 
     def __init__(self, model: Any, tokenizer: ConvBertTokenizer, max_seq_length: int):
-        # [CLS], a token of each of two texts, and two [SEP].
+        # Room for [CLS], one token from each of two texts, and two [SEP].
         check_count("max_seq_length", max_seq_length, least=5)
         self.model, self.tokenizer, self.max_seq_length = model, tokenizer, max_seq_length
         self._compile()
@@ -57,7 +57,7 @@ class Pipeline:
 
     @property
     def network(self) -> Any:
-        """What computes the outputs for a batch: the model, or a part of it."""
+        """The network that computes the outputs for a batch: the model, or a part of it."""
         return self.model
 
     def __getstate__(self):
@@ -86,7 +86,7 @@ class Pipeline:
             name_or_directory: a directory, or a name on the Hugging Face hub.
             revision, cache_dir, local_files_only: see `hub.resolve`.
             dtype: a Keras dtype policy, as for the model's `from_pretrained`.
-            **options: further arguments of the class. They override those that fine-tuning saved.
+            **options: further arguments of the class. They override those saved by fine-tuning.
 
         Raises:
             InputError: the model does not exist, is of another kind or is damaged, or an option is
@@ -130,11 +130,11 @@ class Pipeline:
         """
         if self._predictor.process != os.getpid():  # TensorFlow would wait forever for threads
             raise InputError(
-                "the model was loaded before this process was forked, where it cannot run: load it "
-                "in this process, or start processes with the method `spawn`"
+                "the model was loaded before this process was forked, so it cannot run here: load "
+                "it in this process, or start processes with the method `spawn`"
             )
         if self._predictor.state != adaptation.state(self.network.encoder()):
-            self._compile()  # quantized, or with low-rank updates
+            self._compile()  # it was quantized, or got low-rank updates
         # XLA compiles for each number of rows, so a few texts are not padded to a whole batch.
         batch_size = min(batch_size, 1 << (len(features) - 1).bit_length())
         return compute_outputs(self._predictor, features, batch_size)
@@ -145,7 +145,7 @@ class Pipeline:
         devices.report(policy.name, self._predictor.jit_compile)
 
     def warn_of_cut(self, num_cut: int, num_texts: int, effect: str = " and have been cut") -> None:
-        """Warns of texts that were too long, if there are any."""
+        """Warns about texts that were too long, if there are any."""
         if num_cut:
             message = "%d of %d texts were longer than %d tokens%s"
             logging.warning(message, num_cut, num_texts, self.max_seq_length, effect)
@@ -165,7 +165,7 @@ class Answers(list):
 
 
 class Checked(NamedTuple):
-    """The inputs of a pipeline; a row that is wrong is None, and has its error by its index."""
+    """The inputs of a pipeline. A wrong row is None; `errors` has its error under its index."""
 
     rows: list[Any]
     errors: dict[int, str]
@@ -176,7 +176,7 @@ class Checked(NamedTuple):
         return [row for row in self.rows if row is not None]
 
     def columns(self) -> list[list[Any]]:
-        """The columns of the good rows, of which there must be some."""
+        """The columns of the good rows; there must be at least one good row."""
         return list(map(list, zip(*self.good, strict=True)))
 
     def spread(self, found: Iterable[Any]) -> Iterator[Any]:
@@ -184,7 +184,7 @@ class Checked(NamedTuple):
         found = iter(found)
         for row in self.rows:
             yield None if row is None else next(found)
-        next(found, None)  # runs the generator to its end, such as a warning
+        next(found, None)  # runs the generator to its end, where it may log a warning
 
     def answers(self, found: Iterable[Any]) -> Answers:
         """See `spread`."""
@@ -206,8 +206,8 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 def as_list(items: Any, name: str) -> list[Any]:
     """The argument `name` as a list.
 
-    Refused are a table, a text and a set, which would give its columns' names, its characters, and
-    its items in a random order.
+    Tables, strings and sets raise an `InputError`: as lists, they would be the names of their
+    columns, their characters, and their items in a random order.
     """
     is_other = isinstance(items, str | bytes | Mapping | Set) or hasattr(items, "columns")
     try:
@@ -237,7 +237,8 @@ def check_inputs(
     Args:
         batch_size: a positive integer.
         errors: "raise", or "skip" to leave out wrong rows.
-        parse: makes a row of its index and an item of each list; None makes a list of texts.
+        parse: makes a row from its index and an item of each list. By default, a row is the list
+            of these items, which must be texts.
         **inputs: lists of the same length, by the argument's name; `text_pairs` may be None.
     """
     check_count("batch_size", batch_size)

@@ -20,8 +20,8 @@ class Predictions:
     """The predictions for N texts, in their order.
 
     Args:
-        answers: for each text its label; a list of labels, perhaps empty, if it can have several;
-            or its score.
+        answers: for each text, its label; or a list of labels, perhaps empty, if a text can have
+            several; or its score.
         probabilities: float32 `[N, labels]`; None for scores.
         num_cut: how many texts were too long and have been cut.
         errors: what is wrong with each text that was skipped, by its index. Its answer is None, and
@@ -54,7 +54,7 @@ class TextClassifier(Pipeline):
         self.reads_pairs = reads_pairs
         config = model.config
         self.score_range = config.score_range
-        # Hugging Face leaves it out if the number of labels implies it.
+        # Hugging Face leaves out the problem type if the number of labels implies it.
         self.problem_type = config.problem_type or (
             decoding.REGRESSION if config.num_labels == 1 else decoding.SINGLE_LABEL
         )
@@ -72,8 +72,8 @@ class TextClassifier(Pipeline):
         """Classifies texts, or pairs of texts, in batches of similar length.
 
         Raises:
-            InputError: as `compute_outputs`; an impossible argument; the lists differ in length;
-                the model reads pairs, and there are none; or a text is empty or not a string,
+            InputError: as in `compute_outputs`; an impossible argument; the lists differ in length;
+                the model reads pairs, but there are none; or a text is empty or not a string,
                 unless `errors` is "skip".
         """
         if self.reads_pairs and text_pairs is None:

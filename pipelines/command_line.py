@@ -1,4 +1,4 @@
-"""What the scripts of pipelines share: options, loading a pipeline, and writing results."""
+"""Functions that the pipelines' scripts share: options, loading a pipeline, writing results."""
 
 import argparse
 import os
@@ -30,8 +30,8 @@ def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentP
         "--dtype",
         choices=PRECISIONS,
         default="float32",
-        help="to compute in; the half precisions are for GPUs, and for CPUs that multiply in them "
-        "(default: %(default)s)",
+        help="precision of the computation; half precision is for GPUs, and for CPUs that multiply "
+        "in it (default: %(default)s)",
     )
     parser.add_argument(
         "--skip-bad-texts",
@@ -39,7 +39,7 @@ def make_parser(description: str, what: str, columns: str) -> argparse.ArgumentP
         action="store_const",
         const="skip",
         default="raise",
-        help="leave out blank lines and other rows of wrong texts, and say so in the output",
+        help="leave out blank lines and other rows with wrong texts, and say so in the output",
     )
     return parser
 
@@ -75,7 +75,7 @@ def add_vector_options(parser: argparse.ArgumentParser) -> None:
 
 
 def find_model(args: argparse.Namespace, weights: bool = True) -> str:
-    """The directory of MODEL, downloaded, perhaps without its weights, if it is on the hub."""
+    """The directory of MODEL; a model on the hub is downloaded, perhaps without its weights."""
     return hub.resolve(args.model, args.revision, weights=weights)
 
 

@@ -52,7 +52,7 @@ class FeatureExtractor(Pipeline):
 
     Args:
         pooling: "mean" averages the vectors of all tokens, including [CLS] and [SEP]; "cls" takes
-            that of [CLS].
+            the vector of [CLS].
         layer: the layer to read: 1 is the first, 0 the embeddings, -1 the last.
     """
 
@@ -75,13 +75,13 @@ class FeatureExtractor(Pipeline):
         batch_size: int = 32,
         errors: str = "raise",
     ) -> np.ndarray:
-        """Vectors of N texts, or pairs, in order: float32 `[N, H]`; NaN for one that was skipped.
+        """Vectors of N texts, or pairs, in order: float32 `[N, H]`; NaN for those skipped.
 
-        A warning says how many were cut.
+        A warning says how many texts were cut.
 
         Raises:
-            InputError: as `compute_outputs`; an impossible argument; the lists differ in length; or
-                a text is empty or not a string, unless `errors` is "skip".
+            InputError: as in `compute_outputs`; an impossible argument; the lists differ in length;
+                or a text is empty or not a string, unless `errors` is "skip".
         """
         vectors = list(self.encode_chunks(texts, text_pairs, batch_size, errors))
         return np.concatenate([np.empty((0, self.hidden_size), np.float32), *vectors])

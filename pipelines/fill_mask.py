@@ -25,14 +25,14 @@ class FilledMask:
 
     tokens: list[str]  # of the vocabulary; "##…" continues the word before
     probabilities: np.ndarray  # float32 `[top_k]`
-    texts: list[str]  # for each token the text with it in place of the mask; other masks stay
+    texts: list[str]  # for each token, the text with this mask filled in; other masks stay
 
 
 class FillMask(Pipeline):
     """A masked language model.
 
-    A mask is predicted from the whole text, including other masks; if the text has more tokens than
-    the model takes, from those around the mask.
+    A mask is predicted from the whole text, including other masks. If the text has more tokens than
+    the model takes, the mask is predicted from the tokens around it.
     """
 
     model_class = ConvBertForMaskedLM
@@ -54,8 +54,8 @@ class FillMask(Pipeline):
         if not any(name.startswith("generator_predictions.") for name in source.arrays):
             raise InputError(
                 f"{directory} cannot fill a {MASK}: it has no head that predicts tokens. "
-                "pretrain.sh writes one to DATA_DIR/models/NAME/generator, or to encoder without "
-                "ELECTRA's objective"
+                "pretrain.sh writes a model with this head to DATA_DIR/models/NAME/generator, or, "
+                "without ELECTRA's objective, to DATA_DIR/models/NAME/encoder"
             )
 
     def predict(
@@ -66,7 +66,7 @@ class FillMask(Pipeline):
         [MASK] is in capitals even for an uncased vocabulary.
 
         Raises:
-            InputError: as `compute_outputs`; an impossible argument; or something that is not a
+            InputError: as in `compute_outputs`; an impossible argument; or something that is not a
                 text with a [MASK], unless `errors` is "skip".
         """
         checked = self._check(texts, top_k, batch_size, errors)
@@ -105,7 +105,7 @@ class FillMask(Pipeline):
         self.warn_of_cut(num_long, len(texts), ": masks saw the tokens around them")
 
     def _features(self, texts) -> tuple[Features, np.ndarray, int]:
-        """A row per text, or per mask of a long one; the masks' positions; how many are long."""
+        """One row per text, or per mask of a long text; masks' positions; number of long texts."""
         tokenizer, room = self.tokenizer, self.max_seq_length - 2
         tokens = tokenizer(
             texts, padding=False, add_special_tokens=False, parse_special_tokens=True
@@ -144,7 +144,7 @@ class FillMask(Pipeline):
 
 
 def _filled(parts, number, tokens, probabilities):
-    """Fills mask `number`, from 0, of the text that was split at its masks into `parts`."""
+    """Fills mask `number`, counted from 0, of a text that was split at its masks into `parts`."""
     before, after = MASK.join(parts[: number + 1]), MASK.join(parts[number + 1 :])
     texts = [
         before.rstrip() + token[2:] + after if token.startswith("##") else before + token + after

@@ -21,10 +21,10 @@ class Kind(NamedTuple):
 
     pipeline: str  # the class in `pipelines`
     read: Callable[[argparse.Namespace], list[Any]]  # from the script's arguments to rows
-    # From the pipeline, rows, batch size and `errors` to a JSON object per row, and the number of
-    # texts that were cut.
+    # Takes the pipeline, rows, batch size and `errors`. Returns a JSON object per row, and the
+    # number of texts that were cut.
     predict: Callable[[Any, list[Any], int, str], tuple[list[dict[str, Any]], int]]
-    unit: str = "text"  # what a row is
+    unit: str = "text"  # the name of a row in the progress bar
     rows_at_once: int = MANY  # rows that are sorted by length together
     formats: tuple[str, ...] = ("jsonl",)  # of the output
 
@@ -53,7 +53,7 @@ def _read_texts(args):
 
 
 def _objects(answers, describe):
-    """What `describe` makes of each answer; for a skipped row, what is wrong with it."""
+    """The JSON object that `describe` makes of each answer, or the error of a skipped row."""
     return [
         describe(index, answer) if answer is not None else {"error": answers.errors[index]}
         for index, answer in enumerate(answers)
@@ -110,7 +110,7 @@ def _tag(tagger, rows, batch_size, errors):
 
 
 def _read_questions(args):
-    """The id, the question and the context of each; ids are numbers from 0 if there are none."""
+    """Each question's id, text and context; without ids, questions are numbered from 0."""
     from data.tasks.question_answering import files
 
     text_files.check_source(args)

@@ -19,7 +19,7 @@ from pipelines.classifier import Predictions
 class MultipleChoice(base.Pipeline):
     """A fine-tuned multiple-choice model. A long context with its choice is cut, as in fine-tuning.
 
-    `labels` are names of the choices; None numbers them from 0.
+    `labels` are the names of the choices; with None, choices are numbered from 0.
     """
 
     model_class = ConvBertForMultipleChoice
@@ -44,13 +44,13 @@ class MultipleChoice(base.Pipeline):
         """Finds the best choice for each of N contexts, all with the same number of choices.
 
         A batch has `batch_size` contexts, each with all its choices. Answers are names of choices,
-        or their numbers from 0; probabilities are float32 `[N, choices]`; `num_cut` counts choices
-        that were cut with their context.
+        or their numbers from 0. Probabilities are float32 `[N, choices]`. `num_cut` counts the
+        choices that were cut together with their context.
 
         Raises:
-            InputError: as `compute_outputs`; an impossible argument; the lists differ in length; or
-                a text is empty or not a string, or a context has fewer than two or another number
-                of choices, unless `errors` is "skip".
+            InputError: as in `compute_outputs`; an impossible argument; the lists differ in length;
+                or, unless `errors` is "skip", a text is empty or not a string, or a context has
+                fewer than two choices or not the same number as the others.
         """
         checked = base.check_inputs(
             batch_size, errors, self._parser(), contexts=contexts, choices=choices

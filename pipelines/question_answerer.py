@@ -40,9 +40,9 @@ class FoundAnswer:
     Args:
         text: a part of the context; "" if the question has no answer.
         start, end: the text is the characters `[start, end)`; None without an answer.
-        probability: of the text among the candidates; None without an answer.
-        null_odds: the higher, the less likely the question has an answer. Meaningful only if the
-            model was trained on questions without one.
+        probability: the text's probability among the candidates; None without an answer.
+        null_odds: the higher, the less likely it is that the question has an answer. Meaningful
+            only if the model was trained on questions without an answer.
         candidates: the best different texts, best first, each with `text`, `probability`,
             `start_score`, `end_score`, `start` and `end`; listed even without an answer.
     """
@@ -86,9 +86,9 @@ class QuestionAnswerer(base.Pipeline):
         Equal contexts are tokenized once. A batch has `batch_size` windows.
 
         Raises:
-            InputError: as `compute_outputs`; an impossible argument; the lists differ in length; or
-                a text is empty or not a string, or a question leaves no room for its context,
-                unless `errors` is "skip".
+            InputError: as in `compute_outputs`; an impossible argument; the lists differ in length;
+                or, unless `errors` is "skip", a text is empty or not a string, or a question leaves
+                no room for its context.
         """
         checked = base.check_inputs(
             batch_size, errors, self._parse, questions=questions, contexts=contexts
@@ -109,7 +109,7 @@ class QuestionAnswerer(base.Pipeline):
     def _parse(self, index, question, context):
         question = parse_text(question, f"questions[{index}]")
         context = parse_text(context, f"contexts[{index}]")
-        # [CLS], two [SEP], and a token of the context.
+        # Room for [CLS], two [SEP], and one token of the context.
         room, most = self.options.max_seq_length - 4, self.options.max_query_length
         if most > room:
             count = min(most, int(self.tokenizer.tokenize([question]).row_lengths()[0]))

@@ -1,4 +1,4 @@
-"""Tagging: sentences in; a tag for each word, and the entities that the tags mark, out."""
+"""Tagging: sentences in; out come a tag for each word, and the entities that the tags mark."""
 
 import dataclasses
 import itertools
@@ -33,8 +33,8 @@ class TaggedSentence:
     Args:
         words: as given, or as separated by spaces.
         tags: one per word; tags of entities are in the scheme of the model's training file.
-        probabilities: float32 `[words]`, of each word's likeliest label. That label is the word's
-            tag, unless it had to change for the tags to form entities.
+        probabilities: float32 `[words]`, the probability of each word's likeliest label. That label
+            is the word's tag, unless it had to change for the tags to form entities.
         entities: in order; None if the tags mark no entities.
     """
 
@@ -48,7 +48,8 @@ class Tagger(Pipeline):
     """A fine-tuned tagger. It reads long sentences in windows, as in fine-tuning.
 
     Args:
-        scheme: one of `entities.SCHEMES`, for tags of entities; None returns the model's labels.
+        scheme: one of `entities.SCHEMES`, the scheme of the returned tags; None returns the model's
+            labels as they are.
 
     Attributes:
         labels: the model's labels.
@@ -80,13 +81,14 @@ class Tagger(Pipeline):
         batch_size: int = 32,
         errors: str = "raise",
     ) -> Answers:
-        """Tags sentences, lists of words or strings with spaces: a list of `TaggedSentence`.
+        """Tags sentences, which are lists of words or strings: a list of `TaggedSentence`.
 
-        A batch has `batch_size` sentences, or windows of long ones, of similar length.
+        Strings are split at spaces. A batch has `batch_size` sentences, or windows of long
+        sentences, of similar length.
 
         Raises:
-            InputError: as `compute_outputs`; an impossible argument; or a sentence has no words, or
-                a word is empty or not a string, unless `errors` is "skip".
+            InputError: as in `compute_outputs`; an impossible argument; or, unless `errors` is
+                "skip", a sentence has no words, or a word is empty or not a string.
         """
         checked = check_inputs(batch_size, errors, _words_of, sentences=sentences)
         rows = checked.good
@@ -116,7 +118,7 @@ class Tagger(Pipeline):
 
 
 def _words_of(index, sentence) -> list[str]:
-    """The checked words of a sentence. A word may be a space, as in files to train on."""
+    """The checked words of a sentence. A word may be a space, as in training files."""
     name = f"sentences[{index}]"
     if isinstance(sentence, str | None):
         return parse_text(sentence, name).split()

@@ -20,7 +20,7 @@ from data.tasks.tables import read_table
 
 
 def check_source(args: argparse.Namespace) -> None:
-    """Checks that the texts come from one place, which exists."""
+    """Checks that the texts come from one place only, and that this place exists."""
     if args.texts and args.input:
         raise InputError("texts are given both as arguments and in --input. Choose one")
     if args.columns and not args.input:
@@ -40,8 +40,8 @@ def read_rows(
     """Reads rows of `least` to `most` texts, all of the same number; `expected` is for messages.
 
     `args` are those of `command_line.make_parser`. With --skip-bad-texts, a wrong row becomes a row
-    of empty texts, with a warning. A text on the command line is a row or, with `one_row`, a text
-    of the only row. Every text must contain `required`.
+    of empty texts, with a warning. Each text on the command line is a row; with `one_row`, all of
+    them together are a single row. Every text must contain `required`.
     """
     check_source(args)
     rows: list[list[str] | None] = []
