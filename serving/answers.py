@@ -1,8 +1,9 @@
 """The graph of a question answerer: questions and contexts in; answers and their positions out.
 
-It computes for all questions at once what `data.tasks.question_answering` computes one by one with
-NumPy. Axes: Q questions; R rows, which are the windows in the order of their questions; L tokens of
-the longest window; C candidates, which are possible answers in the order of their rows.
+`data.tasks.question_answering` computes answers one by one with NumPy; this graph computes the same
+for all questions at once. Axes: Q questions; R rows, which are the windows in the order of their
+questions; L tokens of the longest window; C candidates, which are possible answers in the order of
+their rows.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import tensorflow as tf
 from pipelines import QuestionAnswerer
 from serving.rows import Network, cut, function_of, same_length
 
-EXCLUDED = -float("inf")  # the score of what cannot be an answer
+EXCLUDED = -float("inf")  # the score of tokens that cannot be in an answer
 
 
 class Windows(NamedTuple):
@@ -29,7 +30,8 @@ def answer_graph(answerer: QuestionAnswerer, _: Any) -> Any:
     """`question` and `context`, strings [B] → the answers of `QuestionAnswerer`.
 
     Outputs, [B] each: `answer`; `start` and `end`, int32, its characters in the context; its
-    `probability` among the best; `null_odds`. Without an answer they are "", -1, -1 and 0.
+    `probability` among the best; `null_odds`. Without an answer, the first four are "", -1, -1
+    and 0.
     """
     network, tokenizer, options = Network(answerer), answerer.tokenizer, answerer.options
 
@@ -67,7 +69,7 @@ def answer_graph(answerer: QuestionAnswerer, _: Any) -> Any:
 
 
 def make_windows(query_lengths: tf.Tensor, tokens: tf.RaggedTensor, options: Any) -> Windows:
-    """The windows of `windows.make_features`; a question that leaves no room is an error."""
+    """The same windows as `windows.make_features`; a question that leaves no room is an error."""
     room = options.max_seq_length - query_lengths - 3
     message = "a question leaves no room for its context"
     with tf.control_dependencies([tf.debugging.assert_positive(room, message)]):
@@ -84,7 +86,7 @@ def make_windows(query_lengths: tf.Tensor, tokens: tf.RaggedTensor, options: Any
 
 
 def own_tokens(windows: Windows, num_tokens: tf.Tensor) -> tf.Tensor:
-    """The tokens of each window that have the most context there: bool [R, L].
+    """Whether each token of a window has its most context in that window: bool [R, L].
 
     See `data.tasks.question_answering.answers._owners`.
     """
@@ -106,11 +108,11 @@ def own_tokens(windows: Windows, num_tokens: tf.Tensor) -> tf.Tensor:
 
 
 def search_all(windows: Windows, outputs: dict, is_own: tf.Tensor, options: Any):
-    """The best answers in each window by Hugging Face's head: `answers._search_all`.
+    """The best answers in each window by Hugging Face's head, as in `answers._search_all`.
 
     Returns:
         The candidates' rows, and their first and last tokens there, int64 [C]; the scores of these
-        tokens, float32 [C]; and the score of each window for having no answer, float32 [R].
+        tokens, float32 [C]; and each window's score for "no answer", float32 [R].
     """
     longest, number = options.max_answer_length, options.n_best_size
     width = tf.shape(is_own)[1]
@@ -156,12 +158,12 @@ def search_beams(windows: Windows, outputs: dict, is_own: tf.Tensor, options: An
 
 
 def best_texts(candidates, windows: Windows, characters, contexts, n_best_size: int) -> dict:
-    """The best answer to each question: `data.tasks.question_answering.answers._best_texts`.
+    """The best answer to each question, as in `data.tasks.question_answering.answers._best_texts`.
 
-    `candidates` are the first five results of `search_all`; `characters` are the first character,
-    and the end, of each token of all `contexts`, strings [Q]. `n_best_size` different texts share
-    the probability. Returns `answer`, `start`, `end`, `probability` and `score`, [Q] each; without
-    candidates "", -1, -1, undefined and 0.
+    `candidates` are the first five results of `search_all`. `characters` are the first character
+    and the end of each token of all `contexts`, strings [Q]. Probabilities add up to 1 over the
+    `n_best_size` best different texts. Returns `answer`, `start`, `end`, `probability` and `score`,
+    [Q] each. Without candidates they are "", -1, -1, undefined and 0.
     """
     row, first, last, start_score, end_score = candidates
     question = tf.gather(windows.question, row)
@@ -179,7 +181,7 @@ def best_texts(candidates, windows: Windows, characters, contexts, n_best_size: 
         tf.cast(end - start, tf.int32),
         unit="UTF8_CHAR",
     )
-    # Of equal texts the first stays.
+    # Of equal texts, only the first is kept.
     _, same = tf.unique(tf.strings.join([tf.strings.as_string(question), text], " "))
     number = tf.range(tf.size(same))
     is_first = number == tf.gather(tf.math.unsorted_segment_min(number, same, tf.size(same)), same)

@@ -1,4 +1,4 @@
-"""The directory of an exported model, written as a whole or not at all."""
+"""The directory of an exported model, written completely or not at all."""
 
 import dataclasses
 import importlib.metadata
@@ -14,7 +14,7 @@ from pipelines.saved import find_architecture
 METADATA = "export.json"
 # The model's file, by format.
 MODEL = {"savedmodel": "saved_model", "onnx": "model.onnx", "litert": "model.tflite"}
-# Packages that a format needs beside TensorFlow.
+# Packages that a format needs besides TensorFlow.
 PACKAGES = {"onnx": ("onnx", "tf2onnx")}
 
 # The pipeline of each kind of model, by the class in its config.json.
@@ -29,11 +29,11 @@ class Options:
     format: str  # a key of `MODEL`
     pairs: bool = False  # a SavedModel of a classifier or an encoder takes two texts
     features: bool = False  # export the encoder, whatever head the model has
-    pooling: str = "mean"  # of an encoder's vectors, as for `layer`; see `FeatureExtractor`
+    pooling: str = "mean"  # for an encoder, like `layer`; see `FeatureExtractor`
     layer: int = -1
     top_k: int = 5  # tokens for each [MASK], in a SavedModel
     int8: bool = False  # 8-bit weights, for LiteRT
-    transformers_inputs: bool = False  # names and types of a network's inputs
+    transformers_inputs: bool = False  # a network's inputs have transformers' names and types
 
 
 def find_pipeline(model_dir: str, options: Options) -> str:
@@ -74,7 +74,7 @@ def check_target(path: str, overwrite: bool) -> None:
     if not overwrite:
         raise InputError(f"{path} exists already: choose another name, or add --overwrite")
     if not os.path.isfile(os.path.join(path, METADATA)):
-        raise InputError(f"{path} is not overwritten: without {METADATA}, it is not an export")
+        raise InputError(f"{path} is not overwritten: it has no {METADATA}, so it is not an export")
 
 
 def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def write_export(model_dir: str, path: str, options: Options) -> dict[str, Any]:
     takes_one = options.format == "savedmodel" and not options.pairs
     if takes_one and getattr(pipeline, "reads_pairs", False):
         raise InputError(f"{model_dir} was fine-tuned on pairs of texts: add --pairs")
-    full = tf.errors.ResourceExhaustedError  # TensorFlow's of a full disk
+    full = tf.errors.ResourceExhaustedError  # TensorFlow's error for a full disk
     with files.write_errors_named(path, full), files.atomic_directory(path) as temporary:
         target = os.path.join(temporary, MODEL[options.format])
         fields = {"format": options.format, "model": MODEL[options.format]}

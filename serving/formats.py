@@ -1,8 +1,8 @@
 """Writes a model as a SavedModel that takes strings, or its network as ONNX or for LiteRT.
 
-A SavedModel contains the tokenizer and what the pipeline does with the outputs; to load it,
-`tensorflow` and `tensorflow_text` suffice. ONNX and LiteRT contain the network alone, from token
-ids to its outputs, for any number of rows of any length that the model takes.
+A SavedModel also contains the tokenizer and the pipeline's processing of the outputs. To load it,
+`tensorflow` and `tensorflow_text` suffice. ONNX and LiteRT files contain only the network, from
+token ids to its outputs, for any number of rows of any length that the model takes.
 """
 
 import pathlib
@@ -19,10 +19,10 @@ from serving.tags import tag_graph
 from serving.texts import choice_graph, classifier_graph, feature_graph, mask_graph
 
 OPSET = 18  # of ONNX: supported by every runtime since 2023
-# The same inputs as transformers' tokenizers call them, which make int64 arrays.
+# The names of the same inputs in transformers, whose tokenizers make int64 arrays.
 TRANSFORMERS_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
-# From a pipeline and `directory.Options` to a `tf.function` of strings.
+# Functions that make a `tf.function` of strings from a pipeline and `directory.Options`.
 GRAPHS = {
     "TextClassifier": classifier_graph,
     "Tagger": tag_graph,
@@ -74,7 +74,7 @@ def save_litert(pipeline: Any, options: Any, path: str) -> dict[str, dict]:
 
 
 def _owner(model):
-    """A module with a model's variables, where the writers look for them."""
+    """A module with a model's variables: TensorFlow's writers look for them in such a module."""
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     return module
@@ -102,7 +102,7 @@ def network_function(model: Any, transformers_inputs: bool = False) -> Any:
 
 
 def axes_of(model: Any) -> tuple[str, ...]:
-    """Names of the axes of a model's inputs; the first of them are its outputs' of unknown size."""
+    """Names of the axes of a model's inputs; outputs have the first of them, if of unknown size."""
     is_choice = isinstance(model, ConvBertForMultipleChoice)
     return ("batch", "choices", "length") if is_choice else ("batch", "length")
 

@@ -12,13 +12,13 @@ ROWS_AT_ONCE = 32
 
 
 def function_of(**shapes: list[int | None] | None) -> Any:
-    """A decorator that makes a `tf.function` of strings, by name; one without a shape is absent."""
+    """A decorator for a `tf.function` of strings, by name; those without a shape are left out."""
     specs = [tf.TensorSpec(shape, tf.string, name) for name, shape in shapes.items() if shape]
     return tf.function(input_signature=specs, autograph=False)
 
 
 def same_length(**texts: tf.Tensor) -> Any:
-    """A context in which the graph fails unless two inputs, by name, have equally many items."""
+    """A context in which the graph fails if two inputs, given by name, differ in length."""
     (one, first), (other, second) = texts.items()
     message = f"`{one}` and `{other}` must have the same number of items"
     check = tf.debugging.assert_equal(tf.shape(first)[0], tf.shape(second)[0], message)
@@ -42,16 +42,16 @@ def cut_pair(first: tf.RaggedTensor, second: tf.RaggedTensor, max_tokens: int):
 
 
 class Network:
-    """A pipeline's network, and the tokenizer that makes the rows."""
+    """A pipeline's network, and the tokenizer that makes its rows."""
 
     def __init__(self, pipeline: Any):
         self.network = pipeline.network
         self.tokenizer, self.max_seq_length = pipeline.tokenizer, pipeline.max_seq_length
-        # Without a mask, padding changes the outputs: rows are padded as in training.
+        # Without a mask, padding changes the outputs, so rows are padded as in training.
         self.pad_to_max = not pipeline.model.config.mask_padding
 
     def rows_of_texts(self, texts: tf.Tensor, text_pairs: tf.Tensor | None = None) -> dict:
-        """The inputs for texts, or for as many pairs, strings [N]; see `rows_of_tokens`."""
+        """The inputs for texts, or for pairs of texts, strings [N]; see `rows_of_tokens`."""
         tokens = self.tokenizer.tokenize(texts)
         if text_pairs is None:
             room = tf.constant(self.max_seq_length - 2, tf.int64)
@@ -109,7 +109,8 @@ class Network:
             written = zip(arrays, tf.nest.flatten(found), strict=True)
             return index + 1, [array.write(index, value) for array, value in written]
 
-        # At least one step, even without rows: it gives the empty outputs their shape.
+        # There is always at least one step, even without rows, because it gives empty outputs their
+        # shape.
         _, arrays = tf.while_loop(
             lambda index, _: (index == 0) | (index * ROWS_AT_ONCE < num_rows),
             step,

@@ -55,8 +55,8 @@ def sentence_rows(network: Network, words: tf.RaggedTensor):
     """The rows that `data.tasks.tagging.features` makes of sentences, words [S, (words)].
 
     Returns:
-        The network's inputs, a row per sentence or window of one; and for each word its row and
-        the position of its first token there, int64 [words].
+        The network's inputs, a row per sentence or window of a long sentence; and for each word,
+        its row and the position of its first token there, int64 [words].
     """
     tokenizer, room = network.tokenizer, network.max_seq_length - 2
     tokens = tokenizer.tokenize(words.flat_values)
@@ -66,7 +66,7 @@ def sentence_rows(network: Network, words: tf.RaggedTensor):
     tokens = cut(tokens, tf.fill([tokens.nrows()], tf.constant(room, tf.int64)))
     starts = tokens.row_splits
     begin, end, first = sentence_windows(starts, words.row_starts(), words.row_limits(), room)
-    # A window owns the words from its `first` to that of the next window.
+    # A window owns the words from its own `first` to the `first` of the next window.
     own = tf.concat([first[1:], [tokens.nrows()]], axis=0) - first
     begin, end, own = (tf.boolean_mask(array, own > 0) for array in (begin, end, own))
     positions = tf.ragged.range(tf.gather(starts, begin), tf.gather(starts, end))
@@ -79,10 +79,10 @@ def sentence_rows(network: Network, words: tf.RaggedTensor):
 def sentence_windows(starts: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor, room: int):
     """The windows of `data.tasks.tagging.features`, of at most `room` tokens, for all sentences.
 
-    `starts` [words + 1] has the first token of each word, and the end of the last word; `begins`
-    and `ends` [S] have the first word of each sentence, and the end of its last. Returns the first
-    word, the end, and the first owned word of each window, [windows], in the sentences' order. All
-    are int64.
+    `starts` [words + 1] has the first token of each word, and the end of the last word. `begins`
+    and `ends` [S] have the first word and the end of each sentence. Returns the first word, the
+    end, and the first owned word of each window, [windows], in the order of the sentences. All
+    arrays are int64.
     """
 
     def word_at(tokens, side="left"):
@@ -100,7 +100,8 @@ def sentence_windows(starts: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor, room
         return number + 1, following, word_at(middle), is_open & (end < ends), found
 
     found = tf.TensorArray(tf.int64, 0, dynamic_size=True, element_shape=[None, 4])
-    # At least one step, even without sentences: it gives the empty result its shape.
+    # There is always at least one step, even without sentences, because it gives an empty result
+    # its shape.
     *_, found = tf.while_loop(
         lambda number, begin, first, is_open, found: (number == 0) | tf.reduce_any(is_open),
         step,
@@ -114,8 +115,8 @@ def sentence_windows(starts: tf.Tensor, begins: tf.Tensor, ends: tf.Tensor, room
 def convert_tags(labels, numbers: tf.Tensor, sentences: tf.Tensor, scheme: str) -> tf.Tensor:
     """`entities.convert_tags` in a graph: any sequence of labels → valid tags, strings [words].
 
-    `labels` are the model's, tags of entities; `numbers` and `sentences`, int64 [words], are each
-    word's label and sentence; `scheme` is one of `entities.SCHEMES`.
+    `labels` are the model's labels, which are tags of entities. `numbers` and `sentences`,
+    int64 [words], are each word's label and sentence. `scheme` is one of `entities.SCHEMES`.
     """
     prefixes, _, types = np.array([label.partition("-") for label in labels]).T
     same_type = types[:, None] == types  # [label before, label]
@@ -128,7 +129,7 @@ def convert_tags(labels, numbers: tf.Tensor, sentences: tf.Tensor, scheme: str) 
     begins = inside & ~tf.concat([edge, is_continued], axis=0)
     ends = inside & ~tf.concat([is_continued, edge], axis=0)
     is_b = begins
-    if scheme == "IOB1":  # B- only directly after another entity of the type
+    if scheme == "IOB1":  # B- only directly after another entity of the same type
         adjoins = tf.gather_nd(tf.constant(same_type), pairs) & same_sentence & inside[:-1]
         is_b &= tf.concat([edge, adjoins], axis=0)
     prefix = tf.where(is_b, "B-", "I-")

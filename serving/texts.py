@@ -14,8 +14,9 @@ from serving.rows import Network, function_of, same_length
 def classifier_graph(classifier: TextClassifier, options: Any) -> Any:
     """`text`, and with `options.pairs` `text_pair`, strings [B] → `TextClassifier`'s predictions.
 
-    Outputs: `label` [B] and `probabilities` [B, labels]; if a text can have several labels,
-    `labels` [B, most], padded with "", and `num_labels` [B]; or `score` [B].
+    Outputs: `label` [B] and `probabilities` [B, labels]. If a text can have several labels:
+    `labels` [B, most], padded with "", `num_labels` [B] and `probabilities`. For a regressor:
+    `score` [B].
     """
     network = Network(classifier)
 
