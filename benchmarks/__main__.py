@@ -10,9 +10,9 @@
     python3 -m benchmarks scale --files 1000000 --shards 100000
     python3 -m benchmarks compile --target h100 --precision mixed_bfloat16 --by-kind
 
-All implementations alternate for several rounds on the same cores. The table shows medians; `smoke`
-shows ratios next to those recorded for the same processor. `scale` measures ours alone. `compile`
-measures nothing: it compiles the training step for a GPU, which need not be there.
+All implementations alternate for several rounds on the same cores. The table shows medians. `smoke`
+shows ratios next to the ratios recorded for the same processor. `scale` measures only this project.
+`compile` measures nothing: it compiles the training step for a GPU, which need not be there.
 """
 
 import argparse
@@ -69,13 +69,13 @@ def parse_arguments() -> argparse.Namespace:
     add_count(data, "--num-processes", cores, "processes, and cores to use")
     for benchmark in (pretrain, infer):
         add_network_options(benchmark)
-    help = "a Python with what requirements-garden.txt lists, for the peer garden"
+    help = "for the peer garden: a Python with the packages of requirements-garden.txt"
     pretrain.add_argument("--garden-python", default=".venv-garden/bin/python", help=help)
     pretrain.add_argument("--records", help="train on these, and measure the input pipeline, too")
     for benchmark in (finetune, predict, export):
         benchmark.add_argument("--task", default="sst", help="as for finetune.py")
         benchmark.add_argument("--tasks-dir", required=True, help="folder of the tasks' folders")
-    export.add_argument("--model-dir", required=True, help="what finetune.py saved for the task")
+    export.add_argument("--model-dir", required=True, help="the model that finetune.py saved")
     add_count(export, "--num-texts", 40, "dev examples that are timed in each round")
     for benchmark in benchmarks.choices.values():
         add_count(benchmark, "--rounds", 5, "measurements of each implementation")
@@ -83,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
         if benchmark is not data:
             add_count(benchmark, "--threads", cores, "threads and cores to use")
 
-    smoke = add("smoke", "in a minute, whether a change costs speed on this kind of processor")
+    smoke = add("smoke", "shows in a minute whether a change costs speed on this kind of processor")
     add_count(smoke, "--threads", cores, "threads and cores to use")
     help = "a Python with torch and transformers"
     smoke.add_argument("--peer-python", default=".venv-peers/bin/python", help=help)
@@ -94,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     add_count(scale, "--shards", 10_000, "shards of the records")
     add_count(scale, "--parts", 2, "parts that build them")
 
-    compiler = add("compile", "what XLA makes of the training step for a GPU, without the GPU")
+    compiler = add("compile", "the training step as XLA compiles it for a GPU, without the GPU")
     compiler.add_argument("--target", required=True, choices=TARGETS, help="the GPU")
     add_network_options(compiler)
     add_shape_options(compiler, 128)
@@ -105,7 +105,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def add_shape_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    """Adds what every benchmark of a model needs to know."""
+    """Adds the options that every benchmark of a model has."""
     backend = os.environ.get("KERAS_BACKEND", BACKENDS[0])
     parser.add_argument("--size", choices=MODEL_SIZES, default="medium-small", help="of the model")
     add_count(parser, "--batch-size", batch_size, "rows or examples per batch")
@@ -113,7 +113,7 @@ def add_shape_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what changes the network of a size."""
+    """Adds options that change the network or its precision."""
     parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help=" ")
     parser.add_argument("--hparams", default="{}", help="as for pretrain.py")
 
@@ -123,7 +123,7 @@ def add_model_options(
 ) -> None:
     """Adds the options that the benchmarks of models share."""
     add_shape_options(parser, batch_size)
-    add_count(parser, "--length", None, "tokens per row, if not as the records or the task have it")
+    add_count(parser, "--length", None, "tokens per row, to override the records' or the task's")
     add_count(parser, "--steps", 16, "steps of each implementation per round")
     help = "transformers in PyTorch, or the Model Garden's ELECTRA; left out if not installed"
     parser.add_argument("--peers", nargs="*", choices=peers, default=peers[:1], help=help)

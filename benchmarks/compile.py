@@ -1,8 +1,8 @@
-"""What XLA's compiler for CUDA makes of the pre-training step, without a GPU.
+"""Compiles the pre-training step with XLA for CUDA, without a GPU, and estimates its time.
 
 The time is a lower bound, from a roofline: a kernel takes as long as its bytes at the peak memory
-bandwidth, its products at the peak of tensor cores or its other arithmetic, whichever is longest;
-and each launch adds 2 microseconds. Nothing runs, and the compiler tunes no kernel.
+bandwidth, its products at the peak of tensor cores or its other arithmetic, whichever is longest.
+Each launch adds 2 microseconds. Nothing runs, and the compiler tunes no kernel.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from configure_pretraining import PretrainingConfig
 from model.config import load_hparams
 
 LAUNCH_SECONDS = 2e-6
-INTEGER_LANES = 64  # a core starts in a cycle, on all targets
+INTEGER_LANES = 64  # integer operations that a core starts in a cycle, on all targets
 INTEGER_INSTRUCTIONS = 0.7  # per operation: an instruction adds or mixes three numbers
-# Tuning would run kernels. Without it, Triton may find no tiles for a product: cuBLAS does all.
+# Tuning would run kernels. Without it, Triton may find no tiles for a product, so cuBLAS does all.
 XLA_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compiles the step, and prints what it consists of."""
+    """Compiles the step, and prints its time and its kernels."""
     hparams = {
         "model_size": args.size,
         "train_batch_size": args.batch_size,
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compile_step(job: dict, target: Target) -> tuple[dict, list[Kernel]]:
-    """Traces and compiles in workers: seconds and memory, and the program's kernels."""
+    """Traces and compiles in workers; returns seconds and memory, and the program's kernels."""
     compiler = make_environment()
     tracer = compiler if job["backend"] == "jax" else sys.executable
     start_worker(tracer, job | {"action": "trace"})
@@ -88,7 +88,7 @@ def compile_step(job: dict, target: Target) -> tuple[dict, list[Kernel]]:
 
 
 def make_environment() -> str:
-    """Makes .venv-compile, or brings it up to date: the Python in it."""
+    """Makes .venv-compile, or brings it up to date, and returns the path of its Python."""
     folder = ROOT / ".venv-compile"
     command = f". scripts/environment.sh; make_venv {folder.name} requirements-compile.txt >&2"
     if subprocess.run(["bash", "-ec", command], cwd=ROOT, check=False).returncode:

@@ -19,7 +19,7 @@ from common.errors import InputError
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures builds in alternation, and tokenization alone if tokenizers is installed."""
+    """Measures builds in alternation, and only tokenization by tokenizers if it is installed."""
     from data.records.command_line import BERT_VOCAB  # not in the processes that are measured
 
     corpus, count = os.path.abspath(args.corpus), args.num_processes
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def in_new_process(function, *arguments) -> dict:
-    """Calls a function in a new process: what `getrusage` reports is then of this call alone."""
+    """Calls a function in a new process, so that `getrusage` reports on this call alone."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
         return executor.submit(function, *arguments).result()
@@ -75,7 +75,7 @@ def build(options: tuple, copies: int) -> dict:
 
 
 def tokenize(corpus: str, vocab: str, num_threads: int) -> dict:
-    """Tokenizes a corpus that is in memory already, one string per document."""
+    """Tokenizes a corpus that is already in memory, one string per document."""
     os.environ["RAYON_NUM_THREADS"] = str(num_threads)
     from tokenizers import BertWordPieceTokenizer
 

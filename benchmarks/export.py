@@ -1,7 +1,7 @@
 """`export`: size and latency, at batch size 1, of a fine-tuned classifier in each format.
 
-The pipeline and the SavedModel read text. ONNX and LiteRT read token ids, made beforehand. That all
-give the same outputs is tested in tests/scripts/test_export.py.
+The pipeline and the SavedModel read text. ONNX and LiteRT read token ids, made beforehand.
+tests/scripts/test_export.py checks that all of them give the same outputs.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def load(model_format: str, path: str, threads: int) -> Callable:
     if model_format == "savedmodel":
         loaded = tf.saved_model.load(path)
 
-        def predict(text, loaded=loaded):  # which owns the variables
+        def predict(text, loaded=loaded):  # keeps `loaded`, which owns the variables
             inputs = dict(zip(("text", "text_pair"), map(tf.constant, text), strict=False))
             outputs = loaded.signatures["serving_default"](**inputs)
             return [output.numpy() for output in outputs.values()]

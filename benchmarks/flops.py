@@ -1,13 +1,13 @@
 """The arithmetic of a model: matrix products, counted as two operations per multiplication.
 
-Not counted are element-wise operations, LayerNorm, softmax, gathers, the optimizer and the
-depthwise convolution (0.3 % of the whole). The dynamic convolution counts K products per channel
-and position, though a banded matrix takes T + K - 1. Padding counts like any other token.
+Element-wise operations, LayerNorm, softmax, gathers, the optimizer and the depthwise convolution
+(0.3 % of the whole) are not counted. The dynamic convolution counts K products per channel and
+position, although a banded matrix takes T + K - 1. Padding counts like any other token.
 """
 
 from model.config import ConvBertConfig, Objective, max_predictions_per_seq
 
-BACKWARD_AND_FORWARD = 3  # a product C = A·B has two in its backward pass: dA and dB
+BACKWARD_AND_FORWARD = 3  # a product C = A·B has two products in its backward pass: dA and dB
 
 
 def encoder_flops(config: ConvBertConfig, batch_size: int, length: int) -> int:
@@ -33,7 +33,7 @@ def encoder_flops(config: ConvBertConfig, batch_size: int, length: int) -> int:
 def pretraining_flops(
     config: ConvBertConfig, objective: Objective, batch_size: int, length: int
 ) -> int:
-    """Operations of a training step; `config` is the discriminator's, or the only network's."""
+    """Operations of a training step; `config` describes the discriminator or the only network."""
     masked_lm = config
     if objective.has_separate_generator:
         masked_lm = config.generator(objective.generator_hidden_size, objective.generator_layers)

@@ -1,4 +1,4 @@
-"""The GPUs of `python3 -m benchmarks compile`: how XLA sees them, and how fast they are at most."""
+"""The GPUs of `python3 -m benchmarks compile`: XLA's descriptions of them, and peak speeds."""
 
 import dataclasses
 
@@ -37,15 +37,15 @@ class Target:
     name: str
     capability: int  # the major number; the minor one is 0
     cores: int  # streaming multiprocessors
-    lanes: int  # float32 operations a core starts in a cycle
+    lanes: int  # float32 operations that a core starts in a cycle
     clock: float
     memory: float
     bandwidth: float
     l2: int
     shared_memory: int
     block_memory: int  # the most shared memory that a kernel may ask for
-    float32: float  # products: TF32 where there is one
-    half: float  # products, at the rate that large ones reach; of float16
+    float32: float  # products in float32, or in TF32 if the GPU has it
+    half: float  # products in float16, at the rate that large products reach
     has_bfloat16: bool = True
 
     def description(self) -> str:

@@ -1,7 +1,7 @@
-"""What a GPU does for a program that XLA compiled: kernels, bytes and arithmetic, read from HLO.
+"""The work of a GPU for a program that XLA compiled: kernels, bytes and arithmetic, from HLO.
 
 Bytes are those that a kernel must read and write if nothing stays in a cache. A fused kernel reads
-only those elements of each operand that its result depends on, once each.
+only the elements of each operand that its result depends on, once each.
 """
 
 import collections
@@ -22,7 +22,7 @@ ARITHMETIC |= {"negate", "abs", "and", "or", "xor", "shift-left", "shift-right-l
 HARD = {"exponential", "exponential-minus-one", "log", "log-plus-one", "tanh", "erf", "rsqrt"}
 HARD |= {"sqrt", "divide", "power", "logistic"}
 HARD_COST = 8  # simple operations
-RANDOM_XORS = 20  # a fusion with more of them draws random numbers: a round of Philox has two
+RANDOM_XORS = 20  # a fusion with more xors draws random numbers: a round of Philox has two
 
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(([^)]*)\)(.*)")
@@ -75,7 +75,7 @@ class Kernel:
 
 
 class Program:
-    """Computations by name, and the name of the one that runs: `entry`."""
+    """Computations by name; `entry` is the name of the computation that runs."""
 
     def __init__(self, text: str):
         self.computations, self.entry, current = {}, "", {}
@@ -95,7 +95,7 @@ class Program:
                 current[name] = Instruction(name, op, arrays, names, text, bool(root))
 
     def kernels(self, computation: str = "") -> list[Kernel]:
-        """What a computation launches, in order; a loop's body as often as it runs."""
+        """The kernels that a computation launches, in order; a loop's body counts for every run."""
         scope, found = self.computations[computation or self.entry], []
         for x in scope.values():
             if x.op == "while":
@@ -197,7 +197,7 @@ KINDS = {
 
 
 def needed(scope: dict[str, Instruction]) -> dict[str, float]:
-    """How many elements of each instruction of a fusion its result depends on."""
+    """How many elements of each instruction in a fusion the fusion's result depends on."""
     counts = collections.Counter({x.name: x.elements for x in scope.values() if x.is_root})
     for x in reversed(scope.values()):
         count = counts[x.name] = min(counts[x.name], x.elements)

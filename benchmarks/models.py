@@ -1,9 +1,9 @@
 """The benchmarks of models: what their workers build and compute.
 
-`finetune` and `predict` use a task's own examples: "ours" works as finetune.py does, in batches of
-about the same length; "all padded" pads every example to the most tokens it may have; transformers
-pads each batch to its longest example. In question answering "ours" has Hugging Face's head, for
-equal work, and finetune.py's default is "joint head".
+`finetune` and `predict` use a task's own examples. "ours" works as finetune.py does, in batches of
+about the same length. "all padded" pads every example to the most tokens it may have. transformers
+pads each batch to its longest example. In question answering, "ours" has Hugging Face's head, so
+that the work is equal; "joint head" is finetune.py's default.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from configure_pretraining import PretrainingConfig
 from model.config import ConvBertConfig, load_hparams, max_predictions_per_seq
 
 READER, PADDED, JOINT = "input pipeline", "ours, all padded", "ours, joint head"
-PEERS = {  # what they are called in tables, and how their jobs differ from ours
+PEERS = {  # the names of peers in tables, and how their jobs differ from ours
     "torch": ("transformers", {"framework": "torch"}),
     "torch-compiled": ("transformers, torch.compile", {"framework": "torch", "compiled": True}),
     "torch-autocast": (
@@ -34,9 +34,9 @@ PEERS = {  # what they are called in tables, and how their jobs differ from ours
     "garden": ("Model Garden", {"framework": "garden"}),
 }
 READER_EXAMPLES = 1 << 17  # per round: two of the blocks that are read ahead between rounds
-NUM_BATCHES = 8  # of random tokens, which repeat
+NUM_BATCHES = 8  # batches of random tokens, used again and again
 VOCAB_SIZE = 30522  # BERT's
-PADDED_SHARE = 8  # "all padded" takes fewer training steps: each is long, and all are the same
+PADDED_SHARE = 8  # "all padded" takes an eighth of the training steps: all are long and alike
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace) -> tuple[dict[str, dict], list[str]]:
-    """Measurements by worker, and notes, as from `rounds.measure`; and shares of the peak."""
+    """Measurements by worker, with shares of the peak, and notes; see `rounds.measure`."""
     with tempfile.TemporaryDirectory() as scratch:
         shared = {
             "kind": args.benchmark,
@@ -81,7 +81,7 @@ def peer_job(ours: dict, differences: dict) -> dict:
         network = job["network"]
         if network["model_type"] != "electra" or network["num_groups"] > 1:
             raise InputError(
-                "--peers garden: the Model Garden has ELECTRA's network alone: add --hparams "
+                "--peers garden: the Model Garden has only ELECTRA's network: add --hparams "
                 """'{"conv_type": "noconv", "head_ratio": 1, "linear_groups": 1}'"""
             )
     return job
@@ -106,7 +106,7 @@ def plan_pretraining(args: argparse.Namespace, scratch: str) -> dict[str, dict]:
     } | load_hparams(args.hparams)
     config = PretrainingConfig.from_hparams(hparams)
     if not config.has_separate_generator:
-        raise InputError("--hparams: peers have ELECTRA's objective with two networks alone")
+        raise InputError("--hparams: peers have only ELECTRA's objective with two networks")
     batch_size, length = config.train_batch_size, config.max_seq_length
     network, objective = config.model_config(vocab_size), config.objective()
     generator = network.generator(objective.generator_hidden_size, objective.generator_layers)
@@ -138,7 +138,7 @@ def plan_pretraining(args: argparse.Namespace, scratch: str) -> dict[str, dict]:
 
 
 def for_transformers(network: ConvBertConfig, architecture: str) -> dict[str, Any]:
-    """`config.json`; without convolutions it is that of an ELECTRA, whose fields are the same."""
+    """`config.json`; without convolutions it describes an ELECTRA, which has the same fields."""
     fields = network.to_hf_dict(architecture)
     if network.conv_type == "noconv":
         fields["model_type"] = "electra"
@@ -204,7 +204,7 @@ def plan_task(args: argparse.Namespace, scratch: str) -> dict[str, dict]:
 
 
 def sample(features: Any, count: int) -> Any:
-    """Up to `count` of the examples, drawn at random: `data.tasks.batching.Features` of both."""
+    """Up to `count` of the examples, drawn at random; both are `data.tasks.batching.Features`."""
     from data.tasks import batching
 
     examples = np.sort(batching.epoch_order(len(features), seed=0, epoch=0)[:count])

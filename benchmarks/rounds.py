@@ -20,8 +20,8 @@ from common.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "ours"
-PAUSE = 0.3  # seconds before each measurement: threads of the one before stop spinning
-MODEL_FIELDS = ("cpu family", "model", "stepping")  # of x86; next: of Arm
+PAUSE = 0.3  # seconds before each measurement: threads of the previous one stop spinning
+MODEL_FIELDS = ("cpu family", "model", "stepping")  # of x86; the next line: of Arm
 MODEL_FIELDS += ("CPU implementer", "CPU variant", "CPU part", "CPU revision")
 INSTRUCTION_SETS = ("avx", "amx", "fma", "asimd", "sve", "bf16")  # how their names start
 COLUMNS = (  # field, title, divisor, format
@@ -48,7 +48,7 @@ COLUMNS = (  # field, title, divisor, format
 class Worker:
     """A process that builds a model and then works on request; see `benchmarks.session`.
 
-    The process ends with `stack`. `framework` and `interpreter` are of a peer's worker.
+    The process ends when `stack` closes. `framework` and `interpreter` are set for a peer's worker.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Worker:
         self.process = stack.enter_context(process)
         self.ask(1)
         self.facts = {"first_step_seconds": time.monotonic() - begin}
-        # A round to warm up. The peaks of later ones would include the matrix products.
+        # A round to warm up. The peaks of later rounds would include the matrix products.
         self.facts["device_peak_bytes"] = self.ask(job["steps"])["device_peak_bytes"]
 
     def ask(self, steps: int) -> dict:
@@ -105,8 +105,8 @@ def measure(
 ) -> tuple[dict[str, dict], list[str]]:
     """Starts workers one after the other, and measures them in alternating rounds.
 
-    Returns measurements by worker, as from `alternate`, and notes about `peers`, the workers of
-    other implementations, that did not work and were left out.
+    Returns measurements by worker, as `alternate` does, and notes. There is a note for each of
+    `peers`, the workers of other implementations, that did not work and was left out.
     """
     use_cores(args.threads)
     environment = {
@@ -130,15 +130,16 @@ def measure(
 
 
 def use_cores(count: int) -> None:
-    """Restricts this process and those that it starts to `count` of the cores."""
+    """Restricts this process and the processes that it starts to `count` of the cores."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def alternate(runs: dict[str, Callable[[], dict]], rounds: int) -> dict[str, dict]:
     """Calls each function once per round, in reverse order in every other round.
 
-    Each returns fields, `seconds` among them. Of those that are floats the result has the medians,
-    of the others the last values; and the `least` and the `most` seconds, and all `rounds`.
+    Each function returns fields, including `seconds`. The result has the medians of fields that are
+    floats, and the last values of the others. It also has the `least` and the `most` seconds, and
+    all `rounds`.
     """
     measured = {name: [] for name in runs}
     for index in range(rounds):
@@ -166,7 +167,7 @@ def report(
 ) -> None:
     """Prints a table of the medians, ratios and notes, and writes `--output`.
 
-    `seconds` are per `unit`. Ratios are of the field `rate`, of `baseline` to each other row.
+    `seconds` are per `unit`. Ratios compare the field `rate` of `baseline` with each other row.
     """
     machine = describe_machine()
     options = {name: value for name, value in vars(args).items() if name != "output"}

@@ -1,8 +1,8 @@
-"""`scale`: what listing, planning and finishing cost for many files and shards.
+"""`scale`: the cost of listing, planning and finishing for many files and shards.
 
-The files are links to a few small ones, and the shards are empty: all that is measured is what a
-build does besides reading, tokenizing and writing. Files are listed in the first step only; the
-others get the result.
+The files are links to a few small files, and the shards are empty. So this measures only the work
+of a build besides reading, tokenizing and writing. Only the first step lists the files; the other
+steps get the result.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from data.records.metadata import Shard, load_metadata
 from data.records.options import Part
 
 CONTENT = b"a document"
-FILES_PER_FOLDER = 1000  # fewer than the links that file systems allow to a file
+FILES_PER_FOLDER = 1000  # below the number of links to a file that file systems allow
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures each step in a process of its own, as it runs on a cluster."""
+    """Measures each step in a process of its own, as steps run on a cluster."""
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder), args.files)
         print("| step | CPU seconds | peak MB |\n|---|---|---|", flush=True)
@@ -79,7 +79,7 @@ def find(folder: Path) -> Corpus:
 
 
 def as_found(folder: Path, num_files: int) -> Corpus:
-    """What `find` returns, without the files."""
+    """Makes the result of `find` without reading the directory."""
     path, options = folder / "corpus", ReadOptions()
     sources = [
         TextSource(f"{path}/{name}", f"{name}:0", "text", 0, len(CONTENT), options=options)

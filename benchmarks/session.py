@@ -1,9 +1,10 @@
 """The worker's end of a benchmark: a process that builds a model and then works on request.
 
 Its argument is the job, as JSON. The parent writes to standard input how many steps to take, one
-number per line; 0 asks for matrix products. Each gets a line of JSON in reply, on standard output.
+number per line; 0 asks for matrix products. The worker answers each number with a line of JSON on
+standard output.
 
-A worker in PyTorch runs under another Python: this module needs the standard library alone.
+A worker in PyTorch runs under another Python, so this module needs only the standard library.
 """
 
 import json
@@ -16,16 +17,16 @@ from collections.abc import Callable
 
 
 class Session:
-    """The conversation with the parent: `job` is what to build, `facts` are in every reply.
+    """The conversation with the parent: `job` says what to build, `facts` are in every reply.
 
     Args:
         report: returns versions, the device's name and its peak memory.
-        make_product: from (m, k, n, dtype) to a function that computes a product [m, k] x [k, n]
-            of random matrices and waits for it.
+        make_product: takes (m, k, n, dtype), and returns a function that computes a product
+            [m, k] x [k, n] of random matrices and waits for it.
     """
 
     def __init__(self, report: Callable[[], dict], make_product: Callable[..., Callable]):
-        # What libraries print must not get between the replies.
+        # Nothing that libraries print may get between the replies.
         self._replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
         os.dup2(2, 1)
         self.job, self.facts = json.loads(sys.argv[1]), {}
@@ -65,7 +66,7 @@ class Session:
 
 
 def peak_memory() -> int:
-    """The most bytes this process has held; `getrusage` would add what its parent held."""
+    """The most bytes this process has held; `getrusage` would include what its parent held."""
     with open("/proc/self/status", encoding="utf-8") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["VmHWM"].split()[0]) * 1024

@@ -1,7 +1,7 @@
-"""`smoke`: in about a minute, whether a change costs speed.
+"""`smoke`: shows in about a minute whether a change costs speed.
 
-Three layers of medium-small on a small batch: our speed as a multiple of transformers' in PyTorch,
-next to what was last recorded on the same kind of processor.
+It runs three layers of medium-small on a small batch. The table shows our speed as a multiple of
+the speed of transformers in PyTorch, next to the ratio last recorded on the same kind of processor.
 """
 
 import argparse
@@ -16,10 +16,10 @@ from common.files import read_json_object, write_json
 from common.markdown import markdown_table
 
 RECORDS = Path(__file__).with_name("smoke.json")
-PROCESSOR = ("cpu", "model", "instruction_sets", "cores")  # fields that a record must have equal
+PROCESSOR = ("cpu", "model", "instruction_sets", "cores")  # fields in which a record must agree
 PEER = models.PEERS["torch"][0]
 MAKE_PEERS = (
-    "this makes an environment with one: "
+    "this command makes an environment with it: "
     "bash -ec '. scripts/environment.sh; "
     "make_venv .venv-peers requirements-dev.txt requirements-peers.txt'"
 )
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints the ratios, and records them if asked to.
 
     Raises:
-        InputError: no Python with the peer; the message has the command that makes it.
+        InputError: there is no Python with the peer; the message has the command that makes one.
     """
     if shutil.which(args.peer_python) is None:
         raise InputError(f"--peer-python: no such program: {args.peer_python}; {MAKE_PEERS}")
@@ -71,11 +71,11 @@ def run(args: argparse.Namespace) -> None:
         write_json(str(RECORDS), {"records": records}, indent=1)
         print(f"Recorded in {RECORDS}.")
     elif last is None:
-        print("Nothing is recorded for this processor; --record does it.")
+        print("Nothing is recorded for this processor yet; --record records it.")
 
 
 def measure(settings: argparse.Namespace, benchmark: str, steps: int) -> dict[str, dict]:
-    """The rows of a benchmark of models."""
+    """Measures a benchmark of models and returns its rows."""
     args = argparse.Namespace(**vars(settings) | {"benchmark": benchmark, "steps": steps})
     rows, notes = models.measure(args)
     if PEER not in rows:

@@ -1,8 +1,8 @@
 """Traces the pre-training step, and compiles it with XLA for a GPU that is not there.
 
 The argument is a job as JSON: the folder for results, and what to do. `benchmarks.compile` starts
-this file twice: to trace, in the environment of the backend; and to compile, in one that has XLA
-for CUDA. Between the two lies the step as StableHLO.
+this file twice: first to trace, in the backend's environment, then to compile, in an environment
+that has XLA for CUDA. The first run passes the step to the second as StableHLO.
 """
 
 import json
@@ -47,7 +47,7 @@ def make_step(hparams: dict) -> tuple:
 
 
 def trace_jax(hparams: dict) -> bytes:
-    """The step as Keras calls it on JAX: its state is donated."""
+    """The step as Keras calls it on JAX, with its state donated."""
     import jax
     from jax._src.interpreters import mlir
 

@@ -1,8 +1,8 @@
 """The TensorFlow Model Garden's ELECTRA as a worker of the benchmarks: on Keras 2.
 
 Network, losses, metrics, training step and optimizer are those of its experiment
-`electra/pretraining`, with our sizes and without a sentence pair's label. It masks tokens when it
-reads data: here before the first step.
+`electra/pretraining`, with our sizes and without a sentence pair's label. The Model Garden masks
+tokens when it reads data; here, this is done before the first step.
 """
 
 import importlib.metadata
@@ -36,7 +36,7 @@ def main():
 
     def run(count):
         for _ in range(count):
-            loss = float(step(next(iterator)))  # waits
+            loss = float(step(next(iterator)))  # waits for the step
             session.facts.setdefault("first_loss", loss)
         session.facts["parameters"] = sum(np.prod(w.shape) for w in model.trainable_weights).item()
         session.facts["tokens_per_row"] = float(stacked["input_mask"].shape[-1])
@@ -60,7 +60,7 @@ def make_task(job: dict) -> tuple:
 
 
 def overrides(job: dict) -> dict:
-    """The experiment's fields that a job decides."""
+    """The experiment's fields that a job sets."""
     length = job["amounts"]["tokens"] // job["amounts"]["examples"]
     schedule = {
         "learning_rate": {"polynomial": {"decay_steps": 1_000_000}},

@@ -22,7 +22,7 @@ from model.masking import SpecialTokens
 from model.training.build import make_model
 from model.training.optimizer import create_optimizer
 
-NUM_EPOCHS = 1000  # of fine-tuning: more than are asked for
+NUM_EPOCHS = 1000  # of fine-tuning: more than any request needs
 
 
 def main():
@@ -47,11 +47,14 @@ class StepsOnRequest(keras.callbacks.Callback):
         self.begin = 0.0
 
     def on_train_batch_begin(self, batch, logs=None):
-        """The steps before `batch` are done, or the device still computes them."""
+        """Replies and waits for the next request, once all requested steps have been taken.
+
+        The device may still be computing the steps before `batch`.
+        """
         if batch < self.end:
             return
         if batch:
-            keras.ops.convert_to_numpy(self.model.optimizer.iterations)  # waits
+            keras.ops.convert_to_numpy(self.model.optimizer.iterations)  # waits for the device
             self.session.facts["parameters"] = self.model.count_params()
             self.session.reply(self.begin, self.count)
         steps = self.model.steps_per_execution
@@ -77,7 +80,7 @@ def pretrain(session: Session) -> None:
 
 
 def training_data(job: dict, config: PretrainingConfig):
-    """Batches without end: of the records, or the job's own again and again."""
+    """Batches without end: those of the records, or the job's own, repeated."""
     if job["records"]:
         from data.records.batches import training_batches
 
@@ -124,7 +127,7 @@ def read(session: Session) -> None:
 
 
 def finetune(session: Session) -> None:
-    """Trains as finetune.py does, but without a progress bar: the same examples in each pass."""
+    """Trains as finetune.py does, with the same examples in each pass, but no progress bar."""
     from data.tasks.batching import training_batches
 
     job, jit_compile = session.job, backend.default_jit_compile()
@@ -169,7 +172,7 @@ def make_network(job: dict) -> keras.Model:
 
 
 def tokens_per_row(batches) -> float:
-    """The mean length of rows, with padding."""
+    """The mean length of rows, including padding."""
     return float(np.mean([inputs["input_ids"].shape[-1] for inputs, *_ in batches]))
 
 

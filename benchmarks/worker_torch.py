@@ -1,8 +1,8 @@
 """Hugging Face's ConvBERT, or ELECTRA, in PyTorch as a worker of the benchmarks.
 
 transformers cannot pre-train them, so the step around the two networks is written here, as lean as
-possible: one uniform number per sampled token, logits of masked positions alone, no metrics, no
-loss scaling, and PyTorch's fused AdamW.
+possible: one uniform number per sampled token, logits only of masked positions, no metrics, no loss
+scaling, and PyTorch's fused AdamW.
 """
 
 import itertools
@@ -85,7 +85,7 @@ class Electra(nn.Module):
 
 
 def train(session: Session) -> None:
-    """Steps of pre-training, or of fine-tuning with Hugging Face's head for the task."""
+    """Takes steps of pre-training, or of fine-tuning with Hugging Face's head for the task."""
     job = session.job
     is_pretraining = job["kind"] == "pretrain"
     make_model = Electra if is_pretraining else make_task_model
@@ -115,7 +115,7 @@ def train(session: Session) -> None:
 
 
 def infer(session: Session) -> None:
-    """Forward passes of the encoder or of a model for a task; outputs end in the host's memory."""
+    """Runs forward passes of the encoder or a task's model; outputs are copied to the host."""
     job = session.job
     model = make_task_model(job).to(DEVICE, dtype_of(job["precision"])).eval()
     batches = load_batches(session, model)
@@ -131,19 +131,19 @@ def infer(session: Session) -> None:
 
 
 def make_task_model(job: dict) -> nn.Module:
-    """What the job names, with random weights."""
+    """The model that the job names, with random weights."""
     return make_network(job["architecture"], job["network"])
 
 
 def make_network(architecture: str, fields: dict) -> nn.Module:
-    """A class of transformers, or what an Auto class chooses, with random weights."""
+    """A model of a transformers class, or of the class that an Auto class picks; random weights."""
     config = transformers.AutoConfig.for_model(**fields)
     kind = getattr(transformers, architecture)
     return kind.from_config(config) if architecture.startswith("Auto") else kind(config)
 
 
 def load_batches(session: Session, model: nn.Module):
-    """The job's batches on the device, again and again; also notes facts about them."""
+    """The job's batches on the device, repeated without end; also records facts about them."""
     batches = []
     for arrays in pickle.loads(Path(session.job["batches"]).read_bytes()):
         batch = {NAMES.get(name, name): torch.from_numpy(a) for name, a in arrays.items()}
