@@ -100,7 +100,7 @@ def start_worker(python: str, job: dict) -> None:
     """Runs a worker until it ends.
 
     Raises:
-        InputError: it failed; the message ends with what it wrote.
+        InputError: the worker failed; the message ends with its error output.
     """
     command = [python, worker_compile.__file__, json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

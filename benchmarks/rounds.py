@@ -1,4 +1,4 @@
-"""What all benchmarks share: workers, the rounds in which they alternate, and the report."""
+"""Shared by all benchmarks: workers, the rounds that alternate between them, and the report."""
 
 import argparse
 import contextlib

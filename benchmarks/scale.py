@@ -98,7 +98,7 @@ def build(folder: Path, num_files: int, options: BuildOptions, part: Part | None
 
 
 def load(folder: Path) -> None:
-    """Reads what was built."""
+    """Reads the records that were built."""
     load_metadata(folder / "records")
 
 

@@ -17,7 +17,7 @@ def dense_layers(encoder) -> list[keras.layers.Layer]:
 
 
 def state(encoder) -> tuple:
-    """What a graph of the encoder depends on, beside its inputs."""
+    """The state that a graph of the encoder depends on, besides its inputs."""
     first = dense_layers(encoder)[0]
     return first.lora_enabled, first.quantization_mode
 
@@ -58,12 +58,12 @@ def quantize(encoder, config) -> None:
             "merge the low-rank updates first: call save_pretrained, then from_pretrained and "
             "quantize"
         )
-    # Keras collects garbage after each kernel that it replaces, which takes seconds unless the
+    # Keras collects garbage after each kernel that it replaces. This takes seconds unless the
     # objects that exist now are left out.
     gc.freeze()
     try:
         for layer in dense_layers(encoder):
-            layer.quantize(config.mode, type_check=False, config=config)  # subclasses, too
+            layer.quantize(config.mode, type_check=False, config=config)  # allows subclasses
     finally:
         gc.unfreeze()
 

@@ -219,7 +219,7 @@ class ConvBertConfig:
         Fields that do not concern the network (Hugging Face writes many) are ignored.
         """
         kind = fields.get("model_type", "convbert")
-        if kind not in ("convbert", "conv_bert"):  # the latter: the first files of the release
+        if kind not in ("convbert", "conv_bert"):  # "conv_bert" is in the release's first files
             raise InputError(f'{source}: `model_type` is {json.dumps(kind)}, not "convbert"')
         fields = dict(fields)
         if "num_groups" in fields:
@@ -244,15 +244,16 @@ class ConvBertConfig:
             for name, value in expected.items():
                 if (fields.get(name) or None) != value:
                     raise InputError(
-                        f"{source}: `{name}` is {json.dumps(fields.get(name))}: a multiple-choice "
-                        "head is supported only with a projection of H features and `hidden_act`. "
-                        'To load only the encoder, set `architectures` to ["ConvBertModel"]'
+                        f"{source}: `{name}` is {json.dumps(fields.get(name))}: the projection of "
+                        "a multiple-choice head must have H features and the activation "
+                        "`hidden_act`, and a head without a projection has no activation. To load "
+                        'only the encoder, set `architectures` to ["ConvBertModel"]'
                     )
         elif fields.get("summary_type") not in SUMMARY_TYPES:
             fields.pop("summary_type", None)
         try:
             return override(cls(), {k: v for k, v in fields.items() if k in known})
-        except (InputError, OverflowError) as error:  # the latter: 10^400 for a fraction
+        except (InputError, OverflowError) as error:  # a fraction of 10^400 overflows
             raise InputError(f"{source}: {error}") from None
 
 

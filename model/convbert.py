@@ -1,4 +1,4 @@
-"""The encoder, and what all models share: inputs, loading, saving, adapting."""
+"""The encoder, and the base classes of all models: inputs, loading, saving, adapting."""
 
 import contextvars
 import dataclasses

@@ -1,4 +1,4 @@
-"""What all pipelines share: loading a saved model, checking texts, and running the network."""
+"""The base of all pipelines: loading a saved model, checking texts, and running the network."""
 
 import os
 import pathlib

@@ -64,7 +64,7 @@ class Tagger(Pipeline):
     def __init__(self, model, tokenizer, max_seq_length, scheme: str | None = None):
         super().__init__(model, tokenizer, max_seq_length)
         self.labels = label_names(model.config)
-        # BILOU and its like are tags of entities, too.
+        # BILOU and similar schemes are tags of entities, too.
         self._bioes = dict(zip(self.labels, entities.as_bioes(self.labels), strict=True))
         self.marks_entities = all(map(entities.is_entity_tag, self._bioes.values()))
         if scheme is not None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from pipelines import QuestionAnswerer
 from serving.rows import Network, cut, function_of, same_length
 
-EXCLUDED = -float("inf")  # the score of tokens that cannot be in an answer
+EXCLUDED = -float("inf")  # the score of anything that cannot be an answer
 
 
 class Windows(NamedTuple):

@@ -1,4 +1,4 @@
-"""The device that a job computes on: what the user is told about it."""
+"""Messages to the user about the device that a job computes on."""
 
 import contextlib
 import os

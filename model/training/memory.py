@@ -1,4 +1,4 @@
-"""Whether a training step fits the device's memory, and what to do where it does not."""
+"""Whether a training step fits into the device's memory, and what to do if it does not."""
 
 import contextlib
 from collections.abc import Iterator

@@ -57,7 +57,7 @@ def find_models(path: str | os.PathLike) -> dict[str, str]:
 def initialize(
     networks: dict[str, tuple], found: dict[str, str], same_vocabulary: bool = False
 ) -> None:
-    """Sets the weights of `ConvBertForPreTraining.saved_models` to those that `find_models` found.
+    """Loads the weights that `find_models` found into `ConvBertForPreTraining.saved_models`.
 
     The saved encoder becomes the encoder of the discriminator or of masked language modeling. If
     heads or a generator were not saved, they keep their random values, and warnings list them. With
