@@ -86,7 +86,9 @@ class ConvBertConfig:
     # Hugging Face derives another width for odd head counts and for a `head_ratio` other than 2, so
     # a loaded model reads D from its tensors.
     attention_head_size: int | None = setting(None, "width D of a head; null: H / heads", least=1)
-    head_ratio: int = setting(2, "1 / head_ratio of the heads attend, as many convolve", least=1)
+    head_ratio: int = setting(
+        2, "1 / head_ratio of the heads attend, and as many convolve", least=1
+    )
     conv_type: str = setting(
         "sdconv",
         "span-based dynamic convolution, or ELECTRA's attention alone",
@@ -110,7 +112,9 @@ class ConvBertConfig:
     num_labels: int = setting(2, "number of labels of a classification head", least=1)
     problem_type: str | None = setting(None, "loss of a classifier", choices=PROBLEM_TYPES)
     id2label: tuple[str, ...] | None = setting(None, "names of the labels, in order of their ids")
-    score_range: tuple[float, ...] | None = setting(None, "scores that outputs 0 and 1 mean")
+    score_range: tuple[float, ...] | None = setting(
+        None, "the scores that outputs 0 and 1 stand for"
+    )
     # Hugging Face's default is "last"; `from_hf_dict` takes care of it.
     summary_type: str = setting("first", "token that scores a choice", choices=SUMMARY_TYPES)
     beam_size: int = setting(
