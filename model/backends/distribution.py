@@ -82,8 +82,8 @@ def uses_xla(jit_compile: bool | None) -> bool:
 def check_batch(name: str, batch_size: int, parts: dict[str, int]) -> None:
     """Raises an `InputError` for a global batch that cannot be cut into equal parts.
 
-    `name` is the hyper-parameter that sets the batch size. `parts` has the numbers that must divide
-    it, under the name of what each number counts.
+    `name` is the hyper-parameter that sets the batch size. `parts` has the numbers whose product
+    must divide it; each key says what its number counts.
     """
     divisor = math.prod(parts.values())
     named = " x ".join(f"{number} {what}" for what, number in parts.items() if number > 1)

@@ -149,7 +149,7 @@ def separate_random_states(model: keras.Model, shared: list) -> None:
 def train_step_in_parts(model, data):
     """Loops over the parts of the calling replica's rows, adding up their gradients.
 
-    With several replicas, XLA cannot compile the whole step, because of the sums over replicas. It
+    With several replicas, XLA cannot compile the whole step, because of the sums over replicas. XLA
     may then compile this loop for each replica.
     """
     variables = [variable.value for variable in model.trainable_variables]

@@ -29,7 +29,7 @@ class StepsCallback(keras.callbacks.Callback):
 
     @override
     def on_train_batch_end(self, batch, logs=None):
-        # `batch` is the number of the last step that this execution may have included.
+        # `batch` is the index of the last step that this execution may have included.
         before, self.step = self.step, min(self.first_step + batch + 1, self.last_step)
         self.on_steps(before, logs)
 

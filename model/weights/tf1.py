@@ -142,7 +142,7 @@ def _attention_fields(find, shapes, source, hidden_size):
 def objective(shapes: Shapes, config: ConvBertConfig, source: str) -> Objective | None:
     """The pre-training objective that fits a checkpoint's networks; None if it lacks their heads.
 
-    `config` describes the encoder. Raises an `InputError` if the generator is larger than that.
+    `config` describes the encoder. Raises an `InputError` if the generator is larger.
     """
     scopes = {name.split("/")[0] for name in shapes}
     has_generator, has_mask_head = "generator" in scopes, "generator_predictions" in scopes

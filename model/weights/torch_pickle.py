@@ -20,8 +20,8 @@ from common.errors import InputError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first object in files of PyTorch before 1.6
 _MAX_AXES = 8
-# The size of a pickle without the tensors' values: for a thousand tensors, it has 0.3 MB. Each
-# byte of a pickle can create an object of a hundred bytes.
+# A pickle does not include the tensors' values: for a thousand tensors, it has 0.3 MB. Each of its
+# bytes can create an object of a hundred bytes.
 _MAX_PICKLE_BYTES = 2 << 20
 _LARGEST = 2**63  # sizes, strides and offsets must be below it
 
