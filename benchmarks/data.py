@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def in_new_process(function, *arguments) -> dict:
-    """Calls a function in a new process, so that `getrusage` reports on this call alone."""
+    """Calls a function in a new process, so that its time and memory are those of this call."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
         return executor.submit(function, *arguments).result()
