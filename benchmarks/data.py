@@ -12,14 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.rounds import ROOT, alternate, report, use_cores
 from common.errors import InputError
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures builds in alternation, and only tokenization by tokenizers if it is installed."""
+    """Measures builds in alternation, and how fast `tokenizers` tokenizes, if it is installed."""
     from data.records.command_line import BERT_VOCAB  # not in the processes that are measured
 
     corpus, count = os.path.abspath(args.corpus), args.num_processes
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     report(args, alternate(runs, args.rounds), "run", "text_bytes_per_second", ours)
 
 
-def in_new_process(function, *arguments) -> dict:
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a function in a new process, so that its time and memory are those of this call."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as executor:

@@ -77,12 +77,12 @@ def unused_warning(backend: str) -> str | None:
         return None
     gpu = next(iter(installed()), None)
     capability = gpu and gpu.capability
-    known = [gpu.name, f"driver {gpu.driver}"] if gpu else []
-    known[1:1] = [f"compute capability {capability}"] if capability else []
-    facts = f" ({', '.join(known)})" if known else ""
+    known = capability and f"compute capability {capability}"
+    facts = [gpu.name, known, f"driver {gpu.driver}"] if gpu else []
+    described = f" ({', '.join(filter(None, facts))})" if facts else ""
     name = {"tensorflow": "TensorFlow", "jax": "JAX"}.get(backend, backend)
     return (
-        f"this machine has an NVIDIA GPU{facts}, but {name} does not see it and computes on "
+        f"this machine has an NVIDIA GPU{described}, but {name} does not see it and computes on "
         f"the CPU. Install what it needs: {install_command(backend, capability)}. "
         "docs/gpu.md says more. To use the CPU on purpose, set CUDA_VISIBLE_DEVICES=-1"
     )

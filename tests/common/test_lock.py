@@ -127,15 +127,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         pass
 
 
-def test_a_holder_may_delete_its_file_at_any_moment(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_holder_may_delete_its_file_at_any_moment(tmp_path, monkeypatch, number):
     path = tmp_path / ".lock"
-    lockf = fcntl.lockf
+    looks, stat = [], os.stat
 
-    def lock_and_lose(descriptor, kind):
-        lockf(descriptor, kind)
-        path.unlink()
-        monkeypatch.setattr(fcntl, "lockf", lockf)
+    def lose_and_look(file, **options):
+        if os.fspath(file) == str(path):
+            looks.append(file)
+            if len(looks) == number:
+                path.unlink()
+        return stat(file, **options)
 
-    monkeypatch.setattr(fcntl, "lockf", lock_and_lose)
+    monkeypatch.setattr(os, "stat", lose_and_look)
     with locked(path, "the run", "Wait."):
+        monkeypatch.undo()
         assert str(os.getpid()) in path.read_text()
